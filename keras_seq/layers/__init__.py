@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keras layers for sequences: variables and arguments; the recurrences themselves are in `keras_seq.ops`."""
+
+from keras_seq.layers.attention import BahdanauAttention
+from keras_seq.layers.attention_decoder import AttentionDecoder
+from keras_seq.layers.bidirectional import Bidirectional
+from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
+from keras_seq.layers.dropout import LockedDropout
+from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "AttentionDecoder",
+    "BahdanauAttention",
+    "Bidirectional",
+    "GRUCell",
+    "LSTMCell",
+    "LockedDropout",
+    "SimpleRNN",
+    "SimpleRNNCell",
+]

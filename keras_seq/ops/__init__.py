@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recurrences as pure functions of tensors: no layers, no variables."""
+
+from keras_seq.ops.recurrence import attention_decoder, explain, gru, lstm, simple_rnn
+
+__all__ = ["attention_decoder", "explain", "gru", "lstm", "simple_rnn"]

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of each recurrence, and its derivative: the only Python home of each equation.
+
+A recurrence is an object with five functions of tensors. `scan.py` runs them over time; the layers and the search
+run `step` alone.
+
+- `prepare(weights)`, `prepare_backward(weights)`: what every step reads, computed once before the loop.
+- `step(inputs, state, prepared)` returns the new state, the tensors it emits beside it, and the residuals: what the
+  derivative needs that cannot be had from states and emitted tensors.
+- `step_backward(d_state, d_emitted, trace, prepared, sums)` is the transpose of `step`, at the values in `trace`.
+  It returns the gradients of the inputs and of the previous state, whatever `weight_gradients` needs of this step,
+  and the running sums with this step added.
+- `weight_gradients(trace, d_inputs, kept, sums, weights)` comes after the loop, over all steps at once.
+
+Shapes: `inputs` (batch, gates * units) are projected already, x W + b; each state is (batch, units). In
+`weight_gradients` everything has a leading time axis.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keras import activations, ops
+
+# dy/dx of each activation as a function of its value y: what lets the backward pass do without x.
+_SLOPES = {
+    activations.linear: ops.ones_like,
+    activations.relu: lambda y: ops.cast(y > 0, y.dtype),
+    activations.sigmoid: lambda y: y * (1 - y),
+    activations.tanh: lambda y: 1 - y * y,
+}
+
+
+class RecurrentWeights(NamedTuple):
+    """What multiplies the previous output in every step."""
+
+    kernel: object  # (units, gates * units)
+    bias: object = None  # (gates * units,), only the GRU with reset_after has one
+    dropout_mask: object = None  # (batch, units), one a sequence, scaled by 1 / (1 - rate)
+
+
+class AttentionWeights(NamedTuple):
+    """What every step of an attention decoder reads beside its inputs."""
+
+    cell: RecurrentWeights
+    context_kernel: object  # (memory_units, gates * units), the rows of the input kernel that meet the context
+    query_kernel: object  # (units, attention_units)
+    score_vector: object  # (attention_units,)
+    keys: object  # (batch, source, attention_units), the memory times the key kernel
+    memory: object  # (batch, source, memory_units)
+    memory_mask: object = None  # (batch, source), 1 = keep, of the memory's dtype
+
+
+class Trace(NamedTuple):
+    """A step, or with a leading time axis all steps, as the backward pass sees it."""
+
+    previous: tuple  # the state before
+    state: tuple  # the state after
+    emitted: tuple
+    residuals: tuple
+
+
+def has_slope(*functions):
+    """Whether the hand-written derivatives cover these activations."""
+    return all(function in _SLOPES for function in functions)
+
+
+def _slope(activation, value):
+    return _SLOPES[activation](value)
+
+
+def _drop(hidden, mask):
+    return hidden if mask is None else hidden * mask
+
+
+def _contract_time(a, b):
+    """The weight gradient `sum_t a_t' b_t`, as one matrix product."""
+    return ops.einsum("tbi,tbj->ij", a, b)
+
+
+class _Recurrence:
+    """What the classic cells share: one recurrent kernel, one product with it a step."""
+
+    def prepare(self, weights):
+        return weights
+
+    def prepare_backward(self, weights):
+        return weights._replace(kernel=ops.transpose(weights.kernel))
+
+    def zero_sums(self, weights):
+        return ()
+
+    def weight_gradients(self, trace, d_inputs, kept, sums, weights):
+        h = _drop(trace.previous[0], weights.dropout_mask)
+        return RecurrentWeights(kernel=_contract_time(h, d_inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleRNN(_Recurrence):
+    """The vanilla recurrence of Elman (1990): `h' = f(x + h U)`."""
+
+    activation: Callable = activations.tanh
+
+    gates = 1
+    states = 1
+
+    @property
+    def differentiable(self):
+        return has_slope(self.activation)
+
+    def step(self, inputs, state, weights):
+        (h,) = state
+        h = self.activation(inputs + ops.matmul(_drop(h, weights.dropout_mask), weights.kernel))
+        return (h,), (), ()
+
+    def step_backward(self, d_state, d_emitted, trace, weights, sums):
+        (dh,), (h,) = d_state, trace.state
+        d_inputs = dh * _slope(self.activation, h)
+        d_previous = _drop(ops.matmul(d_inputs, weights.kernel), weights.dropout_mask)
+        return d_inputs, (d_previous,), (), sums
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM(_Recurrence):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    Gates in the order of Keras: `i, f, g, o = split(x + h U)`, then `c' = s(f) c + s(i) f(g)`, `h' = s(o) f(c')`.
+    """
+
+    activation: Callable = activations.tanh
+    recurrent_activation: Callable = activations.sigmoid
+
+    gates = 4
+    states = 2
+
+    @property
+    def differentiable(self):
+        return has_slope(self.activation, self.recurrent_activation)
+
+    def step(self, inputs, state, weights):
+        h, c = state
+        gates = inputs + ops.matmul(_drop(h, weights.dropout_mask), weights.kernel)
+        i, f, g, o = ops.split(gates, 4, axis=-1)
+        i, f, o = (self.recurrent_activation(gate) for gate in (i, f, o))
+        g = self.activation(g)
+        c = f * c + i * g
+        h = o * self.activation(c)
+        return (h, c), (), (i, f, g, o)
+
+    def step_backward(self, d_state, d_emitted, trace, weights, sums):
+        dh, dc = d_state
+        c_previous, c = trace.previous[1], trace.state[1]
+        i, f, g, o = trace.residuals
+        squashed = self.activation(c)
+        dc = dc + dh * o * _slope(self.activation, squashed)
+        d_inputs = ops.concatenate(
+            [
+                dc * g * _slope(self.recurrent_activation, i),
+                dc * c_previous * _slope(self.recurrent_activation, f),
+                dc * i * _slope(self.activation, g),
+                dh * squashed * _slope(self.recurrent_activation, o),
+            ],
+            axis=-1,
+        )  # (batch, 4 * units)
+        dh_previous = _drop(ops.matmul(d_inputs, weights.kernel), weights.dropout_mask)
+        return d_inputs, (dh_previous, dc * f), (), sums
+
+
+class _GRUKernels(NamedTuple):
+    """The recurrent kernel of a GRU that resets before the product, which is two products."""
+
+    update_reset: object  # (units, 2 * units), or its transpose
+    candidate: object  # (units, units), or its transpose
+    dropout_mask: object
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU(_Recurrence):
+    """The gated recurrent unit of Cho et al. (2014), gates in the order of Keras: `z, r, g`.
+
+    `h' = z h + (1 - z) g` with `z = s(x_z + h U_z)`, `r = s(x_r + h U_r)` and, with `reset_after` (as cuDNN),
+    `g = f(x_g + r (h U_g + b_g))`, else `g = f(x_g + (r h) U_g)`.
+    """
+
+    activation: Callable = activations.tanh
+    recurrent_activation: Callable = activations.sigmoid
+    reset_after: bool = True
+
+    gates = 3
+    states = 1
+
+    @property
+    def differentiable(self):
+        return has_slope(self.activation, self.recurrent_activation)
+
+    def prepare(self, weights):
+        if self.reset_after:
+            return weights
+        units = weights.kernel.shape[0]
+        return _GRUKernels(weights.kernel[:, : 2 * units], weights.kernel[:, 2 * units :], weights.dropout_mask)
+
+    def step(self, inputs, state, weights):
+        (h,) = state
+        x_z, x_r, x_g = ops.split(inputs, 3, axis=-1)
+        dropped = _drop(h, weights.dropout_mask)
+        if self.reset_after:
+            projected = ops.matmul(dropped, weights.kernel)
+            if weights.bias is not None:
+                projected = projected + weights.bias
+            h_z, h_r, h_g = ops.split(projected, 3, axis=-1)
+        else:
+            h_z, h_r = ops.split(ops.matmul(dropped, weights.update_reset), 2, axis=-1)
+        z = self.recurrent_activation(x_z + h_z)
+        r = self.recurrent_activation(x_r + h_r)
+        reset = r * h_g if self.reset_after else ops.matmul(r * dropped, weights.candidate)
+        g = self.activation(x_g + reset)
+        h = z * h + (1 - z) * g
+        return (h,), (), (z, r, g, h_g) if self.reset_after else (z, r, g)
+
+    def prepare_backward(self, weights):
+        if self.reset_after:
+            return super().prepare_backward(weights)
+        kernels = self.prepare(weights)
+        return kernels._replace(
+            update_reset=ops.transpose(kernels.update_reset), candidate=ops.transpose(kernels.candidate)
+        )
+
+    def step_backward(self, d_state, d_emitted, trace, weights, sums):
+        (dh,), (h,), (z, r, g, *h_g) = d_state, trace.previous, trace.residuals
+        d_z = dh * (h - g) * _slope(self.recurrent_activation, z)
+        d_g = dh * (1 - z) * _slope(self.activation, g)
+        if self.reset_after:
+            d_r = d_g * h_g[0] * _slope(self.recurrent_activation, r)
+            d_dropped = ops.matmul(ops.concatenate([d_z, d_r, d_g * r], axis=-1), weights.kernel)
+        else:
+            d_reset = ops.matmul(d_g, weights.candidate)
+            d_r = d_reset * _drop(h, weights.dropout_mask) * _slope(self.recurrent_activation, r)
+            d_dropped = d_reset * r + ops.matmul(ops.concatenate([d_z, d_r], axis=-1), weights.update_reset)
+        d_previous = dh * z + _drop(d_dropped, weights.dropout_mask)
+        return ops.concatenate([d_z, d_r, d_g], axis=-1), (d_previous,), (), sums
+
+    def weight_gradients(self, trace, d_inputs, kept, sums, weights):
+        h = _drop(trace.previous[0], weights.dropout_mask)
+        units = h.shape[-1]
+        r = trace.residuals[1]
+        d_gates, d_g = d_inputs[..., : 2 * units], d_inputs[..., 2 * units :]
+        if self.reset_after:
+            d_projected = ops.concatenate([d_gates, d_g * r], axis=-1)
+            d_bias = None if weights.bias is None else ops.sum(d_projected, axis=(0, 1))
+            return RecurrentWeights(kernel=_contract_time(h, d_projected), bias=d_bias)
+        d_kernels = [_contract_time(h, d_gates), _contract_time(r * h, d_g)]
+        return RecurrentWeights(kernel=ops.concatenate(d_kernels, axis=-1))
+
+
+def additive_energies(query, keys, score_vector):
+    """The scores of Bahdanau et al. (2015): `e_s = v . tanh(k_s + q)`.
+
+    Arguments:
+        query: (..., attention_units), projected.
+        keys: (..., source, attention_units), projected.
+        score_vector: (attention_units,).
+
+    Returns:
+        The energies (..., source), and `tanh(k_s + q)` (..., source, attention_units).
+    """
+    hidden = ops.tanh(keys + ops.expand_dims(query, axis=-2))
+    return ops.squeeze(ops.matmul(hidden, ops.expand_dims(score_vector, axis=-1)), axis=-1), hidden
+
+
+def masked_softmax(energies, mask=None):
+    """Softmax over the last axis where `mask` is 1, and exactly 0 elsewhere; all 0 where nothing is left."""
+    if mask is None:
+        return ops.softmax(energies, axis=-1)
+    kept = mask > 0
+    # The floor keeps the peak of a fully masked row finite; the inner `where` keeps its exponentials so.
+    peak = ops.stop_gradient(ops.max(ops.where(kept, energies, -1e9), axis=-1, keepdims=True))
+    weights = ops.where(kept, ops.exp(ops.where(kept, energies - peak, 0.0)), 0.0)
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    return weights / ops.where(total > 0, total, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdditiveAttention:
+    """A cell that looks at a memory before each step (Bahdanau, Cho & Bengio 2015).
+
+    `a = softmax(v . tanh(k + h W_q))`, `context = sum_s a_s m_s`, then the cell on `x + context W_c`. Emits `a`
+    (batch, source). The derivative computes `tanh(k + q)` again, so that memory does not grow with
+    target * source * units.
+    """
+
+    cell: object
+
+    @property
+    def gates(self):
+        return self.cell.gates
+
+    @property
+    def states(self):
+        return self.cell.states
+
+    @property
+    def differentiable(self):
+        return self.cell.differentiable
+
+    def prepare(self, weights):
+        return weights._replace(cell=self.cell.prepare(weights.cell))
+
+    def step(self, inputs, state, weights):
+        query = ops.matmul(state[0], weights.query_kernel)
+        energies, _ = additive_energies(query, weights.keys, weights.score_vector)
+        alignment = masked_softmax(energies, weights.memory_mask)
+        context = _attend(alignment, weights.memory)
+        state, _, residuals = self.cell.step(
+            inputs + ops.matmul(context, weights.context_kernel), state, weights.cell
+        )
+        return state, (alignment,), (query, *residuals)
+
+    def prepare_backward(self, weights):
+        return weights._replace(
+            cell=self.cell.prepare_backward(weights.cell),
+            context_kernel=ops.transpose(weights.context_kernel),
+            query_kernel=ops.transpose(weights.query_kernel),
+        )
+
+    def zero_sums(self, weights):
+        return ops.zeros_like(weights.keys), ops.zeros_like(weights.score_vector)
+
+    def step_backward(self, d_state, d_emitted, trace, weights, sums):
+        query, *residuals = trace.residuals
+        trace = trace._replace(residuals=residuals)
+        d_inputs, d_previous, _, _ = self.cell.step_backward(d_state, (), trace, weights.cell, ())
+        d_context = ops.matmul(d_inputs, weights.context_kernel)  # (batch, memory_units)
+        (alignment,), (d_alignment,) = trace.emitted, d_emitted
+        d_alignment = d_alignment + ops.squeeze(ops.matmul(weights.memory, d_context[:, :, None]), axis=-1)
+        centre = ops.sum(alignment * d_alignment, axis=-1, keepdims=True)
+        d_energies = alignment * (d_alignment - centre)  # (batch, source)
+
+        _, hidden = additive_energies(query, weights.keys, weights.score_vector)
+        d_score = ops.einsum("bs,bsa->a", d_energies, hidden)
+        d_hidden = d_energies[:, :, None] * (weights.score_vector * _slope(activations.tanh, hidden))
+        d_query = ops.sum(d_hidden, axis=1)  # (batch, attention_units)
+
+        d_previous = (d_previous[0] + ops.matmul(d_query, weights.query_kernel), *d_previous[1:])
+        d_keys, d_score_vector = sums
+        return d_inputs, d_previous, (d_query, d_context), (d_keys + d_hidden, d_score_vector + d_score)
+
+    def weight_gradients(self, trace, d_inputs, kept, sums, weights):
+        d_query, d_context = kept
+        d_keys, d_score_vector = sums
+        (alignment,) = trace.emitted  # (time, batch, source)
+        trace = trace._replace(residuals=trace.residuals[1:])
+        context = ops.einsum("tbs,bsd->tbd", alignment, weights.memory)
+        return AttentionWeights(
+            cell=self.cell.weight_gradients(trace, d_inputs, (), (), weights.cell),
+            context_kernel=_contract_time(context, d_inputs),
+            query_kernel=_contract_time(trace.previous[0], d_query),
+            score_vector=d_score_vector,
+            keys=d_keys,
+            memory=ops.einsum("tbs,tbd->bsd", alignment, d_context),
+        )
+
+
+def _attend(alignment, memory):
+    """The context `sum_s a_s m_s`: (batch, source), (batch, source, memory_units) -> (batch, memory_units)."""
+    return ops.squeeze(ops.matmul(ops.expand_dims(alignment, axis=1), memory), axis=1)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recurrences as functions of tensors, and the one place that chooses how they run."""
+
+import os
+from typing import NamedTuple
+
+from keras import activations, ops
+
+from keras_seq.ops import cell_math
+from keras_seq.ops.cell_math import AttentionWeights, RecurrentWeights
+from keras_seq.ops.scan import scan
+
+IMPLEMENTATIONS = ("auto", "native", "xla")
+
+
+class Choice(NamedTuple):
+    """Which implementation runs, and why."""
+
+    implementation: str
+    reason: str
+
+
+def check_implementation(implementation):
+    """Return one of "auto", "native", "xla"; Keras's legacy integers 1 and 2 mean "auto"."""
+    if implementation in (1, 2):
+        return "auto"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")
+    return implementation
+
+
+def choose_implementation(implementation="auto"):
+    """Decide how a recurrence runs: "auto" is native where there is a kernel, else xla.
+
+    The environment variable `KERAS_SEQ_IMPLEMENTATION` replaces "auto".
+
+    Arguments:
+        implementation: "auto", "native" or "xla".
+
+    Returns:
+        A `Choice`.
+
+    Raises:
+        NotImplementedError: if "native" is asked for and cannot be had.
+        ValueError: if there is no such implementation.
+    """
+    requested, source = check_implementation(implementation), "`implementation`"
+    forced = os.environ.get("KERAS_SEQ_IMPLEMENTATION")
+    if requested == "auto" and forced:
+        requested, source = check_implementation(forced), "KERAS_SEQ_IMPLEMENTATION"
+    unavailable = "this version of keras_seq has no native kernels"
+    if requested == "native":
+        raise NotImplementedError(f"{source} is 'native', but {unavailable}. Use 'auto' or 'xla'.")
+    if requested == "xla":
+        return Choice("xla", f"asked for by {source}")
+    return Choice("xla", unavailable)
+
+
+class Explanation(NamedTuple):
+    """How one layer runs."""
+
+    layer: str
+    kind: str
+    implementation: str
+    reason: str
+
+
+def explain(layer_or_model):
+    """Say which implementation each recurrent layer runs, and why; nothing is chosen silently.
+
+    Arguments:
+        layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
+
+    Returns:
+        A list of `Explanation(layer, kind, implementation, reason)`, one for each of our recurrent layers, in the
+        order of the model. A recurrent layer of Keras itself is listed as "keras".
+
+    Example:
+        >>> import keras, keras_seq
+        >>> model = keras.Sequential([keras_seq.layers.LSTM(8, name="lstm"), keras.layers.Dense(1)])
+        >>> [(row.layer, row.implementation) for row in keras_seq.explain(model)]
+        [('lstm', 'xla')]
+    """
+    rows = []
+    for layer in layer_or_model._flatten_layers():
+        if hasattr(layer, "choose_implementation"):
+            choice = layer.choose_implementation()
+        elif type(layer).__name__ in ("SimpleRNN", "GRU", "LSTM", "RNN"):
+            choice = Choice("keras", f"a {type(layer).__module__.split('.')[0]} layer, not one of keras_seq")
+        else:
+            continue
+        rows.append(Explanation(layer.name, type(layer).__name__, *choice))
+    return rows
+
+
+def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh", **options):
+    """The vanilla recurrence (Elman 1990) over whole sequences: `h_t = f(x_t W + h_{t-1} U + b)`.
+
+    Arguments:
+        inputs: (batch, time, features).
+        kernel: W, (features, units).
+        recurrent_kernel: U, (units, units).
+        bias: b, (units,), or None.
+        activation: f, a name or a function.
+        **options: as of `lstm`; `initial_state` is a tuple of one tensor.
+
+    Returns:
+        `(outputs, (h,))`, outputs (batch, time, units) and the final state (batch, units).
+
+    Example:
+        >>> import numpy as np
+        >>> one = np.ones((1, 1), "float32")
+        >>> outputs, (h,) = simple_rnn(np.ones((1, 3, 1), "float32"), one, one, activation="linear")
+        >>> np.asarray(outputs).tolist()
+        [[[1.0], [2.0], [3.0]]]
+    """
+    cell = cell_math.SimpleRNN(activations.get(activation))
+    return _recur(cell, inputs, kernel, bias, RecurrentWeights(recurrent_kernel), **options)
+
+
+def gru(
+    inputs,
+    kernel,
+    recurrent_kernel,
+    bias=None,
+    *,
+    activation="tanh",
+    recurrent_activation="sigmoid",
+    reset_after=True,
+    **options,
+):
+    """The gated recurrent unit (Cho et al. 2014) over whole sequences; equations in `cell_math.GRU`.
+
+    Arguments:
+        inputs: (batch, time, features).
+        kernel: (features, 3 * units), gates z, r, g.
+        recurrent_kernel: (units, 3 * units).
+        bias: (2, 3 * units) with `reset_after` (input bias, recurrent bias), else (3 * units,); or None.
+        activation: of the candidate, a name or a function.
+        recurrent_activation: of the gates.
+        reset_after: whether the reset gate acts after the recurrent product, as in cuDNN.
+        **options: as of `lstm`; `initial_state` is a tuple of one tensor.
+
+    Returns:
+        `(outputs, (h,))`, outputs (batch, time, units) and the final state (batch, units).
+    """
+    cell = cell_math.GRU(activations.get(activation), activations.get(recurrent_activation), reset_after)
+    recurrent_bias = None
+    if bias is not None and reset_after:
+        bias, recurrent_bias = ops.unstack(ops.convert_to_tensor(bias), 2, axis=0)
+    return _recur(cell, inputs, kernel, bias, RecurrentWeights(recurrent_kernel, recurrent_bias), **options)
+
+
+def lstm(
+    inputs,
+    kernel,
+    recurrent_kernel,
+    bias=None,
+    *,
+    activation="tanh",
+    recurrent_activation="sigmoid",
+    **options,
+):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997) over whole sequences; equations in `cell_math.LSTM`.
+
+    Arguments:
+        inputs: (batch, time, features).
+        kernel: (features, 4 * units), gates i, f, g, o.
+        recurrent_kernel: (units, 4 * units).
+        bias: (4 * units,), or None.
+        activation: of candidate and output, a name or a function.
+        recurrent_activation: of the gates.
+        initial_state: tuple of (batch, units), h and c; zeros when None.
+        mask: (batch, time) booleans, True = keep; a masked step carries the state and repeats the output.
+        zero_output_for_mask: whether the output of a masked step is zero instead.
+        recurrent_dropout_mask: (batch, units), multiplies the previous output in every recurrent product.
+        reverse: whether to run from the last step to the first; outputs keep the order of the inputs.
+        unroll: whether to lay out the steps instead of looping. Needs a static time.
+        recompute: whether to run the forward pass again for the gradient instead of keeping its residuals.
+        implementation: "auto", "native" or "xla".
+
+    Returns:
+        `(outputs, (h, c))`, outputs (batch, time, units) and the final state, each (batch, units).
+    """
+    cell = cell_math.LSTM(activations.get(activation), activations.get(recurrent_activation))
+    return _recur(cell, inputs, kernel, bias, RecurrentWeights(recurrent_kernel), **options)
+
+
+def attention_decoder(
+    cell,
+    inputs,
+    memory,
+    *,
+    kernel,
+    recurrent_kernel,
+    bias=None,
+    recurrent_bias=None,
+    query_kernel,
+    score_vector,
+    keys,
+    memory_mask=None,
+    recurrent_dropout_mask=None,
+    **options,
+):
+    """A recurrence that attends to a memory before each step (Bahdanau, Cho & Bengio 2015).
+
+    Step t: `a_t = softmax_s(v . tanh(k_s + h_{t-1} W_q))`, `context_t = sum_s a_ts m_s`, then the cell on
+    `[x_t, context_t]`.
+
+    Arguments:
+        cell: a recurrence of `cell_math`.
+        inputs: (batch, time, features).
+        memory: (batch, source, memory_units).
+        kernel: (features + memory_units, gates * units).
+        recurrent_kernel: (units, gates * units).
+        bias: (gates * units,), or None.
+        recurrent_bias: (3 * units,), of a GRU with `reset_after`, or None.
+        query_kernel: W_q, (units, attention_units).
+        score_vector: v, (attention_units,).
+        keys: (batch, source, attention_units), the memory times the key kernel.
+        memory_mask: (batch, source) booleans, True = keep. Where nothing is left, the context is zero.
+        recurrent_dropout_mask: as of `lstm`.
+        **options: `initial_state`, `mask`, `reverse`, `unroll`, `recompute`, `implementation` as of `lstm`.
+
+    Returns:
+        `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source).
+    """
+    memory = ops.convert_to_tensor(memory)
+    features = inputs.shape[-1]
+    weights = AttentionWeights(
+        cell=RecurrentWeights(recurrent_kernel, recurrent_bias, recurrent_dropout_mask),
+        context_kernel=kernel[features:],
+        query_kernel=query_kernel,
+        score_vector=score_vector,
+        keys=keys,
+        memory=memory,
+        memory_mask=None if memory_mask is None else ops.cast(memory_mask, memory.dtype),
+    )
+    outputs, state, (alignments,) = _scan_batch_major(
+        cell_math.AdditiveAttention(cell), inputs, kernel[:features], bias, weights, **options
+    )
+    return outputs, state, alignments
+
+
+def _recur(cell, inputs, kernel, bias, weights, *, recurrent_dropout_mask=None, **options):
+    weights = weights._replace(dropout_mask=recurrent_dropout_mask)
+    outputs, state, _ = _scan_batch_major(cell, inputs, kernel, bias, weights, **options)
+    return outputs, state
+
+
+def _scan_batch_major(
+    cell,
+    inputs,
+    kernel,
+    bias,
+    weights,
+    *,
+    initial_state=None,
+    mask=None,
+    zero_output_for_mask=False,
+    reverse=False,
+    unroll=False,
+    recompute=False,
+    implementation="auto",
+):
+    """Project the inputs, scan over time, and put the results into batch-major order."""
+    choose_implementation(implementation)  # raises where the request cannot be met; there is one answer so far
+    inputs = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
+    projected = ops.matmul(inputs, kernel)  # (time, batch, gates * units)
+    if bias is not None:
+        projected = projected + bias
+    batch, units = ops.shape(inputs)[1], kernel.shape[-1] // cell.gates
+    state = initial_state
+    if state is None:
+        state = [ops.zeros((batch, units), projected.dtype) for _ in range(cell.states)]
+    time_mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))  # (time, batch)
+    outputs, emitted, final_state = scan(
+        cell, projected, tuple(state), weights, time_mask, reverse=reverse, unroll=unroll, recompute=recompute
+    )
+    if mask is not None and (zero_output_for_mask or initial_state is not None):
+        visible = time_mask if zero_output_for_mask else _seen(time_mask, reverse)
+        outputs = ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
+    emitted = tuple(ops.transpose(sequence, (1, 0, 2)) for sequence in emitted)
+    return ops.transpose(outputs, (1, 0, 2)), final_state, emitted
+
+
+def _seen(time_mask, reverse):
+    """Where a step has been processed already: before that Keras's output is zero, whatever the initial state."""
+    counts = ops.cast(time_mask, "int32")
+    counts = ops.flip(ops.cumsum(ops.flip(counts, 0), axis=0), 0) if reverse else ops.cumsum(counts, axis=0)
+    return counts > 0
