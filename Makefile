@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# ARGS passes further arguments on: make test ARGS="-k lstm", make demo ARGS="--help"
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What an installation depends on; the Python sources are installed editable and so are always current.
+PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f ! -name '*.md')
+
+.PHONY: help demo test check format clean
+.NOTPARALLEL: # two installations into one environment would collide
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
+	$(BIN)/python examples/g2p/train.py $(ARGS)
+
+test: $(VENV)/.installed-test ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-check ## check format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.installed-check ## format, and fix what ruff can fix
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment, builds and caches; keep runs/
+	rm -rf $(VENV) build dist *.egg-info keras_seq/_native .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp tells that its extras are installed for the present state of the files it depends on.
+$(VENV)/.installed-demo: EXTRAS := examples,plots
+$(VENV)/.installed-test: EXTRAS := test
+$(VENV)/.installed-demo $(VENV)/.installed-test: $(PACKAGING) | $(BIN)/python
+	@echo "Installing keras_seq[$(EXTRAS)] with TensorFlow into $(VENV): this may take minutes."
+	@$(PIP) install -q -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/.installed-check: requirements/dev.txt | $(BIN)/python
+	@echo "Installing ruff into $(VENV): seconds."
+	@$(PIP) install -q -r requirements/dev.txt
+	@touch $@
