@@ -16,7 +16,7 @@ class BahdanauAttention(keras.layers.Layer):
     The memory is an argument of every call, never state of the layer; `project_memory` computes its projected keys
     once for many calls.
 
-    Arguments:
+    Args:
         units: size of the space in which query and key are added.
         kernel_initializer: of W_q, W_k and v.
         **kwargs: those of `keras.layers.Layer`.

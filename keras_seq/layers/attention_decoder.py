@@ -18,7 +18,7 @@ class AttentionDecoder(keras.layers.Layer):
     `[x_t, context_t]`. Called on whole target sequences (teacher forcing) it is one scan, whose derivative computes
     the `tanh` again instead of keeping target * source * units numbers; `step` runs one step for a search.
 
-    Arguments:
+    Args:
         units: size of the state and of the output.
         cell: "lstm", "gru" or "rnn".
         attention: a `BahdanauAttention`; `BahdanauAttention(units)` by default.
@@ -134,7 +134,7 @@ class AttentionDecoder(keras.layers.Layer):
     def step(self, inputs, states, memory, keys, memory_mask=None):
         """One step at inference, for a search.
 
-        Arguments:
+        Args:
             inputs: (batch, features).
             states: list of (batch, units).
             memory: (batch, source, memory features).

@@ -8,7 +8,7 @@ import keras
 class Bidirectional(keras.layers.Bidirectional):
     """Run a recurrent layer forward and a copy of it backward (Schuster & Paliwal 1997).
 
-    Arguments:
+    Args:
         layer: a recurrent layer, of ours or of Keras.
         merge_mode: "concat" (default), "sum", "mul", "ave", or None for a tuple of both.
         weights: initial weights, forward then backward.

@@ -64,7 +64,7 @@ class RecurrentCell:
 class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
     """One step of the vanilla recurrence (Elman 1990): `h' = f(x W + h U + b)`.
 
-    Arguments:
+    Args:
         units: size of the state.
         **kwargs: those of `keras.layers.SimpleRNNCell`. `dropout` and `recurrent_dropout` draw one mask a sequence.
 
@@ -96,7 +96,7 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
     `z = s(x W_z + h U_z + b_z)`, `r = s(x W_r + h U_r + b_r)`, `g = f(x W_g + b_g + r (h U_g + c_g))` with
     `reset_after`, else `g = f(x W_g + (r h) U_g + b_g)`, and `h' = z h + (1 - z) g`.
 
-    Arguments:
+    Args:
         units: size of the state.
         **kwargs: those of `keras.layers.GRUCell`. `dropout` and `recurrent_dropout` draw one mask a sequence, for
             all gates together.
@@ -133,7 +133,7 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
 
     `i, f, g, o = split(x W + h U + b)`, `c' = s(f) c + s(i) f(g)`, `h' = s(o) f(c')`.
 
-    Arguments:
+    Args:
         units: size of the state.
         **kwargs: those of `keras.layers.LSTMCell`. `dropout` and `recurrent_dropout` draw one mask a sequence, for
             all gates together.

@@ -11,7 +11,7 @@ class LockedDropout(keras.layers.SpatialDropout1D):
     `y_t = m * x_t`, each entry of m 0 with probability `rate`, else `1 / (1 - rate)`; m is drawn anew for every
     sequence in the batch and every call.
 
-    Arguments:
+    Args:
         rate: fraction of the features to drop, in [0, 1].
         seed: of the masks.
 

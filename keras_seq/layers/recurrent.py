@@ -15,7 +15,7 @@ def _of_cell(name):
 class RecurrentLayer(keras.layers.RNN):
     """What our recurrent layers share: a cell of ours, run over time by `keras_seq.ops.recurrence`.
 
-    Arguments:
+    Args:
         cell: a `RecurrentCell`, which holds the variables.
         implementation: "auto", "native" or "xla"; Keras's integers 1 and 2 mean "auto".
         **kwargs: those of `keras.layers.RNN`.
@@ -130,7 +130,7 @@ class RecurrentLayer(keras.layers.RNN):
 class SimpleRNN(RecurrentLayer):
     """The vanilla recurrence (Elman 1990): `h_t = f(x_t W + h_{t-1} U + b)`.
 
-    Arguments:
+    Args:
         units: size of the state and of the output.
         activation: f. Default `"tanh"`.
         use_bias, *_initializer, *_regularizer, *_constraint: as of `keras.layers.SimpleRNN`.
@@ -243,7 +243,7 @@ class GRU(RecurrentLayer):
     `g_t = f(x_t W_g + b_g + r_t (h_{t-1} U_g + c_g))` with `reset_after`, else
     `g_t = f(x_t W_g + (r_t h_{t-1}) U_g + b_g)`, and `h_t = z_t h_{t-1} + (1 - z_t) g_t`.
 
-    Arguments:
+    Args:
         units: size of the state and of the output.
         activation: f, activation of the candidate. Default `"tanh"`.
         recurrent_activation: activation of the gates. Default `"sigmoid"`.
@@ -365,7 +365,7 @@ class LSTM(RecurrentLayer):
 
     `i, f, g, o = split(x_t W + h_{t-1} U + b)`, `c_t = s(f) c_{t-1} + s(i) f(g)`, `h_t = s(o) f(c_t)`.
 
-    Arguments:
+    Args:
         units: size of the state and of the output.
         activation: f, activation of candidate and output. Default `"tanh"`.
         recurrent_activation: activation of the gates. Default `"sigmoid"`.
@@ -478,3 +478,13 @@ class LSTM(RecurrentLayer):
             recurrent_activation=cell.recurrent_activation,
             **options,
         )
+
+
+LAYERS = {"rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}
+
+
+def make_layer(name, units, **kwargs):
+    """The layer called "rnn", "gru" or "lstm"."""
+    if name not in LAYERS:
+        raise ValueError(f"`cell` must be one of {sorted(LAYERS)}. Received: {name!r}")
+    return LAYERS[name](units, **kwargs)

@@ -255,7 +255,7 @@ class GRU(_Recurrence):
 def additive_energies(query, keys, score_vector):
     """The scores of Bahdanau et al. (2015): `e_s = v . tanh(k_s + q)`.
 
-    Arguments:
+    Args:
         query: (..., attention_units), projected.
         keys: (..., source, attention_units), projected.
         score_vector: (attention_units,).

@@ -34,7 +34,7 @@ def choose_implementation(implementation="auto"):
 
     The environment variable `KERAS_SEQ_IMPLEMENTATION` replaces "auto".
 
-    Arguments:
+    Args:
         implementation: "auto", "native" or "xla".
 
     Returns:
@@ -68,7 +68,7 @@ class Explanation(NamedTuple):
 def explain(layer_or_model):
     """Say which implementation each recurrent layer runs, and why; nothing is chosen silently.
 
-    Arguments:
+    Args:
         layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
 
     Returns:
@@ -96,7 +96,7 @@ def explain(layer_or_model):
 def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh", **options):
     """The vanilla recurrence (Elman 1990) over whole sequences: `h_t = f(x_t W + h_{t-1} U + b)`.
 
-    Arguments:
+    Args:
         inputs: (batch, time, features).
         kernel: W, (features, units).
         recurrent_kernel: U, (units, units).
@@ -131,7 +131,7 @@ def gru(
 ):
     """The gated recurrent unit (Cho et al. 2014) over whole sequences; equations in `cell_math.GRU`.
 
-    Arguments:
+    Args:
         inputs: (batch, time, features).
         kernel: (features, 3 * units), gates z, r, g.
         recurrent_kernel: (units, 3 * units).
@@ -163,7 +163,7 @@ def lstm(
 ):
     """Long short-term memory (Hochreiter & Schmidhuber 1997) over whole sequences; equations in `cell_math.LSTM`.
 
-    Arguments:
+    Args:
         inputs: (batch, time, features).
         kernel: (features, 4 * units), gates i, f, g, o.
         recurrent_kernel: (units, 4 * units).
@@ -207,7 +207,7 @@ def attention_decoder(
     Step t: `a_t = softmax_s(v . tanh(k_s + h_{t-1} W_q))`, `context_t = sum_s a_ts m_s`, then the cell on
     `[x_t, context_t]`.
 
-    Arguments:
+    Args:
         cell: a recurrence of `cell_math`.
         inputs: (batch, time, features).
         memory: (batch, source, memory_units).

@@ -14,7 +14,7 @@ from keras_seq.ops.cell_math import Trace
 def scan(cell, inputs, initial_state, weights, mask=None, *, reverse=False, recompute=False, unroll=False):
     """Run a recurrence over time.
 
-    Arguments:
+    Args:
         cell: a recurrence of `cell_math`.
         inputs: (time, batch, gates * units), projected.
         initial_state: tuple of (batch, units), one a state of the cell.
@@ -152,7 +152,7 @@ def _shift(first, states, reverse):
 def time_loop(step, carry, sequences, *, reverse=False, unroll=False):
     """Fold `step` over the leading axis of `sequences`: the one seam between keras_seq and the backend.
 
-    Arguments:
+    Args:
         step: function `(carry, slices) -> (carry, results)` of nested tuples of tensors.
         carry: what the first step starts from.
         sequences: nested tuples of tensors (time, ...).

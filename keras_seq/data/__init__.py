@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text in: TSV files, vocabularies, length buckets and the CMUdict pronunciation data."""
+
+from keras_seq.data.batching import bucket_by_length as bucket_by_length
+from keras_seq.data.cmudict import group_by_source as group_by_source
+from keras_seq.data.cmudict import load_cmudict as load_cmudict
+from keras_seq.data.cmudict import load_tfds_cmudict as load_tfds_cmudict
+from keras_seq.data.tsv import read_pairs as read_pairs
+from keras_seq.data.vocabulary import END as END
+from keras_seq.data.vocabulary import END_ID as END_ID
+from keras_seq.data.vocabulary import PAD_ID as PAD_ID
+from keras_seq.data.vocabulary import START as START
+from keras_seq.data.vocabulary import START_ID as START_ID
+from keras_seq.data.vocabulary import UNKNOWN_ID as UNKNOWN_ID
+from keras_seq.data.vocabulary import Detokenizer as Detokenizer
+from keras_seq.data.vocabulary import detokenizer as detokenizer
+from keras_seq.data.vocabulary import text_vectorizer as text_vectorizer

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder: from a memory and the tokens so far to scores of the next token."""
+
+import keras
+from keras import ops
+
+from keras_seq.layers import AttentionDecoder, BahdanauAttention, LockedDropout
+from keras_seq.layers.recurrent import make_layer
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class Decoder(keras.layers.Layer):
+    """A recurrent language model of the target, told of the source by attention or by its first state alone.
+
+    The first state is `tanh(summary W + b)`. Without attention it is all that the decoder knows of the source
+    (Sutskever, Vinyals & Le 2014); with it, each step looks at the memory (Bahdanau, Cho & Bengio 2015).
+
+    Args:
+        vocabulary_size: number of target tokens, the special ones included.
+        embedding_dim: size of an embedding.
+        units: size of the state.
+        cell: "lstm", "gru" or "rnn".
+        attention: "bahdanau", a `BahdanauAttention` layer, or None.
+        dropout: fraction of the features to drop, one mask a sequence, from the embeddings and from the outputs.
+        recurrent_dropout: as of `keras_seq.layers.LSTM`.
+        seed: of the dropout masks.
+        implementation: as of `keras_seq.layers.LSTM`.
+
+    Call arguments:
+        tokens: (batch, time) integers, the target shifted right.
+        memory: (batch, source, features).
+        summary: (batch, state features).
+        memory_mask: (batch, source) booleans, True = keep.
+        return_attention_scores: whether to return the attention weights too.
+        training: whether to apply dropout.
+
+    Returns:
+        Logits (batch, time, vocabulary); with `return_attention_scores` also the weights (batch, time, source), or
+        (batch, time, 0) without attention.
+
+    Example:
+        >>> import numpy as np
+        >>> decoder = Decoder(vocabulary_size=12, embedding_dim=8, units=16)
+        >>> logits = decoder(np.array([[2, 4, 5]]), np.ones((1, 6, 32), "float32"), np.ones((1, 64), "float32"))
+        >>> logits.shape
+        TensorShape([1, 3, 12])
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        embedding_dim,
+        units,
+        cell="lstm",
+        attention="bahdanau",
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        implementation="auto",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.embedding_dim = embedding_dim
+        self.units = units
+        self.cell = cell
+        self.attention = attention
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.seed = seed
+        self.implementation = implementation
+        self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
+        self.input_dropout = LockedDropout(dropout, seed=seed, dtype=self.dtype_policy)
+        self.recurrence = self._make_recurrence()
+        state_sizes = self.recurrence.state_size
+        self.bridges = [keras.layers.Dense(n, activation="tanh", dtype=self.dtype_policy) for n in state_sizes]
+        self.output_dropout = LockedDropout(dropout, seed=seed, dtype=self.dtype_policy)
+        self.readout = keras.layers.Dense(vocabulary_size, dtype=self.dtype_policy)
+
+    def _make_recurrence(self):
+        options = {
+            "recurrent_dropout": self.recurrent_dropout,
+            "seed": self.seed,
+            "implementation": self.implementation,
+            "dtype": self.dtype_policy,
+        }
+        if self.attention is None:
+            return make_layer(self.cell, self.units, return_sequences=True, **options)
+        if self.attention == "bahdanau":
+            attention = BahdanauAttention(self.units, dtype=self.dtype_policy)
+        elif isinstance(self.attention, BahdanauAttention):
+            attention = self.attention
+        else:
+            raise ValueError(
+                f"`attention` must be 'bahdanau', a BahdanauAttention layer or None. Received: {self.attention!r}"
+            )
+        return AttentionDecoder(self.units, cell=self.cell, attention=attention, **options)
+
+    def build(self, tokens_shape, memory_shape, summary_shape):
+        self.embedding.build((None, None))
+        inputs_shape = (None, None, self.embedding_dim)
+        if self.attention is None:
+            self.recurrence.build(inputs_shape)
+        else:
+            self.recurrence.build(inputs_shape, (None, None, memory_shape[-1]))
+        for bridge in self.bridges:
+            bridge.build((None, summary_shape[-1]))
+        self.readout.build((None, None, self.units))
+
+    def call(
+        self, tokens, memory, summary, memory_mask=None, return_attention_scores=False, training=False
+    ):
+        inputs = self.input_dropout(self.embedding(tokens), training=training)
+        initial_state = self.start(summary)
+        if self.attention is None:
+            outputs = self.recurrence(inputs, initial_state=initial_state, training=training)
+            weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
+        else:
+            outputs, weights = self.recurrence(
+                inputs,
+                memory,
+                initial_state=initial_state,
+                memory_mask=memory_mask,
+                return_attention_scores=True,
+                training=training,
+            )
+        logits = self.readout(self.output_dropout(outputs, training=training))
+        return (logits, weights) if return_attention_scores else logits
+
+    def start(self, summary):
+        """The first state, a list of (batch, units), from the encoder's summary."""
+        return [bridge(summary) for bridge in self.bridges]
+
+    def stepper(self, memory, memory_mask=None):
+        """The decoder as a search sees it: one step at inference over a memory whose keys are computed once.
+
+        Args:
+            memory: (batch, source, features).
+            memory_mask: (batch, source) booleans, True = keep.
+
+        Returns:
+            Function `(tokens, state) -> (logits, state, weights)`: tokens (batch,), state a list of (batch, units),
+            logits (batch, vocabulary), weights (batch, source), or (batch, 0) without attention.
+        """
+        keys = None if self.attention is None else self.recurrence.attention.project_memory(memory)
+
+        def step(tokens, state):
+            inputs = self.embedding(tokens)  # (batch, embedding_dim)
+            if keys is None:
+                output, state = self.recurrence.cell(inputs, state)
+                weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
+            else:
+                output, state, weights = self.recurrence.step(inputs, state, memory, keys, memory_mask)
+            return self.readout(output), state, weights
+
+        return step
+
+    def compute_output_spec(
+        self, tokens, memory, summary, memory_mask=None, return_attention_scores=False, training=False
+    ):
+        logits = keras.KerasTensor((*tokens.shape, self.vocabulary_size), dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return logits
+        source = 0 if self.attention is None else memory.shape[1]
+        return logits, keras.KerasTensor((*tokens.shape, source), dtype=self.compute_dtype)
+
+    def get_config(self):
+        names = "vocabulary_size embedding_dim units cell attention dropout recurrent_dropout seed implementation"
+        config = {name: getattr(self, name) for name in names.split()}
+        if isinstance(self.attention, keras.layers.Layer):
+            config["attention"] = keras.saving.serialize_keras_object(self.attention)
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config["attention"], dict):
+            config = {**config, "attention": keras.saving.deserialize_keras_object(config["attention"])}
+        return cls(**config)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sequence-to-sequence model: an encoder, a decoder, and the vocabularies of both sides."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_seq import export
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
+from keras_seq.decoding import greedy_search
+from keras_seq.training import TokenAccuracy, masked_crossentropy
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class Seq2Seq(keras.Model):
+    """Maps sequences to sequences: trained by teacher forcing, decoded by search, with strings in and out.
+
+    Compiled, fitted, evaluated and saved as any Keras model. The decoder's input is the target shifted right by one,
+    `[START]` first; `[END]` closes the target. With vectorizers the model takes and returns strings, and carries
+    its vocabularies into the `.keras` file and the SavedModel. Without, it takes token ids: 0 is padding, 2 is
+    `[START]`, 3 is `[END]`, and the targets given to `fit` end with 3.
+
+    Args:
+        encoder: an `Encoder`.
+        decoder: a `Decoder`.
+        source_vectorizer: a layer from `keras_seq.data.text_vectorizer`, or None for token ids.
+        target_vectorizer: likewise.
+        **kwargs: those of `keras.Model`.
+
+    Call arguments:
+        inputs: `(source, decoder_inputs)`, integers (batch, source) and (batch, time).
+        training: whether to apply dropout.
+
+    Returns:
+        Logits (batch, time, target vocabulary).
+
+    Example:
+        >>> import keras_seq, tensorflow as tf
+        >>> words, sounds = ["cat", "tack", "act"], ["K AE T", "T AE K", "AE K T"]
+        >>> source = keras_seq.data.text_vectorizer(words)
+        >>> target = keras_seq.data.text_vectorizer(sounds, split="whitespace")
+        >>> model = Seq2Seq(
+        ...     Encoder(source.vocabulary_size(), embedding_dim=8, units=16),
+        ...     Decoder(target.vocabulary_size(), embedding_dim=8, units=16),
+        ...     source,
+        ...     target,
+        ... )
+        >>> model.compile("adam")
+        >>> history = model.fit(tf.data.Dataset.from_tensor_slices((words, sounds)).batch(3), verbose=0)
+        >>> len(model.generate(["cat", "tact"]))
+        2
+    """
+
+    def __init__(self, encoder, decoder, source_vectorizer=None, target_vectorizer=None, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.source_vectorizer = source_vectorizer
+        self.target_vectorizer = target_vectorizer
+        for side, vectorizer, part in (("source", source_vectorizer, encoder), ("target", target_vectorizer, decoder)):
+            if vectorizer is not None and vectorizer.vocabulary_size() > part.vocabulary_size:
+                raise ValueError(
+                    f"`{side}_vectorizer` has {vectorizer.vocabulary_size()} tokens, more than the "
+                    f"{part.vocabulary_size} of the {type(part).__name__.lower()}'s `vocabulary_size`."
+                )
+        self.detokenizer = None if target_vectorizer is None else detokenizer(target_vectorizer)
+        self.build()
+
+    def build(self, input_shape=None):
+        # A part that comes from a file, or from another model, may be built already.
+        if not self.encoder.built:
+            self.encoder.build((None, None))
+        if not self.decoder.built:
+            memory_shape = (None, None, self.encoder.memory_units)
+            self.decoder.build((None, None), memory_shape, (None, self.encoder.summary_units))
+
+    def compile(self, optimizer="adam", loss="auto", metrics="auto", **kwargs):
+        """As `keras.Model.compile`; "auto" is cross-entropy and token accuracy that leave out padding.
+
+        On a CPU, `jit_compile="auto"` means False, because text comes in many lengths and XLA compiles each of them;
+        elsewhere it means what it means in Keras.
+        """
+        if kwargs.get("jit_compile", "auto") == "auto" and not _has_accelerator():
+            kwargs["jit_compile"] = False
+        loss = masked_crossentropy() if loss == "auto" else loss
+        metrics = [TokenAccuracy()] if metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def compile_from_config(self, config):
+        # Keras leaves this to every model with a `compile` of its own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def call(self, inputs, training=False):
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+            raise ValueError(
+                "`inputs` must be a pair (source, decoder_inputs) of token ids; `prepare` makes it from strings. "
+                f"Received: {inputs}"
+            )
+        source, decoder_inputs = inputs
+        memory, summary = self.encoder(source, training=training)
+        mask = ops.not_equal(source, PAD_ID)
+        return self.decoder(decoder_inputs, memory, summary, memory_mask=mask, training=training)
+
+    def prepare(self, source, target, sample_weight=None):
+        """What a training step takes, from what a user has.
+
+        Args:
+            source: strings (batch,) or token ids (batch, source).
+            target: strings (batch,) or token ids (batch, time), each sequence closed by `[END]`.
+            sample_weight: passed through.
+
+        Returns:
+            `((source ids, decoder inputs), target ids)`, and `sample_weight` where given.
+        """
+        source = self._token_ids(source, self.source_vectorizer, "source")
+        target = self._token_ids(target, self.target_vectorizer, "target")
+        start = tf.fill([tf.shape(target)[0], 1], tf.cast(START_ID, target.dtype))
+        prepared = ((source, tf.concat([start, target[:, :-1]], axis=1)), target)
+        return prepared if sample_weight is None else (*prepared, sample_weight)
+
+    def _token_ids(self, texts, vectorizer, name):
+        """Token ids (batch, time) closed by `[END]`, of strings, or the ids that were given."""
+        texts = tf.convert_to_tensor(texts)
+        if texts.dtype != tf.string:
+            return texts
+        if vectorizer is None:
+            raise ValueError(f"`{name}` holds strings, but the model has no `{name}_vectorizer`.")
+        ids = vectorizer(texts)  # ragged
+        end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
+        return tf.concat([ids, end], axis=1).to_tensor(PAD_ID)
+
+    def fit(self, x=None, y=None, validation_data=None, **kwargs):
+        """As `keras.Model.fit`, on `(source, target)` pairs, strings or token ids.
+
+        Args:
+            x: a `tf.data.Dataset` of batches `(source, target)`, or the sources.
+            y: the targets, where `x` holds the sources.
+            validation_data: a dataset or a tuple, likewise.
+            **kwargs: those of `keras.Model.fit`.
+
+        Returns:
+            The `History`.
+        """
+        if y is None:
+            kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras warns of its own default
+        x, y = self._prepare_data(x, y)
+        if isinstance(validation_data, tuple):
+            validation_data = self.prepare(*validation_data)
+        elif validation_data is not None:
+            validation_data, _ = self._prepare_data(validation_data, None)
+        return super().fit(x, y, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, y=None, **kwargs):
+        """As `keras.Model.evaluate`, on `(source, target)` pairs, strings or token ids; arguments as of `fit`."""
+        return super().evaluate(*self._prepare_data(x, y), **kwargs)
+
+    def _prepare_data(self, x, y):
+        if y is not None:
+            inputs, targets = self.prepare(x, y)
+            return tuple(np.asarray(ids) for ids in inputs), np.asarray(targets)
+        if isinstance(x, tf.data.Dataset) and isinstance(x.element_spec[0], tf.TensorSpec):
+            x = x.map(self.prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return x, None
+
+    def generate(self, inputs, max_length=None, batch_size=256, return_dict=False):
+        """Decode greedily.
+
+        Args:
+            inputs: strings, or token ids (batch, source).
+            max_length: the most tokens of an output, `[END]` counted. By default 10 more than twice the source's.
+            batch_size: how many sequences are decoded at once.
+            return_dict: whether to return more than the outputs.
+
+        Returns:
+            Strings, a list; or token ids (batch, time), a NumPy array, where the model has no target vectorizer.
+            With `return_dict` a dict of NumPy arrays: `text` (batch,) where there is a target vectorizer,
+            `token_ids` (batch, time) int32, `log_probabilities` (batch,), the natural logarithm of each output's
+            probability, and `attention_weights` (batch, time, source), source and target tokens with their `[END]`.
+
+        Raises:
+            ValueError: for strings where the model has no source vectorizer, and for no inputs.
+        """
+        inputs = np.asarray(inputs)
+        if inputs.ndim not in (1, 2) or len(inputs) == 0:
+            raise ValueError(
+                "`inputs` must be a list of strings or token ids of shape (batch, source), at least one. Received: "
+                f"an array of shape {inputs.shape}"
+            )
+        if inputs.dtype.kind in "UOT":
+            inputs = inputs.astype(object)
+        limit = tf.constant(0 if max_length is None else max_length, tf.int32)
+        batches = [
+            {name: value.numpy() for name, value in self._decode(tf.constant(inputs[i : i + batch_size]), limit).items()}
+            for i in range(0, len(inputs), batch_size)
+        ]
+        results = {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
+        if "text" in results:
+            results["text"] = np.array([text.decode() for text in results["text"]])
+        if return_dict:
+            return results
+        return results["text"].tolist() if "text" in results else results["token_ids"]
+
+    @tf.function(reduce_retracing=True)
+    def _decode(self, inputs, max_length):
+        return self.decode(inputs, max_length)
+
+    def decode(self, inputs, max_length=0):
+        """Search as a function of tensors, for `generate` and for export; arguments and dict as of `generate`.
+
+        Args:
+            inputs: strings (batch,) or token ids (batch, source).
+            max_length: int32 scalar; 0 stands for the default.
+        """
+        source = self._token_ids(inputs, self.source_vectorizer, "inputs")
+        mask = ops.not_equal(source, PAD_ID)  # (batch, source)
+        memory, summary = self.encoder(source)
+        lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
+        # The limit follows from each source alone, not from what else is in the batch.
+        limits = tf.where(max_length > 0, max_length, 2 * lengths + 10)
+        found = greedy_search(
+            self.decoder.stepper(memory, mask),
+            self.decoder.start(summary),
+            tf.fill([tf.shape(source)[0]], START_ID),
+            limits,
+            end_id=END_ID,
+            forbidden_ids=(PAD_ID, START_ID),
+        )
+        results = {
+            "token_ids": found.token_ids,
+            "log_probabilities": found.log_probabilities,
+            "attention_weights": found.alignments,
+        }
+        if self.detokenizer is not None:
+            results["text"] = self.detokenizer(found.token_ids)
+        return results
+
+    def export(self, path):
+        """Write a SavedModel that maps strings to strings with TensorFlow alone: see `keras_seq.export`."""
+        export.export_saved_model(self, path)
+
+    def get_config(self):
+        parts = ("encoder", "decoder", "source_vectorizer", "target_vectorizer")
+        serialized = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in parts}
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **serialized}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        parts = ("encoder", "decoder", "source_vectorizer", "target_vectorizer")
+        restored = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in parts
+        }
+        return cls(**{**config, **restored})
+
+
+def _has_accelerator():
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def _stack(arrays):
+    """Arrays that differ in length beyond the first axis as one, padded with zeros."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int) if arrays[0].ndim > 1 else ()
+    padded = [np.pad(a, [(0, 0), *((0, n - m) for n, m in zip(shape, a.shape[1:], strict=True))]) for a in arrays]
+    return np.concatenate(padded)
