@@ -51,9 +51,7 @@ def bucket_by_length(
 
     Example:
 
-    >>> batches = bucket_by_length(
-    ...     ["a", "see", "be", "eye"], ["AH", "S IY", "B IY", "AY"], 2, boundaries=[3], seed=1
-    ... )
+    >>> batches = bucket_by_length(["a", "see", "be", "eye"], ["AH", "S IY", "B IY", "AY"], 2, boundaries=[3], seed=1)
     >>> len(batches)
     2
     >>> sorted(sorted(source.decode() for source in batch.numpy()) for batch, _ in batches)
@@ -75,9 +73,7 @@ def bucket_by_length(
         return members.batch(batch_size)
 
     # Up to its last step the dataset holds indices, which are cheap to shuffle.
-    dataset = functools.reduce(
-        tf.data.Dataset.concatenate, [batches(bucket) for bucket in np.unique(buckets)]
-    )
+    dataset = functools.reduce(tf.data.Dataset.concatenate, [batches(bucket) for bucket in np.unique(buckets)])
     if shuffle:
         dataset = dataset.shuffle(dataset.cardinality(), seed=seed)
     texts = tf.constant(sources, tf.string), tf.constant(targets, tf.string)  # (pairs,) each

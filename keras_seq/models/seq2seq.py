@@ -192,7 +192,10 @@ class Seq2Seq(keras.Model):
             inputs = inputs.astype(object)
         limit = tf.constant(0 if max_length is None else max_length, tf.int32)
         batches = [
-            {name: value.numpy() for name, value in self._decode(tf.constant(inputs[i : i + batch_size]), limit).items()}
+            {
+                name: value.numpy()
+                for name, value in self._decode(tf.constant(inputs[i : i + batch_size]), limit).items()
+            }
             for i in range(0, len(inputs), batch_size)
         ]
         results = {name: _stack([batch[name] for batch in batches]) for name in batches[0]}

@@ -74,8 +74,10 @@ def _drop(hidden, mask):
 
 
 def _contract_time(a, b):
-    """The weight gradient `sum_t a_t' b_t`, as one matrix product."""
-    return ops.einsum("tbi,tbj->ij", a, b)
+    """The weight gradient `sum_t a_t' b_t` of (time, batch, i) and (time, batch, j), as one matrix product."""
+    a = ops.reshape(a, (-1, a.shape[-1]))
+    b = ops.reshape(b, (-1, b.shape[-1]))
+    return ops.matmul(ops.transpose(a), b)
 
 
 class _Recurrence:
@@ -310,9 +312,7 @@ class AdditiveAttention:
         energies, _ = additive_energies(query, weights.keys, weights.score_vector)
         alignment = masked_softmax(energies, weights.memory_mask)
         context = _attend(alignment, weights.memory)
-        state, _, residuals = self.cell.step(
-            inputs + ops.matmul(context, weights.context_kernel), state, weights.cell
-        )
+        state, _, residuals = self.cell.step(inputs + ops.matmul(context, weights.context_kernel), state, weights.cell)
         return state, (alignment,), (query, *residuals)
 
     def prepare_backward(self, weights):

@@ -112,20 +112,17 @@ def _backward(cell, initial_state, weights, mask, trace, d_outputs, d_emitted, d
     """Backpropagation through time: the gradients of inputs, initial state and weights."""
     prepared = cell.prepare_backward(weights)
     trace = trace._replace(
-        previous=tuple(
-            _shift(first, states, reverse) for first, states in zip(initial_state, trace.state, strict=True)
-        )
+        previous=tuple(_shift(first, states, reverse) for first, states in zip(initial_state, trace.state, strict=True))
     )
 
     def step(carry, slices):
         d_state, sums = carry
         trace, d_output, d_emitted, *mask = slices
         d_state = (d_state[0] + d_output, *d_state[1:])
-        d_carried = None
         if mask:  # a masked step hands its gradient to the state before, whole
-            zeros = tuple(ops.zeros_like(d) for d in d_state)
-            d_carried = _where(mask[0], zeros, d_state)
-            d_state = _where(mask[0], d_state, zeros)
+            kept_rows = ops.cast(mask[0], d_output.dtype)[:, None]  # (batch, 1)
+            d_carried = tuple(d * (1 - kept_rows) for d in d_state)
+            d_state = tuple(d * kept_rows for d in d_state)
         d_inputs, d_previous, kept, sums = cell.step_backward(d_state, d_emitted, trace, prepared, sums)
         if mask:
             d_previous = tuple(a + b for a, b in zip(d_previous, d_carried, strict=True))
@@ -135,9 +132,7 @@ def _backward(cell, initial_state, weights, mask, trace, d_outputs, d_emitted, d
     if mask is not None:
         sequences = (*sequences, mask)
     carry = (tuple(d_state), cell.zero_sums(weights))
-    (d_initial_state, sums), (d_inputs, kept) = time_loop(
-        step, carry, sequences, reverse=not reverse, unroll=unroll
-    )
+    (d_initial_state, sums), (d_inputs, kept) = time_loop(step, carry, sequences, reverse=not reverse, unroll=unroll)
     return d_inputs, d_initial_state, cell.weight_gradients(trace, d_inputs, kept, sums, weights)
 
 

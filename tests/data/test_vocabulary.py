@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+import collections
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_seq import data
+
+SPECIAL = ["", "[UNK]", "[START]", "[END]"]
+PRONUNCIATIONS = ["K AE T", "T UW", "AE K T", "EH K S"]
+
+# UTF-8 cannot encode surrogates, and Keras cannot keep NUL in a vocabulary.
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=4).filter(
+    lambda word: word not in SPECIAL
+)
+texts = {
+    "character": st.text(characters, min_size=1, max_size=8),
+    "whitespace": st.lists(words, min_size=1, max_size=5).map(" ".join),
+}
+TOKENS = {"character": list, "whitespace": str.split}
+
+splits = pytest.mark.parametrize("split", ["character", "whitespace"])
+few = settings(deadline=None, max_examples=20)
+
+
+def expected_vocabulary(texts, split):
+    counts = collections.Counter(token for text in texts for token in TOKENS[split](text))
+    tokens = sorted(counts, key=lambda token: (counts[token], token.encode()), reverse=True)
+    return SPECIAL + tokens
+
+
+def decoded(strings):
+    return [string.decode() for string in strings.numpy()]
+
+
+@splits
+@few
+@given(strategy=st.data())
+def test_vocabulary_and_round_trip(split, strategy):
+    corpus = strategy.draw(st.lists(texts[split], min_size=1, max_size=8))
+    vectorizer = data.text_vectorizer(corpus, split)
+    vocabulary = expected_vocabulary(corpus, split)
+    assert vectorizer.get_vocabulary() == vocabulary
+    ids = vectorizer(corpus)
+    assert ids.to_list() == [[vocabulary.index(t) for t in TOKENS[split](c)] for c in corpus]
+    assert decoded(data.detokenizer(vectorizer)(ids)) == corpus
+
+
+def test_special_ids_are_their_places():
+    vocabulary = data.text_vectorizer(["a"]).get_vocabulary()
+    places = [data.PAD_ID, data.UNKNOWN_ID, data.START_ID, data.END_ID]
+    assert [vocabulary[i] for i in places] == ["", "[UNK]", data.START, data.END]
+    assert data.text_vectorizer(["a b"], "whitespace")(["b z [UNK]"]).to_list() == [[4, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        list,
+        iter,
+        np.array,
+        tf.data.Dataset.from_tensor_slices,
+        lambda texts: tf.data.Dataset.from_tensor_slices(texts).batch(3),
+        lambda texts: tf.data.Dataset.from_tensor_slices(texts).batch(3).map(lambda t: t[:, None]),
+    ],
+    ids=["list", "iterator", "array", "dataset", "batched dataset", "dataset of columns"],
+)
+def test_every_kind_of_texts_gives_the_same_vocabulary(as_given):
+    vectorizer = data.text_vectorizer(as_given(PRONUNCIATIONS), "whitespace")
+    assert vectorizer.get_vocabulary() == expected_vocabulary(PRONUNCIATIONS, "whitespace")
+
+
+def test_max_tokens_keeps_the_most_frequent():
+    whole = expected_vocabulary(PRONUNCIATIONS, "whitespace")
+    for size in (5, 7, 100):
+        vectorizer = data.text_vectorizer(PRONUNCIATIONS, "whitespace", max_tokens=size)
+        assert vectorizer.get_vocabulary() == whole[:size]
+
+
+def test_texts_are_taken_as_they_are_unless_standardized():
+    text = ["Don't. STOP"]
+    assert decoded_round_trip(text, {}) == text
+    assert decoded_round_trip(text, {"standardize": "lower_and_strip_punctuation"}) == ["dont stop"]
+
+
+def decoded_round_trip(texts, options):
+    vectorizer = data.text_vectorizer(texts, "whitespace", **options)
+    return decoded(data.detokenizer(vectorizer)(vectorizer(texts)))
+
+
+@splits
+def test_survives_a_keras_file(tmp_path, split):
+    # Among the tokens of the characters are line breaks of several kinds.
+    corpus = ["one\ntwo\r\x85\u2028", "three  four", "[END"]
+    vectorizer = data.text_vectorizer(corpus, split)
+    json.dumps(vectorizer.get_config())  # no numpy strings
+    inputs = keras.Input((), dtype="string")
+    # One layer after the other, as Keras's symbolic tensors are never ragged.
+    keras.Model(inputs, vectorizer(inputs)).save(tmp_path / "there.keras")
+    ids = keras.Input((None,), dtype="int64")
+    keras.Model(ids, data.detokenizer(vectorizer)(ids)).save(tmp_path / "back.keras")
+    there = keras.models.load_model(tmp_path / "there.keras")
+    back = keras.models.load_model(tmp_path / "back.keras")
+    if split == "whitespace":  # TensorFlow's is that of ASCII, as for Python's bytes
+        corpus = [b" ".join(text.encode().split()).decode() for text in corpus]
+    assert decoded(back(there(tf.constant(corpus)).to_tensor())) == corpus
+
+
+def test_detokenizer_reads_up_to_the_first_end():
+    layer = data.Detokenizer([*SPECIAL, "K", "AE", "T"], separator=" ")
+    cases = {
+        (4, 5, 6, 3, 6, 3): "K AE T",
+        (4, 5, 6, 0, 0, 0): "K AE T",
+        (2, 4, 5, 6, 3, 2): "K AE T",
+        (0, 0, 4, 0, 5, 6): "K AE T",
+        (6, 1, 7, 99, -1, 3): "T [UNK] [UNK] [UNK] [UNK]",
+        (3, 4, 5, 6, 4, 4): "",
+        (0, 0, 0, 0, 0, 0): "",
+    }
+    for dtype in ("int32", "int64"):
+        assert decoded(layer(np.array(list(cases), dtype))) == list(cases.values())
+    beams = layer(np.array(list(cases)).reshape(1, len(cases), -1))  # (batch, beam)
+    assert beams.shape == (1, len(cases))
+    assert decoded(beams[0]) == list(cases.values())
+    assert decoded(layer(tf.ragged.constant([[4], [], [5, 6, 3]]))) == ["K", "", "AE T"]
+    assert decoded(layer(tf.zeros((2, 0), tf.int32))) == ["", ""]
+
+
+def test_detokenizer_config_round_trip():
+    layer = data.Detokenizer([*SPECIAL, "a", "b"], separator="-", name="text")
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == layer.get_config()
+    assert again.get_config()["separator"] == "-"
+    assert decoded(again(np.array([[4, 5, 4, 3]]))) == ["a-b-a"]
+
+
+def test_detokenizer_symbolically():
+    ids = keras.Input((None,), dtype="int64")
+    strings = data.Detokenizer([*SPECIAL, "a"])(ids)
+    assert (strings.shape, strings.dtype) == ((None,), "string")
+
+
+@splits
+def test_saved_model_from_strings_to_strings(tmp_path, split):
+    class Echo(tf.Module):
+        def __init__(self, vectorizer):
+            self.vectorizer = vectorizer
+            self.detokenizer = data.detokenizer(vectorizer)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def __call__(self, texts):
+            return self.detokenizer(self.vectorizer(texts))
+
+    tf.saved_model.save(Echo(data.text_vectorizer(PRONUNCIATIONS, split)), tmp_path)
+    echo = tf.saved_model.load(tmp_path)
+    assert decoded(echo(tf.constant(PRONUNCIATIONS))) == PRONUNCIATIONS
+
+
+def test_a_split_of_ones_own_needs_a_separator():
+    vectorizer = data.text_vectorizer(["a-b", "b"], split=lambda texts: tf.strings.split(texts, "-"))
+    assert vectorizer.get_vocabulary() == [*SPECIAL, "b", "a"]
+    with pytest.raises(ValueError, match="separator must be given for a vectorizer with split=<"):
+        data.detokenizer(vectorizer)
+    layer = data.detokenizer(vectorizer, separator="-")
+    assert decoded(layer(vectorizer(["b-a-b"]))) == ["b-a-b"]
+
+
+def test_the_brackets_of_special_tokens_are_ordinary_characters():
+    text = ["[START] [END]"]
+    vectorizer = data.text_vectorizer(text)
+    assert decoded(data.detokenizer(vectorizer)(vectorizer(text))) == text
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        (["a [END] b"], {}, r"texts must not hold the special token '\[END\]'"),
+        (["[START] a"], {}, r"texts must not hold the special token '\[START\]'"),
+        # Refused even where max_tokens would cut it off.
+        (["a a [END]"], {"max_tokens": 5}, r"texts must not hold the special token '\[END\]'"),
+        (["a\0"], {"split": "character"}, "texts must not hold the NUL character"),
+        ([], {}, "texts must hold at least one token, got none"),
+        (["", " "], {}, "texts must hold at least one token, got none"),
+        ("abc", {}, "texts must be many strings, got a single one: 'abc'"),
+        (["a", 5], {}, "texts must hold strings, got 5"),
+        (tf.data.Dataset.range(3), {}, "texts must be a dataset of strings, got elements Tensor"),
+        (["a"], {"max_tokens": 4}, "max_tokens must be None or more than the 4 .* got 4"),
+    ],
+)
+def test_text_vectorizer_refuses(texts, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.text_vectorizer(texts, **{"split": "whitespace", **options})
+
+
+def test_detokenizer_refuses():
+    with pytest.raises(ValueError, match=r"vocabulary must begin with .*, got \['a', 'b'\]"):
+        data.Detokenizer(["a", "b"])
+    with pytest.raises(ValueError, match=r"vocabulary must begin with .*'\[END\]'\], got"):
+        data.detokenizer(keras.layers.TextVectorization(vocabulary=["a"]))
+    with pytest.raises(ValueError, match="inputs must be integer token ids, got dtype float32"):
+        data.Detokenizer([*SPECIAL, "a"])(np.zeros((1, 2), "float32"))
