@@ -37,6 +37,7 @@ def export_saved_model(model, path):
     else:
         inputs = tf.TensorSpec([None], tf.string, name="inputs")
     archive = keras.export.ExportArchive()
-    archive.track(model)
+    for layer in (model, *model.text_layers):
+        archive.track(layer)
     archive.add_endpoint("serving_default", lambda inputs: model.decode(inputs), input_signature=[inputs])
     archive.write_out(str(path), verbose=False)

@@ -56,16 +56,29 @@ class Seq2Seq(keras.Model):
         super().__init__(**kwargs)
         self.encoder = encoder
         self.decoder = decoder
-        self.source_vectorizer = source_vectorizer
-        self.target_vectorizer = target_vectorizer
         for side, vectorizer, part in (("source", source_vectorizer, encoder), ("target", target_vectorizer, decoder)):
             if vectorizer is not None and vectorizer.vocabulary_size() > part.vocabulary_size:
                 raise ValueError(
                     f"`{side}_vectorizer` has {vectorizer.vocabulary_size()} tokens, more than the "
                     f"{part.vocabulary_size} of the {type(part).__name__.lower()}'s `vocabulary_size`."
                 )
-        self.detokenizer = None if target_vectorizer is None else detokenizer(target_vectorizer)
+        self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer)
         self.build()
+
+    @property
+    def source_vectorizer(self):
+        """The layer from source strings to token ids, or None."""
+        return self._vocabularies.source
+
+    @property
+    def target_vectorizer(self):
+        """The layer from target strings to token ids, or None."""
+        return self._vocabularies.target
+
+    @property
+    def text_layers(self):
+        """The layers that handle strings: they run before a training step and after a search."""
+        return self._vocabularies.layers
 
     def build(self, input_shape=None):
         # A part that comes from a file, or from another model, may be built already.
@@ -109,16 +122,19 @@ class Seq2Seq(keras.Model):
         Args:
             source: strings (batch,) or token ids (batch, source).
             target: strings (batch,) or token ids (batch, time), each sequence closed by `[END]`.
-            sample_weight: passed through.
+            sample_weight: (batch,), one a sequence, or None.
 
         Returns:
-            `((source ids, decoder inputs), target ids)`, and `sample_weight` where given.
+            `((source ids, decoder inputs), target ids)`, and where given the weights, one a token.
         """
         source = self._token_ids(source, self.source_vectorizer, "source")
         target = self._token_ids(target, self.target_vectorizer, "target")
         start = tf.fill([tf.shape(target)[0], 1], tf.cast(START_ID, target.dtype))
         prepared = ((source, tf.concat([start, target[:, :-1]], axis=1)), target)
-        return prepared if sample_weight is None else (*prepared, sample_weight)
+        if sample_weight is None:
+            return prepared
+        # One weight a token: where the loss leaves out tokens, Keras does not broadcast the weights of sequences.
+        return (*prepared, tf.convert_to_tensor(sample_weight)[:, None] * tf.ones_like(target, keras.config.floatx()))
 
     def _token_ids(self, texts, vectorizer, name):
         """Token ids (batch, time) closed by `[END]`, of strings, or the ids that were given."""
@@ -131,12 +147,14 @@ class Seq2Seq(keras.Model):
         end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
         return tf.concat([ids, end], axis=1).to_tensor(PAD_ID)
 
-    def fit(self, x=None, y=None, validation_data=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, validation_data=None, **kwargs):
         """As `keras.Model.fit`, on `(source, target)` pairs, strings or token ids.
 
         Args:
             x: a `tf.data.Dataset` of batches `(source, target)`, or the sources.
             y: the targets, where `x` holds the sources.
+            batch_size: pairs in a step, where `x` holds the sources; 32 by default.
+            epochs: passes over the data.
             validation_data: a dataset or a tuple, likewise.
             **kwargs: those of `keras.Model.fit`.
 
@@ -150,11 +168,11 @@ class Seq2Seq(keras.Model):
             validation_data = self.prepare(*validation_data)
         elif validation_data is not None:
             validation_data, _ = self._prepare_data(validation_data, None)
-        return super().fit(x, y, validation_data=validation_data, **kwargs)
+        return super().fit(x, y, batch_size, epochs, validation_data=validation_data, **kwargs)
 
-    def evaluate(self, x=None, y=None, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """As `keras.Model.evaluate`, on `(source, target)` pairs, strings or token ids; arguments as of `fit`."""
-        return super().evaluate(*self._prepare_data(x, y), **kwargs)
+        return super().evaluate(*self._prepare_data(x, y), batch_size, **kwargs)
 
     def _prepare_data(self, x, y):
         if y is not None:
@@ -235,8 +253,8 @@ class Seq2Seq(keras.Model):
             "log_probabilities": found.log_probabilities,
             "attention_weights": found.alignments,
         }
-        if self.detokenizer is not None:
-            results["text"] = self.detokenizer(found.token_ids)
+        if self._vocabularies.detokenizer is not None:
+            results["text"] = self._vocabularies.detokenizer(found.token_ids)
         return results
 
     def export(self, path):
@@ -255,6 +273,24 @@ class Seq2Seq(keras.Model):
             name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in parts
         }
         return cls(**{**config, **restored})
+
+
+class _Vocabularies:
+    """The layers that handle strings, out of Keras's sight.
+
+    Were they layers of the model, it would not support XLA, though no training step ever calls them.
+    """
+
+    def __init__(self, source, target):
+        self.source = source
+        self.target = target
+        self.detokenizer = None if target is None else detokenizer(target)
+        for layer in self.layers:
+            layer.build((None,))  # an export asks for built layers
+
+    @property
+    def layers(self):
+        return [layer for layer in (self.source, self.target, self.detokenizer) if layer is not None]
 
 
 def _has_accelerator():

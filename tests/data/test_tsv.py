@@ -49,6 +49,10 @@ def test_agrees_with_csv_and_takes_a_string_as_path(tsv):
     assert read_pairs(str(path)) == tuple(list(column) for column in zip(*rows, strict=True))
 
 
+def test_a_carriage_return_inside_a_line_is_data(tsv):
+    assert read_pairs(tsv(b"a\rb\tc\r\nd\te\r\n")) == (["a\rb", "d"], ["c", "e"])
+
+
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [

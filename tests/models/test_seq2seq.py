@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sequence-to-sequence model as a user meets it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_seq
+
+LETTERS = "abcdefgh"
+
+
+def random_words(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list(LETTERS), rng.integers(1, 8))) for _ in range(count)]
+
+
+def make_model(units=16, seed=0, vectorizers=True, **decoder):
+    keras.utils.set_random_seed(seed)
+    vectorizer = keras_seq.data.text_vectorizer([LETTERS])
+    size = vectorizer.vocabulary_size()
+    encoder_options = {"cell": decoder["cell"]} if "cell" in decoder else {}
+    return keras_seq.Seq2Seq(
+        keras_seq.Encoder(size, 8, units, **encoder_options),
+        keras_seq.Decoder(size, 8, units, **decoder),
+        *([vectorizer, vectorizer] if vectorizers else []),
+    )
+
+
+def pairs_of(words, batch_size=32):
+    return tf.data.Dataset.from_tensor_slices((words, [word[::-1] for word in words])).batch(batch_size)
+
+
+def test_learns_to_reverse():
+    """The toy task of the literature, to 100 % on words it has not seen."""
+    words = random_words(4000)
+    unseen = sorted(set(random_words(300, seed=1)) - set(words))
+    model = make_model(units=48)
+    model.compile(keras.optimizers.Adam(1e-2, global_clipnorm=1.0))
+    model.fit(pairs_of(words, 64), epochs=8, verbose=0)
+    model.optimizer.learning_rate = 2e-3
+    model.fit(pairs_of(words, 64), epochs=3, verbose=0)
+    assert model.generate(unseen) == [word[::-1] for word in unseen]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("attention", ["bahdanau", None])
+def test_every_combination_trains(cell, attention):
+    model = make_model(cell=cell, attention=attention)
+    model.compile(keras.optimizers.Adam(1e-2))
+    losses = model.fit(pairs_of(random_words(64)), epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < 0.95 * losses[0]
+    results = model.generate(["abc", "a"], return_dict=True)
+    assert results["attention_weights"].shape[2] == (0 if attention is None else 4)
+
+
+@pytest.mark.parametrize("attention", ["bahdanau", None])
+def test_jit_and_graph_train_to_the_same_loss(attention):
+    losses = []
+    for jit_compile in (False, True):
+        model = make_model(attention=attention)
+        model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)
+        words = [word for word in random_words(400) if len(word) == 5]  # one shape, one compilation
+        losses.append(model.fit(pairs_of(words, 16), epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_padding_changes_neither_loss_nor_output():
+    model = make_model(attention="bahdanau")
+    model.compile("adam")
+    inputs, targets = prepared(model, ["abc", "hgfed", "b"])
+    source, decoder_inputs = inputs
+    loss = model.test_on_batch((source, decoder_inputs), targets)
+    logits = model((source, decoder_inputs)).numpy()
+
+    def pad(ids, more):
+        return np.pad(ids, [(0, 0), (0, more)])
+
+    padded = (pad(source, 4), pad(decoder_inputs, 3))
+    np.testing.assert_allclose(model.test_on_batch(padded, pad(targets, 3)), loss, rtol=1e-5)
+    np.testing.assert_allclose(model(padded).numpy()[:, : logits.shape[1]], logits, atol=1e-5)
+
+
+def prepared(model, words):
+    inputs, targets = model.prepare(words, [word[::-1] for word in words])
+    return tuple(np.asarray(ids) for ids in inputs), np.asarray(targets)
+
+
+def test_padding_changes_no_gradient():
+    model = make_model()
+    (source, decoder_inputs), targets = prepared(model, ["abc", "hgfed", "b"])
+    loss = keras_seq.training.masked_crossentropy()
+
+    def gradients(more):
+        ids = [tf.pad(ids, [(0, 0), (0, more)]) for ids in (source, decoder_inputs, targets)]
+        with tf.GradientTape() as tape:
+            value = loss(ids[2], model((ids[0], ids[1]), training=True))
+        return tape.gradient(value, [v.value for v in model.trainable_variables])
+
+    for plain, more in zip(gradients(0), gradients(3), strict=True):
+        np.testing.assert_allclose(tf.convert_to_tensor(more), tf.convert_to_tensor(plain), atol=1e-6)
+
+
+def test_generation_is_greedy_search_with_the_teacher_forced_model():
+    """Against a Python loop that calls the model on all tokens so far, one sequence at a time."""
+    model = make_model(seed=3)
+    words = random_words(5, seed=2)
+    results = model.generate(words, max_length=6, return_dict=True)
+    for row, word in enumerate(words):
+        source = np.asarray(model.prepare([word], [""])[0][0])
+        tokens, score = [2], 0.0
+        while len(tokens) <= 6 and tokens[-1] != 3:
+            logits = model((source, np.array([tokens]))).numpy()[0, -1].astype("float64")
+            log_probabilities = logits - np.log(np.exp(logits).sum())
+            log_probabilities[[0, 2]] = -np.inf  # padding and [START] are never said
+            tokens.append(int(log_probabilities.argmax()))
+            score += log_probabilities.max()
+        said = tokens[1:]
+        assert results["token_ids"][row, : len(said)].tolist() == said
+        assert not results["token_ids"][row, len(said) :].any()
+        assert results["log_probabilities"][row] == pytest.approx(score, rel=1e-4)
+
+
+def test_outputs_depend_neither_on_the_batch_nor_on_its_size():
+    model = make_model(seed=1)
+    words = random_words(20, seed=5)
+    alone = [model.generate([word])[0] for word in words]
+    assert model.generate(words) == alone
+    assert model.generate(words, batch_size=7) == alone
+
+
+def test_attention_weights_are_distributions_over_the_source():
+    model = make_model()
+    words = ["abcdefg", "a", ""]
+    results = model.generate(words, return_dict=True)
+    weights, ids = results["attention_weights"], results["token_ids"]
+    for row, word in enumerate(words):
+        steps, source = int((ids[row] != 0).sum()), len(word) + 1  # [END] is seen too
+        np.testing.assert_allclose(weights[row, :steps].sum(-1), 1, atol=1e-5)
+        assert not weights[row, :, source:].any()
+        assert not weights[row, steps:].any()
+
+
+def test_token_ids_without_vectorizers():
+    model = make_model(vectorizers=False, attention=None)
+    model.compile("adam")
+    source, target = np.array([[4, 5, 3], [6, 3, 0]]), np.array([[5, 4, 3], [6, 3, 0]])
+    model.fit(source, target, verbose=0)
+    model.fit(tf.data.Dataset.from_tensor_slices((source, target)).batch(2), verbose=0)
+    ids = model.generate(source)
+    assert ids.shape[0] == 2
+    assert ids.dtype == np.int32
+    (_, decoder_inputs), targets = model.prepare(source, target)
+    assert np.asarray(decoder_inputs).tolist() == [[2, 5, 4], [2, 6, 3]]
+    assert np.asarray(targets).tolist() == target.tolist()
+
+
+def test_fit_and_evaluate_take_what_keras_takes():
+    model = make_model()
+    model.compile("adam")
+    words = random_words(40)
+    reversed_words = [word[::-1] for word in words]
+    history = model.fit(words, reversed_words, batch_size=8, validation_split=0.2, verbose=0).history
+    assert {"loss", "token_accuracy", "val_loss", "val_token_accuracy"} <= set(history)
+    history = model.fit(pairs_of(words), validation_data=pairs_of(words), verbose=0).history
+    both = (
+        model.evaluate(pairs_of(words, 40), verbose=0),
+        model.evaluate(words, reversed_words, batch_size=40, verbose=0),
+    )
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-5)
+    assert history["val_loss"][0] == pytest.approx(both[0][0], rel=1e-2)
+
+
+def test_sample_weights_reach_the_loss():
+    model = make_model()
+    model.compile("adam")
+    words = ["abc", "hgf"]
+    data = tf.data.Dataset.from_tensors((words, words, [1.0, 0.0]))
+    weighted, _ = model.evaluate(data, verbose=0)
+    loss, _ = model.evaluate(tf.data.Dataset.from_tensors((words[:1], words[:1])), verbose=0)
+    assert weighted == pytest.approx(loss / 2, rel=1e-5)  # Keras divides by the number of tokens, not of weights
+
+
+class TestErrors:
+    def test_strings_need_a_vectorizer(self):
+        with pytest.raises(ValueError, match="source_vectorizer"):
+            make_model(vectorizers=False).generate(["abc"])
+
+    def test_no_inputs(self):
+        with pytest.raises(ValueError, match="at least one"):
+            make_model().generate([])
+
+    def test_a_single_string(self):
+        with pytest.raises(ValueError, match="list of strings"):
+            make_model().generate("abc")
+
+    def test_call_on_strings(self):
+        with pytest.raises(ValueError, match="decoder_inputs"):
+            make_model()(tf.constant([[1, 2]]))
+
+    def test_vocabulary_larger_than_the_embedding(self):
+        vectorizer = keras_seq.data.text_vectorizer([LETTERS])
+        parts = keras_seq.Encoder(5, 4, 4), keras_seq.Decoder(50, 4, 4)
+        with pytest.raises(ValueError, match=r"source_vectorizer.* has 12 tokens"):
+            keras_seq.Seq2Seq(*parts, vectorizer, vectorizer)
+
+    @pytest.mark.parametrize("attention", ["luong", 3])
+    def test_unknown_attention(self, attention):
+        with pytest.raises(ValueError, match=r"attention.*bahdanau"):
+            keras_seq.Decoder(10, 4, 4, attention=attention)
+
+    def test_unknown_cell(self):
+        with pytest.raises(ValueError, match=r"cell.*gru.*lstm.*rnn"):
+            keras_seq.Encoder(10, 4, 4, cell="qrnn")
