@@ -4,7 +4,6 @@
 import pathlib
 
 import keras
-import tensorflow as tf
 
 
 def export_saved_model(model, path):
@@ -32,12 +31,8 @@ def export_saved_model(model, path):
     path = pathlib.Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists()):
         raise FileExistsError(f"`path` must be a new folder or an earlier SavedModel. Received: {str(path)!r}")
-    if model.source_vectorizer is None:
-        inputs = tf.TensorSpec([None, None], tf.int32, name="inputs")
-    else:
-        inputs = tf.TensorSpec([None], tf.string, name="inputs")
     archive = keras.export.ExportArchive()
     for layer in (model, *model.text_layers):
         archive.track(layer)
-    archive.add_endpoint("serving_default", lambda inputs: model.decode(inputs), input_signature=[inputs])
+    archive.add_endpoint("serving_default", lambda inputs: model.decode(inputs), input_signature=[model.source_spec])
     archive.write_out(str(path), verbose=False)

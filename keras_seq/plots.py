@@ -35,7 +35,7 @@ def plot_attention(weights, sources, targets, path=None):
 
     Example:
         >>> figure = plot_attention([np.eye(3)], [list("cat")], [["K", "AE", "T"]])
-        >>> figure.axes[0].get_title()
+        >>> figure.axes[0].get_title(loc="left")
         'cat'
     """
     figure = _new_figure()
@@ -43,15 +43,17 @@ def plot_attention(weights, sources, targets, path=None):
     longest = max(panel.shape[1] for panel in panels)
     columns = max(1, min(math.ceil(math.sqrt(len(panels))), int(_WIDEST / (_CELL * longest + _MARGIN))))
     rows = math.ceil(len(panels) / columns)
-    # Panels have room in proportion to their tokens, so that the cells are about as large in all of them.
+    # Every panel of a column spans as many tokens as the longest, and likewise in a row, so that all cells are alike.
     widths = [max(panel.shape[1] for panel in panels[column::columns]) for column in range(columns)]
     heights = [max(panel.shape[0] for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
     figure.set_size_inches(_CELL * sum(widths) + _MARGIN * (columns + 1), _CELL * sum(heights) + _MARGIN * rows)
     figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
     grid = figure.add_gridspec(rows, columns, width_ratios=widths, height_ratios=heights)
     for i, (panel, source, target) in enumerate(zip(panels, sources, targets, strict=True)):
-        axes = figure.add_subplot(grid[divmod(i, columns)], anchor="N")
+        row, column = divmod(i, columns)
+        axes = figure.add_subplot(grid[row, column], anchor="NW")
         image = axes.imshow(panel, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xlim=(-0.5, widths[column] - 0.5), ylim=(heights[row] - 0.5, -0.5))
         _label_with_tokens(axes, list(source), list(target))
     bar = figure.colorbar(image, ax=figure.axes, label="attention weight", panchor=False, fraction=0.05, aspect=30)
     bar.outline.set_visible(False)
@@ -79,6 +81,8 @@ def _alignments(weights, sources, targets):
 
 
 def _label_with_tokens(axes, source, target):
+    from matplotlib.patches import Rectangle
+
     plain = {"parse_math": False, "fontsize": 9}  # a dollar sign is a token like any other
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -86,10 +90,12 @@ def _label_with_tokens(axes, source, target):
     axes.set_yticks(range(len(target)), target, **plain)
     for label, token in zip(axes.get_xticklabels(), source, strict=True):
         label.set_rotation(90 if len(token) > 2 else 0)
-    axes.spines[:].set_color("0.8")
+    axes.spines[:].set_visible(False)
+    axes.add_patch(Rectangle((-0.5, -0.5), len(source), len(target), fill=False, edgecolor="0.7", clip_on=False))
     words = [token for token in source if token not in (START, END)]
     title = ("" if all(len(word) == 1 for word in words) else " ").join(words)
-    axes.set_title(textwrap.fill(title, 3 * len(source) + 5), parse_math=False, fontsize=11, fontweight="bold")
+    title = textwrap.fill(title, 3 * len(source) + 5)
+    axes.set_title(title, loc="left", parse_math=False, fontsize=11, fontweight="bold")
 
 
 def plot_history(history, path=None):

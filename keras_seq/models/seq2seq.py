@@ -63,6 +63,9 @@ class Seq2Seq(keras.Model):
                     f"{part.vocabulary_size} of the {type(part).__name__.lower()}'s `vocabulary_size`."
                 )
         self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer)
+        limit = tf.TensorSpec([], tf.int32)
+        # Traced once: neither batch size nor lengths are part of the signature.
+        self._compiled_decode = tf.function(self.decode, input_signature=[self.source_spec, limit])
         self.build()
 
     @property
@@ -79,6 +82,13 @@ class Seq2Seq(keras.Model):
     def text_layers(self):
         """The layers that handle strings: they run before a training step and after a search."""
         return self._vocabularies.layers
+
+    @property
+    def source_spec(self):
+        """What `generate` decodes: strings (batch,), or int32 token ids (batch, source)."""
+        if self.source_vectorizer is None:
+            return tf.TensorSpec([None, None], tf.int32, name="inputs")
+        return tf.TensorSpec([None], tf.string, name="inputs")
 
     def build(self, input_shape=None):
         # A part that comes from a file, or from another model, may be built already.
@@ -186,7 +196,7 @@ class Seq2Seq(keras.Model):
         """Decode greedily.
 
         Args:
-            inputs: strings, or token ids (batch, source).
+            inputs: strings, or token ids (batch, source) where the model has no source vectorizer.
             max_length: the most tokens of an output, `[END]` counted. By default 10 more than twice the source's.
             batch_size: how many sequences are decoded at once.
             return_dict: whether to return more than the outputs.
@@ -198,24 +208,14 @@ class Seq2Seq(keras.Model):
             probability, and `attention_weights` (batch, time, source), source and target tokens with their `[END]`.
 
         Raises:
-            ValueError: for strings where the model has no source vectorizer, and for no inputs.
+            ValueError: for inputs of the other kind, and for none.
         """
-        inputs = np.asarray(inputs)
-        if inputs.ndim not in (1, 2) or len(inputs) == 0:
-            raise ValueError(
-                "`inputs` must be a list of strings or token ids of shape (batch, source), at least one. Received: "
-                f"an array of shape {inputs.shape}"
-            )
-        if inputs.dtype.kind in "UOT":
-            inputs = inputs.astype(object)
+        inputs = self._checked_inputs(inputs)
         limit = tf.constant(0 if max_length is None else max_length, tf.int32)
-        batches = [
-            {
-                name: value.numpy()
-                for name, value in self._decode(tf.constant(inputs[i : i + batch_size]), limit).items()
-            }
-            for i in range(0, len(inputs), batch_size)
-        ]
+        batches = []
+        for start in range(0, len(inputs), batch_size):
+            decoded = self._compiled_decode(tf.constant(inputs[start : start + batch_size]), limit)
+            batches.append({name: value.numpy() for name, value in decoded.items()})
         results = {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
         if "text" in results:
             results["text"] = np.array([text.decode() for text in results["text"]])
@@ -223,9 +223,18 @@ class Seq2Seq(keras.Model):
             return results
         return results["text"].tolist() if "text" in results else results["token_ids"]
 
-    @tf.function(reduce_retracing=True)
-    def _decode(self, inputs, max_length):
-        return self.decode(inputs, max_length)
+    def _checked_inputs(self, inputs):
+        inputs = np.asarray(inputs)
+        spec = self.source_spec
+        if inputs.ndim != spec.shape.rank or len(inputs) == 0:
+            expected = "a list of strings" if spec.dtype == tf.string else "token ids of shape (batch, source)"
+            raise ValueError(f"`inputs` must be {expected}, at least one. Received: an array of shape {inputs.shape}")
+        is_text = inputs.dtype.kind in "UOST"
+        if is_text and spec.dtype != tf.string:
+            raise ValueError("`inputs` holds strings, but the model has no `source_vectorizer`.")
+        if not is_text and spec.dtype == tf.string:
+            raise ValueError(f"`inputs` must hold strings: the model has a vectorizer. Received: {inputs.dtype}")
+        return inputs.astype(object) if is_text else inputs.astype("int32")
 
     def decode(self, inputs, max_length=0):
         """Search as a function of tensors, for `generate` and for export; arguments and dict as of `generate`.

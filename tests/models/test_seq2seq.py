@@ -130,6 +130,13 @@ def test_outputs_depend_neither_on_the_batch_nor_on_its_size():
     assert model.generate(words, batch_size=7) == alone
 
 
+def test_generation_is_traced_once():
+    model = make_model()
+    for words in (["a"], ["abc", "d"], ["abcdefgh"] * 3):
+        model.generate(words)
+    assert model._compiled_decode.experimental_get_tracing_count() == 1
+
+
 def test_attention_weights_are_distributions_over_the_source():
     model = make_model()
     words = ["abcdefg", "a", ""]
@@ -185,7 +192,13 @@ def test_sample_weights_reach_the_loss():
 class TestErrors:
     def test_strings_need_a_vectorizer(self):
         with pytest.raises(ValueError, match="source_vectorizer"):
+            make_model(vectorizers=False).fit(["abc"], ["abc"])
+        with pytest.raises(ValueError, match="token ids"):
             make_model(vectorizers=False).generate(["abc"])
+
+    def test_vectorizers_need_strings(self):
+        with pytest.raises(ValueError, match="must hold strings"):
+            make_model().generate([4, 5])
 
     def test_no_inputs(self):
         with pytest.raises(ValueError, match="at least one"):

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
+import keras
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import image, pyplot
+from matplotlib.figure import Figure
+
+import keras_seq
+from keras_seq.plots import plot_attention, plot_history
+
+PNG = b"\x89PNG\r\n\x1a\n"
+WORDS = ["cat", "thought", "knight", "pronounce", "mississippi", "a"]
+PHONES = ["K AE T", "TH AO T", "N AY T", "P R AH N AW N S", "M IH S IH S IH P IY", "EY"]
+SOURCES = [list(word) for word in WORDS]
+TARGETS = [phones.split() for phones in PHONES]
+
+
+def random_weights(sources, targets, more=0):
+    """Rows that sum to 1, in arrays larger by `more` than the tokens are many."""
+    rng = np.random.default_rng(1)
+    shape = (len(sources), max(map(len, targets)) + more, max(map(len, sources)) + more)
+    return rng.dirichlet(np.full(shape[2], 0.3), shape[:2])
+
+
+def texts(labels):
+    return [label.get_text() for label in labels]
+
+
+def test_attention_panels_show_weights_and_tokens():
+    weights = random_weights(SOURCES, TARGETS, more=2)
+    *panels, bar = plot_attention(weights, SOURCES, TARGETS).axes
+    assert [axes.get_title(loc="left") for axes in panels] == WORDS
+    for axes, own, source, target in zip(panels, weights, SOURCES, TARGETS, strict=True):
+        (shown,) = axes.images
+        np.testing.assert_allclose(shown.get_array(), own[: len(target), : len(source)], atol=1e-6)
+        assert shown.get_clim() == (0, 1)
+        assert texts(axes.get_xticklabels()) == source
+        assert texts(axes.get_yticklabels()) == target
+        assert axes.xaxis.get_ticks_position() == "top"
+        bottom, top = axes.get_ylim()
+        assert bottom > top  # the first target token is in the first row
+    assert bar.get_ylabel() == "attention weight"
+    assert bar.get_ylim() == (0, 1)
+
+
+def test_attention_takes_arrays_of_different_shapes():
+    weights = [np.full((len(target), len(source)), 0.5) for source, target in zip(SOURCES, TARGETS, strict=True)]
+    *panels, _ = plot_attention(weights, SOURCES, TARGETS).axes
+    assert [axes.images[0].get_array().shape for axes in panels] == [own.shape for own in weights]
+
+
+def test_attention_colours_are_ordered_by_lightness():
+    figure = plot_attention([np.eye(3)], [list("cat")], [["K", "AE", "T"]])
+    red, green, blue, _ = figure.axes[0].images[0].get_cmap()(np.linspace(0, 1, 64)).T
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    assert np.all(np.diff(luminance) < 0) or np.all(np.diff(luminance) > 0)
+
+
+def test_attention_titles_leave_out_special_tokens_and_part_words_by_spaces():
+    sources = [["c", "a", "t", "[END]"], ["[START]", "costs", "$5", "or", "$"]]
+    figure = plot_attention([np.ones((1, 4)), np.ones((2, 5))], sources, [["x"], ["$y$", "z"]])
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["cat", "costs $5 or $"]
+    figure.draw_without_rendering()  # dollar signs are not taken for formulas
+
+
+def test_attention_of_a_sequence_without_tokens_is_blank():
+    figure = plot_attention(np.ones((2, 1, 3)), [list("cat")] * 2, [[], ["K"]])
+    blank = figure.axes[0]
+    assert np.all(np.ma.getmaskarray(blank.images[0].get_array()))
+    assert texts(blank.get_yticklabels()) == []
+    assert blank.get_title(loc="left") == "cat"
+
+
+LAYOUTS = {
+    "one": (SOURCES[:1], TARGETS[:1]),
+    "six": (SOURCES, TARGETS),
+    "ends": ([[*source, "[END]"] for source in SOURCES], [[*target, "[END]"] for target in TARGETS]),
+    "single tokens": ([["a"]] * 7, [["EY"]] * 7),
+    "sentences": ([["extraordinarily"] * 12, ["no"] * 40, ["so"]], [["selbstverständlich"] * 9, ["nein"] * 40, ["ja"]]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_attention_layout_clips_and_covers_nothing(name):
+    sources, targets = LAYOUTS[name]
+    figure = plot_attention(random_weights(sources, targets), sources, targets)
+    figure.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    width, height = figure.get_size_inches() * figure.dpi
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    cells = [np.abs(np.diff(axes.transData.transform([(0, 0), (1, 1)]), axis=0)) for axes in figure.axes[:-1]]
+    np.testing.assert_allclose(cells, cells[0][0, 0], rtol=0.1)  # squares, of one size in all panels
+    assert 0.18 < cells[0][0, 0] / figure.dpi < 0.4  # inches: letters of 9 points fit
+
+
+def test_attention_of_a_model():
+    source = keras_seq.data.text_vectorizer(WORDS)
+    target = keras_seq.data.text_vectorizer(PHONES, split="whitespace")
+    model = keras_seq.Seq2Seq(
+        keras_seq.Encoder(source.vocabulary_size(), embedding_dim=4, units=8),
+        keras_seq.Decoder(target.vocabulary_size(), embedding_dim=4, units=8),
+        source,
+        target,
+    )
+    found = model.generate(WORDS, return_dict=True)
+    outputs = [text.split() for text in found["text"]]
+    *panels, _ = plot_attention(found["attention_weights"], SOURCES, outputs).axes
+    for axes, own, tokens, output in zip(panels, found["attention_weights"], SOURCES, outputs, strict=True):
+        if output:
+            np.testing.assert_array_equal(axes.images[0].get_array(), own[: len(output), : len(tokens)])
+
+
+@pytest.mark.parametrize(
+    ("weights", "sources", "targets", "message"),
+    [
+        ([], [], [], "at least one. Received: 0, 0 and 0"),
+        (np.ones((2, 1, 1)), [["a"]], [["b"]], "equally many.*Received: 2, 1 and 1"),
+        (np.ones((1, 1, 1)), [["a"]], [["b"], ["c"]], "equally many.*Received: 1, 1 and 2"),
+        (np.ones((1, 3, 2)), [list("cat")], [["K"]], r"`weights\[0\]` must.*the 3 of `sources\[0\]`.*\(3, 2\)"),
+        ([np.eye(3), np.eye(1)], [["c"]] * 2, [["K", "AE"]] * 2, r"`weights\[1\]` must.*the 2 tokens.*\(1, 1\)"),
+        (np.ones((1, 3, 0)), [list("cat")], [["K"]], r"\(3, 0\)"),  # of a model without attention
+        (np.ones((1, 3)), [list("cat")], [["K"]], r"\(3,\)"),
+    ],
+)
+def test_attention_errors(weights, sources, targets, message):
+    with pytest.raises(ValueError, match=message):
+        plot_attention(weights, sources, targets)
+
+
+def test_history_panels():
+    history = {
+        "token_accuracy": [0.1, 0.5, 0.6],
+        "loss": [3.0, 2.0, 1.5],
+        "val_token_accuracy": [0.2, 0.4, 0.5],
+        "val_loss": [3.5, 2.5, 2.0],
+        "val_wer": [90.0, 80.0, 70.0],
+    }
+    figure = plot_history(history)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "token accuracy", "WER (%)"]
+    for axes, name in zip(figure.axes, ["loss", "token_accuracy", "wer"], strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        expected = {"training": history.get(name), "validation": history[f"val_{name}"]}
+        assert {label: list(line.get_ydata()) for label, line in lines.items()} == {
+            label: values for label, values in expected.items() if values
+        }
+        assert all(list(line.get_xdata()) == [1, 2, 3] for line in lines.values())
+        assert texts(axes.get_legend().get_texts()) == list(lines)
+        assert axes.get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("loss", "loss"),
+        ("per", "PER (%)"),
+        ("val_wer", "WER (%)"),
+        ("dev_wer", "dev WER (%)"),
+        ("val_token_error_rate", "token error rate (%)"),
+        ("paper", "paper"),  # ends in "per" but in no word "per"
+        ("learning_rate", "learning rate"),
+    ],
+)
+def test_history_labels(name, label):
+    (axes,) = plot_history({name: [1.0, 2.0]}).axes
+    assert axes.get_ylabel() == label
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 20, 333])
+def test_history_ticks_are_epochs(epochs):
+    (axes,) = plot_history({"loss": np.linspace(3, 1, epochs)}).axes
+    low, high = axes.get_xlim()
+    assert 0 < low < 1 and epochs < high < 1.1 * epochs + 1
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert 1 <= len(ticks) <= 11
+    assert all(tick == round(tick) >= 1 for tick in ticks)
+    if epochs < 10:
+        assert ticks == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5.0], [6]),  # validation_freq=6, the last epoch only
+        ([5.0, 4.0], [3, 6]),
+        ([5.0, 4.0, 3.0], [2, 4, 6]),
+        ([5.0, 4.0, 3.0, 2.0], [1, 2, 3, 4]),  # of no regular kind: the first epochs
+        ([None, float("nan"), 3.0, 2.0, None, 1.0], [3, 4, 6]),
+    ],
+)
+def test_history_of_a_metric_with_fewer_values(values, expected):
+    loss, other = plot_history({"val_other": values, "loss": [6, 5, 4, 3, 2, 1]}).axes
+    x, y = other.lines[0].get_data()
+    assert list(x[~np.isnan(y)]) == expected
+    assert loss.get_xlim() == other.get_xlim()
+
+
+def test_history_of_fit():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    data = np.ones((4, 1)), np.zeros((4, 1))
+    history = model.fit(*data, validation_data=data, validation_freq=2, epochs=7, initial_epoch=2, verbose=0)
+    loss, mae = plot_history(history).axes
+    assert (loss.get_ylabel(), mae.get_ylabel()) == ("loss", "mae")
+    for axes, name in ((loss, "loss"), (mae, "mae")):
+        training, validation = axes.lines
+        assert list(training.get_xdata()) == [3, 4, 5, 6, 7]
+        assert list(validation.get_xdata()) == [4, 6]
+        assert list(validation.get_ydata()) == history.history[f"val_{name}"]
+
+
+@pytest.mark.parametrize("history", [{}, {"loss": []}, keras.callbacks.History(), [1.0, 2.0], None])
+def test_history_errors(history):
+    with pytest.raises(ValueError, match=r"`history` must be a Keras `History` or its dict.*Received"):
+        plot_history(history)
+
+
+def draw_attention(path=None):
+    return plot_attention(random_weights(SOURCES, TARGETS), SOURCES, TARGETS, path)
+
+
+def draw_history(path=None):
+    return plot_history({"loss": [2.0, 1.0], "val_loss": [2.1, 1.2]}, path)
+
+
+both = pytest.mark.parametrize("draw", [draw_attention, draw_history])
+
+
+@both
+def test_png_is_written_whole(draw, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"an older one")
+    assert isinstance(draw(path), Figure)
+    pixels = image.imread(path)
+    height, width, _ = pixels.shape
+    assert 300 < width < 3000 and 300 < height < 3000
+    assert pixels[..., :3].min() < 0.3 and pixels[..., :3].max() == 1  # something dark on white
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@both
+def test_failed_save_leaves_the_older_file(draw, tmp_path, monkeypatch):
+    def fail(self, path, **kwargs):
+        path.write_bytes(PNG)
+        raise OSError("disk full")
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"an older one")
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        draw(path)
+    assert path.read_bytes() == b"an older one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a", PNG), (".png", PNG)])
+def test_suffix_tells_the_format(name, start, tmp_path):
+    draw_history(str(tmp_path / name))
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@both
+def test_pyplot_is_left_alone(draw):
+    before = dict(matplotlib.rcParams)
+    draw()
+    assert pyplot.get_fignums() == []
+    assert dict(matplotlib.rcParams) == before
+
+
+@both
+def test_error_without_matplotlib(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'keras_seq\[plots\]'"):
+        draw()
+
+
+def test_import_needs_no_matplotlib():
+    code = "import sys; sys.modules['matplotlib'] = None; import keras_seq.plots"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib
+import subprocess
+import sys
+
+import keras_tuner
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_seq import data
+from keras_seq.models import Seq2Seq
+from keras_seq.training import DecodingReport
+from keras_seq.tuning import Seq2SeqHyperModel
+
+RANGES = {"units": (8, 16), "embedding_dim": (4, 8), "dropout": (0.0, 0.2), "learning_rate": (1e-3, 1e-2)}
+STEPS = 5  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    words, pronunciations = data.load_cmudict()["train"]
+    chosen = np.random.default_rng(0).permutation(len(words))[:200]
+    return [words[i] for i in chosen], [pronunciations[i] for i in chosen]
+
+
+@pytest.fixture(scope="module")
+def vectorizers(pairs):
+    words, pronunciations = pairs
+    return data.text_vectorizer(words), data.text_vectorizer(pronunciations, split="whitespace")
+
+
+@pytest.fixture(scope="module")
+def datasets(pairs):
+    training, held_out = ([column[part] for column in pairs] for part in (slice(160), slice(160, None)))
+    return (
+        tf.data.Dataset.from_tensor_slices(tuple(training)).batch(160 // STEPS),
+        tf.data.Dataset.from_tensor_slices(tuple(held_out)).batch(40),
+    )
+
+
+def chosen(trial):
+    return {name: trial.hyperparameters.get(name) for name in (*RANGES, "cell", "attention")}
+
+
+def assert_generates(model, pairs):
+    outputs = model.generate(pairs[0][:3])
+    assert [type(output) for output in outputs] == [str] * 3
+
+
+def test_random_search(vectorizers, datasets, pairs, tmp_path):
+    training, held_out = datasets
+
+    def new_tuner():
+        return keras_tuner.RandomSearch(
+            Seq2SeqHyperModel(*vectorizers, **RANGES), "val_loss", max_trials=2, seed=1, directory=tmp_path
+        )
+
+    new_tuner().search(training, validation_data=held_out, epochs=2, verbose=0)
+    tuner = new_tuner()  # reads what the first one left on the disk
+    first, second = tuner.oracle.get_best_trials(2)
+    assert chosen(first) != chosen(second)
+    assert first.score < second.score
+    for trial, model in zip((first, second), tuner.get_best_models(2), strict=True):
+        assert isinstance(model, Seq2Seq)
+        assert model.encoder.units == model.decoder.units == trial.hyperparameters.get("units")
+        # The weights are those of the best epoch.
+        np.testing.assert_allclose(model.evaluate(held_out, verbose=0)[0], trial.score, rtol=1e-5)
+        assert_generates(model, pairs)
+
+
+def test_hyperband(vectorizers, datasets, pairs, tmp_path):
+    training, held_out = datasets
+    tuner = keras_tuner.Hyperband(
+        Seq2SeqHyperModel(*vectorizers, cell=["gru"], **RANGES),
+        keras_tuner.Objective("val_token_accuracy", "max"),
+        max_epochs=2,
+        factor=2,
+        seed=1,
+        directory=tmp_path,
+    )
+    tuner.search(training, validation_data=held_out, verbose=0)
+    trials = tuner.oracle.get_best_trials(10)
+    assert [trial.status for trial in trials] == ["COMPLETED"] * 5
+    assert len({tuple(chosen(trial).values()) for trial in trials}) == 4
+    (continued,) = (trial for trial in trials if "tuner/trial_id" in trial.hyperparameters.values)
+    # It went on where its predecessor stopped, with Adam's moments: one epoch after another.
+    assert int(tuner.load_model(continued).optimizer.iterations) == 2 * STEPS
+    (best,) = tuner.get_best_models(1)
+    np.testing.assert_allclose(best.evaluate(held_out, verbose=0)[1], trials[0].score, rtol=1e-5)
+    assert trials[0].score == max(trial.score for trial in trials)
+    assert_generates(best, pairs)
+
+
+def test_search_for_the_least_error_rate(vectorizers, datasets, pairs, tmp_path):
+    words, pronunciations = pairs
+    report = DecodingReport(words[:20], [[pronunciation] for pronunciation in pronunciations[:20]], samples=0)
+    tuner = keras_tuner.RandomSearch(
+        Seq2SeqHyperModel(*vectorizers, cell=["rnn"], attention=["none"], **RANGES),
+        keras_tuner.Objective("val_token_error_rate", "min"),
+        max_trials=1,
+        directory=tmp_path,
+    )
+    training, held_out = datasets
+    tuner.search(training, validation_data=held_out, epochs=1, callbacks=[report], verbose=0)
+    (best,) = tuner.oracle.get_best_trials(1)
+    assert best.score > 0
+
+
+@pytest.mark.parametrize("attention", ["bahdanau", "none"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_hyperparameters_reach_the_model(vectorizers, cell, attention):
+    values = {
+        "cell": cell,
+        "units": 16,
+        "embedding_dim": 8,
+        "dropout": 0.2,
+        "attention": attention,
+        "learning_rate": 0.002,
+    }
+    hp = keras_tuner.HyperParameters()
+    for name, value in values.items():
+        hp.Fixed(name, value)
+    model = Seq2SeqHyperModel(*vectorizers, **RANGES).build(hp)
+    for part in (model.encoder, model.decoder):
+        assert (part.cell, part.units, part.embedding_dim, part.dropout) == (cell, 16, 8, 0.2)
+    assert model.decoder.attention == (None if attention == "none" else attention)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.002)
+    assert model.encoder.vocabulary_size == vectorizers[0].vocabulary_size()
+    assert model.decoder.vocabulary_size == vectorizers[1].vocabulary_size()
+
+
+def test_search_space(vectorizers):
+    hp = keras_tuner.HyperParameters()
+    Seq2SeqHyperModel(*vectorizers).build(hp)
+    space = {parameter.name: parameter for parameter in hp.space}
+    assert set(space) == {*RANGES, "cell", "attention"}
+    assert space["cell"].values == ["lstm", "gru", "rnn"]
+    assert space["attention"].values == ["bahdanau", "none"]
+    rate = space["learning_rate"]
+    assert (rate.min_value, rate.max_value, rate.sampling) == (1e-4, 1e-2, "log")
+
+
+def test_single_values_leave_no_choice(vectorizers):
+    hp = keras_tuner.HyperParameters()
+    single = {"cell": ["gru"], "units": [8], "embedding_dim": [4], "dropout": [0.1], "attention": ["none"]}
+    Seq2SeqHyperModel(*vectorizers, **single, learning_rate=(1e-3, 1e-3)).build(hp)
+    assert {parameter.random_sample() for parameter in hp.space} == {"gru", 8, 4, 0.1, "none", 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cell": "lstm"}, "`cell` must be a list or tuple of at least one value. Received: 'lstm'"),
+        ({"units": 64}, "`units` must be a list or tuple"),
+        ({"dropout": []}, r"`dropout` must be.*Received: \[\]"),
+        ({"learning_rate": 1e-3}, "`learning_rate` must be a list or tuple"),
+        ({"learning_rate": [1e-3]}, "`learning_rate` must be two positive numbers"),
+        ({"learning_rate": (1e-2, 1e-3)}, "ascending. Received"),
+        ({"learning_rate": (0, 1e-3)}, "`learning_rate` must be two positive numbers"),
+    ],
+)
+def test_errors(vectorizers, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Seq2SeqHyperModel(*vectorizers, **arguments)
+
+
+def test_error_without_keras_tuner(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_tuner", None)
+    monkeypatch.delitem(sys.modules, "keras_seq.tuning")
+    with pytest.raises(ImportError, match=r"pip install 'keras_seq\[tune\]'"):
+        importlib.import_module("keras_seq.tuning")
+
+
+def test_package_needs_no_keras_tuner():
+    code = "import sys; sys.modules['keras_tuner'] = None; import keras_seq"
+    subprocess.run([sys.executable, "-c", code], check=True)
