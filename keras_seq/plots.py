@@ -35,7 +35,7 @@ def plot_attention(weights, sources, targets, path=None):
 
     Example:
         >>> figure = plot_attention([np.eye(3)], [list("cat")], [["K", "AE", "T"]])
-        >>> figure.axes[0].get_title(loc="left")
+        >>> figure.axes[0].get_title()
         'cat'
     """
     figure = _new_figure()
@@ -94,8 +94,8 @@ def _label_with_tokens(axes, source, target):
     axes.add_patch(Rectangle((-0.5, -0.5), len(source), len(target), fill=False, edgecolor="0.7", clip_on=False))
     words = [token for token in source if token not in (START, END)]
     title = ("" if all(len(word) == 1 for word in words) else " ").join(words)
-    title = textwrap.fill(title, 3 * len(source) + 5)
-    axes.set_title(title, loc="left", parse_math=False, fontsize=11, fontweight="bold")
+    title = textwrap.fill(title, int(2.5 * len(source)) + 5)  # about as wide as the panel
+    axes.set_title(title, x=0, ha="left", parse_math=False, fontsize=11, fontweight="bold")
 
 
 def plot_history(history, path=None):

