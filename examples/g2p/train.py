@@ -36,7 +36,7 @@ def parse_arguments(arguments=None):
     add(data, "--source-split", "what a token of the source is", choices=splits, default="character")
     add(data, "--target-split", "what a token of the target is", choices=splits, default="whitespace")
     model = parser.add_argument_group("model")
-    add(model, "--cell", "the recurrence of both sides", choices=("lstm", "gru", "rnn"), default="lstm")
+    add(model, "--cell", "the recurrence of both sides", choices=("lstm", "gru", "rnn"), default="gru")
     add(model, "--units", "size of a state", type=positive(int), default=160)
     add(model, "--embedding-dim", "size of a token's embedding", type=positive(int), default=64)
     add(model, "--dropout", "fraction of features dropped, one mask a sequence", type=rate, default=0.1)
@@ -44,7 +44,7 @@ def parse_arguments(arguments=None):
     training = parser.add_argument_group("training")
     add(training, "--epochs", "passes over the training pairs", type=positive(int), default=4)
     add(training, "--batch-size", "pairs in a step", type=positive(int), default=128)
-    add(training, "--learning-rate", "at its peak; it rises, then falls to 0", type=positive(float), default=2e-3)
+    add(training, "--learning-rate", "at its peak; it rises, then falls to 0", type=positive(float), default=4e-3)
     add(training, "--seed", "of weights, dropout and the order of the pairs", type=int, default=0)
     output = {"type": pathlib.Path, "metavar": "FOLDER", "default": pathlib.Path("runs/g2p")}
     add(parser, "--output", "where the results go", **output)

@@ -99,13 +99,7 @@ class Seq2Seq(keras.Model):
             self.decoder.build((None, None), memory_shape, (None, self.encoder.summary_units))
 
     def compile(self, optimizer="adam", loss="auto", metrics="auto", **kwargs):
-        """As `keras.Model.compile`; "auto" is cross-entropy and token accuracy that leave out padding.
-
-        On a CPU, `jit_compile="auto"` means False, because text comes in many lengths and XLA compiles each of them;
-        elsewhere it means what it means in Keras.
-        """
-        if kwargs.get("jit_compile", "auto") == "auto" and not _has_accelerator():
-            kwargs["jit_compile"] = False
+        """As `keras.Model.compile`; "auto" is cross-entropy and token accuracy that leave out padding."""
         loss = masked_crossentropy() if loss == "auto" else loss
         metrics = [TokenAccuracy()] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
@@ -300,10 +294,6 @@ class _Vocabularies:
     @property
     def layers(self):
         return [layer for layer in (self.source, self.target, self.detokenizer) if layer is not None]
-
-
-def _has_accelerator():
-    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
 def _stack(arrays):
