@@ -6,9 +6,12 @@ only what depends on the previous step: the input projection comes before it as 
 every weight after it as one product over all steps. `time_loop` is the only place that knows the backend.
 """
 
+import functools
+
 from keras import backend, ops, tree
 
 from keras_seq.ops.cell_math import Trace
+from keras_seq.ops.gradient import custom_gradient
 
 
 def scan(cell, inputs, initial_state, weights, mask=None, *, reverse=False, recompute=False, unroll=False):
@@ -35,55 +38,21 @@ def scan(cell, inputs, initial_state, weights, mask=None, *, reverse=False, reco
     if not cell.differentiable:
         trace, state = _forward(cell, inputs, initial_state, weights, mask, **loop)
         return trace.state[0], trace.emitted, state
-    flat_weights = tree.flatten(weights)
-    present = [i for i, weight in enumerate(flat_weights) if weight is not None]
-
-    def unpack(tensors):
-        given = dict(zip(present, tensors, strict=True))
-        return tree.pack_sequence_as(weights, [given.get(i) for i in range(len(flat_weights))])
-
-    # Everything a gradient could be asked of is an argument, and so is the mask: no tensor is captured.
-    arguments = [inputs, *initial_state, *(flat_weights[i] for i in present)]
     if mask is not None:
-        arguments.append(ops.cast(mask, inputs.dtype))
+        mask = ops.cast(mask, inputs.dtype)  # JAX has no gradients of arguments that are not numbers
 
-    def run(inputs, *rest):
-        initial_state, tensors = rest[: cell.states], rest[cell.states :]
-        mask = tensors[-1] > 0 if len(tensors) > len(present) else None
-        weights = unpack(tensors[: len(present)])
-        forward = (cell, inputs, initial_state, weights, mask)
-        trace, state = _forward(*forward, **loop, keep=not recompute)
-        emitted = trace.emitted
+    def run(inputs, initial_state, weights, mask):
+        mask = None if mask is None else mask > 0
+        forward = functools.partial(_forward, cell, inputs, initial_state, weights, mask, **loop)
+        trace, state = forward(keep=not recompute)
 
-        def gradient(*upstream):
-            # TensorFlow passes one argument a result, JAX one for all.
-            upstream = upstream[0] if isinstance(upstream[0], (tuple, list)) else upstream
-            kept = _forward(*forward, **loop)[0] if recompute else trace
-            d_outputs, d_emitted, d_state = _split(upstream, 1, len(emitted))
-            d_inputs, d_initial_state, d_weights = _backward(
-                cell, initial_state, weights, mask, kept, d_outputs[0], d_emitted, d_state, **loop
-            )
-            d_flat = tree.flatten(d_weights)
-            d_arguments = [d_inputs, *d_initial_state, *(d_flat[i] for i in present)]
-            d_arguments += [None] * (1 + len(rest) - len(d_arguments))
-            return tuple(
-                ops.zeros_like(argument) if d is None else d
-                for argument, d in zip((inputs, *rest), d_arguments, strict=True)
-            )
+        def gradient(d_outputs, d_emitted, d_state):
+            kept = forward()[0] if recompute else trace
+            return *_backward(cell, initial_state, weights, mask, kept, d_outputs, d_emitted, d_state, **loop), None
 
-        return (trace.state[0], *emitted, *state), gradient
+        return (trace.state[0], trace.emitted, state), gradient
 
-    results = ops.custom_gradient(run)(*arguments)
-    (outputs,), emitted, state = _split(results, 1, len(results) - 1 - cell.states)
-    return outputs, emitted, state
-
-
-def _split(values, *counts):
-    parts, start = [], 0
-    for count in counts:
-        parts.append(tuple(values[start : start + count]))
-        start += count
-    return (*parts, tuple(values[start:]))
+    return custom_gradient(run, (inputs, tuple(initial_state), weights, mask))
 
 
 def _where(mask, kept, otherwise):
