@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of each recurrence, and its derivative: the only Python home of each equation.
 
-A recurrence is an object with five functions of tensors. `scan.py` runs them over time; the layers and the search
+A recurrence is an object with a few functions of tensors. `scan.py` runs them over time; the layers and the search
 run `step` alone.
 
 - `prepare(weights)`, `prepare_backward(weights)`: what every step reads, computed once before the loop.
 - `step(inputs, state, prepared)` returns the new state, the tensors it emits beside it, and the residuals: what the
   derivative needs that cannot be had from states and emitted tensors.
-- `step_backward(d_state, d_emitted, trace, prepared, sums)` is the transpose of `step`, at the values in `trace`.
-  It returns the gradients of the inputs and of the previous state, whatever `weight_gradients` needs of this step,
-  and the running sums with this step added.
+- `coefficients(trace, weights)`, over all steps at once: the numbers by which the derivative of a step multiplies.
+- `step_backward(d_state, d_emitted, coefficients, prepared, sums)` is the transpose of the derivative of `step`. It
+  returns the gradients of the inputs and of the previous state, whatever `weight_gradients` needs of this step, and
+  the running sums with this step added.
 - `weight_gradients(trace, d_inputs, kept, sums, weights)` comes after the loop, over all steps at once.
 
 Shapes: `inputs` (batch, gates * units) are projected already, x W + b; each state is (batch, units). In
-`weight_gradients` everything has a leading time axis.
+`coefficients` and `weight_gradients` everything has a leading time axis.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ class AttentionWeights(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A step, or with a leading time axis all steps, as the backward pass sees it."""
+    """All steps of the forward pass, each tensor with a leading time axis."""
 
     previous: tuple  # the state before
     state: tuple  # the state after
@@ -71,6 +72,11 @@ def _slope(activation, value):
 
 def _drop(hidden, mask):
     return hidden if mask is None else hidden * mask
+
+
+def _through_kernel(d_product, weights):
+    """The gradient of the previous output by its product with the kernel, which comes transposed."""
+    return _drop(ops.matmul(d_product, weights.kernel), weights.dropout_mask)
 
 
 def _contract_time(a, b):
@@ -115,11 +121,13 @@ class SimpleRNN(_Recurrence):
         h = self.activation(inputs + ops.matmul(_drop(h, weights.dropout_mask), weights.kernel))
         return (h,), (), ()
 
-    def step_backward(self, d_state, d_emitted, trace, weights, sums):
-        (dh,), (h,) = d_state, trace.state
-        d_inputs = dh * _slope(self.activation, h)
-        d_previous = _drop(ops.matmul(d_inputs, weights.kernel), weights.dropout_mask)
-        return d_inputs, (d_previous,), (), sums
+    def coefficients(self, trace, weights):
+        return (_slope(self.activation, trace.state[0]),)
+
+    def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
+        (dh,), (slope,) = d_state, coefficients
+        d_inputs = dh * slope
+        return d_inputs, (_through_kernel(d_inputs, weights),), (), sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,23 +157,23 @@ class LSTM(_Recurrence):
         h = o * self.activation(c)
         return (h, c), (), (i, f, g, o)
 
-    def step_backward(self, d_state, d_emitted, trace, weights, sums):
-        dh, dc = d_state
+    def coefficients(self, trace, weights):
         c_previous, c = trace.previous[1], trace.state[1]
         i, f, g, o = trace.residuals
         squashed = self.activation(c)
-        dc = dc + dh * o * _slope(self.activation, squashed)
-        d_inputs = ops.concatenate(
-            [
-                dc * g * _slope(self.recurrent_activation, i),
-                dc * c_previous * _slope(self.recurrent_activation, f),
-                dc * i * _slope(self.activation, g),
-                dh * squashed * _slope(self.recurrent_activation, o),
-            ],
-            axis=-1,
-        )  # (batch, 4 * units)
-        dh_previous = _drop(ops.matmul(d_inputs, weights.kernel), weights.dropout_mask)
-        return d_inputs, (dh_previous, dc * f), (), sums
+        gates = [
+            g * _slope(self.recurrent_activation, i),
+            c_previous * _slope(self.recurrent_activation, f),
+            i * _slope(self.activation, g),
+            squashed * _slope(self.recurrent_activation, o),
+        ]
+        return ops.concatenate(gates, axis=-1), o * _slope(self.activation, squashed), f
+
+    def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
+        (dh, dc), (gates, squash, f) = d_state, coefficients
+        dc = dc + dh * squash
+        d_inputs = ops.concatenate([dc, dc, dc, dh], axis=-1) * gates  # (batch, 4 * units)
+        return d_inputs, (_through_kernel(d_inputs, weights), dc * f), (), sums
 
 
 class _GRUKernels(NamedTuple):
@@ -227,19 +235,29 @@ class GRU(_Recurrence):
             update_reset=ops.transpose(kernels.update_reset), candidate=ops.transpose(kernels.candidate)
         )
 
-    def step_backward(self, d_state, d_emitted, trace, weights, sums):
-        (dh,), (h,), (z, r, g, *h_g) = d_state, trace.previous, trace.residuals
-        d_z = dh * (h - g) * _slope(self.recurrent_activation, z)
-        d_g = dh * (1 - z) * _slope(self.activation, g)
+    def coefficients(self, trace, weights):
+        (h,), (z, r, g, *h_g) = trace.previous, trace.residuals
+        to_z = (h - g) * _slope(self.recurrent_activation, z)
+        to_g = (1 - z) * _slope(self.activation, g)
         if self.reset_after:
-            d_r = d_g * h_g[0] * _slope(self.recurrent_activation, r)
-            d_dropped = ops.matmul(ops.concatenate([d_z, d_r, d_g * r], axis=-1), weights.kernel)
-        else:
-            d_reset = ops.matmul(d_g, weights.candidate)
-            d_r = d_reset * _drop(h, weights.dropout_mask) * _slope(self.recurrent_activation, r)
-            d_dropped = d_reset * r + ops.matmul(ops.concatenate([d_z, d_r], axis=-1), weights.update_reset)
+            to_r = to_g * h_g[0] * _slope(self.recurrent_activation, r)
+            inputs, products = [to_z, to_r, to_g], [to_z, to_r, to_g * r]
+            return z, ops.concatenate(inputs, axis=-1), ops.concatenate(products, axis=-1)
+        return z, r, to_z, to_g, _drop(h, weights.dropout_mask) * _slope(self.recurrent_activation, r)
+
+    def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
+        (dh,), (z, *others) = d_state, coefficients
+        if self.reset_after:
+            inputs, products = others
+            thrice = ops.concatenate([dh, dh, dh], axis=-1)
+            return thrice * inputs, (dh * z + _through_kernel(thrice * products, weights),), (), sums
+        r, to_z, to_g, to_r = others
+        d_g = dh * to_g
+        d_reset = ops.matmul(d_g, weights.candidate)
+        d_gates = ops.concatenate([dh * to_z, d_reset * to_r], axis=-1)
+        d_dropped = d_reset * r + ops.matmul(d_gates, weights.update_reset)
         d_previous = dh * z + _drop(d_dropped, weights.dropout_mask)
-        return ops.concatenate([d_z, d_r, d_g], axis=-1), (d_previous,), (), sums
+        return ops.concatenate([d_gates, d_g], axis=-1), (d_previous,), (), sums
 
     def weight_gradients(self, trace, d_inputs, kept, sums, weights):
         h = _drop(trace.previous[0], weights.dropout_mask)
@@ -325,12 +343,15 @@ class AdditiveAttention:
     def zero_sums(self, weights):
         return ops.zeros_like(weights.keys), ops.zeros_like(weights.score_vector)
 
-    def step_backward(self, d_state, d_emitted, trace, weights, sums):
+    def coefficients(self, trace, weights):
         query, *residuals = trace.residuals
-        trace = trace._replace(residuals=residuals)
-        d_inputs, d_previous, _, _ = self.cell.step_backward(d_state, (), trace, weights.cell, ())
+        inner = self.cell.coefficients(trace._replace(residuals=residuals), weights.cell)
+        return inner, query, *trace.emitted
+
+    def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
+        (inner, query, alignment), (d_alignment,) = coefficients, d_emitted
+        d_inputs, d_previous, _, _ = self.cell.step_backward(d_state, (), inner, weights.cell, ())
         d_context = ops.matmul(d_inputs, weights.context_kernel)  # (batch, memory_units)
-        (alignment,), (d_alignment,) = trace.emitted, d_emitted
         d_alignment = d_alignment + ops.squeeze(ops.matmul(weights.memory, d_context[:, :, None]), axis=-1)
         centre = ops.sum(alignment * d_alignment, axis=-1, keepdims=True)
         d_energies = alignment * (d_alignment - centre)  # (batch, source)

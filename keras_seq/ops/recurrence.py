@@ -273,10 +273,12 @@ def _scan_batch_major(
     """Project the inputs, scan over time, and put the results into batch-major order."""
     choose_implementation(implementation)  # raises where the request cannot be met; there is one answer so far
     inputs = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
-    projected = ops.matmul(inputs, kernel)  # (time, batch, gates * units)
+    time, batch, features = ops.shape(inputs)
+    projected = ops.matmul(ops.reshape(inputs, (-1, features)), kernel)  # one product over all steps
     if bias is not None:
         projected = projected + bias
-    batch, units = ops.shape(inputs)[1], kernel.shape[-1] // cell.gates
+    projected = ops.reshape(projected, (time, batch, kernel.shape[-1]))
+    units = kernel.shape[-1] // cell.gates
     state = initial_state
     if state is None:
         state = [ops.zeros((batch, units), projected.dtype) for _ in range(cell.states)]

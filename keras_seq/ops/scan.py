@@ -84,20 +84,22 @@ def _backward(cell, initial_state, weights, mask, trace, d_outputs, d_emitted, d
         previous=tuple(_shift(first, states, reverse) for first, states in zip(initial_state, trace.state, strict=True))
     )
 
+    coefficients = cell.coefficients(trace, weights)
+
     def step(carry, slices):
         d_state, sums = carry
-        trace, d_output, d_emitted, *mask = slices
+        coefficients, d_output, d_emitted, *mask = slices
         d_state = (d_state[0] + d_output, *d_state[1:])
         if mask:  # a masked step hands its gradient to the state before, whole
             kept_rows = ops.cast(mask[0], d_output.dtype)[:, None]  # (batch, 1)
             d_carried = tuple(d * (1 - kept_rows) for d in d_state)
             d_state = tuple(d * kept_rows for d in d_state)
-        d_inputs, d_previous, kept, sums = cell.step_backward(d_state, d_emitted, trace, prepared, sums)
+        d_inputs, d_previous, kept, sums = cell.step_backward(d_state, d_emitted, coefficients, prepared, sums)
         if mask:
             d_previous = tuple(a + b for a, b in zip(d_previous, d_carried, strict=True))
         return (d_previous, sums), (d_inputs, kept)
 
-    sequences = (trace, d_outputs, tuple(d_emitted))
+    sequences = (coefficients, d_outputs, tuple(d_emitted))
     if mask is not None:
         sequences = (*sequences, mask)
     carry = (tuple(d_state), cell.zero_sums(weights))
