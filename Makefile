@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What an installation depends on; the Python sources are installed editable and so are always current.
 PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test bench check format clean
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## print this list
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
 
 test: $(VENV)/.installed-test ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-bench ## time the layers against their peers
+	$(BIN)/python benchmarks/layers.py $(ARGS)
 
 check: $(VENV)/.installed-check ## check format and lint
 	$(BIN)/ruff format --check .
@@ -39,7 +42,8 @@ $(BIN)/python:
 # A stamp tells that its extras are installed for the present state of the files it depends on.
 $(VENV)/.installed-demo: EXTRAS := examples,plots
 $(VENV)/.installed-test: EXTRAS := test
-$(VENV)/.installed-demo $(VENV)/.installed-test: $(PACKAGING) | $(BIN)/python
+$(VENV)/.installed-bench: EXTRAS := bench
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-bench: $(PACKAGING) | $(BIN)/python
 	@echo "Installing keras_seq[$(EXTRAS)] with TensorFlow into $(VENV): this may take minutes."
 	@$(PIP) install -q -e '.[$(EXTRAS)]'
 	@touch $@

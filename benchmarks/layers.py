@@ -167,8 +167,10 @@ def main():
         ("keras.layers (the better of graph and jit)", ["keras graph", "keras jit"]),
         ("torch", ["torch"]),
     ):
-        lines.append(f"\nTimes as fast as {title}, geometric mean over the shapes:\n")
-        for (layer, backward, dropout), ratio in ratios(results, ours, theirs).items():
+        means = ratios(results, ours, theirs)
+        if means:
+            lines.append(f"\nTimes as fast as {title}, geometric mean over the shapes:\n")
+        for (layer, backward, dropout), ratio in means.items():
             kind = "forward + backward" if backward else "forward"
             lines.append(f"- {layer}, {kind}{', recurrent_dropout' if dropout else ''}: {ratio:.2f}")
     text = "\n".join(lines)

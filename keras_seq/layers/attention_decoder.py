@@ -22,8 +22,7 @@ class AttentionDecoder(keras.layers.Layer):
         units: size of the state and of the output.
         cell: "lstm", "gru" or "rnn".
         attention: a `BahdanauAttention`; `BahdanauAttention(units)` by default.
-        dropout: fraction of the features of `[x_t, context_t]`'s first part, the inputs, to drop, one mask a
-            sequence.
+        dropout: fraction of the features of the inputs to drop, one mask a sequence.
         recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
         seed: of the dropout masks.
         return_state: whether to return the final state too.
