@@ -85,7 +85,8 @@ class AttentionDecoder(keras.layers.Layer):
 
     def build(self, inputs_shape, memory_shape):
         self.cell.build((inputs_shape[0], inputs_shape[-1] + memory_shape[-1]))
-        self.attention.build([(inputs_shape[0], inputs_shape[1], self.units), memory_shape])
+        if not self.attention.built:  # it is when it comes from the config of a built decoder
+            self.attention.build([(inputs_shape[0], inputs_shape[1], self.units), memory_shape])
 
     def get_initial_state(self, batch_size):
         """Zeros, a list of (batch_size, units)."""

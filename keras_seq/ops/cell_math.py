@@ -289,9 +289,9 @@ def additive_energies(query, keys, score_vector):
 
 def masked_softmax(energies, mask=None):
     """Softmax over the last axis where `mask` is 1, and exactly 0 elsewhere; all 0 where nothing is left."""
-    if mask is None:
+    if mask is None and energies.shape[-1] != 1:  # of a single position, Keras's softmax warns
         return ops.softmax(energies, axis=-1)
-    kept = mask > 0
+    kept = ops.ones_like(energies, "bool") if mask is None else mask > 0
     # The floor keeps the peak of a fully masked row finite; the inner `where` keeps its exponentials so.
     peak = ops.stop_gradient(ops.max(ops.where(kept, energies, -1e9), axis=-1, keepdims=True))
     weights = ops.where(kept, ops.exp(ops.where(kept, energies - peak, 0.0)), 0.0)
