@@ -9,8 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-MODES = ("eager", "graph", "jit")
-
 
 def relative_error(actual, expected):
     """`||a - b|| / ||b||`, and `||a||` where b is zero."""
@@ -36,6 +34,12 @@ def upstream(output):
 def run_with_gradients(function, arguments, variables=(), mode="eager"):
     """The outputs of `function(*arguments)`, and what `upstream` gives the arguments and the variables.
 
+    Args:
+        function: of tensors, to a nested structure of tensors.
+        arguments: list of arrays.
+        variables: of Keras.
+        mode: "eager", "graph" or "jit".
+
     Returns:
         `(outputs, gradients)`, two flat lists; the gradients are those of the arguments, then of the variables.
     """
@@ -52,3 +56,9 @@ def run_with_gradients(function, arguments, variables=(), mode="eager"):
     if mode != "eager":
         run = tf.function(run, jit_compile=mode == "jit")
     return run(*(tf.convert_to_tensor(argument) for argument in arguments))
+
+
+def automatic(cell):
+    """The same recurrence of `cell_math`, declared to have no derivative of its own."""
+    kind = type(cell)
+    return type(kind.__name__, (kind,), {"differentiable": False})(**vars(cell))

@@ -15,51 +15,43 @@ ACTIVATIONS = {
 }
 
 
-def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, initial_state=None, mask=None, reverse=False, **cell):
-    step = _simple_rnn_step(kernel, recurrent_kernel, bias, **cell)
-    return _run(step, inputs, initial_state or _zeros(inputs, recurrent_kernel, 1), mask, reverse)[:2]
+def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, **options):
+    return _recur(_simple_rnn_step, 1, inputs, kernel, recurrent_kernel, bias, **options)
 
 
-def gru(inputs, kernel, recurrent_kernel, bias=None, *, initial_state=None, mask=None, reverse=False, **cell):
-    step = _gru_step(kernel, recurrent_kernel, bias, **cell)
-    return _run(step, inputs, initial_state or _zeros(inputs, recurrent_kernel, 1), mask, reverse)[:2]
+def gru(inputs, kernel, recurrent_kernel, bias=None, **options):
+    return _recur(_gru_step, 1, inputs, kernel, recurrent_kernel, bias, **options)
 
 
-def lstm(inputs, kernel, recurrent_kernel, bias=None, *, initial_state=None, mask=None, reverse=False, **cell):
-    step = _lstm_step(kernel, recurrent_kernel, bias, **cell)
-    return _run(step, inputs, initial_state or _zeros(inputs, recurrent_kernel, 2), mask, reverse)[:2]
+def lstm(inputs, kernel, recurrent_kernel, bias=None, **options):
+    return _recur(_lstm_step, 2, inputs, kernel, recurrent_kernel, bias, **options)
 
 
 def attention_decoder(
-    kind,
+    recurrence,
     inputs,
     memory,
     kernel,
     recurrent_kernel,
-    bias,
-    query_kernel,
-    key_kernel,
-    score_vector,
+    bias=None,
     *,
+    query_kernel,
+    score_vector,
+    keys,
     memory_mask=None,
-    initial_state=None,
-    mask=None,
     reverse=False,
-    **cell,
+    **options,
 ):
-    """`kind` is "rnn", "gru" or "lstm"; returns outputs, state and alignments."""
-    cell_step = {"rnn": _simple_rnn_step, "gru": _gru_step, "lstm": _lstm_step}[kind](
-        kernel, recurrent_kernel, bias, **cell
-    )
+    """`recurrence` is one of the three above; returns outputs, state and alignments (batch, time, source)."""
+    alignments = []
 
-    def step(x, state):
-        queries = state[0] @ query_kernel
-        context, weights = attention(queries[:, None], memory, memory @ key_kernel, score_vector, memory_mask)
-        (*state, _) = cell_step(np.concatenate([x, context[:, 0]], axis=-1), state)
-        return (*state, weights[:, 0])
+    def attend(x, state):
+        context, weights = attention((state[0] @ query_kernel)[:, None], memory, keys, score_vector, memory_mask)
+        alignments.append(weights[:, 0])
+        return np.concatenate([x, context[:, 0]], axis=-1)
 
-    state = initial_state or _zeros(inputs, recurrent_kernel, 2 if kind == "lstm" else 1)
-    return _run(step, inputs, state, mask, reverse)
+    results = recurrence(inputs, kernel, recurrent_kernel, bias, before_step=attend, reverse=reverse, **options)
+    return *results, np.stack(alignments[::-1] if reverse else alignments, axis=1)
 
 
 def attention(queries, memory, keys, score_vector, memory_mask=None):
@@ -68,8 +60,8 @@ def attention(queries, memory, keys, score_vector, memory_mask=None):
     contexts = np.zeros((batch, time, memory.shape[2]), np.result_type(queries, memory, keys, score_vector))
     weights = np.zeros((batch, time, source), contexts.dtype)
     for b in range(batch):
+        kept = [s for s in range(source) if memory_mask is None or memory_mask[b, s]]
         for t in range(time):
-            kept = [s for s in range(source) if memory_mask is None or memory_mask[b, s]]
             exponentials = {s: np.exp(np.tanh(queries[b, t] + keys[b, s]) @ score_vector) for s in kept}
             for s in kept:
                 weights[b, t, s] = exponentials[s] / sum(exponentials.values())
@@ -77,16 +69,42 @@ def attention(queries, memory, keys, score_vector, memory_mask=None):
     return contexts, weights
 
 
-def _zeros(inputs, recurrent_kernel, count):
-    return [np.zeros((len(inputs), len(recurrent_kernel)))] * count
+def _recur(
+    make_step,
+    states,
+    inputs,
+    kernel,
+    recurrent_kernel,
+    bias,
+    *,
+    initial_state=None,
+    mask=None,
+    reverse=False,
+    before_step=lambda x, state: x,
+    **cell,
+):
+    """Outputs (batch, time, units), and the final state.
+
+    A masked step repeats the output before it, which is zero before the first one, as in Keras.
+    """
+    batch, time = inputs.shape[:2]
+    step = make_step(kernel, recurrent_kernel, np.zeros(kernel.shape[1]) if bias is None else bias, **cell)
+    state = initial_state or [np.zeros((batch, len(recurrent_kernel)))] * states
+    output, outputs = np.zeros_like(state[0]), [None] * time
+    mask = np.ones((batch, time), bool) if mask is None else mask
+    for t in reversed(range(time)) if reverse else range(time):
+        visible, new_state = mask[:, t, None], step(before_step(inputs[:, t], state), state)
+        output = np.where(visible, new_state[0], output)
+        state = [np.where(visible, new, old) for new, old in zip(new_state, state, strict=True)]
+        outputs[t] = output
+    return np.stack(outputs, axis=1), state
 
 
-def _simple_rnn_step(kernel, recurrent_kernel, bias=None, *, activation="tanh", recurrent_dropout_mask=None):
+def _simple_rnn_step(kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_dropout_mask=None):
     f, kept = ACTIVATIONS[activation], 1 if recurrent_dropout_mask is None else recurrent_dropout_mask
-    bias = np.zeros(kernel.shape[1]) if bias is None else bias
 
     def step(x, state):
-        return f(x @ kernel + (kept * state[0]) @ recurrent_kernel + bias), None
+        return [f(x @ kernel + (kept * state[0]) @ recurrent_kernel + bias)]
 
     return step
 
@@ -94,7 +112,7 @@ def _simple_rnn_step(kernel, recurrent_kernel, bias=None, *, activation="tanh", 
 def _gru_step(
     kernel,
     recurrent_kernel,
-    bias=None,
+    bias,
     *,
     activation="tanh",
     recurrent_activation="sigmoid",
@@ -105,8 +123,7 @@ def _gru_step(
     kept = 1 if recurrent_dropout_mask is None else recurrent_dropout_mask
     w_z, w_r, w_g = np.split(kernel, 3, axis=1)
     u_z, u_r, u_g = np.split(recurrent_kernel, 3, axis=1)
-    bias = np.zeros(kernel.shape[1]) if bias is None else bias
-    input_bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros(kernel.shape[1]))
+    input_bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     b_z, b_r, b_g = np.split(input_bias, 3)
     c_z, c_r, c_g = np.split(recurrent_bias, 3)
 
@@ -116,25 +133,19 @@ def _gru_step(
         r = s(x @ w_r + b_r + (kept * h) @ u_r + c_r)
         reset = r * ((kept * h) @ u_g + c_g) if reset_after else (r * kept * h) @ u_g
         g = f(x @ w_g + b_g + reset)
-        return z * h + (1 - z) * g, None
+        return [z * h + (1 - z) * g]
 
     return step
 
 
 def _lstm_step(
-    kernel,
-    recurrent_kernel,
-    bias=None,
-    *,
-    activation="tanh",
-    recurrent_activation="sigmoid",
-    recurrent_dropout_mask=None,
+    kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_activation="sigmoid", recurrent_dropout_mask=None
 ):
     f, s = ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation]
     kept = 1 if recurrent_dropout_mask is None else recurrent_dropout_mask
     w_i, w_f, w_g, w_o = np.split(kernel, 4, axis=1)
     u_i, u_f, u_g, u_o = np.split(recurrent_kernel, 4, axis=1)
-    b_i, b_f, b_g, b_o = np.split(np.zeros(kernel.shape[1]) if bias is None else bias, 4)
+    b_i, b_f, b_g, b_o = np.split(bias, 4)
 
     def step(x, state):
         h, c = state
@@ -143,30 +154,19 @@ def _lstm_step(
         g = f(x @ w_g + (kept * h) @ u_g + b_g)
         o = s(x @ w_o + (kept * h) @ u_o + b_o)
         c = forget * c + i * g
-        return o * f(c), c, None
+        return [o * f(c), c]
 
     return step
 
 
-def _run(step, inputs, state, mask, reverse):
-    """Outputs (batch, time, units), the final state, and what the steps emit (batch, time, ...)."""
-    state, outputs, emitted = tuple(state), {}, {}
-    for t in reversed(range(inputs.shape[1])) if reverse else range(inputs.shape[1]):
-        *new_state, emitted[t] = step(inputs[:, t], state)
-        if mask is not None:
-            new_state = [np.where(mask[:, t, None], new, old) for new, old in zip(new_state, state, strict=True)]
-        state = tuple(new_state)
-        outputs[t] = state[0]
-    in_order = [np.stack([steps[t] for t in sorted(steps)], axis=1) for steps in (outputs, emitted)]
-    return in_order[0], state, in_order[1]
-
-
 def numerical_gradients(function, arguments):
-    """The gradients of `sum(cos(1 + i) outputs_i)` by every entry of every argument, for flat lists of outputs."""
+    """The gradients of the sum over all outputs of cos(1 + i) times entry i, by every entry of every argument.
+
+    Those are the gradients that `conftest.run_with_gradients` sends upstream.
+    """
 
     def loss(*arguments):
-        outputs = function(*arguments)
-        return sum(np.cos(np.arange(1, y.size + 1)) @ y.ravel() for y in outputs)
+        return sum(np.cos(np.arange(1, y.size + 1)) @ y.ravel() for y in function(*arguments))
 
     gradients = []
     for position, argument in enumerate(arguments):

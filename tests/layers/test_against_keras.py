@@ -4,29 +4,19 @@
 import keras
 import numpy as np
 import pytest
-from conftest import MODES, assert_close, run_with_gradients
+from conftest import assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import keras_seq
+from keras_seq import layers
 
-TOLERANCE = 3e-5  # of float32, the numbers contract
+TOLERANCE = 3e-5  # the numbers contract for float32
 
-ACTIVATIONS = (
-    "tanh",
-    "relu",
-    "linear",
-    "sigmoid",
-    "hard_sigmoid",
-    "softsign",
-    "elu",
-)  # the last three: no slope of ours
-GATES = ("sigmoid", "hard_sigmoid", "tanh")
-MASKS = ("none", "right", "left", "scattered", "empty rows", "all masked")
-
+LAYERS = ("SimpleRNN", "GRU", "LSTM")
 OPTIONS = {
     "units": st.integers(1, 6),
-    "activation": st.sampled_from(ACTIVATIONS),
+    # The last three have no derivative of ours.
+    "activation": st.sampled_from(["tanh", "relu", "linear", "sigmoid", "hard_sigmoid", "softsign", "elu"]),
     "use_bias": st.booleans(),
     "return_sequences": st.booleans(),
     "return_state": st.booleans(),
@@ -34,82 +24,177 @@ OPTIONS = {
     "unroll": st.booleans(),
     "zero_output_for_mask": st.booleans(),
 }
-LAYERS = {
+GATES = {"recurrent_activation": st.sampled_from(["sigmoid", "hard_sigmoid", "tanh"])}
+OPTIONS_OF = {
     "SimpleRNN": OPTIONS,
-    "GRU": {**OPTIONS, "recurrent_activation": st.sampled_from(GATES), "reset_after": st.booleans()},
-    "LSTM": {**OPTIONS, "recurrent_activation": st.sampled_from(GATES), "unit_forget_bias": st.booleans()},
+    "GRU": OPTIONS | GATES | {"reset_after": st.booleans()},
+    "LSTM": OPTIONS | GATES | {"unit_forget_bias": st.booleans()},
 }
 CALLS = {
     "batch": st.integers(1, 5),
     "time": st.integers(1, 7),
     "features": st.integers(1, 5),
-    "mask": st.sampled_from(MASKS),
+    "mask": st.sampled_from([None, "right", "left", "scattered", "empty rows", "nothing left"]),
     "initial_state": st.booleans(),
     "training": st.booleans(),
+    "ours_first": st.booleans(),
     "seed": st.integers(0, 999),
 }
 
 
+def layers_of(kind):
+    return st.fixed_dictionaries(OPTIONS_OF[kind])
+
+
 def draw_mask(kind, batch, time, rng):
     lengths = rng.integers(1, time + 1, (batch, 1))
-    masks = {
-        "none": None,
+    return {
+        None: None,
         "right": np.arange(time) < lengths,
         "left": np.arange(time) >= time - lengths,
         "scattered": rng.random((batch, time)) < 0.6,
         "empty rows": np.arange(time) < lengths * rng.integers(0, 2, (batch, 1)),
-        "all masked": np.zeros((batch, time), bool),
-    }
-    return masks[kind]
+        "nothing left": np.zeros((batch, time), bool),
+    }[kind]
 
 
-def pair(kind, options):
-    """A layer of ours and Keras's own; `use_cudnn` off, or Keras's refuses to be compiled."""
-    reference = dict(options) if kind == "SimpleRNN" else {**options, "use_cudnn": False}
-    if options["go_backwards"] and options["zero_output_for_mask"]:
-        reference["unroll"] = False  # unrolled, Keras 3.15 zeroes the steps of the mask read forwards
-    return getattr(keras_seq.layers, kind)(**options), getattr(keras.layers, kind)(**reference)
+def make_pair(kind, options):
+    """A layer of ours and Keras's."""
+    theirs = dict(options)
+    if options.get("go_backwards") and options.get("zero_output_for_mask"):
+        theirs["unroll"] = False  # unrolled, Keras 3.15 zeroes the steps of the mask in its forward order
+    if kind != "SimpleRNN":
+        theirs["use_cudnn"] = False  # cannot be compiled
+    return getattr(layers, kind)(**options), getattr(keras.layers, kind)(**theirs)
 
 
-def share_weights(source, target, features, rng):
-    """Build both layers, fill the source with numbers, biases too, and copy them."""
+def names(layer):
+    return [weight.path.removeprefix(f"{layer.name}/") for weight in layer.weights]
+
+
+def copy_weights(source, target, features, rng):
+    """Build both, fill the source with numbers, biases included, and copy them."""
     for layer in (source, target):
         layer.build((None, None, features))
     source.set_weights([rng.normal(0, 0.5, weight.shape) for weight in source.weights])
     target.set_weights(source.get_weights())
-    assert [weight.path.split("/")[1:] for weight in source.weights] == [
-        weight.path.split("/")[1:] for weight in target.weights
-    ]
 
 
-def assert_agreement(ours, theirs, call, mode, *, states, units):
-    """Outputs and the gradients of inputs, initial states and weights agree."""
+def assert_agreement(ours, theirs, call, states, mode="eager"):
+    """Outputs agree, and so do the gradients of inputs, initial states (batch, units each) and weights."""
     rng = np.random.default_rng(call["seed"])
-    source, target = (ours, theirs) if call["seed"] % 2 else (theirs, ours)
-    share_weights(source, target, call["features"], rng)
-    mask = draw_mask(call["mask"], call["batch"], call["time"], rng)
-    sequences = rng.normal(size=(call["batch"], call["time"], call["features"])).astype("float32")
-    initial_state = [rng.normal(size=(call["batch"], units)).astype("float32") for _ in range(states)]
-    if not call["initial_state"]:
-        initial_state = []
+    copy_weights(*((ours, theirs) if call["ours_first"] else (theirs, ours)), call["features"], rng)
+    batch, time = call["batch"], call["time"]
+    mask = draw_mask(call["mask"], batch, time, rng)
+    sequences = rng.normal(size=(batch, time, call["features"])).astype("float32")
+    initial_state = [rng.normal(size=(batch, units)).astype("float32") for units in states * call["initial_state"]]
 
     def run(layer):
-        def function(sequences, *initial_state):
-            options = {"initial_state": list(initial_state)} if initial_state else {}
-            return layer(sequences, mask=mask, training=call["training"], **options)
+        def function(sequences, *state):
+            return layer(sequences, initial_state=list(state) or None, mask=mask, training=call["training"])
 
         return run_with_gradients(function, [sequences, *initial_state], layer.trainable_variables, mode)
 
     assert_close(run(ours), run(theirs), TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize(("mode", "examples"), [("eager", 30), ("graph", 6)])
-def test_layer_agrees(kind, mode, examples):
-    @settings(max_examples=examples, deadline=None, derandomize=True)
-    @given(options=st.fixed_dictionaries(LAYERS[kind]), call=st.fixed_dictionaries(CALLS))
-    def check(options, call):
-        ours, theirs = pair(kind, options)
-        assert_agreement(ours, theirs, call, mode, states=len(ours.state_size), units=options["units"])
+def check(kind, options, call, mode):
+    ours, theirs = make_pair(kind, options)
+    assert_agreement(ours, theirs, call, ours.state_size, mode)
 
-    check()
+
+@pytest.mark.parametrize("kind", LAYERS)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data(), call=st.fixed_dictionaries(CALLS))
+def test_eager(kind, data, call):
+    check(kind, data.draw(layers_of(kind)), call, "eager")
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data(), call=st.fixed_dictionaries(CALLS))
+def test_graph(kind, data, call):
+    check(kind, data.draw(layers_of(kind)), call, "graph")
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("go_backwards", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_compiled(kind, go_backwards, training):
+    options = {"units": 24, "return_sequences": True, "return_state": True, "go_backwards": go_backwards}
+    call = {"batch": 6, "time": 30, "features": 16, "mask": "scattered", "initial_state": True, "training": training}
+    check(kind, options, call | {"ours_first": True, "seed": 0}, "jit")
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    data=st.data(),
+    merge_mode=st.sampled_from(["concat", "sum", "mul", "ave", None]),
+    call=st.fixed_dictionaries(CALLS),
+)
+def test_bidirectional(kind, data, merge_mode, call):
+    options = data.draw(layers_of(kind)) | {"go_backwards": False, "unroll": False}
+    ours, theirs = make_pair(kind, options)
+    states = ours.state_size * 2
+    ours, theirs = layers.Bidirectional(ours, merge_mode), keras.layers.Bidirectional(theirs, merge_mode)
+    assert_agreement(ours, theirs, call, states)
+
+
+@pytest.mark.parametrize("mode", ["graph", "jit"])
+def test_bidirectional_of_two_layers(mode):
+    pairs = [make_pair("LSTM", {"units": 5, "return_sequences": True, "go_backwards": back}) for back in (False, True)]
+    (ours, ours_backward), (theirs, theirs_backward) = zip(*pairs, strict=True)
+    call = {"batch": 3, "time": 6, "features": 4, "mask": "left", "initial_state": True, "training": True}
+    assert_agreement(
+        layers.Bidirectional(ours, backward_layer=ours_backward),
+        keras.layers.Bidirectional(theirs, backward_layer=theirs_backward),
+        call | {"ours_first": False, "seed": 0},
+        [5, 5, 5, 5],
+        mode,
+    )
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("SimpleRNN", {}),
+        ("GRU", {"reset_after": True}),
+        ("GRU", {"reset_after": False}),
+        ("LSTM", {"unit_forget_bias": True}),
+        ("LSTM", {"unit_forget_bias": False, "bias_initializer": "ones", "kernel_initializer": "he_normal"}),
+    ],
+)
+def test_weights_start_as_keras_starts_them(kind, options, use_bias):
+    def build(module):
+        keras.utils.set_random_seed(3)
+        layer = getattr(module, kind)(4, use_bias=use_bias, **options)
+        layer.build((None, None, 3))
+        return layer
+
+    ours, theirs = build(layers), build(keras.layers)
+    assert names(ours) == names(theirs)
+    for weight, expected in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_regularizers_and_constraints(kind):
+    options = {f"{name}_regularizer": "l2" for name in ("kernel", "recurrent", "bias", "activity")}
+    options |= {f"{name}_constraint": "non_neg" for name in ("kernel", "recurrent", "bias")}
+    layer = getattr(layers, kind)(4, bias_initializer="normal", **options)
+    outputs = layer(np.random.default_rng(0).normal(size=(2, 3, 5)).astype("float32"))
+    regularized = [*layer.get_weights(), np.array(outputs) / 2**0.5]  # the activity is a mean over the batch
+    expected = [0.01 * np.sum(tensor**2) for tensor in regularized]
+    np.testing.assert_allclose(sorted(float(loss) for loss in layer.losses), sorted(expected), rtol=1e-5)
+    assert all(isinstance(weight.constraint, keras.constraints.NonNeg) for weight in layer.trainable_variables)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_config_of_keras_makes_our_layer(kind):
+    ours, theirs = make_pair(kind, {"units": 4, "dropout": 0.1, "recurrent_dropout": 0.2, "go_backwards": True})
+    config = theirs.get_config()
+    assert set(config) <= set(ours.get_config())
+    rebuilt = type(ours).from_config(config).get_config()
+    assert {name: rebuilt[name] for name in config} == config

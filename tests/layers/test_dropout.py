@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropout: one mask a sequence, none at inference, a new one every call."""
+
+import keras
+import numpy as np
+import pytest
+import references
+import tensorflow as tf
+from conftest import assert_close
+
+from keras_seq import layers
+
+RATE = 0.3
+BATCH, TIME, FEATURES, UNITS, SOURCE = 4, 5, 6, 7, 3
+RATES = {"dropout": RATE, "recurrent_dropout": RATE}
+RECURRENCES = {"SimpleRNN": references.simple_rnn, "GRU": references.gru, "LSTM": references.lstm}
+
+
+def draw(*shape):
+    return np.random.default_rng(len(shape)).normal(size=shape).astype("float32")
+
+
+SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, FEATURES)
+# Each layer that drops, and what it is called with.
+DROPPING = {
+    "LockedDropout": (lambda: layers.LockedDropout(RATE, seed=1), [SEQUENCES]),
+    "SimpleRNN": (lambda: layers.SimpleRNN(UNITS, seed=1, dropout=RATE), [SEQUENCES]),
+    "SimpleRNN recurrent": (lambda: layers.SimpleRNN(UNITS, seed=1, recurrent_dropout=RATE), [SEQUENCES]),
+    "GRU": (lambda: layers.GRU(UNITS, seed=1, dropout=RATE), [SEQUENCES]),
+    "GRU recurrent": (lambda: layers.GRU(UNITS, seed=1, recurrent_dropout=RATE), [SEQUENCES]),
+    "LSTM": (lambda: layers.LSTM(UNITS, seed=1, dropout=RATE), [SEQUENCES]),
+    "LSTM recurrent": (lambda: layers.LSTM(UNITS, seed=1, recurrent_dropout=RATE), [SEQUENCES]),
+    "Bidirectional": (lambda: layers.Bidirectional(layers.GRU(UNITS, seed=1, **RATES)), [SEQUENCES]),
+    "AttentionDecoder": (lambda: layers.AttentionDecoder(UNITS, seed=1, dropout=RATE), [SEQUENCES, MEMORY]),
+    "AttentionDecoder recurrent": (
+        lambda: layers.AttentionDecoder(UNITS, cell="gru", seed=1, recurrent_dropout=RATE),
+        [SEQUENCES, MEMORY],
+    ),
+}
+every_dropping_layer = pytest.mark.parametrize("name", DROPPING)
+
+
+def seeds(layer):
+    """The state of every seed generator in a layer."""
+    return [np.array(v) for inner in layer._flatten_layers() for v in inner.variables if "seed" in v.path]
+
+
+@every_dropping_layer
+def test_nothing_is_drawn_at_inference(name):
+    make, arguments = DROPPING[name]
+    layer = make()
+    before = [*map(np.copy, seeds(layer))]
+    outputs = layer(*arguments), layer(*arguments, training=False)
+    np.testing.assert_array_equal(*outputs)
+    assert before
+    np.testing.assert_array_equal(before, seeds(layer))
+    layer(*arguments, training=True)
+    assert not np.array_equal(before, seeds(layer))
+
+
+@every_dropping_layer
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_every_call_draws_anew(name, mode):
+    make, arguments = DROPPING[name]
+    layer = make()
+    layer(*arguments)
+
+    def run(*arguments):
+        return layer(*arguments, training=True)
+
+    run = run if mode == "eager" else tf.function(run, jit_compile=mode == "jit")
+    first, second = np.array(run(*arguments)), np.array(run(*arguments))
+    assert not np.allclose(first, second)
+
+
+@every_dropping_layer
+def test_a_seed_repeats_the_masks(name):
+    make, arguments = DROPPING[name]
+    first, second = make(), make()
+    for layer in (first, second):
+        layer(*arguments)
+    second.set_weights(first.get_weights())
+    np.testing.assert_array_equal(first(*arguments, training=True), second(*arguments, training=True))
+
+
+def assert_masks_drop(masks):
+    """Masks (sequences, features) hold 0 and 1 / (1 - rate), differ, and keep what they should: within 5 sigma."""
+    np.testing.assert_allclose(np.unique(masks), [0, 1 / (1 - RATE)], rtol=1e-6)
+    assert len(np.unique(masks, axis=0)) > 0.9 * len(masks)
+    sigma = (RATE / (1 - RATE) / masks.size) ** 0.5
+    assert abs(masks.mean() - 1) < 5 * sigma
+
+
+def test_locked_dropout_is_one_mask_a_sequence():
+    outputs = np.array(layers.LockedDropout(RATE, seed=1)(np.ones((500, TIME, 40)), training=True))
+    np.testing.assert_array_equal(outputs, np.repeat(outputs[:, :1], TIME, axis=1))
+    assert_masks_drop(outputs[:, 0])
+
+
+def identity_rnn(features, **options):
+    """A layer with `h_t = W x_t + U h_{t-1}`, both matrices the identity."""
+    layer = layers.SimpleRNN(features, activation="linear", use_bias=False, return_sequences=True, seed=1, **options)
+    layer.build((None, None, features))
+    layer.set_weights([np.eye(features), np.eye(features)])
+    return layer
+
+
+def test_dropout_is_one_mask_a_sequence():
+    outputs = np.array(identity_rnn(40, dropout=RATE)(np.ones((500, TIME, 40), "float32"), training=True))
+    masks = np.diff(outputs, axis=1, prepend=0)
+    np.testing.assert_allclose(masks, np.repeat(masks[:, :1], TIME, axis=1), rtol=1e-5)
+    assert_masks_drop(outputs[:, 0])
+
+
+def test_recurrent_dropout_is_one_mask_a_sequence():
+    ones, silence = np.ones((500, 40), "float32"), np.zeros((500, TIME, 40), "float32")
+    outputs = np.array(identity_rnn(40, recurrent_dropout=RATE)(silence, initial_state=[ones], training=True))
+    powers = np.arange(1, TIME + 1)[None, :, None]
+    np.testing.assert_allclose(outputs, outputs[:, :1] ** powers, rtol=1e-5)
+    assert_masks_drop(outputs[:, 0])
+
+
+@pytest.mark.parametrize("go_backwards", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("SimpleRNN", {}), ("GRU", {"reset_after": True}), ("GRU", {"reset_after": False}), ("LSTM", {})],
+)
+def test_masks_act_on_inputs_and_previous_output(kind, options, go_backwards):
+    layer, twin = (
+        getattr(layers, kind)(UNITS, return_sequences=True, go_backwards=go_backwards, seed=1, **RATES, **options)
+        for _ in range(2)
+    )
+    layer.build(SEQUENCES.shape)
+    outputs = np.array(layer(SEQUENCES, training=True))
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True))
+    assert_masks_differ(input_mask, recurrent_mask)
+    expected, _ = RECURRENCES[kind](
+        SEQUENCES * input_mask[:, None],
+        *layer.get_weights()[:3],
+        recurrent_dropout_mask=recurrent_mask,
+        reverse=go_backwards,
+        **options,
+    )
+    assert_close(outputs, expected[:, ::-1] if go_backwards else expected, 1e-5)
+
+
+def assert_masks_differ(input_mask, recurrent_mask):
+    assert input_mask.shape == (BATCH, FEATURES)
+    assert recurrent_mask.shape == (BATCH, UNITS)
+    assert not np.array_equal(input_mask, recurrent_mask[:, :FEATURES])
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
+    decoder, twin = (layers.AttentionDecoder(UNITS, cell, seed=1, **RATES) for _ in range(2))
+    decoder.build(SEQUENCES.shape, MEMORY.shape)
+    outputs = np.array(decoder(SEQUENCES, MEMORY, training=True))
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True))
+    expected, _, _ = references.attention_decoder(
+        {"rnn": references.simple_rnn, "gru": references.gru, "lstm": references.lstm}[cell],
+        SEQUENCES * input_mask[:, None],
+        MEMORY,
+        *map(np.array, (decoder.cell.kernel, decoder.cell.recurrent_kernel, decoder.cell.bias)),
+        query_kernel=np.array(decoder.attention.query_kernel),
+        score_vector=np.array(decoder.attention.score_vector),
+        keys=MEMORY @ np.array(decoder.attention.key_kernel),
+        recurrent_dropout_mask=recurrent_mask,
+    )
+    assert_close(outputs, expected, 1e-5)
+
+
+def test_a_model_trains_with_dropout_under_xla():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.LSTM(UNITS, **RATES), keras.layers.Dense(1)])
+    model.compile("adam", "mse", jit_compile=True)
+    history = model.fit(SEQUENCES, SEQUENCES[:, 0, :1], epochs=2, verbose=0)
+    assert np.all(np.isfinite(history.history["loss"]))

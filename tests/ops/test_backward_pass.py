@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hand-written backward pass against TensorFlow's automatic differentiation of the same steps, in float64."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import assert_close, automatic, run_with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import activations
+
+from keras_seq.ops.cell_math import GRU, LSTM, AdditiveAttention, AttentionWeights, RecurrentWeights, SimpleRNN
+from keras_seq.ops.scan import scan
+
+TOLERANCE = 1e-10
+UNITS, SOURCE, MEMORY, ATTENTION = 3, 4, 2, 5
+CELLS = {
+    "rnn tanh": SimpleRNN(),
+    "rnn relu": SimpleRNN(activations.relu),
+    "rnn linear": SimpleRNN(activations.linear),
+    "gru reset after": GRU(),
+    "gru reset before": GRU(reset_after=False),
+    "lstm": LSTM(),
+    "lstm relu": LSTM(activations.relu),
+}
+CELLS |= {f"attention over {name}": AdditiveAttention(cell) for name, cell in CELLS.items()}
+CALLS = {
+    "batch": st.integers(1, 3),
+    "time": st.integers(1, 6),
+    "mask": st.booleans(),
+    "dropout": st.booleans(),
+    "recurrent_bias": st.booleans(),
+    "memory_mask": st.booleans(),
+    "reverse": st.booleans(),
+    "recompute": st.booleans(),
+    "unroll": st.booleans(),
+    "seed": st.integers(0, 999),
+}
+EVERYTHING = dict.fromkeys(CALLS, True) | {"batch": 2, "time": 4, "unroll": False, "seed": 1}
+
+
+def draw_weights(cell, call, rng):
+    """The weights of a cell, and a function that puts other tensors in the place of those that are trained."""
+    if isinstance(cell, AdditiveAttention):
+        inner, put_inner = draw_weights(cell.cell, call, rng)
+        own = [
+            rng.normal(size=(MEMORY, cell.gates * UNITS)),
+            rng.normal(size=(UNITS, ATTENTION)),
+            rng.normal(size=ATTENTION),
+            rng.normal(size=(call["batch"], SOURCE, ATTENTION)),
+            rng.normal(size=(call["batch"], SOURCE, MEMORY)),
+        ]
+        memory_mask = rng.integers(0, 2, (call["batch"], SOURCE)).astype("float64") if call["memory_mask"] else None
+        return [*own, *inner], lambda *w: AttentionWeights(put_inner(*w[5:]), *w[:5], memory_mask)
+    weights = [rng.normal(size=(UNITS, cell.gates * UNITS))]
+    if isinstance(cell, GRU) and cell.reset_after and call["recurrent_bias"]:
+        weights.append(rng.normal(size=cell.gates * UNITS))
+    dropout_mask = rng.integers(0, 2, (call["batch"], UNITS)) / 0.5 if call["dropout"] else None
+    return weights, lambda kernel, bias=None: RecurrentWeights(kernel, bias, dropout_mask)
+
+
+def assert_gradients_agree(cell, call, mode):
+    """Outputs, emitted tensors and final state all have an upstream gradient."""
+    rng = np.random.default_rng(call["seed"])
+    weights, put_weights = draw_weights(cell, call, rng)
+    inputs = rng.normal(size=(call["time"], call["batch"], cell.gates * UNITS))
+    state = [rng.normal(size=(call["batch"], UNITS)) for _ in range(cell.states)]
+    mask = rng.random((call["time"], call["batch"])) < 0.6 if call["mask"] else None
+    options = {"reverse": call["reverse"], "unroll": call["unroll"]}
+
+    def run(cell, **options):
+        def function(inputs, *tensors):
+            state, weights = tensors[: cell.states], tensors[cell.states :]
+            given_mask = None if mask is None else keras.ops.convert_to_tensor(mask)
+            return scan(cell, inputs, state, put_weights(*weights), given_mask, **options)
+
+        return run_with_gradients(function, [inputs, *state, *weights], mode=mode)
+
+    assert cell.differentiable
+    assert_close(run(cell, recompute=call["recompute"], **options), run(automatic(cell), **options), TOLERANCE)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(call=st.fixed_dictionaries(CALLS))
+def test_eager(name, call):
+    assert_gradients_agree(CELLS[name], call, "eager")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_graph(name):
+    assert_gradients_agree(CELLS[name], EVERYTHING, "graph")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["gru reset before", "lstm", "attention over gru reset after"])
+def test_compiled(name, recompute):
+    assert_gradients_agree(CELLS[name], {**EVERYTHING, "recompute": recompute}, "jit")
+
+
+def test_other_activations_are_differentiated_automatically():
+    for function in (activations.elu, activations.hard_sigmoid, lambda x: x):
+        assert not SimpleRNN(function).differentiable
+        assert not GRU(recurrent_activation=function).differentiable
+        assert not AdditiveAttention(LSTM(function)).differentiable

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recurrences against NumPy, gate by gate in float64: values, and gradients against numerical ones."""
+
+import numpy as np
+import pytest
+import references
+from conftest import assert_close, run_with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import activations
+
+from keras_seq import ops
+from keras_seq.ops import cell_math
+
+TOLERANCE = 1e-11
+FEATURES, UNITS, SOURCE, MEMORY, ATTENTION = 2, 3, 4, 2, 3
+GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
+STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
+CELLS = [
+    ("simple_rnn", {}),
+    ("simple_rnn", {"activation": "relu"}),
+    ("simple_rnn", {"activation": "linear"}),
+    ("gru", {}),
+    ("gru", {"reset_after": False}),
+    ("gru", {"reset_after": False, "activation": "relu", "recurrent_activation": "tanh"}),
+    ("gru", {"activation": "linear"}),
+    ("lstm", {}),
+    ("lstm", {"activation": "relu", "recurrent_activation": "tanh"}),
+    ("lstm", {"activation": "linear"}),
+]
+CALLS = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 3),
+        "time": st.integers(1, 5),
+        "mask": st.booleans(),
+        "dropout": st.booleans(),
+        "bias": st.booleans(),
+        "initial_state": st.booleans(),
+        "reverse": st.booleans(),
+        "recompute": st.booleans(),
+        "memory_mask": st.sampled_from([None, "tails", "one position", "empty rows"]),
+        "seed": st.integers(0, 999),
+    }
+)
+
+
+def draw(kind, cell, call, rng, features=FEATURES):
+    """What a gradient is asked of, by name, and the other options of a call."""
+    batch, time, width = call["batch"], call["time"], GATES[kind] * UNITS
+    bias_shape = (2, width) if kind == "gru" and cell.get("reset_after", True) else (width,)
+    differentiated = {
+        "inputs": rng.normal(size=(batch, time, FEATURES)),
+        "kernel": rng.normal(size=(features, width)),
+        "recurrent_kernel": rng.normal(size=(UNITS, width)),
+        "bias": rng.normal(size=bias_shape) if call["bias"] else None,
+    }
+    if call["initial_state"]:
+        differentiated |= {f"state_{i}": rng.normal(size=(batch, UNITS)) for i in range(STATES[kind])}
+    options = {
+        "mask": rng.random((batch, time)) < 0.6 if call["mask"] else None,
+        "recurrent_dropout_mask": rng.integers(0, 2, (batch, UNITS)) / 0.5 if call["dropout"] else None,
+        "reverse": call["reverse"],
+    }
+    return differentiated, options
+
+
+def draw_memory_mask(kind, batch, rng):
+    lengths = {"tails": rng.integers(1, SOURCE + 1, batch), "one position": 1, "empty rows": rng.integers(0, 2, batch)}
+    return None if kind is None else np.arange(SOURCE) < np.reshape(lengths[kind], (-1, 1)) * np.ones((batch, 1))
+
+
+def assert_same(function, reference, differentiated):
+    """Two functions of named tensors agree in values and gradients; the reference's gradients are numerical."""
+    given = {name: tensor for name, tensor in differentiated.items() if tensor is not None}
+
+    def by_position(function):
+        def call(*arguments):
+            named = dict.fromkeys(differentiated) | dict(zip(given, arguments, strict=True))
+            state = [named.pop(name) for name in given if name.startswith("state_")]
+            outputs, state, *alignments = function(**named, initial_state=state or None)
+            return [outputs, *state, *alignments]
+
+        return call
+
+    arguments = list(given.values())
+    outputs, gradients = run_with_gradients(by_position(function), arguments)
+    assert_close(outputs, by_position(reference)(*arguments), TOLERANCE)
+    assert_close(gradients, references.numerical_gradients(by_position(reference), arguments), TOLERANCE)
+
+
+@pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(call=CALLS)
+def test_recurrence(kind, cell, call):
+    differentiated, options = draw(kind, cell, call, np.random.default_rng(call["seed"]))
+
+    def function(**arguments):
+        return getattr(ops, kind)(**arguments, **cell, **options, recompute=call["recompute"])
+
+    def reference(**arguments):
+        return getattr(references, kind)(**arguments, **cell, **options)
+
+    assert_same(function, reference, differentiated)
+
+
+EQUATIONS = {"simple_rnn": cell_math.SimpleRNN, "gru": cell_math.GRU, "lstm": cell_math.LSTM}
+
+
+@pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(call=CALLS)
+def test_attention_decoder(kind, cell, call):
+    rng = np.random.default_rng(call["seed"])
+    differentiated, options = draw(kind, cell, call, rng, features=FEATURES + MEMORY)
+    differentiated |= {
+        "memory": rng.normal(size=(call["batch"], SOURCE, MEMORY)),
+        "query_kernel": rng.normal(size=(UNITS, ATTENTION)),
+        "score_vector": rng.normal(size=ATTENTION),
+        "keys": rng.normal(size=(call["batch"], SOURCE, ATTENTION)),
+    }
+    options["memory_mask"] = draw_memory_mask(call["memory_mask"], call["batch"], rng)
+    arguments_of_cell = {name: activations.get(f) if "activation" in name else f for name, f in cell.items()}
+    equations = EQUATIONS[kind](**arguments_of_cell)
+
+    def function(bias, **arguments):
+        biases = (bias[0], bias[1]) if bias is not None and len(bias.shape) == 2 else (bias, None)
+        biases = dict(zip(("bias", "recurrent_bias"), biases, strict=True))
+        return ops.attention_decoder(equations, **biases, **arguments, **options, recompute=call["recompute"])
+
+    def reference(**arguments):
+        return references.attention_decoder(getattr(references, kind), **arguments, **cell, **options)
+
+    assert_same(function, reference, differentiated)

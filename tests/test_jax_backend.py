@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same layers on Keras's JAX backend: this file runs itself as a program, for a backend is chosen at import."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import assert_close, automatic
+
+from keras_seq import layers, ops
+from keras_seq.ops import cell_math
+
+BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
+RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
+SCATTERED = np.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 1, 0]], bool)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def value_and_gradients(function, *arguments):
+    """The results of a function of nested arrays, and its gradients for upstream gradients of cosines."""
+    import jax
+    import jax.numpy as jnp
+
+    def run(*arguments):
+        results, pull_back = jax.vjp(function, *arguments)
+        upstream = jax.tree.map(lambda y: jnp.cos(jnp.arange(1.0, y.size + 1)).reshape(y.shape), results)
+        return results, pull_back(upstream)
+
+    return jax.jit(run)(*arguments)
+
+
+def check_layers_against_keras():
+    kinds = [("SimpleRNN", 1, {}), ("GRU", 1, {}), ("GRU", 1, {"reset_after": False}), ("LSTM", 2, {})]
+    calls = [
+        ({"go_backwards": True}, {"mask": SCATTERED, "training": True}, False),
+        ({}, {"mask": RIGHT}, True),
+        ({"unroll": True, "return_sequences": False, "activation": "hard_sigmoid"}, {}, True),
+    ]
+    for kind, states, own in kinds:
+        for options, call, with_state in calls:
+            options = {"units": UNITS, "return_sequences": True, "return_state": True, **own, **options}
+            initial_state = [draw(BATCH, UNITS, seed=i) for i in range(states * with_state)]
+            ours, theirs = (getattr(module, kind)(**options) for module in (layers, keras.layers))
+            assert_close(run_layer(ours, initial_state, call), run_layer(theirs, initial_state, call), 3e-5)
+
+
+def run_layer(layer, initial_state, call):
+    """Outputs, states and the gradients of weights, inputs and initial states."""
+    layer.build((BATCH, TIME, FEATURES))
+    layer.set_weights([draw(*weight.shape, seed=i) / 2 for i, weight in enumerate(layer.weights)])
+    constant = [variable.value for variable in layer.non_trainable_variables]
+
+    def run(variables, sequences, initial_state):
+        state = {"initial_state": initial_state} if initial_state else {}
+        return layer.stateless_call(variables, constant, sequences, **call, **state)[0]
+
+    variables = [variable.value for variable in layer.trainable_variables]
+    return value_and_gradients(run, variables, draw(BATCH, TIME, FEATURES), initial_state)
+
+
+def check_attention_decoder_against_automatic_differentiation():
+    cells = [(cell_math.SimpleRNN(), True), (cell_math.GRU(), False), (cell_math.LSTM(), True)]
+    for cell, recompute in [*cells, (cell_math.GRU(reset_after=False), False)]:
+        assert_close(run_decoder(cell, recompute), run_decoder(automatic(cell), recompute), 1e-5)
+
+
+def run_decoder(cell, recompute):
+    """Outputs, states and the gradients of inputs, memory and weights."""
+    weights = {
+        "kernel": draw(FEATURES + 2, cell.gates * UNITS),
+        "recurrent_kernel": draw(UNITS, cell.gates * UNITS),
+        "bias": draw(cell.gates * UNITS),
+        "query_kernel": draw(UNITS, 3),
+        "score_vector": draw(3),
+        "keys": draw(BATCH, SOURCE, 3),
+    }
+    memory_mask = np.arange(SOURCE) < np.array([[7], [1], [0]])
+
+    def decode(inputs, memory, weights):
+        masks = {"mask": RIGHT, "memory_mask": memory_mask}
+        return ops.attention_decoder(cell, inputs, memory, **weights, **masks, recompute=recompute)
+
+    return value_and_gradients(decode, draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, 2), weights)
+
+
+def check_dropout_draws_anew():
+    layer = layers.LSTM(UNITS, dropout=0.3, recurrent_dropout=0.3)
+    sequences = draw(BATCH, TIME, FEATURES)
+    assert not np.allclose(layer(sequences, training=True), layer(sequences, training=True))
+    assert_close(layer(sequences), layer(sequences), 0)
+
+
+def check_a_model_trains():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Bidirectional(layers.GRU(UNITS, dropout=0.1)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.05), "mse")
+    losses = model.fit(draw(BATCH, TIME, FEATURES), draw(BATCH, 1), epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] / 2
+
+
+CHECKS = [name for name in list(globals()) if name.startswith("check_")]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.parametrize("check", CHECKS)
+def test_on_jax(check):
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    run = subprocess.run([sys.executable, __file__, check], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+if __name__ == "__main__":
+    assert keras.backend.backend() == "jax"
+    globals()[sys.argv[1]]()
