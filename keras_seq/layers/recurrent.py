@@ -96,11 +96,6 @@ class RecurrentLayer(keras.layers.RNN):
             return None
         if not isinstance(initial_state, (list, tuple)):
             initial_state = [initial_state]
-        if len(initial_state) != len(self.state_size):
-            raise ValueError(
-                f"`initial_state` must hold {len(self.state_size)} tensor(s) of shape (batch, {self.units}). "
-                f"Received: {len(initial_state)}"
-            )
         return [ops.convert_to_tensor(state, dtype=self.compute_dtype) for state in initial_state]
 
     def compute_mask(self, sequences, mask=None):

@@ -4,6 +4,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +125,27 @@ def test_compiled(kind, go_backwards, training):
     options = {"units": 24, "return_sequences": True, "return_state": True, "go_backwards": go_backwards}
     call = {"batch": 6, "time": 30, "features": 16, "mask": "scattered", "initial_state": True, "training": training}
     check(kind, options, call | {"ours_first": True, "seed": 0}, "jit")
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_of_gradients(kind, mode):
+    """What a penalty on gradients asks for: the hand-written gradients have a gradient themselves."""
+    pair = make_pair(kind, {"units": 5})
+    copy_weights(*pair, features=3, rng=np.random.default_rng(0))
+
+    def run(layer):
+        def gradients(sequences):
+            with tf.GradientTape() as tape:
+                tape.watch(sequences)
+                outputs = layer(sequences, training=True)
+            return tape.gradient(outputs, [sequences, *(w.value for w in layer.trainable_variables)])
+
+        sequences = np.random.default_rng(1).normal(size=(2, 4, 3)).astype("float32")
+        return run_with_gradients(gradients, [sequences], layer.trainable_variables, mode)
+
+    ours, theirs = map(run, pair)
+    assert_close(ours, theirs, TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

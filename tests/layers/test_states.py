@@ -109,9 +109,17 @@ def test_a_single_state_needs_no_list(kind):
 @every_layer
 def test_a_wrong_number_of_states(kind, states):
     layer, _ = make_pair(kind)
-    message = rf"`initial_state` must hold {states} tensor\(s\) of shape \(batch, {UNITS}\). Received: 3"
+    message = rf"`initial_state` must be a list of {states} tensor\(s\) of shape \(batch, {UNITS}\). Received: 3"
     with pytest.raises(ValueError, match=message):
         layer(draw(BATCH, TIME, FEATURES), initial_state=[draw(BATCH, UNITS)] * 3)
+
+
+def test_a_wrong_number_of_states_of_an_attention_decoder():
+    decoder, sequences = layers.AttentionDecoder(UNITS), draw(BATCH, TIME, FEATURES)
+    with pytest.raises(ValueError, match="`initial_state` must be a list of 2 .* Received: 1 of them"):
+        decoder(sequences, sequences, initial_state=[draw(BATCH, UNITS)])
+    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2 .* Received: a tensor of shape \(2, 5\)"):
+        decoder(sequences, sequences, initial_state=draw(BATCH, UNITS))
 
 
 @every_layer
