@@ -285,8 +285,7 @@ def _scan_batch_major(
     elif not isinstance(state, (list, tuple)) or len(state) != cell.states:
         received = f"{len(state)} of them" if isinstance(state, (list, tuple)) else f"a tensor of shape {state.shape}"
         raise ValueError(
-            f"`initial_state` must be a list of {cell.states} tensor(s) of shape (batch, {units}). "
-            f"Received: {received}"
+            f"`initial_state` must be a list of {cell.states} tensor(s) of shape (batch, {units}). Received: {received}"
         )
     time_mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))  # (time, batch)
     outputs, emitted, final_state = scan(

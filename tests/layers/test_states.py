@@ -114,12 +114,14 @@ def test_a_wrong_number_of_states(kind, states):
         layer(draw(BATCH, TIME, FEATURES), initial_state=[draw(BATCH, UNITS)] * 3)
 
 
-def test_a_wrong_number_of_states_of_an_attention_decoder():
+@pytest.mark.parametrize(
+    ("initial_state", "received"),
+    [([draw(BATCH, UNITS)], "1 of them"), (draw(BATCH, UNITS), rf"a tensor of shape \({BATCH}, {UNITS}\)")],
+)
+def test_wrong_states_of_an_attention_decoder(initial_state, received):
     decoder, sequences = layers.AttentionDecoder(UNITS), draw(BATCH, TIME, FEATURES)
-    with pytest.raises(ValueError, match="`initial_state` must be a list of 2 .* Received: 1 of them"):
-        decoder(sequences, sequences, initial_state=[draw(BATCH, UNITS)])
-    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2 .* Received: a tensor of shape \(2, 5\)"):
-        decoder(sequences, sequences, initial_state=draw(BATCH, UNITS))
+    with pytest.raises(ValueError, match=rf"`initial_state` must be a list of 2 tensor.* Received: {received}"):
+        decoder(sequences, sequences, initial_state=initial_state)
 
 
 @every_layer
