@@ -4,6 +4,7 @@
 import keras
 from keras import ops
 
+from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
 from keras_seq.layers.recurrent import make_layer
 
@@ -102,7 +103,7 @@ class Encoder(keras.layers.Layer):
             features = self.memory_units
 
     def call(self, tokens, training=False):
-        mask = ops.not_equal(tokens, 0)  # (batch, source)
+        mask = ops.not_equal(tokens, PAD_ID)  # (batch, source)
         sequences = self.embedding(tokens)
         for dropout, layer in zip(self.dropouts, self.layers, strict=True):
             sequences, *states = layer(dropout(sequences, training=training), mask=mask, training=training)
