@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instruction set runs, and bfloat16 where it has none: by way of float32 buffers.
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "kernel_table.h"
+#include "workspace.h"
+
+namespace keras_seq {
+namespace {
+
+struct Candidate {
+  const char* name;
+  bool supported;
+  const KernelTable* kernels;
+};
+
+struct Selection {
+  const char* name = nullptr;
+  const KernelTable* kernels = nullptr;
+  std::string error;
+};
+
+Selection Select() {
+#if defined(KERAS_SEQ_X86)
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  const Candidate candidates[] = {{"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
+                                  {"avx512", has_avx512, &avx512::Kernels()},
+                                  {"avx2", has_avx2, &avx2::Kernels()},
+                                  {"portable", true, &portable::Kernels()}};
+#else
+  const Candidate candidates[] = {{"portable", true, &portable::Kernels()}};
+#endif
+  const char* wanted = std::getenv("KERAS_SEQ_ISA");
+  const bool any = wanted == nullptr || *wanted == '\0';
+  Selection selection;
+  std::string names;
+  for (const Candidate& candidate : candidates) {
+    if (!candidate.supported) continue;
+    if (any || std::strcmp(candidate.name, wanted) == 0) {
+      selection.name = candidate.name;
+      selection.kernels = candidate.kernels;
+      return selection;
+    }
+    names += std::string(names.empty() ? "" : ", ") + candidate.name;
+  }
+  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + wanted;
+  return selection;
+}
+
+const Selection& Selected() {
+  static const Selection selection = Select();
+  return selection;
+}
+
+// Float32 copies of a bfloat16 call's buffers.
+class Float32Copies {
+ public:
+  explicit Float32Copies(const Problem& problem) : problem_(problem) {}
+
+  const void* Read(const void* from, int64_t count) {
+    if (from == nullptr) return nullptr;
+    float* copy = workspace_.Allocate<float>(count);
+    if (copy == nullptr) return nullptr;
+    const uint16_t* source = static_cast<const uint16_t*>(from);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(source[i]) << 16;
+      std::memcpy(copy + i, &bits, sizeof bits);
+    }
+    return copy;
+  }
+
+  void* Write(void* to, int64_t count) {
+    if (to == nullptr) return nullptr;
+    float* copy = workspace_.Allocate<float>(count);
+    writes_.push_back({copy, static_cast<uint16_t*>(to), count});
+    return copy;
+  }
+
+  // Rounds what was written, to nearest and ties to even.
+  void Flush() {
+    for (const Written& written : writes_) {
+      for (int64_t i = 0; i < written.count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, written.from + i, sizeof bits);
+        const bool nan = written.from[i] != written.from[i];
+        written.to[i] = static_cast<uint16_t>(nan ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+      }
+    }
+  }
+
+  UnitMask Mask(const UnitMask& mask) {
+    const int64_t rows = mask.per_step ? problem_.batch * problem_.time : problem_.batch;
+    return {Read(mask.data, rows * problem_.units), mask.per_step};
+  }
+
+  Arguments Copy(const Arguments& from) {
+    const int64_t gates = Gates(problem_.cell), units = problem_.units;
+    Arguments to = from;
+    to.inputs = Read(from.inputs, problem_.batch * problem_.time * problem_.features);
+    to.kernel = Read(from.kernel, problem_.features * gates * units);
+    to.recurrent_kernel = Read(from.recurrent_kernel, units * gates * units);
+    to.bias = Read(from.bias, BiasSize());
+    to.recurrent_dropout = Mask(from.recurrent_dropout);
+    for (int s = 0; s < 2; ++s) {
+      to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
+      to.zoneout[s] = Mask(from.zoneout[s]);
+    }
+    return to;
+  }
+
+  int64_t BiasSize() const {
+    const bool two = problem_.cell == Cell::kGRU && problem_.reset_after;
+    return Gates(problem_.cell) * problem_.units * (two ? 2 : 1);
+  }
+
+  bool ok() const { return workspace_.ok(); }
+
+ private:
+  struct Written {
+    const float* from;
+    uint16_t* to;
+    int64_t count;
+  };
+
+  Problem problem_;
+  Workspace workspace_;
+  std::vector<Written> writes_;
+};
+
+bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
+                           const Executor& executor) {
+  Float32Copies copies(problem);
+  std::vector<Arguments> in;
+  std::vector<Results> out;
+  const int64_t states = problem.batch * problem.units;
+  for (size_t d = 0; d < arguments.size(); ++d) {
+    in.push_back(copies.Copy(arguments[d]));
+    out.push_back(results[d]);
+    out[d].outputs = copies.Write(results[d].outputs, states * problem.time);
+    for (void*& state : out[d].final_state) state = copies.Write(state, states);
+  }
+  problem.dtype = DataType::kFloat32;
+  if (!copies.ok() || !SelectedKernels()->forward(problem, in.data(), out.data(), in.size(), executor)) return false;
+  copies.Flush();
+  return true;
+}
+
+bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& arguments,
+                            const std::vector<Results>& results, const std::vector<Upstream>& upstream,
+                            const std::vector<Gradients>& gradients, const Executor& executor) {
+  Float32Copies copies(problem);
+  std::vector<Arguments> in;
+  std::vector<Results> kept;
+  std::vector<Upstream> up;
+  std::vector<Gradients> out;
+  const int64_t states = problem.batch * problem.units, gates = Gates(problem.cell) * problem.units;
+  for (size_t d = 0; d < arguments.size(); ++d) {
+    in.push_back(copies.Copy(arguments[d]));
+    kept.push_back(results[d]);
+    kept[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
+    up.push_back({copies.Read(upstream[d].outputs, states * problem.time), {}});
+    out.push_back({copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features),
+                   copies.Write(gradients[d].kernel, problem.features * gates),
+                   copies.Write(gradients[d].recurrent_kernel, problem.units * gates),
+                   copies.Write(gradients[d].bias, copies.BiasSize()),
+                   {}});
+    for (int s = 0; s < 2; ++s) {
+      up[d].final_state[s] = copies.Read(upstream[d].final_state[s], states);
+      out[d].initial_state[s] = copies.Write(gradients[d].initial_state[s], states);
+    }
+  }
+  problem.dtype = DataType::kFloat32;
+  if (!copies.ok() || !SelectedKernels()->backward(problem, in.data(), kept.data(), up.data(), out.data(), in.size(),
+                                                   executor)) {
+    return false;
+  }
+  copies.Flush();
+  return true;
+}
+
+// Calls `function` with residuals, those of the call or, where it kept none, those of another forward pass.
+template <class Function>
+bool WithResiduals(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
+                   const Executor& executor, Function&& function) {
+  if (results[0].residuals != nullptr || problem.batch == 0 || problem.time == 0 || problem.units == 0) {
+    return function(results);
+  }
+  Workspace workspace;
+  std::vector<Results> recomputed = results;
+  for (Results& result : recomputed) {
+    const int64_t size = ResidualSize(problem);
+    result.residuals = problem.dtype == DataType::kFloat64 ? static_cast<void*>(workspace.Allocate<double>(size))
+                                                           : static_cast<void*>(workspace.Allocate<float>(size));
+    result.outputs = nullptr;  // known already
+    result.final_state[0] = result.final_state[1] = nullptr;
+  }
+  if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
+  for (size_t d = 0; d < results.size(); ++d) recomputed[d].outputs = results[d].outputs;
+  return function(recomputed);
+}
+
+}  // namespace
+
+int Gates(Cell cell) { return cell == Cell::kLSTM ? 4 : cell == Cell::kGRU ? 3 : 1; }
+
+int States(Cell cell) { return cell == Cell::kLSTM ? 2 : 1; }
+
+int64_t ResidualSize(const Problem& problem) {
+  const int64_t slots = problem.cell == Cell::kLSTM ? 5 : problem.cell == Cell::kSimpleRNN ? 1 : problem.reset_after ? 4 : 3;
+  const int64_t width = problem.cell == Cell::kSimpleRNN ? 64 : 16;  // units are padded to it: see isa/packing.h
+  return problem.time * problem.batch * ((problem.units + width - 1) / width * width) * slots;
+}
+
+bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
+             const Executor& executor) {
+  if (problem.dtype == DataType::kBFloat16 && !SelectedKernels()->bfloat16) {
+    return ForwardThroughFloat32(problem, arguments, results, executor);
+  }
+  return SelectedKernels()->forward(problem, arguments.data(), results.data(), arguments.size(), executor);
+}
+
+bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
+              const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,
+              const Executor& executor) {
+  return WithResiduals(problem, arguments, results, executor, [&](const std::vector<Results>& kept) {
+    if (problem.dtype == DataType::kBFloat16) {
+      return BackwardThroughFloat32(problem, arguments, kept, upstream, gradients, executor);
+    }
+    return SelectedKernels()->backward(problem, arguments.data(), kept.data(), upstream.data(), gradients.data(),
+                                       arguments.size(), executor);
+  });
+}
+
+const char* InstructionSet(const char** error) {
+  if (error != nullptr) *error = Selected().name == nullptr ? Selected().error.c_str() : nullptr;
+  return Selected().name;
+}
+
+const KernelTable* SelectedKernels() { return Selected().kernels; }
+
+}  // namespace keras_seq

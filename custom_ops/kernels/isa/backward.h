@@ -1,0 +1,535 @@
+// SPDX-License-Identifier: Apache-2.0
+// Backpropagation through time. A step multiplies the gradients of its slots by U^T and, while the sums are in the
+// first-level cache, turns them into the slot gradients of the step before. After each chunk of steps come the products
+// over all its rows: the gradients of inputs and weights.
+#ifndef KERAS_SEQ_KERNELS_ISA_BACKWARD_H_
+#define KERAS_SEQ_KERNELS_ISA_BACKWARD_H_
+
+#include "forward.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+constexpr int64_t kDepthBlock = 512;  // of a product at a time, so that its part of the panel stays in cache
+constexpr int64_t kOuterBlock = 32;   // tiles of weight gradients in an item of work
+
+template <class CellType, class T>
+class BackwardPass {
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kPlain = 4;  // vectors of a panel whose columns are units or features
+  static constexpr int kSlots = CellType::kKeptSlots, kGradientSlots = CellType::kGradientSlots;
+  static constexpr bool kTwoProducts = CellType::kProducts == 2;
+
+ public:
+  BackwardPass(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
+               const Gradients* gradients, int64_t directions)
+      : problem_(problem),
+        arguments_(arguments),
+        results_(results),
+        upstream_(upstream),
+        gradients_(gradients),
+        directions_(directions),
+        layout_(problem.batch, problem.units, CellType::kUnitVectors),
+        chunk_(ChunkSteps(problem)),
+        input_panels_(CeilDiv(problem.features, kPlain * L)),
+        unit_panels_(CeilDiv(problem.units, kPlain * L)) {}
+
+  bool Allocate() {
+    lanes_ = workspace_.Allocate<Direction>(directions_);
+    if (!workspace_.ok()) return false;
+    const int64_t rows = chunk_ * problem_.batch, states = problem_.batch * layout_.padded;
+    for (int64_t d = 0; d < directions_; ++d) {
+      Direction& lane = lanes_[d] = Direction{};
+      lane.kernel = workspace_.Allocate<T>(input_panels_ * InputPanelSize());
+      lane.recurrent_kernel = workspace_.Allocate<T>(unit_panels_ * UnitPanelSize());
+      lane.slots = workspace_.AllocateZeros<T>((chunk_ + 1) * layout_.StepSize(kGradientSlots));
+      lane.carry = workspace_.AllocateZeros<T>(states);
+      if (CellType::kStates == 2) lane.d_c = workspace_.AllocateZeros<T>(states);
+      lane.initial_c = workspace_.AllocateZeros<T>(CellType::kStates == 2 ? states : 0);
+      lane.left_inputs = workspace_.Allocate<T>(rows * (problem_.features + kMaxTile));
+      lane.left_h = workspace_.Allocate<T>(rows * (problem_.units + kMaxTile));
+      if (kTwoProducts) {
+        lane.candidate_kernel = workspace_.Allocate<T>(unit_panels_ * kPlain * L * layout_.padded);
+        lane.reset_carry = workspace_.AllocateZeros<T>(states);
+        lane.left_reset = workspace_.Allocate<T>(rows * (problem_.units + kMaxTile));
+      }
+    }
+    return workspace_.ok();
+  }
+
+  // The program of every worker.
+  void Run(Worker& worker) {
+    Prepare(worker);
+    StepBefore(worker, problem_.time);
+    for (int64_t end = problem_.time, begin; ; end = begin) {
+      begin = end > chunk_ ? end - chunk_ : 0;
+      for (int64_t step = end - 1; step > begin; --step) StepBefore(worker, step);
+      Products(worker, begin, end);
+      if (end > 0) StepBefore(worker, begin);
+      if (begin == 0) break;
+    }
+  }
+
+ private:
+  static constexpr int64_t kMaxTile = 8;
+
+  struct Direction {
+    T *kernel, *recurrent_kernel, *candidate_kernel;  // transposed, in panels
+    T* slots;        // gradients: (chunk + 1 steps in turn, groups, batch, slots, width)
+    T* carry;        // of h, what does not pass the product; (batch, padded)
+    T* reset_carry;  // of the dropped h, through r * h
+    T *d_c, *initial_c;
+    T *left_inputs, *left_h, *left_reset;  // the chunk's rows, packed for `OuterTile`
+  };
+
+  int64_t InputPanelSize() const { return CellType::kInputSlots.count * layout_.padded * kPlain * L; }
+  int64_t UnitPanelSize() const { return CellType::kRecurrentSlots.count * layout_.padded * kPlain * L; }
+
+  T* SlotGradients(const Direction& lane, int64_t step, int64_t unit) const {
+    return lane.slots + layout_.Offset(kGradientSlots, step % (chunk_ + 1), unit);
+  }
+
+  const T* Kept(int64_t d, int64_t step, int64_t unit) const {
+    return static_cast<const T*>(results_[d].residuals) + layout_.Offset(kSlots, step, unit);
+  }
+
+  int64_t BlockEnd(int64_t block) const { return Smaller((block + 1) * kRowBlock, problem_.batch); }
+
+  void Prepare(Worker& worker) {
+    const int64_t units = problem_.units;
+    const int64_t panels = input_panels_ + unit_panels_ * CellType::kProducts;
+    worker.ForEach(directions_ * (panels + 1), [&](int64_t item) {
+      const int64_t d = item / (panels + 1);
+      Direction& lane = lanes_[d];
+      item %= panels + 1;
+      const T* kernel = static_cast<const T*>(arguments_[d].kernel);
+      const T* recurrent_kernel = static_cast<const T*>(arguments_[d].recurrent_kernel);
+      if (item < input_panels_) {
+        PackTransposed(kernel, problem_.features, layout_, CellType::kGates, CellType::kInputGradient, item,
+                       lane.kernel + item * InputPanelSize());
+      } else if ((item -= input_panels_) < unit_panels_) {
+        PackTransposed(recurrent_kernel, units, layout_, CellType::kGates, CellType::kRecurrentGradient, item,
+                       lane.recurrent_kernel + item * UnitPanelSize());
+      } else if ((item -= unit_panels_) < unit_panels_ * (CellType::kProducts - 1)) {
+        if constexpr (kTwoProducts) {
+          PackTransposed(recurrent_kernel, units, layout_, CellType::kGates, CellType::kCandidate, item,
+                         lane.candidate_kernel + item * kPlain * L * layout_.padded);
+        }
+      } else {
+        LoadStates(d);
+      }
+    });
+  }
+
+  void LoadStates(int64_t d) {
+    const int64_t units = problem_.units;
+    const T* initial = static_cast<const T*>(arguments_[d].initial_state[1]);
+    const T* upstream = static_cast<const T*>(upstream_[d].final_state[1]);
+    if constexpr (CellType::kStates == 2) {
+      for (int64_t b = 0; b < problem_.batch; ++b) {
+        for (int64_t unit = 0; unit < units; unit += L) {
+          const int64_t at = b * layout_.padded + unit;
+          if (initial) Store(lanes_[d].initial_c + at, LoadUnits<T>(initial + b * units, unit, units));
+          if (upstream) Store(lanes_[d].d_c + at, LoadUnits<T>(upstream + b * units, unit, units));
+        }
+      }
+    }
+  }
+
+  // From the slot gradients of `step` to those of the step before it; `step` may be the number of steps, or 0.
+  void StepBefore(Worker& worker, int64_t step) {
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = directions_ * unit_panels_ * blocks;
+    worker.ForEach(items, [&](int64_t item) {
+      const int64_t d = item / blocks / unit_panels_, panel = item / blocks % unit_panels_, block = item % blocks;
+      T sums[kRowBlock * kPlain * L];
+      StartHidden(d, step, panel, block, sums);
+      if (step < problem_.time) {
+        Product(d, step, block, CellType::kRecurrentSlots, lanes_[d].recurrent_kernel + panel * UnitPanelSize(), sums);
+      }
+      Differentiate(d, step, panel, block, sums);
+    });
+    if constexpr (kTwoProducts) {
+      if (step == 0) return;
+      worker.ForEach(items, [&](int64_t item) {
+        const int64_t d = item / blocks / unit_panels_, panel = item / blocks % unit_panels_, block = item % blocks;
+        T sums[kRowBlock * kPlain * L];
+        memset(sums, 0, sizeof sums);
+        Product(d, step - 1, block, CellType::kCandidateSlots,
+                lanes_[d].candidate_kernel + panel * kPlain * L * layout_.padded, sums);
+        DifferentiateReset(d, step - 1, panel, block, sums);
+      });
+    }
+  }
+
+  void StartHidden(int64_t d, int64_t step, int64_t panel, int64_t block, T* sums) {
+    for (int64_t b = block * kRowBlock; b < BlockEnd(block); ++b, sums += kPlain * L) {
+      for (int v = 0; v < kPlain; ++v) {
+        const int64_t unit = (panel * kPlain + v) * L;
+        const bool carried = kTwoProducts && step < problem_.time && unit < problem_.units;
+        Store(sums + v * L, carried ? Load(lanes_[d].reset_carry + b * layout_.padded + unit) : V{});
+      }
+    }
+  }
+
+  // sums += the slot gradients of a step times a panel of a transposed kernel.
+  void Product(int64_t d, int64_t step, int64_t block, const Slots& slots, const T* kernel, T* sums) {
+    const T* left[kRowBlock];
+    T* rows[kRowBlock];
+    const int64_t first = block * kRowBlock, count = BlockEnd(block) - first;
+    const T* gradients = SlotGradients(lanes_[d], step, 0) + slots.first * layout_.width;
+    for (int64_t row = 0; row < count; ++row) {
+      left[row] = gradients + (first + row) * kGradientSlots * layout_.width;
+      rows[row] = sums + row * kPlain * L;
+    }
+    MultiplySlots(slots, count, left, kernel, rows);
+  }
+
+  // The whole depth of the product, a part of all groups at a time. Moves the `left` pointers.
+  void MultiplySlots(const Slots& slots, int64_t count, const T** left, const T* kernel, T* const* sums) {
+    const int64_t block = slots.count * layout_.width, stride = problem_.batch * kGradientSlots * layout_.width;
+    const int64_t groups = block < kDepthBlock ? kDepthBlock / block : 1;
+    for (int64_t group = 0; group < layout_.groups; group += groups) {
+      const int64_t blocks = Smaller(groups, layout_.groups - group);
+      MultiplyRows<kPlain>(Rows<T>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);
+      kernel += blocks * block * kPlain * L;
+      for (int64_t row = 0; row < count; ++row) left[row] += blocks * stride;
+    }
+  }
+
+  V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
+    const int64_t units = problem_.units;
+    if (step == 0) {
+      const T* initial = static_cast<const T*>(arguments_[d].initial_state[0]);
+      return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
+    }
+    const int64_t t = TimeOf(problem_, arguments_[d], step - 1);
+    return LoadUnits<T>(static_cast<const T*>(results_[d].outputs) + (b * problem_.time + t) * units, unit, units);
+  }
+
+  // The recurrent dropout of a step: `value` times it.
+  V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
+    const UnitMask& mask = arguments_[d].recurrent_dropout;
+    if (mask.data == nullptr) return value;
+    const T* row = MaskRow<T>(mask, problem_, b, TimeOf(problem_, arguments_[d], step));
+    return value * LoadUnits<T>(row, unit, problem_.units);
+  }
+
+  // `sums` are the gradients of the dropped h that `step` multiplied.
+  void Differentiate(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
+    const Direction& lane = lanes_[d];
+    const int64_t units = problem_.units;
+    for (int v = 0; v < kPlain; ++v) {
+      const int64_t unit = (panel * kPlain + v) * L;
+      if (unit >= units) break;
+      for (int64_t b = block * kRowBlock; b < BlockEnd(block); ++b) {
+        V dh = Load(sums + ((b - block * kRowBlock) * kPlain + v) * L);
+        if (step == problem_.time) {
+          const T* final_h = static_cast<const T*>(upstream_[d].final_state[0]);
+          if (final_h) dh = LoadUnits<T>(final_h + b * units, unit, units);
+        } else {
+          dh = Drop(d, step, b, unit, dh) + Load(lane.carry + b * layout_.padded + unit);
+        }
+        if (step == 0) {
+          StoreInitial(d, b, unit, dh);
+        } else {
+          DifferentiateCell(d, step - 1, b, unit, dh);
+        }
+      }
+    }
+  }
+
+  void StoreInitial(int64_t d, int64_t b, int64_t unit, V dh) {
+    const int64_t units = problem_.units, at = b * units + unit;
+    T* h = static_cast<T*>(gradients_[d].initial_state[0]);
+    T* c = static_cast<T*>(gradients_[d].initial_state[1]);
+    if (h) StoreFirst(h + at, dh, units - unit);
+    if (CellType::kStates == 2 && c) StoreFirst(c + at, Load(lanes_[d].d_c + b * layout_.padded + unit), units - unit);
+  }
+
+  // From the gradient of h after `step` to the slot gradients of that step.
+  void DifferentiateCell(int64_t d, int64_t step, int64_t b, int64_t unit, V dh) {
+    const Direction& lane = lanes_[d];
+    const Arguments& arguments = arguments_[d];
+    const int64_t units = problem_.units, t = TimeOf(problem_, arguments, step), at = b * layout_.padded + unit;
+    T* d_slots = SlotGradients(lane, step, unit) + b * kGradientSlots * layout_.width;
+    const T* d_outputs = static_cast<const T*>(upstream_[d].outputs);
+    if (d_outputs) dh += LoadUnits<T>(d_outputs + (b * problem_.time + t) * units, unit, units);
+    if (!Visible(problem_, b, t)) {  // hands everything to the step before
+      for (int slot = 0; slot < kGradientSlots; ++slot) Store(d_slots + slot * layout_.width, V{});
+      Store(lane.carry + at, dh);
+      return;
+    }
+    V d_state[2] = {dh, V{}}, carried[2] = {}, previous[2] = {};
+    if (CellType::kStates == 2) d_state[1] = Load(lane.d_c + at);
+    for (int s = 0; s < CellType::kStates; ++s) {
+      if (arguments.zoneout[s].data == nullptr) continue;
+      const V m = LoadUnits<T>(MaskRow<T>(arguments.zoneout[s], problem_, b, t), unit, units);
+      carried[s] = m * d_state[s];
+      d_state[s] = (1 - m) * d_state[s];
+    }
+    if (CellType::kStates == 2) {
+      previous[1] = step == 0 ? Load(lane.initial_c + at)
+                              : Load(Kept(d, step - 1, unit) + (b * kSlots + 4) * layout_.width);
+    } else if (CellType::kGates == 3) {
+      previous[0] = PreviousHidden(d, step, b, unit);
+    }
+    const T* kept = Kept(d, step, unit) + b * kSlots * layout_.width;
+    CellType::template Backward<T>(kept, problem_.activation, layout_.width, previous, d_state, d_slots);
+    Store(lane.carry + at, carried[0] + d_state[0]);
+    if (CellType::kStates == 2) Store(lane.d_c + at, carried[1] + d_state[1]);
+  }
+
+  // `sums` are the gradients of r * h.
+  void DifferentiateReset(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
+    const Direction& lane = lanes_[d];
+    for (int64_t b = block * kRowBlock; b < BlockEnd(block); ++b, sums += kPlain * L) {
+      const bool visible = Visible(problem_, b, TimeOf(problem_, arguments_[d], step));
+      for (int v = 0; v < kPlain; ++v) {
+        const int64_t unit = (panel * kPlain + v) * L;
+        if (unit >= problem_.units) break;
+        V d_dropped = V{};
+        if constexpr (kTwoProducts) {
+          if (visible) {
+            const V dropped = Drop(d, step, b, unit, PreviousHidden(d, step, b, unit));
+            d_dropped = CellType::template BackwardReset<T>(
+                Kept(d, step, unit) + b * kSlots * layout_.width, layout_.width, dropped, Load(sums + v * L),
+                SlotGradients(lane, step, unit) + b * kGradientSlots * layout_.width);
+          }
+        }
+        Store(lane.reset_carry + b * layout_.padded + unit, d_dropped);
+      }
+    }
+  }
+
+  // The gradients of inputs and weights by the steps [begin, end).
+  void Products(Worker& worker, int64_t begin, int64_t end) {
+    const int64_t steps = end - begin;
+    worker.ForEach(directions_ * steps * (1 + CellType::kProducts), [&](int64_t item) {
+      const int64_t d = item % directions_, step = begin + item / directions_ % steps;
+      PackLeft(d, item / directions_ / steps, step, begin, end);
+    });
+    const int64_t rows = steps * problem_.batch, blocks = CeilDiv(rows, kRowBlock);
+    const int64_t inputs = blocks * input_panels_;
+    const int64_t kernel = OuterItems<CellType::kInputSlots.count>(problem_.features);
+    const int64_t recurrent = OuterItems<CellType::kRecurrentSlots.count>(problem_.units);
+    const int64_t candidate = kTwoProducts ? OuterItems<1>(problem_.units) : 0;
+    const int64_t items = inputs + kernel + recurrent + candidate;
+    worker.ForEach(directions_ * items, [&](int64_t item) {
+      const int64_t d = item / items;
+      const Direction& lane = lanes_[d];
+      const Gradients& gradients = gradients_[d];
+      item %= items;
+      if (item < inputs) {
+        InputGradients(d, begin, rows, blocks, item);
+      } else if ((item -= inputs) < kernel) {
+        WeightGradients<CellType::kInputSlots.count>(d, begin, end, item, CellType::kInputGradient,
+                                                     CellType::kInputSlots, lane.left_inputs, problem_.features,
+                                                     gradients.kernel, gradients.bias);
+      } else if ((item -= kernel) < recurrent) {
+        T* bias = static_cast<T*>(gradients.bias);
+        constexpr bool kBias = CellType::kGates == 3 && CellType::kProducts == 1;
+        WeightGradients<CellType::kRecurrentSlots.count>(
+            d, begin, end, item, CellType::kRecurrentGradient, CellType::kRecurrentSlots, lane.left_h, problem_.units,
+            gradients.recurrent_kernel, kBias && bias ? bias + CellType::kGates * problem_.units : nullptr);
+      } else if constexpr (kTwoProducts) {
+        WeightGradients<1>(d, begin, end, item - recurrent, CellType::kCandidate, CellType::kCandidateSlots,
+                           lane.left_reset, problem_.units, gradients.recurrent_kernel, nullptr);
+      }
+    });
+  }
+
+  // SimpleRNN's panels hold vectors of units, the others' a vector of each gate.
+  template <int SlotCount>
+  static constexpr int kOuterVectors = CellType::kUnitVectors > 1 ? CellType::kUnitVectors : SlotCount;
+
+  template <int SlotCount>
+  int64_t OuterPanels() const {
+    return CeilDiv(problem_.units, CellType::kUnitVectors * L);
+  }
+
+  template <int SlotCount>
+  int64_t OuterBlocks(int64_t columns) const {
+    const int64_t tiles = CeilDiv(columns, kTileRows<kOuterVectors<SlotCount>>);
+    return tiles < kOuterBlock ? 1 : CeilDiv(tiles, kOuterBlock);  // one where there are no columns, for the bias
+  }
+
+  template <int SlotCount>
+  int64_t OuterItems(int64_t columns) const {
+    return OuterPanels<SlotCount>() * OuterBlocks<SlotCount>(columns);
+  }
+
+  // Packs the rows of one step: of the inputs (0), the dropped h (1), or r times it (2).
+  void PackLeft(int64_t d, int64_t which, int64_t step, int64_t begin, int64_t end) {
+    const Direction& lane = lanes_[d];
+    const int64_t units = problem_.units;
+    if (which == 0) {
+      const int64_t t = TimeOf(problem_, arguments_[d], step), features = problem_.features;
+      const T* inputs = static_cast<const T*>(arguments_[d].inputs) + t * features;
+      PackStep<kTileRows<kOuterVectors<CellType::kInputSlots.count>>>(lane.left_inputs, features, inputs,
+                                                                      problem_.time * features, step, begin, end);
+      return;
+    }
+    constexpr int64_t kRows = 8;
+    alignas(64) T dropped[kRows * 512];
+    // Rows of h are dropped, a block of sequences and units at a time, before they are packed.
+    for (int64_t first = 0; first < problem_.batch; first += kRows) {
+      const int64_t count = Smaller(kRows, problem_.batch - first);
+      for (int64_t start = 0; start < units; start += 480) {  // a multiple of every tile's height
+        const int64_t width = Smaller<int64_t>(480, units - start);
+        for (int64_t b = 0; b < count; ++b) {
+          for (int64_t unit = 0; unit < width; unit += L) {
+            V value = Drop(d, step, first + b, start + unit, PreviousHidden(d, step, first + b, start + unit));
+            if constexpr (kTwoProducts) {
+              if (which == 2) {
+                value *= Load(Kept(d, step, start + unit) + ((first + b) * kSlots + 1) * layout_.width);
+              }
+            }
+            Store(dropped + b * 512 + unit, value);
+          }
+        }
+        if (which == 1) {
+          constexpr int R = kTileRows<kOuterVectors<CellType::kRecurrentSlots.count>>;
+          PackBlock<R>(lane.left_h, start, width, units, dropped, 512, first, count, step, begin, end);
+        } else {
+          PackBlock<kTileRows<1>>(lane.left_reset, start, width, units, dropped, 512, first, count, step, begin, end);
+        }
+      }
+    }
+  }
+
+  template <int R>
+  void PackStep(T* packed, int64_t columns, const T* rows, int64_t row_stride, int64_t step, int64_t begin,
+                int64_t end) {
+    for (int64_t first = 0; first < problem_.batch; first += 16) {
+      PackBlock<R>(packed, 0, columns, columns, rows + first * row_stride, row_stride, first,
+                   Smaller<int64_t>(16, problem_.batch - first), step, begin, end);
+    }
+  }
+
+  // packed: (tiles of R columns, rows of the chunk in the order of the slot gradients, R).
+  template <int R>
+  void PackBlock(T* packed, int64_t start, int64_t width, int64_t columns, const T* rows, int64_t row_stride,
+                 int64_t first, int64_t count, int64_t step, int64_t begin, int64_t end) {
+    const int64_t depth = (end - begin) * problem_.batch, at = (step - begin) * problem_.batch + first;
+    for (int64_t column = 0; column < width; column += R) {
+      T* to = packed + ((start + column) / R * depth + at) * R;
+      const int64_t valid = Smaller<int64_t>(R, columns - start - column);
+      for (int64_t row = 0; row < count; ++row, to += R) {
+        const T* from = rows + row * row_stride + column;
+        if (valid == R) {
+          for (int r = 0; r < R; ++r) to[r] = from[r];
+        } else {
+          for (int r = 0; r < R; ++r) to[r] = r < valid ? from[r] : T{};
+        }
+      }
+    }
+  }
+
+  void InputGradients(int64_t d, int64_t begin, int64_t rows, int64_t blocks, int64_t item) {
+    T* d_inputs = static_cast<T*>(gradients_[d].inputs);
+    if (d_inputs == nullptr) return;
+    const int64_t panel = item % input_panels_, block = item / input_panels_;
+    const int64_t first = rows * block / blocks, count = rows * (block + 1) / blocks - first;
+    const int64_t features = problem_.features;
+    T sums[kRowBlock * kPlain * L] = {};
+    const T* left[kRowBlock];
+    T* sum_rows[kRowBlock];
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
+      left[row] = SlotGradients(lanes_[d], step, 0) + (b * kGradientSlots + CellType::kInputSlots.first) * layout_.width;
+      sum_rows[row] = sums + row * kPlain * L;
+    }
+    MultiplySlots(CellType::kInputSlots, count, left, lanes_[d].kernel + panel * InputPanelSize(), sum_rows);
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
+      T* to = d_inputs + (b * problem_.time + TimeOf(problem_, arguments_[d], step)) * features;
+      for (int v = 0; v < kPlain; ++v) {
+        const int64_t column = (panel * kPlain + v) * L;
+        if (column < features) StoreFirst(to + column, Load(sum_rows[row] + v * L), features - column);
+      }
+    }
+  }
+
+  // gradient (columns, gates * units) += left' times the slot gradients, for a panel of slots and a block of columns.
+  template <int SlotCount>
+  void WeightGradients(int64_t d, int64_t begin, int64_t end, int64_t item, const Columns& map, const Slots& slots,
+                       const T* left, int64_t columns, void* gradient, void* bias) {
+    constexpr int NV = kOuterVectors<SlotCount>, R = kTileRows<NV>;
+    const int64_t panel = item % OuterPanels<SlotCount>(), block = item / OuterPanels<SlotCount>();
+    const int64_t blocks = OuterBlocks<SlotCount>(columns), tiles = CeilDiv(columns, R);
+    const int64_t unit = panel * CellType::kUnitVectors * L, depth = (end - begin) * problem_.batch;
+    const int64_t row_size = CellType::kGates * problem_.units, vector_stride = CellType::kUnitVectors > 1 ? L : layout_.width;
+    const bool first = end == problem_.time;  // the sums start here
+    for (int64_t tile = tiles * block / blocks; tile < tiles * (block + 1) / blocks; ++tile) {
+      alignas(64) T sums[R * NV * L] = {};
+      const int64_t height = Smaller<int64_t>(R, columns - tile * R);
+      T* rows = static_cast<T*>(gradient) + tile * R * row_size;
+      if (!first) {
+        ForEachVector<NV>(map, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
+          Store(sums + at, LoadFirst(rows + offset, count));
+        });
+      }
+      const T* packed = left + tile * depth * R;
+      for (int64_t step = begin; step < end;) {  // until the ring of slot gradients wraps around
+        const int64_t until = Smaller(end, (step / (chunk_ + 1) + 1) * (chunk_ + 1));
+        const Stacked<T> right{SlotGradients(lanes_[d], step, unit) + slots.first * layout_.width, until - step,
+                               problem_.batch, kGradientSlots * layout_.width, layout_.StepSize(kGradientSlots)};
+        OuterTile<R, NV>(packed, right, vector_stride, sums);
+        packed += (until - step) * problem_.batch * R;
+        step = until;
+      }
+      ForEachVector<NV>(map, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
+        StoreFirst(rows + offset, Load(sums + at), count);
+      });
+    }
+    if (bias != nullptr && block == 0) BiasGradients<NV>(d, begin, end, map, slots, unit, static_cast<T*>(bias));
+  }
+
+  // function(place in a tile's sums, place in the gradient, how many columns there are) for each vector of a tile.
+  template <int NV, class Function>
+  void ForEachVector(const Columns& map, int64_t unit, int64_t height, int64_t row_size, Function&& function) {
+    for (int64_t r = 0; r < height; ++r) {
+      for (int v = 0; v < NV; ++v) {
+        const int64_t column_unit = unit + v / map.gates * L;
+        if (column_unit >= problem_.units) break;
+        function(static_cast<int>((r * NV + v) * L),
+                 r * row_size + map.gate[v % map.gates] * problem_.units + column_unit, problem_.units - column_unit);
+      }
+    }
+  }
+
+  template <int NV>
+  void BiasGradients(int64_t d, int64_t begin, int64_t end, const Columns& map, const Slots& slots, int64_t unit,
+                     T* bias) {
+    alignas(64) T sums[NV * L] = {};
+    const int64_t stride = CellType::kUnitVectors > 1 ? L : layout_.width;
+    for (int64_t step = begin; step < end; ++step) {
+      const T* row = SlotGradients(lanes_[d], step, unit) + slots.first * layout_.width;
+      for (int64_t b = 0; b < problem_.batch; ++b, row += kGradientSlots * layout_.width) {
+        for (int v = 0; v < NV; ++v) Store(sums + v * L, Load(sums + v * L) + Load(row + v * stride));
+      }
+    }
+    const bool first = end == problem_.time;
+    ForEachVector<NV>(map, unit, 1, 0, [&](int at, int64_t offset, int64_t count) {
+      const V before = first ? V{} : LoadFirst(bias + offset, count);
+      StoreFirst(bias + offset, before + Load(sums + at), count);
+    });
+  }
+
+  const Problem& problem_;
+  const Arguments* arguments_;
+  const Results* results_;
+  const Upstream* upstream_;
+  const Gradients* gradients_;
+  const int64_t directions_;
+  const Layout layout_;
+  const int64_t chunk_, input_panels_, unit_panels_;
+  Workspace workspace_;
+  Direction* lanes_ = nullptr;
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_BACKWARD_H_

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products from packed operands: the one place where nearly all of the time goes.
+//
+// A panel holds NV vectors of columns of the right operand, row after row, so that a product reads it front to back.
+// A tile multiplies up to kTileRows<NV> rows with a panel, with all its sums in registers. Every sum runs over k in
+// order, whatever the tile's height, so that how the rows are split leaves no trace in the result.
+#ifndef KERAS_SEQ_KERNELS_ISA_GEMM_H_
+#define KERAS_SEQ_KERNELS_ISA_GEMM_H_
+
+#include "simd.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+// What a product multiplies: `Element` pairs with a vector of them, and sums in vectors of `Sum`.
+template <class Element>
+struct ProductTypes {  // float, double
+  using Sum = Element;
+  using Operand = Vector<Element>;
+  static constexpr int kDepth = 1;  // rows of the right operand in an element
+  static Operand LoadOperand(const Element* from) { return Load(from); }
+  static Operand Broadcast(const Element* from) { return Operand{} + *from; }
+  static Vector<Sum> MultiplyAdd(Operand a, Operand b, Vector<Sum> sum) { return sum + a * b; }
+};
+
+// Two neighbours in k.
+struct BFloat16Pair {
+  BFloat16 first, second;
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct ProductTypes<BFloat16Pair> {
+  using Sum = float;
+  using Operand = __m512i;
+  static constexpr int kDepth = 2;
+  static Operand LoadOperand(const BFloat16Pair* from) { return _mm512_loadu_si512(from); }
+  static Operand Broadcast(const BFloat16Pair* from) {
+    int32_t pair;
+    memcpy(&pair, from, sizeof pair);
+    return _mm512_set1_epi32(pair);
+  }
+  static Vector<float> MultiplyAdd(Operand a, Operand b, Vector<float> sum) {
+    return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+};
+#endif
+
+// Eight rows at most, whose addresses fit the scalar registers.
+template <int NV>
+constexpr int kTileRows = Smaller(kAccumulators / NV, 8);
+
+// The left operand of a product: rows of `count` elements in blocks of `block`, `block_stride` apart.
+template <class Element>
+struct Rows {
+  const Element* const* row;  // the first block of each row
+  int64_t block, block_stride, blocks;
+};
+
+// sums[r][v] = start[v] (or what stands there, where null) + rows[r] * panel.
+template <int R, int NV, class Element>
+inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64_t first, const Element* panel,
+                                                typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
+                                                const typename ProductTypes<Element>::Sum* start) {
+  using Types = ProductTypes<Element>;
+  using Sum = typename Types::Sum;
+  constexpr int L = kLanes<Sum>;
+  Vector<Sum> sum[R][NV];
+  const Element* a[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    a[r] = left.row[first + r];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) sum[r][v] = start ? Load(start + v * L) : Load(sums[first + r] + v * vector_stride);
+  }
+  for (int64_t block = 0; block < left.blocks; ++block) {
+    for (int64_t k = 0; k < left.block; ++k) {
+      typename Types::Operand b[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) b[v] = Types::LoadOperand(panel + v * L);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] = Types::MultiplyAdd(Types::Broadcast(a[r] + k), b[v], sum[r][v]);
+      }
+      panel += NV * L;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) a[r] += left.block_stride;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) Store(sums[first + r] + v * vector_stride, sum[r][v]);
+  }
+}
+
+template <int R, int NV, class Element>
+__attribute__((noinline)) void TileOfHeight(const Rows<Element>& left, int64_t first, const Element* panel,
+                                            typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
+                                            const typename ProductTypes<Element>::Sum* start) {
+  Tile<R, NV>(left, first, panel, sums, vector_stride, start);
+}
+
+// Picks, at compile time, the tile of each height from R down to 1.
+template <int R, int NV, class Element>
+inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t first, const Element* panel,
+                         typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
+                         const typename ProductTypes<Element>::Sum* start) {
+  if (height == R) {
+    TileOfHeight<R, NV>(left, first, panel, sums, vector_stride, start);
+  } else if constexpr (R > 1) {
+    TileOfAtMost<R - 1, NV>(height, left, first, panel, sums, vector_stride, start);
+  }
+}
+
+// All `count` rows times one panel, in tiles of nearly the same height.
+template <int NV, class Element>
+void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel,
+                  typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
+                  const typename ProductTypes<Element>::Sum* start) {
+  constexpr int R = kTileRows<NV>;
+  const int64_t tiles = (count + R - 1) / R;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = count * tile / tiles, end = count * (tile + 1) / tiles;
+    TileOfAtMost<R, NV>(end - first, left, first, panel, sums, vector_stride, start);
+  }
+}
+
+// The right operand of `AccumulateOuter`: `pieces` runs of `piece_rows` rows each.
+template <class T>
+struct Stacked {
+  const T* data;
+  int64_t pieces, piece_rows, row_stride;
+  int64_t piece_stride;  // may be negative
+};
+
+// sums[m][v] += sum over k of left[k][m] * right[k][v]: `left` is packed R columns to a row.
+template <int R, int NV, class T>
+__attribute__((noinline)) void OuterTile(const T* left, const Stacked<T>& right, int64_t vector_stride, T* sums) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[R][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) sum[r][v] = Load(sums + (r * NV + v) * L);
+  }
+  for (int64_t piece = 0; piece < right.pieces; ++piece) {
+    const T* row = right.data + piece * right.piece_stride;
+    for (int64_t k = 0; k < right.piece_rows; ++k) {
+      Vector<T> b[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] += b[v] * left[r];
+      }
+      left += R;
+      row += right.row_stride;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) Store(sums + (r * NV + v) * L, sum[r][v]);
+  }
+}
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_GEMM_H_

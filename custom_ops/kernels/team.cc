@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "team.h"
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace keras_seq {
+namespace {
+
+constexpr int kCountBits = 32;
+constexpr uint64_t kCountMask = (uint64_t{1} << kCountBits) - 1;
+
+void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  _mm_pause();
+#endif
+}
+
+// Spins first: the others are running and nearly done. Then gives way, should they share a core with this thread.
+template <class Condition>
+void WaitUntil(Condition&& condition) {
+  for (int spins = 0; !condition(); ++spins) {
+    if (spins < 4096) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+}  // namespace
+
+class Team {
+ public:
+  Team(int workers, const std::function<void(Worker&)>& program) : ranges_(workers), program_(&program) {}
+
+  void Help(int index) {
+    helpers_.fetch_add(1);
+    if (!closed_.load()) {  // `program_` lives until `Close` has seen this helper leave
+      Worker worker(this, index);
+      (*program_)(worker);
+    }
+    helpers_.fetch_sub(1);
+  }
+
+  void Close() {
+    closed_.store(true);
+    WaitUntil([this] { return helpers_.load() == 0; });
+  }
+
+  bool Finished(int64_t total) const { return completed_.load(std::memory_order_acquire) >= total; }
+
+  void Complete(int64_t completed, int64_t total) {
+    if (completed > 0) completed_.fetch_add(completed, std::memory_order_acq_rel);
+    WaitUntil([this, total] { return Finished(total); });
+  }
+
+  // An item of the phase, or -1 where all are taken: of the worker's own range first, then of the others.
+  int64_t Claim(int index, uint64_t phase, int64_t count) {
+    const int64_t workers = static_cast<int64_t>(ranges_.size());
+    for (int64_t offset = 0; offset < workers; ++offset) {
+      const int64_t owner = (index + offset) % workers;
+      const int64_t begin = count * owner / workers, size = count * (owner + 1) / workers - begin;
+      std::atomic<uint64_t>& taken = ranges_[owner].taken;
+      uint64_t seen = taken.load(std::memory_order_acquire);
+      for (;;) {
+        if ((seen >> kCountBits) > phase) return -1;  // the others are past this phase
+        const uint64_t claimed = (seen >> kCountBits) == phase ? seen & kCountMask : 0;
+        if (static_cast<int64_t>(claimed) >= size) break;
+        if (taken.compare_exchange_weak(seen, phase << kCountBits | (claimed + 1), std::memory_order_acq_rel)) {
+          return begin + static_cast<int64_t>(claimed);
+        }
+      }
+    }
+    return -1;
+  }
+
+ private:
+  struct alignas(64) Range {  // a cache line each
+    std::atomic<uint64_t> taken{0};  // the phase, and how many of its items are taken
+  };
+
+  std::vector<Range> ranges_;
+  const std::function<void(Worker&)>* program_;
+  alignas(64) std::atomic<int64_t> completed_{0};
+  alignas(64) std::atomic<int> helpers_{0};
+  std::atomic<bool> closed_{false};
+};
+
+bool Worker::Finished(int64_t total) const { return team_->Finished(total); }
+
+int64_t Worker::Claim(int64_t count) { return team_->Claim(index_, phase_, count); }
+
+void Worker::Complete(int64_t completed, int64_t total) { team_->Complete(completed, total); }
+
+void RunTeam(const Executor& executor, int workers, const std::function<void(Worker&)>& program) {
+  workers = std::min(workers, executor.threads);
+  if (workers <= 1 || !executor.schedule) {
+    Worker alone;
+    program(alone);
+    return;
+  }
+  auto team = std::make_shared<Team>(workers, program);
+  for (int index = 1; index < workers; ++index) {
+    executor.schedule([team, index] { team->Help(index); });
+  }
+  Worker caller(team.get(), 0);
+  program(caller);
+  team->Close();
+}
+
+}  // namespace keras_seq

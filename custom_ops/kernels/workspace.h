@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scratch memory of one call.
+#ifndef KERAS_SEQ_KERNELS_WORKSPACE_H_
+#define KERAS_SEQ_KERNELS_WORKSPACE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace keras_seq {
+
+// Buffers that live as long as the workspace. `Allocate` never fails by itself: it returns null, and `ok` turns false.
+class Workspace {
+ public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace();
+
+  template <class T>
+  T* Allocate(int64_t count) {
+    return static_cast<T*>(AllocateBytes(static_cast<size_t>(count < 0 ? 0 : count) * sizeof(T)));
+  }
+
+  template <class T>
+  T* AllocateZeros(int64_t count) {
+    T* buffer = Allocate<T>(count);
+    Clear(buffer, static_cast<size_t>(count) * sizeof(T));
+    return buffer;
+  }
+
+  bool ok() const { return ok_; }
+
+ private:
+  struct Buffer {
+    Buffer* next;
+    void* data;
+  };
+
+  void* AllocateBytes(size_t bytes);
+  static void Clear(void* data, size_t bytes);
+
+  Buffer* buffers_ = nullptr;
+  bool ok_ = true;
+};
+
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_WORKSPACE_H_
