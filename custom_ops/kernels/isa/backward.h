@@ -188,7 +188,7 @@ class BackwardPass {
   // The whole depth of the product, a part of all groups at a time. Moves the `left` pointers.
   void MultiplySlots(const Slots& slots, int64_t count, const T** left, const T* kernel, T* const* sums) {
     const int64_t block = slots.count * layout_.width, stride = problem_.batch * kGradientSlots * layout_.width;
-    const int64_t groups = block < kDepthBlock ? kDepthBlock / block : 1;
+    const int64_t groups = block > 0 && block < kDepthBlock ? kDepthBlock / block : 1;
     for (int64_t group = 0; group < layout_.groups; group += groups) {
       const int64_t blocks = Smaller(groups, layout_.groups - group);
       MultiplyRows<kPlain>(Rows<T>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);

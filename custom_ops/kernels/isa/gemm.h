@@ -23,8 +23,7 @@ struct ProductTypes {  // float, double
   using Operand = Vector<Element>;
   static constexpr int kDepth = 1;  // rows of the right operand in an element
   static Operand LoadOperand(const Element* from) { return Load(from); }
-  static Operand Broadcast(const Element* from) { return Operand{} + *from; }
-  static Vector<Sum> MultiplyAdd(Operand a, Operand b, Vector<Sum> sum) { return sum + a * b; }
+  static Vector<Sum> MultiplyAdd(const Element* a, Operand b, Vector<Sum> sum) { return sum + *a * b; }
 };
 
 // Two neighbours in k.
@@ -39,13 +38,10 @@ struct ProductTypes<BFloat16Pair> {
   using Operand = __m512i;
   static constexpr int kDepth = 2;
   static Operand LoadOperand(const BFloat16Pair* from) { return _mm512_loadu_si512(from); }
-  static Operand Broadcast(const BFloat16Pair* from) {
+  static Vector<float> MultiplyAdd(const BFloat16Pair* a, Operand b, Vector<float> sum) {
     int32_t pair;
-    memcpy(&pair, from, sizeof pair);
-    return _mm512_set1_epi32(pair);
-  }
-  static Vector<float> MultiplyAdd(Operand a, Operand b, Vector<float> sum) {
-    return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    memcpy(&pair, a, sizeof pair);
+    return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
   }
 };
 #endif
@@ -85,7 +81,7 @@ inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Types::MultiplyAdd(Types::Broadcast(a[r] + k), b[v], sum[r][v]);
+        for (int v = 0; v < NV; ++v) sum[r][v] = Types::MultiplyAdd(a[r] + k, b[v], sum[r][v]);
       }
       panel += NV * L;
     }
@@ -158,7 +154,7 @@ __attribute__((noinline)) void OuterTile(const T* left, const Stacked<T>& right,
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] += b[v] * left[r];
+        for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
       }
       left += R;
       row += right.row_stride;

@@ -18,7 +18,7 @@ struct Layout {
   Layout(int64_t batch, int64_t units, int unit_vectors) : batch(batch), units(units) {
     padded = CeilDiv(units, 4 * kWidth) * 4 * kWidth;  // of SimpleRNN, whose panels hold four vectors of units
     width = padded;
-    groups = 1;
+    groups = units > 0;
     if (unit_vectors == 1) {
       width = kWidth;
       groups = CeilDiv(units, kWidth);

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Drawn calls of every cell against the plain computation: outputs and all gradients, in float64 and float32, with one,
+// two and three threads, which must agree to the last bit. Usage: recurrence_test [calls] [seed]
+#include <cstring>
+#include <random>
+#include <string>
+
+#include "reference.h"
+#include "threads.h"
+
+namespace keras_seq {
+namespace {
+
+class Draw {
+ public:
+  explicit Draw(uint64_t seed) : engine_(seed) {}
+  int64_t Integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
+  bool Chance(double p) { return std::bernoulli_distribution(p)(engine_); }
+
+  Numbers Normal(int64_t count, double scale) {
+    std::normal_distribution<double> normal(0, scale);
+    Numbers numbers(count);
+    for (Complex& number : numbers) number = static_cast<float>(normal(engine_));  // the same in every precision
+    return numbers;
+  }
+
+  std::vector<double> Real(int64_t count, double scale = 1) {
+    std::vector<double> numbers;
+    for (const Complex& number : Normal(count, scale)) numbers.push_back(number.real());
+    return numbers;
+  }
+
+  std::vector<double> Kept(int64_t count) {
+    std::vector<double> numbers(count);
+    for (double& number : numbers) number = Chance(0.7) ? 1.25 : 0;
+    return numbers;
+  }
+
+  Case Call() {
+    Case c{};
+    Problem& p = c.problem;
+    p.cell = static_cast<Cell>(Integer(0, 2));
+    p.activation = static_cast<Activation>(Integer(0, 2));
+    p.reset_after = Chance(0.5);
+    p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
+    if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
+    const int64_t gates = Gates(p.cell) * p.units, states = p.batch * p.units, steps = p.batch * p.time;
+    c.reverse = Chance(0.5);
+    c.inputs = Normal(steps * p.features, 1);
+    c.kernel = Normal(p.features * gates, 0.5);
+    c.recurrent_kernel = Normal(p.units * gates, 0.5);
+    if (Chance(0.6)) c.bias = Normal(gates * (p.cell == Cell::kGRU && p.reset_after ? 2 : 1), 1);
+    const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
+    for (int s = 0; s < States(p.cell); ++s) {
+      if (initial) c.initial[s] = Normal(states, 1);
+      if (final_gradients) c.d_final[s] = Real(states);
+      c.zoneout_per_step[s] = Chance(0.5);
+      if (Chance(0.3)) c.zoneout[s] = Real(c.zoneout_per_step[s] ? steps * p.units : states, 0.5);
+    }
+    c.dropout_per_step = Chance(0.5);
+    if (dropout) c.dropout = Kept(c.dropout_per_step ? steps * p.units : states);
+    if (Chance(0.5)) {
+      c.mask.resize(steps);
+      for (char& keep : c.mask) keep = Chance(0.6);
+    }
+    c.d_outputs = Real(steps * p.units);
+    return c;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+template <class T>
+std::vector<T> Cast(const Numbers& numbers) {
+  std::vector<T> result;
+  for (const Complex& number : numbers) result.push_back(static_cast<T>(number.real()));
+  return result;
+}
+
+template <class T>
+std::vector<T> Cast(const std::vector<double>& numbers) {
+  return std::vector<T>(numbers.begin(), numbers.end());
+}
+
+template <class T>
+const void* OrNull(const std::vector<T>& buffer, bool present) {
+  static const T kNothing[1] = {};
+  return present ? (buffer.empty() ? kNothing : buffer.data()) : nullptr;
+}
+
+// Outputs, final states and gradients, in this order: inputs, kernel, recurrent kernel, bias, initial states.
+template <class T>
+using Everything = std::vector<std::vector<T>>;
+
+template <class T>
+Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
+  Problem p = c.problem;
+  p.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
+  std::vector<char> mask = c.mask;
+  if (!mask.empty()) p.mask = reinterpret_cast<const bool*>(mask.data());
+  const auto inputs = Cast<T>(c.inputs), kernel = Cast<T>(c.kernel), recurrent = Cast<T>(c.recurrent_kernel);
+  const auto bias = Cast<T>(c.bias), h = Cast<T>(c.initial[0]), cell = Cast<T>(c.initial[1]);
+  const auto dropout = Cast<T>(c.dropout), zone_h = Cast<T>(c.zoneout[0]), zone_c = Cast<T>(c.zoneout[1]);
+  const auto d_outputs = Cast<T>(c.d_outputs), d_h = Cast<T>(c.d_final[0]), d_c = Cast<T>(c.d_final[1]);
+  Arguments arguments;
+  arguments.reverse = c.reverse;
+  arguments.inputs = inputs.data(), arguments.kernel = kernel.data(), arguments.recurrent_kernel = recurrent.data();
+  arguments.bias = OrNull(bias, !bias.empty());
+  arguments.initial_state[0] = OrNull(h, !h.empty()), arguments.initial_state[1] = OrNull(cell, !cell.empty());
+  arguments.recurrent_dropout = {OrNull(dropout, !dropout.empty()), c.dropout_per_step};
+  arguments.zoneout[0] = {OrNull(zone_h, !zone_h.empty()), c.zoneout_per_step[0]};
+  arguments.zoneout[1] = {OrNull(zone_c, !zone_c.empty()), c.zoneout_per_step[1]};
+
+  const int64_t states = p.batch * p.units;
+  const T nan = std::numeric_limits<T>::quiet_NaN();  // an output left unwritten shows
+  const auto sized = [nan](size_t size) { return std::vector<T>(size, nan); };
+  Everything<T> all{sized(states * p.time), sized(states), sized(p.cell == Cell::kLSTM ? states : 0),
+                    sized(inputs.size()),   sized(kernel.size()), sized(recurrent.size()),
+                    sized(bias.size()),     sized(h.size()),      sized(cell.size())};
+  std::vector<T> residuals(keep ? ResidualSize(p) : 0);
+  Results results{all[0].data(), {all[1].data(), p.cell == Cell::kLSTM ? all[2].data() : nullptr},
+                  keep ? residuals.data() : nullptr};
+  KERAS_SEQ_CHECK(Forward(p, {arguments}, {results}, executor), "forward");
+  const Upstream upstream{d_outputs.data(), {OrNull(d_h, !d_h.empty()), OrNull(d_c, !d_c.empty())}};
+  const Gradients gradients{all[3].data(), all[4].data(), all[5].data(), bias.empty() ? nullptr : all[6].data(),
+                            {h.empty() ? nullptr : all[7].data(), cell.empty() ? nullptr : all[8].data()}};
+  KERAS_SEQ_CHECK(Backward(p, {arguments}, {results}, {upstream}, {gradients}, executor), "backward");
+  return all;
+}
+
+template <class T>
+void Compare(const std::vector<T>& actual, const std::vector<double>& expected, double tolerance, const std::string& at) {
+  double distance = 0, norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    distance += (actual[i] - expected[i]) * (actual[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  KERAS_SEQ_CHECK(std::sqrt(distance) <= tolerance * (std::sqrt(norm) + 1e-3), "%s: off by %g of %g", at.c_str(),
+                  std::sqrt(distance), std::sqrt(norm));
+}
+
+std::vector<double> RealParts(const Numbers& numbers) { return Cast<double>(numbers); }
+
+void TestCall(Case& c, ThreadPool& pool, const std::string& name) {
+  Outcome plain = RunPlainly(c);
+  std::vector<std::vector<double>> expected{RealParts(plain.outputs), RealParts(plain.final_state[0]),
+                                            RealParts(plain.final_state[1])};
+  if (c.problem.cell != Cell::kLSTM) expected[2].clear();
+  for (Numbers* argument : {&c.inputs, &c.kernel, &c.recurrent_kernel, &c.bias, &c.initial[0], &c.initial[1]}) {
+    expected.push_back(Differentiate(c, *argument));
+  }
+  const char* names[] = {"outputs", "h", "c", "d inputs", "d kernel", "d recurrent_kernel", "d bias", "d h", "d c"};
+  const auto alone = RunKernels<double>(c, pool.WithThreads(1), true);
+  const auto single = RunKernels<float>(c, pool.WithThreads(2), true);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    Compare(alone[i], expected[i], 1e-11, name + " " + names[i] + " float64");
+    Compare(single[i], expected[i], 3e-5, name + " " + names[i] + " float32");
+  }
+  for (int threads : {2, 3}) {
+    const auto together = RunKernels<double>(c, pool.WithThreads(threads), threads == 2);  // kept or recomputed
+    for (size_t i = 0; i < expected.size(); ++i) {
+      KERAS_SEQ_CHECK(alone[i].empty() || !std::memcmp(alone[i].data(), together[i].data(), alone[i].size() * 8),
+                      "%s %s differs with %d threads", name.c_str(), names[i], threads);
+    }
+  }
+}
+
+// Large enough that several threads share every step, and that there are several chunks of steps.
+void TestThreads(Cell cell, bool reset_after, ThreadPool& pool, Draw& draw) {
+  Case c{};
+  c.problem = {cell, DataType::kFloat32, Activation::kTanh, reset_after, 70, 19, 40, 150, nullptr};
+  const int64_t gates = Gates(cell) * 150, steps = 70 * 19;
+  c.inputs = draw.Normal(steps * 40, 1), c.kernel = draw.Normal(40 * gates, 0.1);
+  c.recurrent_kernel = draw.Normal(150 * gates, 0.1), c.d_outputs = draw.Real(steps * 150);
+  c.bias = draw.Normal(gates * (cell == Cell::kGRU && reset_after ? 2 : 1), 1);
+  c.dropout = draw.Kept(70 * 150);
+  const auto alone = RunKernels<float>(c, pool.WithThreads(1), true);
+  for (int threads : {2, 3, 3}) {
+    const auto together = RunKernels<float>(c, pool.WithThreads(threads), threads == 2);
+    for (size_t i = 0; i < alone.size(); ++i) {
+      KERAS_SEQ_CHECK(alone[i].empty() || !std::memcmp(alone[i].data(), together[i].data(), alone[i].size() * 4),
+                      "part %zu differs with %d threads", i, threads);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace keras_seq
+
+int main(int count, char** arguments) {
+  using namespace keras_seq;
+  const char* error;
+  KERAS_SEQ_CHECK(InstructionSet(&error) != nullptr, "%s", error);
+  const int calls = count > 1 ? std::atoi(arguments[1]) : 300;
+  const uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+  ThreadPool pool(3);
+  for (int call = 0; call < calls; ++call) {
+    Draw draw(seed * 1000003 + call);
+    Case c = draw.Call();
+    TestCall(c, pool, "call " + std::to_string(call));
+  }
+  Draw draw(seed);
+  for (Cell cell : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) TestThreads(cell, true, pool, draw);
+  TestThreads(Cell::kGRU, false, pool, draw);
+  std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
+}
