@@ -79,31 +79,43 @@ def _recur(
     *,
     initial_state=None,
     mask=None,
+    recurrent_dropout_mask=None,
+    zoneout_masks=None,
     reverse=False,
     before_step=lambda x, state: x,
     **cell,
 ):
     """Outputs (batch, time, units), and the final state.
 
-    A masked step repeats the output before it, which is zero before the first one, as in Keras.
+    A masked step repeats the output before it, which is zero before the first one, as in Keras. A mask of dropout or
+    zoneout is (batch, units) or, one a step, (batch, time, units).
     """
     batch, time = inputs.shape[:2]
+    shape = (batch, time, len(recurrent_kernel))
     step = make_step(kernel, recurrent_kernel, np.zeros(kernel.shape[1]) if bias is None else bias, **cell)
     state = initial_state or [np.zeros((batch, len(recurrent_kernel)))] * states
     output, outputs = np.zeros_like(state[0]), [None] * time
     mask = np.ones((batch, time), bool) if mask is None else mask
+    dropped = _every_step(1 if recurrent_dropout_mask is None else recurrent_dropout_mask, shape)
+    zoneout = [_every_step(0 if m is None else m, shape) for m in zoneout_masks or [None] * states]
     for t in reversed(range(time)) if reverse else range(time):
-        visible, new_state = mask[:, t, None], step(before_step(inputs[:, t], state), state)
+        visible, new_state = mask[:, t, None], step(before_step(inputs[:, t], state), state, dropped[:, t])
+        new_state = [m[:, t] * s + (1 - m[:, t]) * new for m, s, new in zip(zoneout, state, new_state, strict=True)]
         output = np.where(visible, new_state[0], output)
         state = [np.where(visible, new, old) for new, old in zip(new_state, state, strict=True)]
         outputs[t] = output
     return np.stack(outputs, axis=1), state
 
 
-def _simple_rnn_step(kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_dropout_mask=None):
-    f, kept = ACTIVATIONS[activation], 1 if recurrent_dropout_mask is None else recurrent_dropout_mask
+def _every_step(mask, shape):
+    """A number, or a mask (batch, units) or (batch, time, units), as (batch, time, units)."""
+    return np.broadcast_to(mask[:, None] if np.ndim(mask) == 2 else mask, shape)
 
-    def step(x, state):
+
+def _simple_rnn_step(kernel, recurrent_kernel, bias, *, activation="tanh"):
+    f = ACTIVATIONS[activation]
+
+    def step(x, state, kept):
         return [f(x @ kernel + (kept * state[0]) @ recurrent_kernel + bias)]
 
     return step
@@ -117,17 +129,15 @@ def _gru_step(
     activation="tanh",
     recurrent_activation="sigmoid",
     reset_after=True,
-    recurrent_dropout_mask=None,
 ):
     f, s = ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation]
-    kept = 1 if recurrent_dropout_mask is None else recurrent_dropout_mask
     w_z, w_r, w_g = np.split(kernel, 3, axis=1)
     u_z, u_r, u_g = np.split(recurrent_kernel, 3, axis=1)
     input_bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     b_z, b_r, b_g = np.split(input_bias, 3)
     c_z, c_r, c_g = np.split(recurrent_bias, 3)
 
-    def step(x, state):
+    def step(x, state, kept):
         h = state[0]
         z = s(x @ w_z + b_z + (kept * h) @ u_z + c_z)
         r = s(x @ w_r + b_r + (kept * h) @ u_r + c_r)
@@ -138,16 +148,13 @@ def _gru_step(
     return step
 
 
-def _lstm_step(
-    kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_activation="sigmoid", recurrent_dropout_mask=None
-):
+def _lstm_step(kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_activation="sigmoid"):
     f, s = ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation]
-    kept = 1 if recurrent_dropout_mask is None else recurrent_dropout_mask
     w_i, w_f, w_g, w_o = np.split(kernel, 4, axis=1)
     u_i, u_f, u_g, u_o = np.split(recurrent_kernel, 4, axis=1)
     b_i, b_f, b_g, b_o = np.split(bias, 4)
 
-    def step(x, state):
+    def step(x, state, kept):
         h, c = state
         i = s(x @ w_i + (kept * h) @ u_i + b_i)
         forget = s(x @ w_f + (kept * h) @ u_f + b_f)

@@ -7,6 +7,8 @@ run `step` alone.
 - `prepare(weights)`, `prepare_backward(weights)`: what every step reads, computed once before the loop.
 - `step(inputs, state, prepared)` returns the new state, the tensors it emits beside it, and the residuals: what the
   derivative needs that cannot be had from states and emitted tensors.
+- `dropout_mask(weights)`, `with_dropout_mask(weights, mask)`: the mask among the weights, and the weights, or what
+  `prepare` and `prepare_backward` made of them, with another one.
 - `coefficients(trace, weights)`, over all steps at once: the numbers by which the derivative of a step multiplies.
 - `step_backward(d_state, d_emitted, coefficients, prepared, sums)` is the transpose of the derivative of `step`. It
   returns the gradients of the inputs and of the previous state, whatever `weight_gradients` needs of this step, and
@@ -37,7 +39,8 @@ class RecurrentWeights(NamedTuple):
 
     kernel: object  # (units, gates * units)
     bias: object = None  # (gates * units,), only the GRU with reset_after has one
-    dropout_mask: object = None  # (batch, units), one a sequence, scaled by 1 / (1 - rate)
+    # Scaled by 1 / (1 - rate): (batch, units), one a sequence, or over a scan (time, batch, units), one a step.
+    dropout_mask: object = None
 
 
 class AttentionWeights(NamedTuple):
@@ -57,6 +60,7 @@ class Trace(NamedTuple):
 
     previous: tuple  # the state before
     state: tuple  # the state after
+    candidate: tuple  # the state that `step` returned, before zoneout; `state` itself where there is no zoneout
     emitted: tuple
     residuals: tuple
 
@@ -95,6 +99,12 @@ class _Recurrence:
     def prepare_backward(self, weights):
         return weights._replace(kernel=ops.transpose(weights.kernel))
 
+    def dropout_mask(self, weights):
+        return weights.dropout_mask
+
+    def with_dropout_mask(self, weights, mask):
+        return weights._replace(dropout_mask=mask)
+
     def zero_sums(self, weights):
         return ()
 
@@ -122,7 +132,7 @@ class SimpleRNN(_Recurrence):
         return (h,), (), ()
 
     def coefficients(self, trace, weights):
-        return (_slope(self.activation, trace.state[0]),)
+        return (_slope(self.activation, trace.candidate[0]),)
 
     def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
         (dh,), (slope,) = d_state, coefficients
@@ -158,7 +168,7 @@ class LSTM(_Recurrence):
         return (h, c), (), (i, f, g, o)
 
     def coefficients(self, trace, weights):
-        c_previous, c = trace.previous[1], trace.state[1]
+        c_previous, c = trace.previous[1], trace.candidate[1]
         i, f, g, o = trace.residuals
         squashed = self.activation(c)
         gates = [
@@ -339,6 +349,12 @@ class AdditiveAttention:
             context_kernel=ops.transpose(weights.context_kernel),
             query_kernel=ops.transpose(weights.query_kernel),
         )
+
+    def dropout_mask(self, weights):
+        return self.cell.dropout_mask(weights.cell)
+
+    def with_dropout_mask(self, weights, mask):
+        return weights._replace(cell=self.cell.with_dropout_mask(weights.cell, mask))
 
     def zero_sums(self, weights):
         return ops.zeros_like(weights.keys), ops.zeros_like(weights.score_vector)

@@ -180,7 +180,13 @@ def lstm(
         initial_state: tuple of (batch, units), h and c; zeros when None.
         mask: (batch, time) booleans, True = keep; a masked step carries the state and repeats the output.
         zero_output_for_mask: whether the output of a masked step is zero instead.
-        recurrent_dropout_mask: (batch, units), multiplies the previous output in every recurrent product.
+        recurrent_dropout_mask: multiplies the previous output in the recurrent product: (batch, units), the same in
+            every step, or (batch, time, units), entry [:, t] in step t.
+        zoneout_masks: None, or a tuple with one entry a state (h and c), None or of shape (batch, units) or
+            (batch, time, units): m, the share of the state before that a step keeps (Krueger et al. 2017),
+            `s_t = m s_{t-1} + (1 - m) s~_t` for the new state s~_t of the equations. In training m is drawn from
+            {0, 1}, at inference it is the constant rate. The output of a step is h_t; `h~_t = o f(c~_t)` is of the
+            new c~_t. A step that `mask` leaves out carries the whole state. Like the dropout mask, m gets no gradient.
         reverse: whether to run from the last step to the first; outputs keep the order of the inputs.
         unroll: whether to lay out the steps instead of looping. Needs a static time.
         recompute: whether to run the forward pass again for the gradient instead of keeping its residuals.
@@ -206,7 +212,6 @@ def attention_decoder(
     score_vector,
     keys,
     memory_mask=None,
-    recurrent_dropout_mask=None,
     **options,
 ):
     """A recurrence that attends to a memory before each step (Bahdanau, Cho & Bengio 2015).
@@ -226,8 +231,8 @@ def attention_decoder(
         score_vector: v, (attention_units,).
         keys: (batch, source, attention_units), the memory times the key kernel.
         memory_mask: (batch, source) booleans, True = keep. Where nothing is left, the context is zero.
-        recurrent_dropout_mask: as of `lstm`.
-        **options: `initial_state`, `mask`, `reverse`, `unroll`, `recompute`, `implementation` as of `lstm`.
+        **options: `initial_state`, `mask`, `recurrent_dropout_mask`, `zoneout_masks`, `reverse`, `unroll`,
+            `recompute`, `implementation` as of `lstm`.
 
     Returns:
         `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source).
@@ -235,7 +240,7 @@ def attention_decoder(
     memory = ops.convert_to_tensor(memory)
     features = inputs.shape[-1]
     weights = AttentionWeights(
-        cell=RecurrentWeights(recurrent_kernel, recurrent_bias, recurrent_dropout_mask),
+        cell=RecurrentWeights(recurrent_kernel, recurrent_bias),
         context_kernel=kernel[features:],
         query_kernel=query_kernel,
         score_vector=score_vector,
@@ -249,8 +254,7 @@ def attention_decoder(
     return outputs, state, alignments
 
 
-def _recur(cell, inputs, kernel, bias, weights, *, recurrent_dropout_mask=None, **options):
-    weights = weights._replace(dropout_mask=recurrent_dropout_mask)
+def _recur(cell, inputs, kernel, bias, weights, **options):
     outputs, state, _ = _scan_batch_major(cell, inputs, kernel, bias, weights, **options)
     return outputs, state
 
@@ -265,6 +269,8 @@ def _scan_batch_major(
     initial_state=None,
     mask=None,
     zero_output_for_mask=False,
+    recurrent_dropout_mask=None,
+    zoneout_masks=None,
     reverse=False,
     unroll=False,
     recompute=False,
@@ -282,20 +288,50 @@ def _scan_batch_major(
     state = initial_state
     if state is None:
         state = [ops.zeros((batch, units), projected.dtype) for _ in range(cell.states)]
-    elif not isinstance(state, (list, tuple)) or len(state) != cell.states:
-        received = f"{len(state)} of them" if isinstance(state, (list, tuple)) else f"a tensor of shape {state.shape}"
-        raise ValueError(
-            f"`initial_state` must be a list of {cell.states} tensor(s) of shape (batch, {units}). Received: {received}"
-        )
+    else:
+        _check_one_a_state("initial_state", state, f"{cell.states} tensor(s) of shape (batch, {units})", cell)
+    if zoneout_masks is not None:
+        expected = f"{cell.states} entries, None or of shape (batch, {units}) or (batch, time, {units})"
+        _check_one_a_state("zoneout_masks", zoneout_masks, expected, cell)
+        masks = enumerate(zoneout_masks)
+        zoneout_masks = [_time_major_mask(f"zoneout_masks[{i}]", m, projected, units) for i, m in masks]
+    dropout_mask = _time_major_mask("recurrent_dropout_mask", recurrent_dropout_mask, projected, units)
+    weights = cell.with_dropout_mask(weights, dropout_mask)
     time_mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))  # (time, batch)
-    outputs, emitted, final_state = scan(
-        cell, projected, tuple(state), weights, time_mask, reverse=reverse, unroll=unroll, recompute=recompute
-    )
+    options = {"reverse": reverse, "unroll": unroll, "recompute": recompute}
+    outputs, emitted, final_state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
     if mask is not None and (zero_output_for_mask or initial_state is not None):
         visible = time_mask if zero_output_for_mask else _seen(time_mask, reverse)
         outputs = ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
     emitted = tuple(ops.transpose(sequence, (1, 0, 2)) for sequence in emitted)
     return ops.transpose(outputs, (1, 0, 2)), final_state, emitted
+
+
+def _check_one_a_state(name, given, expected, cell):
+    if not isinstance(given, (list, tuple)) or len(given) != cell.states:
+        is_list = isinstance(given, (list, tuple))
+        received = f"{len(given)} of them" if is_list else f"a tensor of shape {ops.convert_to_tensor(given).shape}"
+        raise ValueError(f"`{name}` must be a list of {expected}. Received: {received}")
+
+
+def _time_major_mask(name, mask, projected, units):
+    """A mask (batch, units) as it is, one of (batch, time, units) as (time, batch, units); constant to a gradient."""
+    if mask is None:
+        return None
+    time, batch, _ = projected.shape
+    mask = ops.stop_gradient(ops.cast(mask, projected.dtype))
+    expected = [(batch, units), (batch, time, units)]
+    if not any(_may_equal(mask.shape, shape) for shape in expected):
+        raise ValueError(
+            f"`{name}` must have shape (batch, units) = {expected[0]} or (batch, time, units) = {expected[1]}. "
+            f"Received: shape {tuple(mask.shape)}"
+        )
+    return mask if len(mask.shape) == 2 else ops.transpose(mask, (1, 0, 2))
+
+
+def _may_equal(shape, expected):
+    """Whether two static shapes can be one, as far as they are known."""
+    return len(shape) == len(expected) and all(None in (a, b) or a == b for a, b in zip(shape, expected, strict=True))
 
 
 def _seen(time_mask, reverse):

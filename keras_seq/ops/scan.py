@@ -7,6 +7,7 @@ every weight after it as one product over all steps. `time_loop` is the only pla
 """
 
 import functools
+from typing import NamedTuple
 
 from keras import backend, ops, tree
 
@@ -14,7 +15,26 @@ from keras_seq.ops.cell_math import Trace
 from keras_seq.ops.gradient import custom_gradient
 
 
-def scan(cell, inputs, initial_state, weights, mask=None, *, reverse=False, recompute=False, unroll=False):
+class _Masks(NamedTuple):
+    """The masks of a run, each None where there is none. Rank 3 has a leading time axis, rank 2 serves every step."""
+
+    visible: object  # (time, batch, 1) booleans
+    dropout: object  # ([time,] batch, units)
+    zoneout: tuple  # of ([time,] batch, units), one a state
+
+
+def scan(
+    cell,
+    inputs,
+    initial_state,
+    weights,
+    mask=None,
+    zoneout_masks=None,
+    *,
+    reverse=False,
+    recompute=False,
+    unroll=False,
+):
     """Run a recurrence over time.
 
     Args:
@@ -23,6 +43,8 @@ def scan(cell, inputs, initial_state, weights, mask=None, *, reverse=False, reco
         initial_state: tuple of (batch, units), one a state of the cell.
         weights: the cell's weights, a (nested) named tuple of tensors or None.
         mask: (time, batch) booleans, or None. A step where it is False leaves the state as it was.
+        zoneout_masks: None, or a tuple with one entry a state: None, (batch, units) or (time, batch, units), the
+            share of the state before that a step keeps. No gradient reaches them.
         reverse: whether to run from the last step to the first. Results keep the order of `inputs`.
         recompute: whether to keep nothing for the backward pass but the arguments, and to run the forward pass
             again when a gradient is asked for: less memory, more time.
@@ -35,76 +57,108 @@ def scan(cell, inputs, initial_state, weights, mask=None, *, reverse=False, reco
     loop = {"reverse": reverse, "unroll": unroll}
     # `copy` reads variables, which `convert_to_tensor` leaves as they are; a gradient is asked of tensors.
     weights = tree.map_structure(lambda w: w if w is None else ops.copy(w), weights)
-    if not cell.differentiable:
-        trace, state = _forward(cell, inputs, initial_state, weights, mask, **loop)
-        return trace.state[0], trace.emitted, state
+    zoneout_masks = (None,) * cell.states if zoneout_masks is None else tuple(zoneout_masks)
     if mask is not None:
         mask = ops.cast(mask, inputs.dtype)  # JAX has no gradients of arguments that are not numbers
 
-    def run(inputs, initial_state, weights, mask):
-        mask = None if mask is None else mask > 0
-        forward = functools.partial(_forward, cell, inputs, initial_state, weights, mask, **loop)
-        trace, state = forward(keep=not recompute)
+    def run(inputs, initial_state, weights, mask, zoneout_masks):
+        visible = None if mask is None else ops.expand_dims(mask > 0, axis=-1)
+        masks = _Masks(visible, cell.dropout_mask(weights), zoneout_masks)
+        forward = functools.partial(_forward, cell, inputs, initial_state, weights, masks, **loop)
+        trace, state = forward(keep=cell.differentiable and not recompute)
 
         def gradient(d_outputs, d_emitted, d_state):
             kept = forward()[0] if recompute else trace
-            return *_backward(cell, initial_state, weights, mask, kept, d_outputs, d_emitted, d_state, **loop), None
+            found = _backward(cell, initial_state, weights, masks, kept, d_outputs, d_emitted, d_state, **loop)
+            return *found, None, (None,) * cell.states
 
         return (trace.state[0], trace.emitted, state), gradient
 
-    return custom_gradient(run, (inputs, tuple(initial_state), weights, mask))
+    arguments = (inputs, tuple(initial_state), weights, mask, zoneout_masks)
+    return custom_gradient(run, arguments) if cell.differentiable else run(*arguments)[0]
 
 
-def _where(mask, kept, otherwise):
-    """Elementwise choice between two tuples of (batch, units) by a mask (batch,)."""
-    return tuple(ops.where(mask[:, None], a, b) for a, b in zip(kept, otherwise, strict=True))
-
-
-def _forward(cell, inputs, initial_state, weights, mask, *, reverse, unroll, keep=True):
-    """The forward pass: the trace of all steps but for the states before them, and the final state."""
+def _forward(cell, inputs, initial_state, weights, masks, *, reverse, unroll, keep=True):
+    """The forward pass: the final state, and the trace, without what `_backward` has from the states."""
     prepared = cell.prepare(weights)
+    mask_sequences, masks_of_step = _over_steps(masks)
 
     def step(state, slices):
-        inputs, *mask = slices
-        new_state, emitted, residuals = cell.step(inputs, state, prepared)
-        if mask:
-            new_state = _where(mask[0], new_state, state)
-        kept = (new_state, emitted, tuple(residuals)) if keep else (new_state[:1], emitted, ())
-        return new_state, kept
+        inputs, mask_slices = slices
+        masks = masks_of_step(mask_slices)
+        candidate, emitted, residuals = cell.step(inputs, state, cell.with_dropout_mask(prepared, masks.dropout))
+        new_state = _zone_out(masks.zoneout, state, candidate)
+        if masks.visible is not None:
+            new_state = tuple(ops.where(masks.visible, new, old) for new, old in zip(new_state, state, strict=True))
+        if not keep:
+            return new_state, (new_state[:1], (), emitted, ())
+        candidate = tuple(() if m is None else c for m, c in zip(masks.zoneout, candidate, strict=True))
+        return new_state, (new_state, candidate, emitted, tuple(residuals))
 
-    sequences = (inputs,) if mask is None else (inputs, mask)
+    sequences = (inputs, mask_sequences)
     state, kept = time_loop(step, tuple(initial_state), sequences, reverse=reverse, unroll=unroll)
     return Trace((), *kept), state
 
 
-def _backward(cell, initial_state, weights, mask, trace, d_outputs, d_emitted, d_state, *, reverse, unroll):
+def _backward(cell, initial_state, weights, masks, trace, d_outputs, d_emitted, d_state, *, reverse, unroll):
     """Backpropagation through time: the gradients of inputs, initial state and weights."""
     prepared = cell.prepare_backward(weights)
     trace = trace._replace(
-        previous=tuple(_shift(first, states, reverse) for first, states in zip(initial_state, trace.state, strict=True))
+        previous=tuple(_shift(first, s, reverse) for first, s in zip(initial_state, trace.state, strict=True)),
+        candidate=tuple(
+            s if m is None else c for m, s, c in zip(masks.zoneout, trace.state, trace.candidate, strict=True)
+        ),
     )
-
     coefficients = cell.coefficients(trace, weights)
+    # A masked step is one that zones out everything: it hands its gradient to the state before, whole.
+    masks = _Masks(None, masks.dropout, _kept_shares(masks, d_outputs.dtype))
+    mask_sequences, masks_of_step = _over_steps(masks)
 
     def step(carry, slices):
         d_state, sums = carry
-        coefficients, d_output, d_emitted, *mask = slices
+        coefficients, d_output, d_emitted, mask_slices = slices
+        masks = masks_of_step(mask_slices)
         d_state = (d_state[0] + d_output, *d_state[1:])
-        if mask:  # a masked step hands its gradient to the state before, whole
-            kept_rows = ops.cast(mask[0], d_output.dtype)[:, None]  # (batch, 1)
-            d_carried = tuple(d * (1 - kept_rows) for d in d_state)
-            d_state = tuple(d * kept_rows for d in d_state)
-        d_inputs, d_previous, kept, sums = cell.step_backward(d_state, d_emitted, coefficients, prepared, sums)
-        if mask:
-            d_previous = tuple(a + b for a, b in zip(d_previous, d_carried, strict=True))
+        d_candidate = tuple(d if m is None else d * (1 - m) for m, d in zip(masks.zoneout, d_state, strict=True))
+        d_inputs, d_previous, kept, sums = cell.step_backward(
+            d_candidate, d_emitted, coefficients, cell.with_dropout_mask(prepared, masks.dropout), sums
+        )
+        d_previous = tuple(
+            new if m is None else new + d * m for m, new, d in zip(masks.zoneout, d_previous, d_state, strict=True)
+        )
         return (d_previous, sums), (d_inputs, kept)
 
-    sequences = (coefficients, d_outputs, tuple(d_emitted))
-    if mask is not None:
-        sequences = (*sequences, mask)
+    sequences = (coefficients, d_outputs, tuple(d_emitted), mask_sequences)
     carry = (tuple(d_state), cell.zero_sums(weights))
     (d_initial_state, sums), (d_inputs, kept) = time_loop(step, carry, sequences, reverse=not reverse, unroll=unroll)
     return d_inputs, d_initial_state, cell.weight_gradients(trace, d_inputs, kept, sums, weights)
+
+
+def _over_steps(masks):
+    """The masks that differ from step to step, and the function that makes of their slices the masks of a step."""
+    flat = tree.flatten(masks)
+    differs = [mask is not None and len(mask.shape) == 3 for mask in flat]
+
+    def of_step(slices):
+        slices = iter(slices)
+        return tree.pack_sequence_as(masks, [next(slices) if d else m for m, d in zip(flat, differs, strict=True)])
+
+    return tuple(mask for mask, d in zip(flat, differs, strict=True) if d), of_step
+
+
+def _zone_out(masks, state, candidate):
+    """Zoneout (Krueger et al. 2017) of each state: `m s_{t-1} + (1 - m) s~_t`."""
+    return tuple(
+        new if m is None else m * old + (1 - m) * new for m, old, new in zip(masks, state, candidate, strict=True)
+    )
+
+
+def _kept_shares(masks, dtype):
+    """The share of each state that a step keeps, by zoneout and by the mask of the sequence; None where it is 0."""
+    if masks.visible is None:
+        return masks.zoneout
+    masked = 1 - ops.cast(masks.visible, dtype)
+    return tuple(masked if m is None else ops.where(masks.visible, m, 1) for m in masks.zoneout)
 
 
 def _shift(first, states, reverse):

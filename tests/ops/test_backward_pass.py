@@ -24,11 +24,13 @@ CELLS = {
     "lstm relu": LSTM(activations.relu),
 }
 CELLS |= {f"attention over {name}": AdditiveAttention(cell) for name, cell in CELLS.items()}
+UNIT_MASK = st.sampled_from([None, "a sequence", "a step"])
 CALLS = {
     "batch": st.integers(1, 3),
     "time": st.integers(1, 6),
     "mask": st.booleans(),
-    "dropout": st.booleans(),
+    "dropout": UNIT_MASK,
+    "zoneout": st.tuples(UNIT_MASK, UNIT_MASK),
     "recurrent_bias": st.booleans(),
     "memory_mask": st.booleans(),
     "reverse": st.booleans(),
@@ -36,7 +38,13 @@ CALLS = {
     "unroll": st.booleans(),
     "seed": st.integers(0, 999),
 }
-EVERYTHING = dict.fromkeys(CALLS, True) | {"batch": 2, "time": 4, "unroll": False, "seed": 1}
+UNIT_MASKS = {"dropout": "a step", "zoneout": ("a sequence", "a step")}
+EVERYTHING = dict.fromkeys(CALLS, True) | UNIT_MASKS | {"batch": 2, "time": 4, "unroll": False, "seed": 1}
+
+
+def draw_unit_mask(of, call, rng):
+    time = [call["time"]] if of == "a step" else []
+    return None if of is None else rng.integers(0, 3, (*time, call["batch"], UNITS)) / 2
 
 
 def draw_weights(cell, call, rng):
@@ -55,7 +63,7 @@ def draw_weights(cell, call, rng):
     weights = [rng.normal(size=(UNITS, cell.gates * UNITS))]
     if isinstance(cell, GRU) and cell.reset_after and call["recurrent_bias"]:
         weights.append(rng.normal(size=cell.gates * UNITS))
-    dropout_mask = rng.integers(0, 2, (call["batch"], UNITS)) / 0.5 if call["dropout"] else None
+    dropout_mask = draw_unit_mask(call["dropout"], call, rng)
     return weights, lambda kernel, bias=None: RecurrentWeights(kernel, bias, dropout_mask)
 
 
@@ -66,7 +74,8 @@ def assert_gradients_agree(cell, call, mode):
     inputs = rng.normal(size=(call["time"], call["batch"], cell.gates * UNITS))
     state = [rng.normal(size=(call["batch"], UNITS)) for _ in range(cell.states)]
     mask = rng.random((call["time"], call["batch"])) < 0.6 if call["mask"] else None
-    options = {"reverse": call["reverse"], "unroll": call["unroll"]}
+    zoneout_masks = [draw_unit_mask(of, call, rng) for of in call["zoneout"][: cell.states]]
+    options = {"reverse": call["reverse"], "unroll": call["unroll"], "zoneout_masks": zoneout_masks}
 
     def run(cell, **options):
         def function(inputs, *tensors):

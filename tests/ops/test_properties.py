@@ -43,13 +43,14 @@ CALLS = st.fixed_dictionaries(
         "time": st.integers(2, 6),
         "reverse": st.booleans(),
         "recompute": st.booleans(),
+        "unit_masks": st.booleans(),
         "seed": st.integers(0, 999),
     }
 )
 
 
 def draw(name, call):
-    """The function with `call`'s options, its arguments (inputs, states, weights), and a mask."""
+    """The function with `call`'s options, its arguments (inputs, states, weights), and masks (batch, time, ...)."""
     function, gates, states, has_memory = RECURRENCES[name]
     rng = np.random.default_rng(call["seed"])
     batch, time, width = call["batch"], call["time"], gates * UNITS
@@ -73,11 +74,19 @@ def draw(name, call):
 
     inputs = rng.normal(size=(batch, time, FEATURES))
     initial_state = [rng.normal(size=(batch, UNITS)) for _ in range(states)]
-    return recur, [inputs, *initial_state, *weights], rng.random((batch, time)) < 0.6
+    masks = {"mask": rng.random((batch, time)) < 0.6}
+    if call["unit_masks"]:
+        dropout, *zoneout = rng.integers(0, 3, (1 + states, batch, time, UNITS)) / 2
+        masks |= {"recurrent_dropout_mask": dropout, "zoneout_masks": zoneout}
+    return recur, [inputs, *initial_state, *weights], masks
 
 
 def assert_same(function, other, arguments, tolerance=TOLERANCE):
     assert_close(run_with_gradients(function, arguments), run_with_gradients(other, arguments), tolerance)
+
+
+def each(function, masks):
+    return tf.nest.map_structure(function, masks)
 
 
 properties = settings(max_examples=15, deadline=None, derandomize=True)
@@ -87,16 +96,16 @@ properties = settings(max_examples=15, deadline=None, derandomize=True)
 @properties
 @given(call=CALLS, data=st.data())
 def test_a_run_continues_from_its_state(name, call, data):
-    recur, arguments, mask = draw(name, {**call, "reverse": False})
+    recur, arguments, masks = draw(name, {**call, "reverse": False})
     cut, states = data.draw(st.integers(1, call["time"] - 1)), RECURRENCES[name][2]
-    mask[:, cut] = True  # before its first visible step, a run has no output to repeat
+    masks["mask"][:, cut] = True  # before its first visible step, a run has no output to repeat
 
     def whole(inputs, *rest):
-        return recur(inputs, rest, mask=mask)
+        return recur(inputs, rest, **masks)
 
     def halves(inputs, *rest):
-        first, state = recur(inputs[:, :cut], rest, mask=mask[:, :cut])
-        second, state = recur(inputs[:, cut:], [*state, *rest[states:]], mask=mask[:, cut:])
+        first, state = recur(inputs[:, :cut], rest, **each(lambda m: m[:, :cut], masks))
+        second, state = recur(inputs[:, cut:], [*state, *rest[states:]], **each(lambda m: m[:, cut:], masks))
         return tf.concat([first, second], axis=1), state
 
     assert_same(whole, halves, arguments)
@@ -106,48 +115,61 @@ def test_a_run_continues_from_its_state(name, call, data):
 @properties
 @given(call=CALLS, extra=st.integers(1, 4))
 def test_padding_changes_nothing(name, call, extra):
-    recur, arguments, mask = draw(name, call)
+    recur, arguments, masks = draw(name, call)
     garbage = np.full((call["batch"], extra, FEATURES), 7.0)
-    padded_mask = np.pad(mask, [(0, 0), (0, extra)])
+    padded_masks = each(lambda m: np.pad(m, [(0, 0), (0, extra), (0, 0)][: m.ndim]), masks)
 
     def padded(inputs, *rest):
-        outputs, state = recur(tf.concat([inputs, garbage], axis=1), rest, mask=padded_mask)
+        outputs, state = recur(tf.concat([inputs, garbage], axis=1), rest, **padded_masks)
         return outputs[:, : call["time"]], state
 
-    assert_same(lambda inputs, *rest: recur(inputs, rest, mask=mask), padded, arguments)
+    assert_same(lambda inputs, *rest: recur(inputs, rest, **masks), padded, arguments)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @properties
 @given(call=CALLS)
 def test_a_full_mask_is_no_mask(name, call):
-    recur, arguments, mask = draw(name, call)
-    full = np.ones_like(mask)
-    assert_same(lambda x, *rest: recur(x, rest, mask=full), lambda x, *rest: recur(x, rest), arguments)
+    recur, arguments, masks = draw(name, call)
+    full, none = {**masks, "mask": np.ones_like(masks["mask"])}, {**masks, "mask": None}
+    assert_same(lambda x, *rest: recur(x, rest, **full), lambda x, *rest: recur(x, rest, **none), arguments)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@properties
+@given(call=CALLS)
+def test_masks_of_a_sequence_are_those_of_each_step(name, call):
+    recur, arguments, masks = draw(name, {**call, "unit_masks": True})
+    of_sequence = {**each(lambda m: m[:, 0], masks), "mask": masks["mask"]}
+    of_each_step = {**each(lambda m: np.repeat(m[:, :1], call["time"], 1), masks), "mask": masks["mask"]}
+    assert_same(
+        lambda x, *rest: recur(x, rest, **of_sequence), lambda x, *rest: recur(x, rest, **of_each_step), arguments
+    )
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @properties
 @given(call=CALLS)
 def test_backwards_mirrors_forwards(name, call):
-    recur, arguments, mask = draw(name, call)
+    recur, arguments, masks = draw(name, call)
 
     def mirrored(inputs, *rest):
-        options = {"mask": mask[:, ::-1], "reverse": not call["reverse"]}
+        options = {**each(lambda m: m[:, ::-1], masks), "reverse": not call["reverse"]}
         outputs, state = recur(tf.reverse(inputs, [1]), rest, **options)
         return tf.reverse(outputs, [1]), state
 
-    assert_same(lambda inputs, *rest: recur(inputs, rest, mask=mask), mirrored, arguments)
+    assert_same(lambda inputs, *rest: recur(inputs, rest, **masks), mirrored, arguments)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_sequences_of_a_batch_are_independent(name):
     batch = 5  # a size that no weight has
-    recur, arguments, mask = draw(name, {"batch": batch, "time": 4, "reverse": False, "recompute": False, "seed": 4})
+    call = {"batch": batch, "time": 4, "reverse": False, "recompute": False, "unit_masks": True, "seed": 4}
+    recur, arguments, masks = draw(name, call)
 
     def run(rows):
         inputs, *rest = [argument[rows] if len(argument) == batch else argument for argument in arguments]
-        return recur(inputs, rest, mask=mask[rows])[0]
+        return recur(inputs, rest, **each(lambda m: m[rows], masks))[0]
 
     one_by_one = tf.concat([run(slice(i, i + 1)) for i in range(batch)], axis=0)
     assert_close(one_by_one, run(slice(None)), TOLERANCE)
@@ -157,18 +179,22 @@ def test_sequences_of_a_batch_are_independent(name):
 @pytest.mark.parametrize("name", ["simple_rnn", "gru_reset_after", "gru_reset_before", "lstm"])
 def test_one_trace_serves_every_batch_and_length(name, masked):
     function, _, states, _ = RECURRENCES[name]
-    weights = draw(name, {"batch": 1, "time": 2, "seed": 0})[1][1 + states :]
+    weights = draw(name, {"batch": 1, "time": 2, "unit_masks": False, "seed": 0})[1][1 + states :]
 
-    def run(inputs, mask):
+    def run(inputs, mask, unit_mask):
+        masks = {"mask": mask, "recurrent_dropout_mask": unit_mask, "zoneout_masks": [unit_mask] * states}
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            outputs, _ = function(inputs, *weights, mask=mask if masked else None)
+            outputs, _ = function(inputs, *weights, **masks if masked else {})
         return outputs, tape.gradient(outputs, inputs)
 
-    shape = [None, None]
-    traced = tf.function(run, [tf.TensorSpec([*shape, FEATURES], "float64"), tf.TensorSpec(shape, "bool")])
+    shapes = [[None, None, FEATURES], [None, None], [None, None, UNITS]]
+    traced = tf.function(
+        run, [tf.TensorSpec(*spec) for spec in zip(shapes, ["float64", "bool", "float64"], strict=True)]
+    )
     rng = np.random.default_rng(0)
     for batch, time in [(1, 1), (3, 1), (1, 4), (2, 6)]:
         inputs, mask = tf.constant(rng.normal(size=(batch, time, FEATURES))), rng.random((batch, time)) < 0.6
-        assert_close(traced(inputs, mask), run(inputs, mask), TOLERANCE)
+        unit_mask = tf.constant(rng.random((batch, time, UNITS)))
+        assert_close(traced(inputs, mask, unit_mask), run(inputs, mask, unit_mask), TOLERANCE)
     assert traced.experimental_get_tracing_count() == 1

@@ -33,7 +33,8 @@ CALLS = st.fixed_dictionaries(
         "batch": st.integers(1, 3),
         "time": st.integers(1, 5),
         "mask": st.booleans(),
-        "dropout": st.booleans(),
+        "dropout": st.sampled_from([None, "a sequence", "a step"]),
+        "zoneout": st.lists(st.sampled_from([None, "a sequence", "a step", "a rate"]), min_size=2, max_size=2),
         "bias": st.booleans(),
         "initial_state": st.booleans(),
         "reverse": st.booleans(),
@@ -58,10 +59,18 @@ def draw(kind, cell, call, rng, features=FEATURES):
         differentiated |= {f"state_{i}": rng.normal(size=(batch, UNITS)) for i in range(STATES[kind])}
     options = {
         "mask": rng.random((batch, time)) < 0.6 if call["mask"] else None,
-        "recurrent_dropout_mask": rng.integers(0, 2, (batch, UNITS)) / 0.5 if call["dropout"] else None,
+        "recurrent_dropout_mask": draw_unit_mask(call["dropout"], batch, time, rng, scale=2.0),
+        "zoneout_masks": tuple(draw_unit_mask(of, batch, time, rng) for of in call["zoneout"][: STATES[kind]]),
         "reverse": call["reverse"],
     }
     return differentiated, options
+
+
+def draw_unit_mask(of, batch, time, rng, scale=1.0):
+    shape = (batch, time, UNITS) if of == "a step" else (batch, UNITS)
+    if of == "a rate":
+        return np.full(shape, 0.3)
+    return None if of is None else rng.integers(0, 2, shape) * scale
 
 
 def draw_memory_mask(kind, batch, rng):
@@ -131,3 +140,45 @@ def test_attention_decoder(kind, cell, call):
         return references.attention_decoder(getattr(references, kind), **arguments, **cell, **options)
 
     assert_same(function, reference, differentiated)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+def test_masks_get_no_gradient(activation):
+    """Not from the hand-written derivative (tanh), nor from the automatic one (elu)."""
+    ones = np.ones((2, 4, UNITS), "float32")
+
+    def function(dropout_mask, zoneout_mask):
+        kernels = np.ones((UNITS, 4 * UNITS), "float32"), np.ones((UNITS, 4 * UNITS), "float32")
+        masks = {"recurrent_dropout_mask": dropout_mask, "zoneout_masks": (zoneout_mask, zoneout_mask)}
+        return ops.lstm(ones, *kernels, activation=activation, **masks)
+
+    _, gradients = run_with_gradients(function, [ones, ones / 3])
+    assert not np.any(gradients)
+
+
+def test_masks_are_cast():
+    ones = np.ones((1, 1), "float32")
+    masks = {"recurrent_dropout_mask": np.array([[2]]), "zoneout_masks": [np.array([[[False], [True], [False]]])]}
+    outputs, _ = ops.simple_rnn(np.ones((1, 3, 1), "float32"), ones, ones, activation="linear", **masks)
+    assert np.ravel(outputs).tolist() == [1, 1, 3]
+
+
+EITHER = r"must have shape \(batch, units\) = \(2, 3\) or \(batch, time, units\) = \(2, 4, 3\)"
+WRONG_MASKS = [
+    ({"recurrent_dropout_mask": np.ones((1, 3))}, rf"`recurrent_dropout_mask` {EITHER}. Received: shape \(1, 3\)"),
+    (
+        {"recurrent_dropout_mask": np.ones((2, 4, 1))},
+        rf"`recurrent_dropout_mask` {EITHER}. Received: shape \(2, 4, 1\)",
+    ),
+    ({"recurrent_dropout_mask": 0.5}, rf"`recurrent_dropout_mask` {EITHER}. Received: shape \(\)"),
+    ({"zoneout_masks": [None, np.ones((2, 5, 3))]}, rf"`zoneout_masks\[1\]` {EITHER}. Received: shape \(2, 5, 3\)"),
+    ({"zoneout_masks": [np.ones((2, 3))]}, r"`zoneout_masks` must be a list of 2 entries, .* Received: 1 of them"),
+    ({"zoneout_masks": np.ones((2, 3))}, r"`zoneout_masks` must be a list .* Received: a tensor of shape \(2, 3\)"),
+    ({"zoneout_masks": 0.5}, r"`zoneout_masks` must be a list .* Received: a tensor of shape \(\)"),
+]
+
+
+@pytest.mark.parametrize(("masks", "message"), WRONG_MASKS, ids=str)
+def test_wrong_shapes_of_masks(masks, message):
+    with pytest.raises(ValueError, match=message):
+        ops.lstm(np.ones((2, 4, 5)), np.ones((5, 12)), np.ones((3, 12)), **masks)
