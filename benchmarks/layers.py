@@ -1,184 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers of keras_seq and its peers, interleaved: forward, and forward with backward.
+"""Recurrent layers of keras_seq and its peers: time, share of the processor's peak, memory of a training step.
 
-Writes a Markdown table and a JSON file. Peers that are not installed are left out: pip install '.[bench]'.
+Prints tables, and writes them as Markdown and as JSON. What is not installed is left out: pip install '.[bench]'.
+
+    python benchmarks/layers.py
+    python benchmarks/layers.py --times --layers LSTM --shapes 1 32,25,128,128 --contenders native torch
+    python benchmarks/layers.py --times --dtype bfloat16
+    python benchmarks/layers.py --memory
 """
 
 import argparse
-import functools
 import itertools
 import json
 import os
 import pathlib
-import platform
-from typing import NamedTuple
+import sys
 
-import numpy as np
-from contest import Contender, median, run_contest, spread
+import fma_peak
+import memory
+import report
+from cases import GATES, PASSES, SHAPES, Case
+from contenders import CONTENDERS, MEMORY
+from contest import run_contest
+from rich.console import Console
 from rich.progress import Progress
 
-
-class Case(NamedTuple):
-    layer: str  # LSTM, GRU, SimpleRNN
-    shape: tuple  # batch, time, features, units
-    backward: bool  # with the gradients of inputs and weights
-    recurrent_dropout: float
+BFLOAT16 = ("native", "native+bfloat16")
+NAMES = [contender.name for contender in CONTENDERS]
 
 
-SHAPES = [
-    (64, 50, 256, 256),
-    (64, 50, 512, 512),
-    (32, 100, 1024, 1024),
-    (32, 25, 128, 128),
-    (1, 100, 512, 512),
-    (128, 30, 650, 650),
-]
+def parse_shape(text):
+    """An index of SHAPES, or batch,time,features,units."""
+    numbers = tuple(map(int, text.split(",")))
+    if len(numbers) not in (1, 4):
+        raise ValueError
+    return numbers if len(numbers) == 4 else SHAPES[numbers[0]]
 
 
-def build_tensorflow(library, jit_compile, case):
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import importlib
-
-    import tensorflow as tf
-
-    layer_class = getattr(importlib.import_module(library).layers, case.layer)
-    layer = layer_class(case.shape[3], return_sequences=True, recurrent_dropout=case.recurrent_dropout)
-    sequences = tf.random.normal(case.shape[:3])
-    layer.build(sequences.shape)
-    variables = [variable.value for variable in layer.trainable_variables]
-
-    @tf.function(jit_compile=jit_compile)
-    def forward(sequences):
-        return layer(sequences, training=False)
-
-    @tf.function(jit_compile=jit_compile)
-    def backward(sequences):
-        with tf.GradientTape() as tape:
-            tape.watch(sequences)
-            loss = tf.reduce_sum(tf.square(layer(sequences, training=True)))
-        return tape.gradient(loss, [sequences, *variables])
-
-    if case.backward:
-        return lambda: [gradient.numpy() for gradient in backward(sequences)]
-    return lambda: forward(sequences).numpy()
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    float32 = [name for name in NAMES if name not in BFLOAT16[1:]]
+    listed = " ".join(f"{index}={shape}".replace(" ", "") for index, shape in enumerate(SHAPES))
+    add("--layers", nargs="+", choices=GATES, default=list(GATES))
+    add("--shapes", nargs="+", type=parse_shape, default=SHAPES, metavar="B,T,I,H", help=f"or indices: {listed}")
+    add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
+    add("--contenders", nargs="+", choices=NAMES, default=float32, metavar="NAME", help=", ".join(NAMES))
+    add("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="bfloat16: native, forward")
+    add("--seconds", type=float, default=8, help="for a case, all contenders together (default: %(default)s)")
+    add("--ours", choices=NAMES, default="native", metavar="NAME", help="whom the peers are compared with")
+    add("--times", action="store_true", help="only the times")
+    add("--memory", action="store_true", help="only the memory")
+    add("--memory-shape", type=parse_shape, default=SHAPES[2], metavar="B,T,I,H", help="default: %(default)s")
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder of the results")
+    return parser.parse_args()
 
 
-def build_jax(library, case):
-    os.environ["KERAS_BACKEND"] = "jax"
-    import importlib
-
-    import jax
-
-    layer_class = getattr(importlib.import_module(library).layers, case.layer)
-    layer = layer_class(case.shape[3], return_sequences=True, recurrent_dropout=case.recurrent_dropout)
-    sequences = np.random.default_rng(0).normal(size=case.shape[:3]).astype("float32")
-    layer.build(sequences.shape)
-    weights = [variable.value for variable in layer.trainable_variables]
-    others = [variable.value for variable in layer.non_trainable_variables]
-
-    def call(weights, sequences, training):
-        return layer.stateless_call(weights, others, sequences, training=training)[0]
-
-    forward = jax.jit(functools.partial(call, training=False))
-    backward = jax.jit(jax.grad(lambda *a: (call(*a, training=True) ** 2).sum(), (0, 1)))
-    run = backward if case.backward else forward
-    return lambda: jax.block_until_ready(run(weights, sequences))
-
-
-def build_torch(case):
-    import torch
-
-    if case.recurrent_dropout:
-        return None  # it has none
-    torch.set_num_threads(os.cpu_count())
-    batch, time, features, units = case.shape
-    layer = getattr(torch.nn, case.layer.replace("SimpleRNN", "RNN"))(features, units, batch_first=True)
-    sequences = torch.randn(batch, time, features, requires_grad=case.backward)
-
-    def forward():
-        with torch.no_grad():
-            return layer(sequences)[0]
-
-    def backward():
-        layer.zero_grad()
-        sequences.grad = None
-        layer(sequences)[0].square().sum().backward()
-
-    return backward if case.backward else forward
+def measure_times(options, console):
+    """The results of the contest; what there is of them is written after each case."""
+    names = set(options.contenders) if "float32" in options.dtype else set()
+    names.update(BFLOAT16 if "bfloat16" in options.dtype else ())
+    contenders = [contender for contender in CONTENDERS if contender.name in names]
+    passes = options.passes if "float32" in options.dtype else ["forward"]
+    every = (Case(*each) for each in itertools.product(options.layers, options.shapes, passes))
+    cases = [case for case in every if any(contender.suits(case) for contender in contenders)]
+    results = []
+    with Progress(console=console) as progress:
+        task = progress.add_task("", total=len(cases))
+        contest = run_contest([fma_peak.CONTENDER, *contenders], cases, options.seconds)
+        for case in cases:
+            progress.update(task, description=str(case))
+            results.append(next(contest))
+            progress.advance(task)
+            progress.console.print(report.brief(results[-1]), highlight=False)
+            write_times(options, results)
+        contest.close()
+    return results
 
 
-CONTENDERS = [
-    Contender("keras_seq graph", functools.partial(build_tensorflow, "keras_seq", False)),
-    Contender("keras_seq jit", functools.partial(build_tensorflow, "keras_seq", True)),
-    Contender("keras graph", functools.partial(build_tensorflow, "keras", False)),
-    Contender("keras jit", functools.partial(build_tensorflow, "keras", True)),
-    Contender("keras_seq jax", functools.partial(build_jax, "keras_seq")),
-    Contender("keras jax", functools.partial(build_jax, "keras")),
-    Contender("torch", build_torch),
-]
+def write_times(options, results):
+    tables = [*report.ratio_tables(results, options.ours), *report.worst_table(results, options.ours)]
+    tables += report.times_tables(results, options.ours)
+    heading = [*report.machine(results), "", *report.explanation()]
+    left_out = report.notes(pair for result in results for pair in result.left_out.items())
+    texts = ["\n".join(heading) + "\n", *(table.markdown() for table in tables), "\n".join(left_out)]
+    (options.output / "layers.md").write_text("\n".join(texts) + "\n")
+    data = {"machine": report.machine(results), "ours": options.ours, "results": report.as_data(results, options.ours)}
+    (options.output / "layers.json").write_text(json.dumps(data, indent=1) + "\n")
+    return heading, tables, left_out
 
 
-def table(results, names):
-    """Milliseconds (median ± half the interquartile range), a row a case."""
-    head = ["layer", "batch, time, features, units", "pass", "recurrent dropout", *names]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for case, times in results:
-        cells = [f"{median(times[n]):.1f} ± {100 * spread(times[n]):.0f} %" if n in times else "–" for n in names]
-        kind = "forward + backward" if case.backward else "forward"
-        shape = ", ".join(map(str, case.shape))
-        lines.append("| " + " | ".join([case.layer, shape, kind, str(case.recurrent_dropout), *cells]) + " |")
-    return "\n".join(lines)
+def measure_memory(options, console):
+    """Rows `(name, layer, pass, gigabytes)`, and notes on what could not be measured."""
+    if not memory.SUPPORTED:
+        return [], ["- Memory is measured on Linux alone."]
+    makers = [row for row in MEMORY if row[0].removesuffix("+recompute") in options.contenders]
+    rows, left_out = [], []
+    with Progress(console=console) as progress:
+        task = progress.add_task("", total=len(makers) * len(options.layers))
+        for layer, (name, make, kind) in itertools.product(options.layers, makers):
+            case = Case(layer, options.memory_shape, kind)
+            progress.update(task, description=f"memory, {name}, {case}")
+            try:
+                rows.append((name, layer, kind, memory.measure(make, case)))
+            except Exception as error:  # as in the contest: the others go on without it
+                left_out.append((name, f"{type(error).__name__}: {error}"))
+            progress.advance(task)
+    return rows, report.notes(left_out)
 
 
-def ratios(results, ours, theirs):
-    """Geometric means over the shapes of (best of theirs) / (best of ours), a line a layer and kind of pass."""
-    groups = {}
-    for case, times in results:
-        mine, peers = ([median(times[n]) for n in names if n in times] for names in (ours, theirs))
-        if mine and peers:
-            groups.setdefault((case.layer, case.backward, case.recurrent_dropout), []).append(min(peers) / min(mine))
-    return {key: float(np.exp(np.mean(np.log(values)))) for key, values in groups.items()}
+def write_memory(options, rows, left_out):
+    tables = [report.memory_table(rows, options.memory_shape)] if rows else []
+    heading = [*report.machine([]), "", "Above what the process held before the step, with all gradients."]
+    texts = ["\n".join(heading) + "\n", *(table.markdown() for table in tables), "\n".join(left_out)]
+    (options.output / "memory.md").write_text("\n".join(texts) + "\n")
+    fields = ("contender", "layer", "pass", "gigabytes")
+    data = {"machine": report.machine([]), "shape": options.memory_shape}
+    data["results"] = [dict(zip(fields, row, strict=True)) for row in rows]
+    (options.output / "memory.json").write_text(json.dumps(data, indent=1) + "\n")
+    return heading, tables, left_out
 
 
-def processor():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+def show(console, heading, tables, left_out):
+    console.print("\n".join(heading), highlight=False)
+    for table in tables:
+        console.print(table.terminal())
+    console.print("\n".join(left_out), highlight=False)
+
+
+def log_frameworks(path):
+    """What the contenders' processes write to stderr goes to a file; what we write still to the terminal."""
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    with path.open("w") as file:
+        os.dup2(file.fileno(), 2)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=8, help="for a case, all contenders together")
-    parser.add_argument("--layers", nargs="+", default=["LSTM", "GRU", "SimpleRNN"], help="which layers")
-    parser.add_argument("--shapes", type=int, nargs="+", default=range(len(SHAPES)), help="which of the shapes, 0 to 5")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder of the results")
-    options = parser.parse_args()
-    passes = [(False, 0.0), (True, 0.0), (True, 0.3)]
-    shapes = [SHAPES[index] for index in options.shapes]
-    cases = [Case(layer, shape, *kind) for layer, shape, kind in itertools.product(options.layers, shapes, passes)]
-    results = []
-    with Progress() as progress:
-        for result in progress.track(run_contest(CONTENDERS, cases, options.seconds), total=len(cases)):
-            results.append(result)
-    names = [c.name for c in CONTENDERS if any(c.name in times for _, times in results)]
-    lines = [f"Milliseconds on {processor()}, median ± half the interquartile range.", "", table(results, names), ""]
-    ours = ["keras_seq graph", "keras_seq jit"]
-    for title, theirs in (
-        ("keras.layers (the better of graph and jit)", ["keras graph", "keras jit"]),
-        ("torch", ["torch"]),
-    ):
-        means = ratios(results, ours, theirs)
-        if means:
-            lines.append(f"\nTimes as fast as {title}, geometric mean over the shapes:\n")
-        for (layer, backward, dropout), ratio in means.items():
-            kind = "forward + backward" if backward else "forward"
-            lines.append(f"- {layer}, {kind}{', recurrent_dropout' if dropout else ''}: {ratio:.2f}")
-    text = "\n".join(lines)
-    print(text)
+    options = parse_options()
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "layers.md").write_text(text + "\n")
-    rows = [{**case._asdict(), "seconds": times} for case, times in results]
-    (options.output / "layers.json").write_text(json.dumps({"machine": processor(), "results": rows}, indent=1) + "\n")
+    log_frameworks(options.output / "frameworks.log")
+    console = Console(width=None if sys.stdout.isatty() else 180)  # a file takes lines of any length
+    both = options.times == options.memory
+    if both or options.times:
+        results = measure_times(options, console)
+        show(console, *write_times(options, results))
+    if both or options.memory:
+        show(console, *write_memory(options, *measure_memory(options, console)))
+    console.print(f"Written to {options.output}/")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recurrent layers that are compared, each in its framework.
+
+A maker is a function `(case) -> (draw, run)`: `draw(batch, time)` gives a tuple of inputs, `run(*inputs)` runs the case
+once on them and returns when its results are there. None of them copies results to NumPy: a TensorFlow function called
+on a CPU returns when all of them are computed (checked, graph and jit: no processor time is spent and nothing changes
+after the call), PyTorch runs as it is called, JAX is waited for; ONNX Runtime can only return arrays, without a copy.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+
+import numpy as np
+from cases import GATES, PASSES
+from contest import Contender
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # processors are compared
+
+
+def build_layer(library, case, **arguments):
+    """A layer of keras or keras_seq.
+
+    Raises:
+        ImportError: without the library.
+        NotImplementedError: if the layer has no such argument, or not such an implementation.
+    """
+    layer_class = getattr(importlib.import_module(library).layers, case.layer)
+    known = {name for base in layer_class.__mro__ for name in inspect.signature(base.__init__).parameters}
+    for name in arguments:
+        if name not in known:
+            raise NotImplementedError(f"{library}.layers.{case.layer} has no argument `{name}`")
+    arguments = {"recurrent_dropout": case.recurrent_dropout, **arguments}
+    layer = layer_class(case.shape[3], return_sequences=True, **arguments)
+    if "implementation" in arguments:
+        layer.choose_implementation()  # raises here, and not in the middle of a trace
+    layer.build((None, None, case.shape[2]))
+    return layer
+
+
+def tensorflow_layer(library, jit_compile, case, masked=False, **arguments):
+    import tensorflow as tf
+
+    layer = build_layer(library, case, **arguments)
+    variables = [variable.value for variable in layer.trainable_variables]
+
+    def draw(batch, time):
+        random = np.random.default_rng(0)
+        sequences = tf.constant(random.normal(size=(batch, time, case.shape[2])), layer.compute_dtype)
+        mask = tf.sequence_mask(random.integers(1, time + 1, size=batch), time) if masked else None
+        return sequences, mask
+
+    def forward(sequences, mask):
+        return layer(sequences, mask=mask, training=False)
+
+    def backward(sequences, mask):
+        with tf.GradientTape() as tape:
+            tape.watch(sequences)
+            loss = tf.reduce_sum(tf.square(layer(sequences, mask=mask, training=True)))
+        return tape.gradient(loss, [sequences, *variables])
+
+    return draw, tf.function(backward if case.backward else forward, jit_compile=jit_compile)
+
+
+def jax_layer(library, case, **arguments):
+    os.environ["KERAS_BACKEND"] = "jax"
+    import jax
+
+    layer = build_layer(library, case, **arguments)
+    weights = [variable.value for variable in layer.trainable_variables]
+    others = [variable.value for variable in layer.non_trainable_variables]  # an argument, or XLA would fold them
+
+    def draw(batch, time):
+        return (jax.numpy.asarray(np.random.default_rng(0).normal(size=(batch, time, case.shape[2])), "float32"),)
+
+    def call(weights, sequences, others):
+        return layer.stateless_call(weights, others, sequences, training=case.backward)[0]
+
+    def loss(*arguments):
+        return (call(*arguments) ** 2).sum()
+
+    function = jax.jit(jax.grad(loss, argnums=(0, 1)) if case.backward else call)
+    return draw, lambda sequences: jax.block_until_ready(function(weights, sequences, others))
+
+
+def torch_layer(case):
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    features, units = case.shape[2:]
+    layer = getattr(torch.nn, case.layer.replace("SimpleRNN", "RNN"))(features, units, batch_first=True)
+
+    def draw(batch, time):
+        return (torch.randn(batch, time, features, requires_grad=case.backward),)
+
+    def forward(sequences):
+        with torch.no_grad():
+            return layer(sequences)[0]
+
+    def backward(sequences):
+        layer.zero_grad()
+        sequences.grad = None
+        layer(sequences)[0].square().sum().backward()
+
+    return draw, backward if case.backward else forward
+
+
+def onnxruntime_layer(case):
+    """Forward; sequences are (time, batch, features), as ONNX Runtime's kernels want them."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    features, units = case.shape[2:]
+    rows, random = GATES[case.layer] * units, np.random.default_rng(0)
+    shapes = {"W": (1, rows, features), "R": (1, rows, units), "B": (1, 2 * rows)}
+    weights = {name: random.normal(scale=0.05, size=shape).astype("float32") for name, shape in shapes.items()}
+    options = {"linear_before_reset": 1} if case.layer == "GRU" else {}
+    operator = case.layer.replace("SimpleRNN", "RNN")
+    node = helper.make_node(operator, ["X", *weights], ["Y"], hidden_size=units, **options)
+    graph = helper.make_graph(
+        [node],
+        operator,
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["time", "batch", features])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["time", 1, "batch", units])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = os.cpu_count()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+
+    def draw(batch, time):
+        return (random.normal(size=(time, batch, features)).astype("float32"),)
+
+    return draw, lambda sequences: session.run(None, {"X": sequences})
+
+
+def build_case(make, case):
+    """What `run_contest` runs: a case on inputs of its shape."""
+    draw, run = make(case)
+    return functools.partial(run, *draw(*case.shape[:2]))
+
+
+def _contender(name, make, *kinds, process=""):
+    kinds = kinds or tuple(PASSES)
+    return Contender(name, functools.partial(build_case, make), lambda case: case.kind in kinds, process)
+
+
+def _keras_seq(jit_compile, implementation, **options):
+    return functools.partial(tensorflow_layer, "keras_seq", jit_compile, implementation=implementation, **options)
+
+
+def _variant(name, *kinds, **options):
+    """Keras_seq native with something more, to see what that costs."""
+    return _contender(f"native+{name}", _keras_seq(False, "native", **options), *kinds, process="native")
+
+
+_KERAS = functools.partial(tensorflow_layer, "keras", False)
+_KERAS_JIT = functools.partial(tensorflow_layer, "keras", True)
+
+VARIANTS = [
+    _variant("mask", "training", masked=True),
+    _variant("recurrent_dropout", "training", recurrent_dropout=0.3),
+    _variant("zoneout", "training", zoneout=0.1),
+    _variant("bfloat16", "forward", dtype="mixed_bfloat16"),
+]
+CONTENDERS = [
+    _contender("native", _keras_seq(False, "native")),
+    _contender("native-jit", _keras_seq(True, "native")),
+    _contender("xla", _keras_seq(False, "xla")),
+    _contender("xla-jit", _keras_seq(True, "xla")),
+    _contender("keras", _KERAS),
+    _contender("keras-jit", _KERAS_JIT),
+    _contender("torch", torch_layer, "forward", "training"),
+    _contender("onnxruntime", onnxruntime_layer, "forward"),
+    _contender("keras-jax", functools.partial(jax_layer, "keras")),
+    _contender("native-jax", functools.partial(jax_layer, "keras_seq", implementation="native")),
+    _contender("xla-jax", functools.partial(jax_layer, "keras_seq", implementation="xla")),
+    *VARIANTS,
+]
+PEERS = ["keras", "keras-jit", "keras-jax", "torch", "onnxruntime"]
+LEGEND = (
+    "native, xla: keras_seq with that implementation, native+…: with something more; keras: keras.layers. In a "
+    "TensorFlow graph, with -jit under jit_compile=True, with -jax on JAX. ONNX Runtime: forward alone. "
+    "PyTorch has no recurrent dropout."
+)
+
+# Those whose memory is measured: name, maker, pass. Random initializers would leave memory behind for the step to use.
+_ZEROS = {"kernel_initializer": "zeros", "recurrent_initializer": "zeros"}
+MEMORY = [
+    ("native", _keras_seq(False, "native", **_ZEROS), "training"),
+    ("native", _keras_seq(False, "native", **_ZEROS), "dropout"),
+    ("native+recompute", _keras_seq(False, "native", recompute=True, **_ZEROS), "training"),
+    ("native+recompute", _keras_seq(False, "native", recompute=True, **_ZEROS), "dropout"),
+    ("native-jit", _keras_seq(True, "native", **_ZEROS), "training"),
+    ("xla", _keras_seq(False, "xla", **_ZEROS), "training"),
+    ("keras", functools.partial(_KERAS, **_ZEROS), "training"),
+    ("keras", functools.partial(_KERAS, **_ZEROS), "dropout"),
+    ("keras-jit", functools.partial(_KERAS_JIT, **_ZEROS), "training"),
+    ("torch", torch_layer, "training"),
+]

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processor can do: float32 fused multiply-adds on all cores. Run alone, it prints the figure.
+
+In a contest it is one more contender, `CONTENDER`, so that a machine that is slowed down for a while is compared with
+itself.
+"""
+
+import ctypes
+import functools
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import tempfile
+
+from contest import Contender, run_contest
+
+FLOPS = 5e9 * os.cpu_count()  # in a run: 10 to 50 ms on the processors of today
+SOURCE = pathlib.Path(__file__).with_suffix(".cc")
+
+
+@functools.cache
+def _library():
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if not compiler:
+        raise NotImplementedError("no C++ compiler (g++)")
+    with tempfile.TemporaryDirectory() as folder:
+        target = pathlib.Path(folder) / "fma_peak.so"
+        options = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-shared", "-fPIC", "-pthread"]
+        try:
+            subprocess.run([compiler, *options, SOURCE, "-o", target], check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            raise NotImplementedError(f"{SOURCE.name} does not compile: {error.stderr}") from error
+        library = ctypes.CDLL(str(target))
+    library.keras_seq_fma_peak.argtypes = [ctypes.c_int, ctypes.c_double]
+    library.keras_seq_fma_peak.restype = ctypes.c_float
+    return library
+
+
+def _build(case):
+    return functools.partial(_library().keras_seq_fma_peak, os.cpu_count(), FLOPS / os.cpu_count())
+
+
+CONTENDER = Contender("fma-peak", _build)
+
+
+def gigaflops(seconds):
+    """Floating-point operations a nanosecond, of a run that took so many seconds."""
+    return FLOPS / seconds / 1e9
+
+
+def main():
+    (result,) = run_contest([CONTENDER], [None], seconds=1)
+    for reason in result.left_out.values():
+        raise SystemExit(reason)
+    seconds = result.seconds[CONTENDER.name]
+    print(f"GFLOP/s: best {gigaflops(min(seconds)):.0f}, median {gigaflops(statistics.median(seconds)):.0f}")
+
+
+if __name__ == "__main__":
+    main()
