@@ -8,6 +8,7 @@ from keras_seq.layers.attention import BahdanauAttention
 from keras_seq.layers.cells import make_cell
 from keras_seq.ops import cell_math, recurrence
 from keras_seq.ops.cell_math import AttentionWeights, RecurrentWeights
+from keras_seq.ops.implementation import check_implementation, choose_implementation
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -70,7 +71,7 @@ class AttentionDecoder(keras.layers.Layer):
         )
         self.attention = BahdanauAttention(units, dtype=self.dtype_policy) if attention is None else attention
         self.return_state = return_state
-        self.implementation = recurrence.check_implementation(implementation)
+        self.implementation = check_implementation(implementation)
         self.supports_masking = True
 
     @property
@@ -80,8 +81,9 @@ class AttentionDecoder(keras.layers.Layer):
         return list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
 
     def choose_implementation(self):
-        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.recurrence`."""
-        return recurrence.choose_implementation(self.implementation)
+        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        equations = cell_math.AdditiveAttention(self.cell.equations)
+        return choose_implementation(self.implementation, equations, self.compute_dtype)
 
     def build(self, inputs_shape, memory_shape):
         self.cell.build((inputs_shape[0], inputs_shape[-1] + memory_shape[-1]))

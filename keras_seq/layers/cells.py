@@ -11,7 +11,7 @@ from keras_seq.ops.cell_math import RecurrentWeights
 class RecurrentCell:
     """What our cells share: Keras holds arguments and variables, `cell_math` the equations.
 
-    A subclass names its equations and, where its recurrent product has a bias, `split_bias`.
+    A subclass names its equations.
     """
 
     # One dropout mask for all gates, drawn once a sequence. Keras draws one a gate.
@@ -24,7 +24,7 @@ class RecurrentCell:
 
     def split_bias(self):
         """The bias of the input product and that of the recurrent product, or None."""
-        return self.bias, None
+        return self.equations.split_bias(self.bias)
 
     def draw_dropout_masks(self, inputs, training):
         """Fresh masks for inputs (batch, features) and recurrent product (batch, units), or None where not dropped.
@@ -120,11 +120,6 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
     @property
     def equations(self):
         return cell_math.GRU(self.activation, self.recurrent_activation, self.reset_after)
-
-    def split_bias(self):
-        if self.bias is None or not self.reset_after:
-            return self.bias, None
-        return tuple(ops.unstack(ops.convert_to_tensor(self.bias), 2, axis=0))
 
 
 @keras.saving.register_keras_serializable("keras_seq")

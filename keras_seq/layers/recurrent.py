@@ -5,7 +5,9 @@ import keras
 from keras import ops
 
 from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
-from keras_seq.ops import recurrence
+from keras_seq.ops.implementation import check_implementation, choose_implementation
+from keras_seq.ops.recurrence import Recurrence
+from keras_seq.ops.recurrence import run as run_recurrences
 
 
 def _of_cell(name):
@@ -18,6 +20,7 @@ class RecurrentLayer(keras.layers.RNN):
     Args:
         cell: a `RecurrentCell`, which holds the variables.
         implementation: "auto", "native" or "xla"; Keras's integers 1 and 2 mean "auto".
+        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it.
         **kwargs: those of `keras.layers.RNN`.
     """
 
@@ -37,40 +40,56 @@ class RecurrentLayer(keras.layers.RNN):
     recurrent_dropout = _of_cell("recurrent_dropout")
     seed = _of_cell("seed")
 
-    def __init__(self, cell, *, implementation="auto", use_cudnn="auto", **kwargs):
+    def __init__(self, cell, *, implementation="auto", recompute=False, use_cudnn="auto", **kwargs):
         super().__init__(cell, **kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=3)
-        self.implementation = recurrence.check_implementation(implementation)
+        self.implementation = check_implementation(implementation)
+        self.recompute = recompute
         self.use_cudnn = use_cudnn  # Keras's; here XLA serves the GPU and the argument changes nothing
 
     def choose_implementation(self):
-        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.recurrence`."""
-        return recurrence.choose_implementation(self.implementation)
-
-    def recur(self, sequences, **options):
-        """Run the layer's recurrence: `(outputs, state)` as of the functions in `keras_seq.ops.recurrence`."""
-        raise NotImplementedError
+        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        return choose_implementation(self.implementation, self.cell.equations, self.compute_dtype)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
+        started = self.start(sequences, initial_state, training)
+        [result] = run_recurrences([started], **self.run_options(mask, training))
+        return self.finish(*result)
+
+    def start(self, sequences, initial_state, training):
+        """What is to be run over the sequences: a `Recurrence` of `keras_seq.ops`."""
         if self.unroll and sequences.shape[1] is None:
             raise ValueError(
                 "`unroll=True` needs a static number of time steps. Received: sequences of shape "
                 f"{tuple(sequences.shape)}; give `keras.Input` a full shape, or set `unroll=False`."
             )
-        input_mask, recurrent_mask = self.cell.draw_dropout_masks(sequences, training)
+        cell = self.cell
+        input_mask, recurrent_mask = cell.draw_dropout_masks(sequences, training)
         if input_mask is not None:
             sequences = sequences * ops.expand_dims(input_mask, axis=1)
-        outputs, state = self.recur(
+        return Recurrence(
+            cell.equations,
             sequences,
+            cell.kernel,
+            cell.recurrent_kernel,
+            cell.bias,
             initial_state=self._starting_state(sequences, initial_state),
-            mask=mask[0] if isinstance(mask, (list, tuple)) else mask,
             recurrent_dropout_mask=recurrent_mask,
-            zero_output_for_mask=self.zero_output_for_mask,
             reverse=self.go_backwards,
-            unroll=self.unroll,
-            recompute=not training,  # at inference a gradient is the exception
-            implementation=self.implementation,
         )
+
+    def run_options(self, mask, training):
+        """How it is to be run."""
+        return {
+            "mask": mask[0] if isinstance(mask, (list, tuple)) else mask,
+            "zero_output_for_mask": self.zero_output_for_mask,
+            "unroll": self.unroll,
+            "recompute": self.recompute or not training,  # at inference a gradient is the exception
+            "implementation": self.implementation,
+        }
+
+    def finish(self, outputs, state):
+        """What the layer returns of the outputs of all steps and the final state."""
         if self.stateful:
             for variable, value in zip(self.states, state, strict=True):
                 variable.assign(value)
@@ -112,6 +131,7 @@ class RecurrentLayer(keras.layers.RNN):
         own = {
             "activity_regularizer": regularizer,
             "implementation": self.implementation,
+            "recompute": self.recompute,
             "use_cudnn": self.use_cudnn,
         }
         return {**config, **cell_config, **own}
@@ -140,6 +160,8 @@ class SimpleRNN(RecurrentLayer):
         seed: of the dropout masks.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
+            more time.
 
     Call arguments:
         sequences: (batch, time, features).
@@ -218,17 +240,6 @@ class SimpleRNN(RecurrentLayer):
             **kwargs,
         )
 
-    def recur(self, sequences, **options):
-        cell = self.cell
-        return recurrence.simple_rnn(
-            sequences,
-            cell.kernel,
-            cell.recurrent_kernel,
-            cell.bias,
-            activation=cell.activation,
-            **options,
-        )
-
 
 @keras.saving.register_keras_serializable("keras_seq")
 class GRU(RecurrentLayer):
@@ -255,6 +266,8 @@ class GRU(RecurrentLayer):
         seed: of the dropout masks.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
+            more time.
 
     Call arguments:
         sequences: (batch, time, features).
@@ -340,19 +353,6 @@ class GRU(RecurrentLayer):
             **kwargs,
         )
 
-    def recur(self, sequences, **options):
-        cell = self.cell
-        return recurrence.gru(
-            sequences,
-            cell.kernel,
-            cell.recurrent_kernel,
-            cell.bias,
-            activation=cell.activation,
-            recurrent_activation=cell.recurrent_activation,
-            reset_after=cell.reset_after,
-            **options,
-        )
-
 
 @keras.saving.register_keras_serializable("keras_seq")
 class LSTM(RecurrentLayer):
@@ -377,6 +377,8 @@ class LSTM(RecurrentLayer):
         seed: of the dropout masks.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
+            more time.
 
     Call arguments:
         sequences: (batch, time, features).
@@ -460,18 +462,6 @@ class LSTM(RecurrentLayer):
             unroll=unroll,
             activity_regularizer=activity_regularizer,
             **kwargs,
-        )
-
-    def recur(self, sequences, **options):
-        cell = self.cell
-        return recurrence.lstm(
-            sequences,
-            cell.kernel,
-            cell.recurrent_kernel,
-            cell.bias,
-            activation=cell.activation,
-            recurrent_activation=cell.recurrent_activation,
-            **options,
         )
 
 

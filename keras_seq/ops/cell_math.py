@@ -93,6 +93,10 @@ def _contract_time(a, b):
 class _Recurrence:
     """What the classic cells share: one recurrent kernel, one product with it a step."""
 
+    def split_bias(self, bias):
+        """The bias of the input product and that of the recurrent product, or None."""
+        return bias, None
+
     def prepare(self, weights):
         return weights
 
@@ -212,6 +216,11 @@ class GRU(_Recurrence):
     @property
     def differentiable(self):
         return has_slope(self.activation, self.recurrent_activation)
+
+    def split_bias(self, bias):
+        if bias is None or not self.reset_after:
+            return bias, None
+        return tuple(ops.unstack(ops.convert_to_tensor(bias), 2, axis=0))
 
     def prepare(self, weights):
         if self.reset_after:

@@ -1,103 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrences as functions of tensors, and the one place that chooses how they run."""
+"""The recurrences as functions of tensors, and the one place where they are handed to an implementation."""
 
-import os
 from typing import NamedTuple
 
-from keras import activations, layers, ops
+from keras import activations, backend, ops
 
-from keras_seq.ops import cell_math
+from keras_seq.ops import cell_math, native
 from keras_seq.ops.cell_math import AttentionWeights, RecurrentWeights
+from keras_seq.ops.implementation import choose_implementation, native_kernel
 from keras_seq.ops.scan import scan
-
-IMPLEMENTATIONS = ("auto", "native", "xla")
-
-
-class Choice(NamedTuple):
-    """Which implementation runs, and why."""
-
-    implementation: str
-    reason: str
-
-
-def check_implementation(implementation):
-    """Return one of "auto", "native", "xla"; Keras's legacy integers 1 and 2 mean "auto"."""
-    if implementation in (1, 2):
-        return "auto"
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")
-    return implementation
-
-
-def choose_implementation(implementation="auto"):
-    """Decide how a recurrence runs: "auto" is native where there is a kernel, else xla.
-
-    The environment variable `KERAS_SEQ_IMPLEMENTATION` replaces "auto".
-
-    Args:
-        implementation: "auto", "native" or "xla".
-
-    Returns:
-        A `Choice`.
-
-    Raises:
-        NotImplementedError: if "native" is asked for and cannot be had.
-        ValueError: if there is no such implementation.
-    """
-    requested, source = check_implementation(implementation), "`implementation`"
-    forced = os.environ.get("KERAS_SEQ_IMPLEMENTATION")
-    if requested == "auto" and forced:
-        requested, source = check_implementation(forced), "KERAS_SEQ_IMPLEMENTATION"
-    unavailable = "this version of keras_seq has no native kernels"
-    if requested == "native":
-        raise NotImplementedError(f"{source} is 'native', but {unavailable}. Use 'auto' or 'xla'.")
-    if requested == "xla":
-        return Choice("xla", f"asked for by {source}")
-    return Choice("xla", unavailable)
-
-
-class Explanation(NamedTuple):
-    """How one layer runs."""
-
-    layer: str
-    kind: str
-    implementation: str
-    reason: str
-
-
-def explain(layer_or_model):
-    """Say which implementation each recurrent layer runs, and why; nothing is chosen silently.
-
-    Args:
-        layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
-
-    Returns:
-        A list of `Explanation(layer, kind, implementation, reason)`, one for each of our recurrent layers, in the
-        order of the model. A recurrent layer of Keras itself is listed as "keras".
-
-    Example:
-        >>> import keras, keras_seq
-        >>> model = keras.Sequential([keras_seq.layers.LSTM(8, name="lstm"), keras.layers.Dense(1)])
-        >>> [(row.layer, row.implementation) for row in keras_seq.explain(model)]
-        [('lstm', 'xla')]
-    """
-    rows = {}
-    for layer in _walk(layer_or_model):
-        if hasattr(layer, "choose_implementation"):
-            choice = layer.choose_implementation()
-        elif isinstance(layer, layers.RNN):
-            choice = Choice("keras", "not a layer of keras_seq")
-        else:
-            continue
-        rows[id(layer)] = Explanation(layer.name, type(layer).__name__, *choice)  # a shared layer has one row
-    return list(rows.values())
-
-
-def _walk(layer):
-    """A layer and those inside it, in the order in which they were added."""
-    yield layer
-    for inner in layer._flatten_layers(recursive=False, include_self=False):
-        yield from _walk(inner)
 
 
 def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh", **options):
@@ -122,7 +33,7 @@ def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh"
         [[[1.0], [2.0], [3.0]]]
     """
     cell = cell_math.SimpleRNN(activations.get(activation))
-    return _recur(cell, inputs, kernel, bias, RecurrentWeights(recurrent_kernel), **options)
+    return _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options)
 
 
 def gru(
@@ -152,10 +63,7 @@ def gru(
         `(outputs, (h,))`, outputs (batch, time, units) and the final state (batch, units).
     """
     cell = cell_math.GRU(activations.get(activation), activations.get(recurrent_activation), reset_after)
-    recurrent_bias = None
-    if bias is not None and reset_after:
-        bias, recurrent_bias = ops.unstack(ops.convert_to_tensor(bias), 2, axis=0)
-    return _recur(cell, inputs, kernel, bias, RecurrentWeights(recurrent_kernel, recurrent_bias), **options)
+    return _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options)
 
 
 def lstm(
@@ -196,7 +104,7 @@ def lstm(
         `(outputs, (h, c))`, outputs (batch, time, units) and the final state, each (batch, units).
     """
     cell = cell_math.LSTM(activations.get(activation), activations.get(recurrent_activation))
-    return _recur(cell, inputs, kernel, bias, RecurrentWeights(recurrent_kernel), **options)
+    return _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options)
 
 
 def attention_decoder(
@@ -237,6 +145,7 @@ def attention_decoder(
     Returns:
         `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source).
     """
+    cell = cell_math.AdditiveAttention(cell)
     memory = ops.convert_to_tensor(memory)
     features = inputs.shape[-1]
     weights = AttentionWeights(
@@ -248,36 +157,109 @@ def attention_decoder(
         memory=memory,
         memory_mask=None if memory_mask is None else ops.cast(memory_mask, memory.dtype),
     )
-    outputs, state, (alignments,) = _scan_batch_major(
-        cell_math.AdditiveAttention(cell), inputs, kernel[:features], bias, weights, **options
+    recurrence, run_options = _split_options(
+        Recurrence(cell, inputs, kernel[:features], recurrent_kernel, bias), options
     )
-    return outputs, state, alignments
+    mask, implementation = run_options.get("mask"), run_options.pop("implementation", "auto")
+    recurrence = _checked(recurrence)
+    choose_implementation(implementation, cell, recurrence.inputs.dtype)  # raises where the request cannot be met
+    outputs, state, (alignments,) = _run_xla(recurrence, weights, bias, **run_options)
+    return _show(outputs, recurrence, mask), state, alignments
 
 
-def _recur(cell, inputs, kernel, bias, weights, **options):
-    outputs, state, _ = _scan_batch_major(cell, inputs, kernel, bias, weights, **options)
-    return outputs, state
+class Recurrence(NamedTuple):
+    """A recurrence over whole sequences: what may differ between two that run side by side."""
+
+    cell: object  # of `cell_math`
+    inputs: object  # (batch, time, features)
+    kernel: object  # (features, gates * units)
+    recurrent_kernel: object  # (units, gates * units)
+    bias: object = None  # (gates * units,), or (2, 3 * units) of a GRU with `reset_after`
+    initial_state: object = None  # tuple of (batch, units), one a state
+    recurrent_dropout_mask: object = None  # (batch, units) or (batch, time, units)
+    zoneout_masks: object = None  # tuple, one a state, of None or shapes as the dropout mask
+    reverse: bool = False
+
+    def parts(self):
+        """The tensors, each with its place; what is absent is not there."""
+        states = [(f"{name}[{i}]", x) for name in _OF_STATES for i, x in enumerate(getattr(self, name) or ())]
+        tensors = [(name, getattr(self, name)) for name in self._fields[1:-1] if name not in _OF_STATES]
+        return {name: x for name, x in [*tensors, *states] if x is not None}
 
 
-def _scan_batch_major(
-    cell,
-    inputs,
-    kernel,
-    bias,
-    weights,
-    *,
-    initial_state=None,
-    mask=None,
-    zero_output_for_mask=False,
-    recurrent_dropout_mask=None,
-    zoneout_masks=None,
-    reverse=False,
-    unroll=False,
-    recompute=False,
-    implementation="auto",
-):
+_OF_STATES = ("initial_state", "zoneout_masks")
+
+
+def run(recurrences, *, mask=None, zero_output_for_mask=False, unroll=False, recompute=False, implementation="auto"):
+    """Run recurrences that share a mask: native kernels run them side by side where they are alike.
+
+    Args:
+        recurrences: list of `Recurrence`, all of one cell and dtype.
+        mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
+
+    Returns:
+        A list of `(outputs, state)`.
+    """
+    recurrences = [_checked(recurrence) for recurrence in recurrences]
+    cell, dtype = recurrences[0].cell, backend.standardize_dtype(recurrences[0].inputs.dtype)
+    if choose_implementation(implementation, cell, dtype).implementation == "native":
+        alike = all(_look(recurrence) == _look(recurrences[0]) for recurrence in recurrences)
+        results = []
+        for group in [recurrences] if alike else [[recurrence] for recurrence in recurrences]:
+            results += _run_native(group, mask, recompute)
+    else:
+        results = []
+        for recurrence in recurrences:
+            bias, recurrent_bias = cell.split_bias(recurrence.bias)
+            weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias)
+            results.append(_run_xla(recurrence, weights, bias, mask=mask, unroll=unroll, recompute=recompute)[:2])
+    return [
+        (_show(outputs, recurrence, mask, zero_output_for_mask), state)
+        for recurrence, (outputs, state) in zip(recurrences, results, strict=True)
+    ]
+
+
+def _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options):
+    recurrence, options = _split_options(Recurrence(cell, inputs, kernel, recurrent_kernel, bias), options)
+    return run([recurrence], **options)[0]
+
+
+def _split_options(recurrence, options):
+    """Options of one call, into those of the recurrence and those of `run`."""
+    own = {name: options[name] for name in options if name in Recurrence._fields}
+    return recurrence._replace(**own), {name: options[name] for name in options if name not in own}
+
+
+def _look(recurrence):
+    """What native kernels need to find equal in all directions of a call."""
+    return recurrence.cell, {name: tuple(x.shape) for name, x in recurrence.parts().items()}
+
+
+def _run_native(recurrences, mask, recompute):
+    first = recurrences[0]
+    kernel, attributes = native_kernel(first.cell)
+    outputs, states = native.recur(
+        kernel,
+        [r.inputs for r in recurrences],
+        [r.kernel for r in recurrences],
+        [r.recurrent_kernel for r in recurrences],
+        None if first.bias is None else [r.bias for r in recurrences],
+        initial_state=None if first.initial_state is None else [r.initial_state for r in recurrences],
+        mask=None if mask is None else ops.cast(mask, "bool"),
+        recurrent_dropout=None
+        if first.recurrent_dropout_mask is None
+        else [r.recurrent_dropout_mask for r in recurrences],
+        zoneout=None if first.zoneout_masks is None else [r.zoneout_masks for r in recurrences],
+        reverse=[r.reverse for r in recurrences],
+        keep_residuals=not recompute,
+        **attributes,
+    )
+    return list(zip(outputs, states, strict=True))
+
+
+def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=False):
     """Project the inputs, scan over time, and put the results into batch-major order."""
-    choose_implementation(implementation)  # raises where the request cannot be met; there is one answer so far
+    cell, inputs, kernel = recurrence.cell, recurrence.inputs, recurrence.kernel
     inputs = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
     time, batch, features = ops.shape(inputs)
     projected = ops.matmul(ops.reshape(inputs, (-1, features)), kernel)  # one product over all steps
@@ -285,26 +267,67 @@ def _scan_batch_major(
         projected = projected + bias
     projected = ops.reshape(projected, (time, batch, kernel.shape[-1]))
     units = kernel.shape[-1] // cell.gates
-    state = initial_state
+    state = recurrence.initial_state
     if state is None:
         state = [ops.zeros((batch, units), projected.dtype) for _ in range(cell.states)]
-    else:
-        _check_one_a_state("initial_state", state, f"{cell.states} tensor(s) of shape (batch, {units})", cell)
-    if zoneout_masks is not None:
-        expected = f"{cell.states} entries, None or of shape (batch, {units}) or (batch, time, {units})"
-        _check_one_a_state("zoneout_masks", zoneout_masks, expected, cell)
-        masks = enumerate(zoneout_masks)
-        zoneout_masks = [_time_major_mask(f"zoneout_masks[{i}]", m, projected, units) for i, m in masks]
-    dropout_mask = _time_major_mask("recurrent_dropout_mask", recurrent_dropout_mask, projected, units)
-    weights = cell.with_dropout_mask(weights, dropout_mask)
+    weights = cell.with_dropout_mask(weights, _time_major(recurrence.recurrent_dropout_mask))
+    zoneout_masks = recurrence.zoneout_masks and [_time_major(m) for m in recurrence.zoneout_masks]
     time_mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))  # (time, batch)
-    options = {"reverse": reverse, "unroll": unroll, "recompute": recompute}
-    outputs, emitted, final_state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
-    if mask is not None and (zero_output_for_mask or initial_state is not None):
-        visible = time_mask if zero_output_for_mask else _seen(time_mask, reverse)
-        outputs = ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
-    emitted = tuple(ops.transpose(sequence, (1, 0, 2)) for sequence in emitted)
-    return ops.transpose(outputs, (1, 0, 2)), final_state, emitted
+    options = {"reverse": recurrence.reverse, "unroll": unroll, "recompute": recompute}
+    outputs, emitted, state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
+    outputs, *emitted = (ops.transpose(sequence, (1, 0, 2)) for sequence in (outputs, *emitted))
+    return outputs, state, tuple(emitted)
+
+
+def _time_major(mask):
+    return ops.transpose(mask, (1, 0, 2)) if mask is not None and len(mask.shape) == 3 else mask
+
+
+def _show(outputs, recurrence, mask, zero_output_for_mask=False):
+    """What Keras shows of the states of masked steps: the last output, zero before the first one; or always zero."""
+    if mask is None or not (zero_output_for_mask or recurrence.initial_state is not None):
+        return outputs
+    visible = ops.cast(mask, "bool") if zero_output_for_mask else _seen(mask, recurrence.reverse)
+    return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
+
+
+def _seen(mask, reverse):
+    """Where a step has been processed already: before that Keras's output is zero, whatever the initial state."""
+    counts = ops.cast(mask, "int32")
+    counts = ops.flip(ops.cumsum(ops.flip(counts, 1), axis=1), 1) if reverse else ops.cumsum(counts, axis=1)
+    return counts > 0
+
+
+def _checked(recurrence):
+    """The recurrence with tensors of one dtype, once they are what they must be."""
+    inputs, kernel = ops.convert_to_tensor(recurrence.inputs), ops.convert_to_tensor(recurrence.kernel)
+    dtype = backend.result_type(inputs.dtype, kernel.dtype)
+    cell, units = recurrence.cell, kernel.shape[-1] // recurrence.cell.gates
+
+    def cast(x):
+        return None if x is None else ops.cast(x, dtype)
+
+    def mask(name, x):
+        return None if x is None else _unit_mask(name, x, inputs, units, dtype)
+
+    state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
+    if state is not None:
+        _check_one_a_state("initial_state", state, f"{cell.states} tensor(s) of shape (batch, {units})", cell)
+        state = tuple(cast(s) for s in state)
+    if zoneout is not None:
+        expected = f"{cell.states} entries, None or of shape (batch, {units}) or (batch, time, {units})"
+        _check_one_a_state("zoneout_masks", zoneout, expected, cell)
+        zoneout = tuple(mask(f"zoneout_masks[{i}]", m) for i, m in enumerate(zoneout))
+        zoneout = None if all(m is None for m in zoneout) else zoneout
+    return recurrence._replace(
+        inputs=cast(inputs),
+        kernel=cast(kernel),
+        recurrent_kernel=cast(recurrence.recurrent_kernel),
+        bias=cast(recurrence.bias),
+        initial_state=state,
+        recurrent_dropout_mask=mask("recurrent_dropout_mask", recurrence.recurrent_dropout_mask),
+        zoneout_masks=zoneout,
+    )
 
 
 def _check_one_a_state(name, given, expected, cell):
@@ -314,28 +337,19 @@ def _check_one_a_state(name, given, expected, cell):
         raise ValueError(f"`{name}` must be a list of {expected}. Received: {received}")
 
 
-def _time_major_mask(name, mask, projected, units):
-    """A mask (batch, units) as it is, one of (batch, time, units) as (time, batch, units); constant to a gradient."""
-    if mask is None:
-        return None
-    time, batch, _ = projected.shape
-    mask = ops.stop_gradient(ops.cast(mask, projected.dtype))
+def _unit_mask(name, mask, inputs, units, dtype):
+    """A mask (batch, units) or (batch, time, units), constant to a gradient."""
+    batch, time, _ = inputs.shape
+    mask = ops.stop_gradient(ops.cast(mask, dtype))
     expected = [(batch, units), (batch, time, units)]
     if not any(_may_equal(mask.shape, shape) for shape in expected):
         raise ValueError(
             f"`{name}` must have shape (batch, units) = {expected[0]} or (batch, time, units) = {expected[1]}. "
             f"Received: shape {tuple(mask.shape)}"
         )
-    return mask if len(mask.shape) == 2 else ops.transpose(mask, (1, 0, 2))
+    return mask
 
 
 def _may_equal(shape, expected):
     """Whether two static shapes can be one, as far as they are known."""
     return len(shape) == len(expected) and all(None in (a, b) or a == b for a, b in zip(shape, expected, strict=True))
-
-
-def _seen(time_mask, reverse):
-    """Where a step has been processed already: before that Keras's output is zero, whatever the initial state."""
-    counts = ops.cast(time_mask, "int32")
-    counts = ops.flip(ops.cumsum(ops.flip(counts, 0), axis=0), 0) if reverse else ops.cumsum(counts, axis=0)
-    return counts > 0

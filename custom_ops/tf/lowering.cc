@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same ops under XLA: each becomes a custom call of the FFI handler of xla/handlers.cc.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
+#include "tensorflow/compiler/tf2xla/xla_op_registry.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tf/call_from_tensorflow.h"
+#include "xla/call.h"
+#include "xla/hlo/builder/xla_builder.h"
+#include "xla/shape_util.h"
+
+namespace keras_seq {
+namespace {
+
+namespace tf = ::tensorflow;
+
+xla::PrimitiveType PrimitiveTypeOf(Element element) {
+  switch (element) {
+    case Element::kFloat32:
+      return xla::F32;
+    case Element::kFloat64:
+      return xla::F64;
+    case Element::kBFloat16:
+      return xla::BF16;
+    default:
+      return xla::PRED;
+  }
+}
+
+// Row-major, as the kernels want it: XLA may choose another layout where it is not told.
+xla::Shape ShapeOf(const Tensor& tensor) {
+  return xla::ShapeUtil::MakeShapeWithDescendingLayout(PrimitiveTypeOf(tensor.element), tensor.shape);
+}
+
+// The attributes as handlers read them: an MLIR dictionary in text.
+std::string AttributesOf(const Call& call) {
+  int64_t reverse = 0;
+  for (size_t i = 0; i < call.reverse.size(); ++i) reverse |= int64_t{call.reverse[i]} << i;
+  std::string text = "{reverse = " + std::to_string(reverse) + " : i64";
+  auto truth = [](bool value) { return value ? "true" : "false"; };
+  text += std::string(", keep_residuals = ") + truth(call.keep_residuals);
+  if (call.cell == Cell::kSimpleRNN) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
+  if (call.cell == Cell::kGRU) text += std::string(", reset_after = ") + truth(call.reset_after);
+  for (const auto& [name, count] : call.counts) text += ", " + name + " = " + std::to_string(count) + " : i64";
+  return text + "}";
+}
+
+template <Cell cell, Pass pass>
+class XlaOp : public tf::XlaOpKernel {
+ public:
+  explicit XlaOp(tf::OpKernelConstruction* context) : tf::XlaOpKernel(context) {
+    const std::string error = ReadCallFrom(context, cell, pass, &call_);
+    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
+  }
+
+  void Compile(tf::XlaOpKernelContext* context) override {
+    std::vector<xla::XlaOp> operands;
+    std::vector<xla::Shape> operand_shapes;
+    std::vector<Tensor> inputs;
+    for (int i = 0; i < context->num_inputs(); ++i) {
+      const auto shape = context->InputXlaShape(i);
+      OP_REQUIRES_OK(context, shape.status());
+      // Such a tensor is padded to its bound, and the kernels would take the padding for data.
+      OP_REQUIRES(context, !shape->is_dynamic(),
+                  absl::UnimplementedError("the native recurrences need static shapes under XLA; implementation=\"xla\" "
+                                           "does not"));
+      inputs.push_back({ElementOf(context->input_type(i)), true, {shape->dimensions().begin(), shape->dimensions().end()}});
+      operands.push_back(context->Input(i));
+      operand_shapes.push_back(ShapeOf(inputs.back()));
+    }
+    Sizes sizes;
+    Element element;
+    const std::string error = CheckInputs(call_, inputs, &sizes, &element);
+    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
+    std::vector<xla::Shape> results;
+    for (const Tensor& output : Outputs(call_, sizes, element)) results.push_back(ShapeOf(output));
+    if (results.empty()) return;
+    const std::string target = std::string("KerasSeq") + NameOf(cell) + (pass == Pass::kBackward ? "Grad" : "");
+    const xla::XlaOp called = xla::CustomCallWithLayout(
+        context->builder(), target, operands, xla::ShapeUtil::MakeTupleShape(results), operand_shapes,
+        AttributesOf(call_), /*has_side_effect=*/false, /*output_operand_aliasing=*/{}, /*literal=*/nullptr,
+        xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+    for (size_t i = 0; i < results.size(); ++i) context->SetOutput(i, xla::GetTupleElement(called, i));
+  }
+
+ private:
+  Call call_;
+};
+
+// Not REGISTER_XLA_OP: TensorFlow reads its registry once, when the first tensor is made, and the library may be loaded
+// later. What it would do is this, the registration of a kernel for the device on which functions are compiled.
+#define KERAS_SEQ_LOWERING(name, cell, pass)                  \
+  using XlaOp_##cell##_##pass = XlaOp<Cell::cell, Pass::pass>; \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU_XLA_JIT), XlaOp_##cell##_##pass)
+
+KERAS_SEQ_LOWERING("KerasSeq>SimpleRNN", kSimpleRNN, kForward);
+KERAS_SEQ_LOWERING("KerasSeq>SimpleRNNGrad", kSimpleRNN, kBackward);
+KERAS_SEQ_LOWERING("KerasSeq>GRU", kGRU, kForward);
+KERAS_SEQ_LOWERING("KerasSeq>GRUGrad", kGRU, kBackward);
+KERAS_SEQ_LOWERING("KerasSeq>LSTM", kLSTM, kForward);
+KERAS_SEQ_LOWERING("KerasSeq>LSTMGrad", kLSTM, kBackward);
+
+}  // namespace
+}  // namespace keras_seq

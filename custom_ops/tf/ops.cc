@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The TensorFlow ops and their CPU kernels; arguments, results and checks are those of xla/call.h.
+#include <functional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/public/release_version.h"
+#include "tf/call_from_tensorflow.h"
+#include "xla/call.h"
+
+namespace keras_seq {
+namespace {
+
+namespace tf = ::tensorflow;
+
+absl::Status Invalid(const std::string& error) { return absl::InvalidArgumentError(error); }
+
+template <Cell cell, Pass pass>
+absl::Status InferShapes(tf::shape_inference::InferenceContext* context) {
+  Call call;
+  std::string error = ReadCallFrom(context, cell, pass, &call);
+  if (!error.empty()) return Invalid(error);
+  tf::DataType data;
+  TF_RETURN_IF_ERROR(context->GetAttr("T", &data));
+  std::vector<Tensor> inputs;
+  for (size_t i = 0; i < call.signature.inputs.size(); ++i) {
+    for (int64_t j = 0; j < call.input_counts[i]; ++j) {
+      const tf::shape_inference::ShapeHandle shape = context->input(inputs.size());
+      Tensor tensor;
+      // The op's definition holds the types to their kinds already.
+      tensor.element = call.signature.inputs[i].kind == Kind::kMask        ? Element::kBool
+                       : call.signature.inputs[i].kind == Kind::kData      ? ElementOf(data)
+                       : data == tf::DT_DOUBLE                             ? Element::kFloat64
+                                                                           : Element::kFloat32;
+      tensor.ranked = context->RankKnown(shape);
+      for (int axis = 0; tensor.ranked && axis < context->Rank(shape); ++axis) {
+        tensor.shape.push_back(context->Value(context->Dim(shape, axis)));
+      }
+      inputs.push_back(std::move(tensor));
+    }
+  }
+  Sizes sizes;
+  Element element;
+  error = CheckInputs(call, inputs, &sizes, &element);
+  if (!error.empty()) return Invalid(error);
+  const std::vector<Tensor> outputs = Outputs(call, sizes, element);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    std::vector<tf::shape_inference::DimensionHandle> shape;
+    for (int64_t size : outputs[i].shape) shape.push_back(context->MakeDim(size));
+    context->set_output(i, context->MakeShape(shape));
+  }
+  return absl::OkStatus();
+}
+
+template <Cell cell, Pass pass>
+std::string OpName() {
+  return "KerasSeq>" + std::string(NameOf(cell)) + (pass == Pass::kBackward ? "Grad" : "");
+}
+
+std::string Declaration(const Slot& slot) {
+  const char* type = slot.kind == Kind::kData ? "T" : slot.kind == Kind::kMask ? "bool" : "R";
+  return std::string(slot.name) + ": " + slot.count_name + " * " + type;
+}
+
+template <Cell cell, Pass pass>
+absl::Status Define(tf::OpRegistrationData* definition) {
+  const Signature signature = SignatureOf(cell, pass);
+  tf::OpDefBuilder builder(OpName<cell, pass>());
+  for (const Slot& slot : signature.inputs) builder.Input(Declaration(slot));
+  for (const Slot& slot : signature.outputs) builder.Output(Declaration(slot));
+  for (const char* name : CountNames(signature)) {
+    const bool directions = std::string(name) == "directions";
+    builder.Attr(std::string(name) + (directions ? ": int >= 1" : ": int >= 0"));
+  }
+  builder.Attr("reverse: list(bool)").Attr("keep_residuals: bool");
+  if (cell == Cell::kSimpleRNN) builder.Attr("activation: {'tanh', 'relu', 'linear'}");
+  if (cell == Cell::kGRU) builder.Attr("reset_after: bool");
+  builder.Attr("T: {float, double, bfloat16}").Attr("R: {float, double}");
+  builder.SetShapeFn(InferShapes<cell, pass>);
+  return builder.Finalize(definition);
+}
+
+template <Cell cell, Pass pass>
+class Op : public tf::OpKernel {
+ public:
+  explicit Op(tf::OpKernelConstruction* context) : tf::OpKernel(context) {
+    const std::string error = ReadCallFrom(context, cell, pass, &call_);
+    OP_REQUIRES(context, error.empty(), Invalid(error));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    std::vector<Tensor> inputs;
+    for (int i = 0; i < context->num_inputs(); ++i) inputs.push_back(TensorOf(context->input(i)));
+    Sizes sizes;
+    Element element;
+    const std::string error = CheckInputs(call_, inputs, &sizes, &element);
+    OP_REQUIRES(context, error.empty(), Invalid(error));
+    std::vector<Tensor> outputs = Outputs(call_, sizes, element);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      tf::TensorShape shape;
+      OP_REQUIRES_OK(context, tf::TensorShape::BuildTensorShape(outputs[i].shape, &shape));
+      tf::Tensor* output;
+      OP_REQUIRES_OK(context, context->allocate_output(i, shape, &output));
+      outputs[i].data = output->data();
+    }
+    auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
+    Executor executor;
+    executor.threads = workers->NumThreads();
+    executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
+    OP_REQUIRES(context, Run(call_, sizes, element, inputs, outputs, executor),
+                absl::ResourceExhaustedError("no memory for the work of the recurrence"));
+  }
+
+ private:
+  static Tensor TensorOf(const tf::Tensor& tensor) {
+    const auto shape = tensor.shape().dim_sizes();
+    return {ElementOf(tensor.dtype()), true, {shape.begin(), shape.end()}, tensor.data()};
+  }
+
+  Call call_;
+};
+
+#define KERAS_SEQ_REGISTER(name, cell, pass)                                           \
+  const bool registered_##cell##_##pass = [] {                                         \
+    tf::OpRegistry::Global()->Register(Define<Cell::cell, Pass::pass>);                \
+    return true;                                                                       \
+  }();                                                                                 \
+  using Op_##cell##_##pass = Op<Cell::cell, Pass::pass>;                               \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU), Op_##cell##_##pass)
+
+KERAS_SEQ_REGISTER("KerasSeq>SimpleRNN", kSimpleRNN, kForward);
+KERAS_SEQ_REGISTER("KerasSeq>SimpleRNNGrad", kSimpleRNN, kBackward);
+KERAS_SEQ_REGISTER("KerasSeq>GRU", kGRU, kForward);
+KERAS_SEQ_REGISTER("KerasSeq>GRUGrad", kGRU, kBackward);
+KERAS_SEQ_REGISTER("KerasSeq>LSTM", kLSTM, kForward);
+KERAS_SEQ_REGISTER("KerasSeq>LSTMGrad", kLSTM, kBackward);
+
+}  // namespace
+}  // namespace keras_seq
+
+// The TensorFlow whose headers this library was compiled with.
+extern "C" __attribute__((visibility("default"))) const char* KerasSeqTensorFlowVersion() { return TF_VERSION_STRING; }

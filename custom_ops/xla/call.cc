@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "xla/call.h"
+
+#include <algorithm>
+#include <cstring>
+#include <initializer_list>
+#include <new>
+
+namespace keras_seq {
+namespace {
+
+constexpr int64_t kMaxDirections = 32;  // `reverse` travels to XLA as the bits of an integer
+// Of any tensor, and of all gates of all steps: products of sizes fit into int64_t, and into bytes.
+constexpr int64_t kMaxElements = int64_t{1} << 40;
+
+const Axes kSequence = {Axis::kBatch, Axis::kTime, Axis::kFeatures};
+const Axes kKernel = {Axis::kFeatures, Axis::kGateUnits};
+const Axes kRecurrentKernel = {Axis::kUnits, Axis::kGateUnits};
+const Axes kState = {Axis::kBatch, Axis::kUnits};
+const Axes kStates = {Axis::kBatch, Axis::kTime, Axis::kUnits};
+
+int64_t KnownSize(Axis axis, Cell cell, const Sizes& sizes) {
+  switch (axis) {
+    case Axis::kBatch:
+      return sizes.batch;
+    case Axis::kTime:
+      return sizes.time;
+    case Axis::kFeatures:
+      return sizes.features;
+    case Axis::kUnits:
+      return sizes.units;
+    case Axis::kGateUnits:
+      return sizes.units == kUnknown ? kUnknown : Gates(cell) * sizes.units;
+    case Axis::kTwo:
+      return 2;
+    case Axis::kResiduals:
+      break;
+  }
+  return kUnknown;
+}
+
+bool AllKnown(const Sizes& sizes) {
+  return sizes.batch != kUnknown && sizes.time != kUnknown && sizes.features != kUnknown && sizes.units != kUnknown;
+}
+
+DataType TypeOf(Element element) {
+  if (element == Element::kFloat64) return DataType::kFloat64;
+  return element == Element::kBFloat16 ? DataType::kBFloat16 : DataType::kFloat32;
+}
+
+Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
+  Problem problem = {};
+  problem.cell = call.cell;
+  problem.dtype = TypeOf(element);
+  problem.activation = call.activation;
+  problem.reset_after = call.reset_after;
+  problem.batch = sizes.batch;
+  problem.time = sizes.time;
+  problem.features = sizes.features;
+  problem.units = sizes.units;
+  return problem;
+}
+
+// The size of an axis of an argument or result; that of residuals depends on all the others.
+int64_t SizeOf(Axis axis, const Call& call, const Sizes& sizes, Element element) {
+  if (axis != Axis::kResiduals) return KnownSize(axis, call.cell, sizes);
+  if (!call.keep_residuals) return 0;
+  if (!AllKnown(sizes) || element == Element::kOther) return kUnknown;
+  return ResidualSize(ProblemOf(call, sizes, element));
+}
+
+// Makes `size` that of the axis, or returns false where another one is known.
+bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* sizes) {
+  const int64_t known = SizeOf(axis, call, *sizes, element);
+  if (size == kUnknown || size == known) return true;
+  if (known != kUnknown || size < 0 || size > kMaxElements) return false;
+  switch (axis) {
+    case Axis::kBatch:
+      sizes->batch = size;
+      break;
+    case Axis::kTime:
+      sizes->time = size;
+      break;
+    case Axis::kFeatures:
+      sizes->features = size;
+      break;
+    case Axis::kUnits:
+      sizes->units = size;
+      break;
+    case Axis::kGateUnits:
+      if (size % Gates(call.cell)) return false;
+      sizes->units = size / Gates(call.cell);
+      break;
+    case Axis::kTwo:
+    case Axis::kResiduals:
+      break;
+  }
+  return true;
+}
+
+bool IsData(Element element) {
+  return element == Element::kFloat32 || element == Element::kFloat64 || element == Element::kBFloat16;
+}
+
+Element ElementOf(Kind kind, Element data) {
+  if (kind == Kind::kMask) return Element::kBool;
+  if (kind == Kind::kData || data == Element::kOther) return data;
+  return data == Element::kFloat64 ? Element::kFloat64 : Element::kFloat32;
+}
+
+const char* NameOf(Element element) {
+  switch (element) {
+    case Element::kFloat32:
+      return "float32";
+    case Element::kFloat64:
+      return "float64";
+    case Element::kBFloat16:
+      return "bfloat16";
+    case Element::kBool:
+      return "bool";
+    case Element::kOther:
+      break;
+  }
+  return "another type";
+}
+
+std::string NameOf(Axis axis, Cell cell) {
+  switch (axis) {
+    case Axis::kBatch:
+      return "batch";
+    case Axis::kTime:
+      return "time";
+    case Axis::kFeatures:
+      return "features";
+    case Axis::kUnits:
+      return "units";
+    case Axis::kGateUnits:
+      return Gates(cell) == 1 ? "units" : std::to_string(Gates(cell)) + " * units";
+    case Axis::kTwo:
+      return "2";
+    case Axis::kResiduals:
+      break;
+  }
+  return "residuals";
+}
+
+std::string Parenthesised(const std::vector<std::string>& items) {
+  std::string text = "(";
+  for (size_t i = 0; i < items.size(); ++i) text += (i ? ", " : "") + items[i];
+  return text + (items.size() == 1 ? ",)" : ")");
+}
+
+std::string Expected(const Slot& slot, const Call& call, const Sizes& sizes, Element element) {
+  std::string text;
+  for (const Axes& axes : slot.shapes) {
+    std::vector<std::string> names;
+    std::vector<int64_t> shape;
+    for (Axis axis : axes) {
+      names.push_back(NameOf(axis, call.cell));
+      shape.push_back(SizeOf(axis, call, sizes, element));
+    }
+    text += (text.empty() ? "" : " or ") + Parenthesised(names) + " = " + ToString(shape);
+  }
+  return text;
+}
+
+// Checks one tensor and learns sizes from it.
+std::string CheckTensor(const Slot& slot, int64_t index, const Tensor& tensor, const Call& call, Sizes* sizes,
+                        Element* element) {
+  const std::string name = "`" + std::string(slot.name) + "[" + std::to_string(index) + "]`";
+  if (*element == Element::kOther && slot.kind == Kind::kData) {
+    if (!IsData(tensor.element)) {
+      return name + " must be of float32, float64 or bfloat16. Received: " + NameOf(tensor.element);
+    }
+    *element = tensor.element;
+  }
+  const Element expected = ElementOf(slot.kind, *element);
+  if (tensor.element != expected) return name + " must be of " + NameOf(expected) + ". Received: " + NameOf(tensor.element);
+  if (!tensor.ranked) return "";
+  Sizes learnt = *sizes;
+  bool good = false;
+  for (const Axes& axes : slot.shapes) {
+    if (axes.size() != tensor.shape.size()) continue;
+    good = true;
+    for (size_t i = 0; i < axes.size() && good; ++i) good = Bind(axes[i], tensor.shape[i], call, *element, &learnt);
+  }
+  if (!good) {
+    return name + " must have the shape " + Expected(slot, call, *sizes, *element) +
+           ". Received: " + ToString(tensor.shape);
+  }
+  *sizes = learnt;
+  return "";
+}
+
+// Whether the product of the known sizes is within the limit; a zero among them must not hide that others are huge.
+bool Fits(std::initializer_list<int64_t> sizes) {
+  int64_t product = 1;
+  for (int64_t size : sizes) {
+    size = std::max<int64_t>(size, 1);
+    if (size > kMaxElements / product) return false;
+    product *= size;
+  }
+  return true;
+}
+
+bool SizesFit(const Call& call, const Sizes& sizes) {
+  const int64_t gate_units = KnownSize(Axis::kGateUnits, call.cell, sizes);
+  return Fits({sizes.batch, sizes.time, std::max(sizes.features, gate_units)}) &&
+         Fits({std::max(sizes.features, sizes.units), gate_units});
+}
+
+bool FindActivation(const std::string& name, Activation* activation) {
+  for (Activation candidate : {Activation::kTanh, Activation::kRelu, Activation::kLinear}) {
+    if (name != NameOf(candidate)) continue;
+    *activation = candidate;
+    return true;
+  }
+  return false;
+}
+
+// The tensors of a call by the names of their slots.
+class Operands {
+ public:
+  Operands(const std::vector<Slot>& slots, const std::vector<int64_t>& counts, const std::vector<Tensor>& tensors) {
+    size_t first = 0;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      entries_.push_back({slots[i].name, tensors.data() + first, counts[i]});
+      first += counts[i];
+    }
+  }
+
+  // Null where the argument is absent.
+  const Tensor* Find(const char* name, int64_t direction) const {
+    for (const Entry& entry : entries_) {
+      if (!std::strcmp(entry.name, name)) return direction < entry.count ? entry.first + direction : nullptr;
+    }
+    return nullptr;
+  }
+
+  void* Data(const char* name, int64_t direction) const {
+    const Tensor* tensor = Find(name, direction);
+    return tensor ? tensor->data : nullptr;
+  }
+
+  UnitMask Multiplier(const char* name, int64_t direction) const {
+    const Tensor* tensor = Find(name, direction);
+    return tensor ? UnitMask{tensor->data, tensor->shape.size() == 3} : UnitMask{};
+  }
+
+ private:
+  struct Entry {
+    const char* name;
+    const Tensor* first;
+    int64_t count;
+  };
+  std::vector<Entry> entries_;
+};
+
+void* ResidualsOf(const Call& call, const Operands& operands, int64_t direction) {
+  static char nothing;  // null would ask for another forward pass, but there are calls whose residuals are empty
+  if (!call.keep_residuals) return nullptr;
+  void* data = operands.Data("residuals", direction);
+  return data ? data : &nothing;
+}
+
+Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t direction) {
+  Arguments arguments = {};
+  arguments.reverse = call.reverse[direction];
+  arguments.inputs = inputs.Data("inputs", direction);
+  arguments.kernel = inputs.Data("kernel", direction);
+  arguments.recurrent_kernel = inputs.Data("recurrent_kernel", direction);
+  arguments.bias = inputs.Data("bias", direction);
+  arguments.initial_state[0] = inputs.Data("initial_h", direction);
+  arguments.initial_state[1] = inputs.Data("initial_c", direction);
+  arguments.recurrent_dropout = inputs.Multiplier("recurrent_dropout", direction);
+  arguments.zoneout[0] = inputs.Multiplier("zoneout_h", direction);
+  arguments.zoneout[1] = inputs.Multiplier("zoneout_c", direction);
+  return arguments;
+}
+
+// The results of the forward pass, which it writes and the backward pass reads (not the final states, though).
+Results ResultsOf(const Call& call, const Operands& operands, int64_t direction) {
+  Results results = {};
+  results.outputs = operands.Data("outputs", direction);
+  results.final_state[0] = operands.Data("final_h", direction);
+  results.final_state[1] = operands.Data("final_c", direction);
+  results.residuals = ResidualsOf(call, operands, direction);
+  return results;
+}
+
+Upstream UpstreamOf(const Operands& inputs, int64_t direction) {
+  Upstream upstream;
+  upstream.outputs = inputs.Data("d_outputs", direction);
+  upstream.final_state[0] = inputs.Data("d_final_h", direction);
+  upstream.final_state[1] = inputs.Data("d_final_c", direction);
+  return upstream;
+}
+
+Gradients GradientsOf(const Operands& outputs, int64_t direction) {
+  Gradients gradients = {};
+  gradients.inputs = outputs.Data("d_inputs", direction);
+  gradients.kernel = outputs.Data("d_kernel", direction);
+  gradients.recurrent_kernel = outputs.Data("d_recurrent_kernel", direction);
+  gradients.bias = outputs.Data("d_bias", direction);
+  gradients.initial_state[0] = outputs.Data("d_initial_h", direction);
+  gradients.initial_state[1] = outputs.Data("d_initial_c", direction);
+  return gradients;
+}
+
+}  // namespace
+
+const char* NameOf(Cell cell) {
+  switch (cell) {
+    case Cell::kSimpleRNN:
+      return "SimpleRNN";
+    case Cell::kGRU:
+      return "GRU";
+    case Cell::kLSTM:
+      break;
+  }
+  return "LSTM";
+}
+
+const char* NameOf(Activation activation) {
+  switch (activation) {
+    case Activation::kTanh:
+      return "tanh";
+    case Activation::kRelu:
+      return "relu";
+    case Activation::kLinear:
+      break;
+  }
+  return "linear";
+}
+
+std::string ToString(const std::vector<int64_t>& shape) {
+  std::vector<std::string> sizes;
+  for (int64_t size : shape) sizes.push_back(size == kUnknown ? "?" : std::to_string(size));
+  return Parenthesised(sizes);
+}
+
+Signature SignatureOf(Cell cell, Pass pass, bool reset_after) {
+  const bool lstm = States(cell) == 2;
+  const bool two_biases = cell == Cell::kGRU && reset_after;
+  const Axes bias = two_biases ? Axes{Axis::kTwo, Axis::kGateUnits} : Axes{Axis::kGateUnits};
+  const std::vector<Axes> multiplier = {kState, kStates};
+
+  std::vector<Slot> inputs = {
+      {"inputs", "directions", Kind::kData, {kSequence}},
+      {"kernel", "directions", Kind::kData, {kKernel}},
+      {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
+      {"bias", "biases", Kind::kData, {bias}},
+      {"initial_h", "initial_states", Kind::kData, {kState}},
+  };
+  if (lstm) inputs.push_back({"initial_c", "initial_states", Kind::kData, {kState}});
+  inputs.push_back({"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}});
+  inputs.push_back({"recurrent_dropout", "recurrent_dropouts", Kind::kData, multiplier});
+  inputs.push_back({"zoneout_h", "zoneouts_h", Kind::kData, multiplier});
+  if (lstm) inputs.push_back({"zoneout_c", "zoneouts_c", Kind::kData, multiplier});
+
+  const Slot outputs = {"outputs", "directions", Kind::kData, {kStates}};
+  const Slot residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
+  if (pass == Pass::kForward) {
+    std::vector<Slot> results = {outputs, {"final_h", "directions", Kind::kData, {kState}}};
+    if (lstm) results.push_back({"final_c", "directions", Kind::kData, {kState}});
+    results.push_back(residuals);
+    return {inputs, results};
+  }
+
+  inputs.push_back(outputs);
+  inputs.push_back(residuals);
+  inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kStates}});
+  inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
+  if (lstm) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
+  std::vector<Slot> gradients = {
+      {"d_inputs", "wanted_inputs", Kind::kData, {kSequence}},
+      {"d_kernel", "wanted_kernels", Kind::kData, {kKernel}},
+      {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
+      {"d_bias", "wanted_biases", Kind::kData, {bias}},
+      {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}},
+  };
+  if (lstm) gradients.push_back({"d_initial_c", "wanted_initial_states", Kind::kData, {kState}});
+  return {inputs, gradients};
+}
+
+std::vector<const char*> CountNames(const Signature& signature) {
+  std::vector<const char*> names;
+  for (const std::vector<Slot>* slots : {&signature.inputs, &signature.outputs}) {
+    for (const Slot& slot : *slots) {
+      auto same = [&slot](const char* name) { return !std::strcmp(name, slot.count_name); };
+      if (std::none_of(names.begin(), names.end(), same)) names.push_back(slot.count_name);
+    }
+  }
+  return names;
+}
+
+int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, const std::string& activation,
+                           bool reset_after, const Sizes& sizes) {
+  Call call = {};
+  bool known_cell = false;
+  for (Cell candidate : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) {
+    if (cell != NameOf(candidate)) continue;
+    call.cell = candidate;
+    known_cell = true;
+  }
+  Element element = Element::kOther;
+  for (Element candidate : {Element::kFloat32, Element::kFloat64, Element::kBFloat16}) {
+    if (dtype == NameOf(candidate)) element = candidate;
+  }
+  call.reset_after = reset_after;
+  const bool known = known_cell && element != Element::kOther && FindActivation(activation, &call.activation);
+  for (int64_t size : {sizes.batch, sizes.time, sizes.features, sizes.units}) {
+    if (size < 0 || size > kMaxElements) return -1;
+  }
+  return known && SizesFit(call, sizes) ? ResidualSize(ProblemOf(call, sizes, element)) : -1;
+}
+
+std::string FinishCall(const std::string& activation, Call* call) {
+  if (!FindActivation(activation, &call->activation)) {
+    return "`activation` must be \"tanh\", \"relu\" or \"linear\". Received: \"" + activation + "\"";
+  }
+  std::map<std::string, int64_t>& counts = call->counts;
+  const int64_t directions = counts["directions"];
+  if (directions < 1 || directions > kMaxDirections) {
+    return "`directions` must be from 1 to " + std::to_string(kMaxDirections) +
+           ". Received: " + std::to_string(directions);
+  }
+  for (const auto& [name, count] : counts) {
+    const int64_t all = name == "masks" ? 1 : directions;
+    if (count == 0 || count == all) continue;
+    return "`" + name + "` must be 0 or " + std::to_string(all) + ". Received: " + std::to_string(count);
+  }
+  if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) return "`wanted_biases` must be 0 where `biases` is 0";
+  if (static_cast<int64_t>(call->reverse.size()) != directions) {
+    return "`reverse` must have a value for each of the " + std::to_string(directions) +
+           " directions. Received: " + std::to_string(call->reverse.size()) + " of them";
+  }
+  for (const Slot& slot : call->signature.inputs) call->input_counts.push_back(counts[slot.count_name]);
+  for (const Slot& slot : call->signature.outputs) call->output_counts.push_back(counts[slot.count_name]);
+  return "";
+}
+
+std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Sizes* sizes, Element* element) {
+  *sizes = {};
+  *element = Element::kOther;
+  int64_t total = 0;
+  for (int64_t count : call.input_counts) total += count;
+  if (total != static_cast<int64_t>(inputs.size())) {
+    return "there must be " + std::to_string(total) + " inputs. Received: " + std::to_string(inputs.size());
+  }
+  size_t next = 0;
+  for (size_t i = 0; i < call.signature.inputs.size(); ++i) {
+    const Slot& slot = call.signature.inputs[i];
+    for (int64_t j = 0; j < call.input_counts[i]; ++j) {
+      const std::string error = CheckTensor(slot, j, inputs[next++], call, sizes, element);
+      if (!error.empty()) return error;
+    }
+    // The sizes are complete after the first three; residuals ask the kernels for their size, which must not overflow.
+    if (!SizesFit(call, *sizes)) {
+      return "the sizes batch, time, features, units = " +
+             ToString({sizes->batch, sizes->time, sizes->features, sizes->units}) +
+             " must give tensors of at most 2^40 elements";
+    }
+  }
+  return "";
+}
+
+std::vector<Tensor> Outputs(const Call& call, const Sizes& sizes, Element element) {
+  std::vector<Tensor> outputs;
+  for (size_t i = 0; i < call.signature.outputs.size(); ++i) {
+    const Slot& slot = call.signature.outputs[i];
+    Tensor tensor;
+    tensor.element = ElementOf(slot.kind, element);
+    for (Axis axis : slot.shapes[0]) tensor.shape.push_back(SizeOf(axis, call, sizes, element));
+    outputs.insert(outputs.end(), call.output_counts[i], tensor);
+  }
+  return outputs;
+}
+
+bool Run(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
+         const std::vector<Tensor>& outputs, const Executor& executor) {
+  try {
+    const Operands in(call.signature.inputs, call.input_counts, inputs);
+    const Operands out(call.signature.outputs, call.output_counts, outputs);
+    const bool forward = call.pass == Pass::kForward;
+    Problem problem = ProblemOf(call, sizes, element);
+    problem.mask = static_cast<const bool*>(in.Data("mask", 0));
+    std::vector<Arguments> arguments;
+    std::vector<Results> results;
+    std::vector<Upstream> upstream;
+    std::vector<Gradients> gradients;
+    for (size_t direction = 0; direction < call.reverse.size(); ++direction) {
+      arguments.push_back(ArgumentsOf(call, in, direction));
+      results.push_back(ResultsOf(call, forward ? out : in, direction));
+      upstream.push_back(UpstreamOf(in, direction));
+      gradients.push_back(GradientsOf(out, direction));
+    }
+    if (forward) return Forward(problem, arguments, results, executor);
+    return Backward(problem, arguments, results, upstream, gradients, executor);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
+}  // namespace keras_seq

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table of which implementation each recurrent layer runs."""
+
+from typing import NamedTuple
+
+from keras import layers
+
+from keras_seq.ops.implementation import Choice
+
+
+class Explanation(NamedTuple):
+    """How one layer runs."""
+
+    layer: str
+    kind: str
+    implementation: str
+    reason: str
+
+
+def explain(layer_or_model, print_fn=print):
+    """Print which implementation each recurrent layer runs, and why; nothing is chosen silently.
+
+    Args:
+        layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
+        print_fn: what prints a line of the table, or None to print nothing.
+
+    Returns:
+        A list of `Explanation(layer, kind, implementation, reason)`, one for each recurrent layer in the order of the
+        model. A recurrent layer of Keras itself is listed as "keras".
+
+    Example:
+        >>> import keras, keras_seq
+        >>> lstm = keras_seq.layers.LSTM(8, name="lstm", implementation="xla")
+        >>> model = keras.Sequential([lstm, keras.layers.Dense(1), keras.layers.GRU(2, name="gru")])
+        >>> rows = keras_seq.explain(model)
+        layer  kind  implementation  reason
+        lstm   LSTM  xla             asked for by `implementation`
+        gru    GRU   keras           not a layer of keras_seq
+        >>> rows[0].implementation
+        'xla'
+    """
+    rows = {}
+    for layer in _walk(layer_or_model):
+        if hasattr(layer, "choose_implementation"):
+            choice = layer.choose_implementation()
+        elif isinstance(layer, layers.RNN):
+            choice = Choice("keras", "not a layer of keras_seq")
+        else:
+            continue
+        rows[id(layer)] = Explanation(layer.name, type(layer).__name__, *choice)  # a shared layer has one row
+    rows = list(rows.values())
+    if print_fn is not None:
+        table = [Explanation._fields, *rows] if rows else [("no recurrent layer",)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            print_fn("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return rows
+
+
+def _walk(layer):
+    """A layer and those inside it, in the order in which they were added."""
+    yield layer
+    for inner in layer._flatten_layers(recursive=False, include_self=False):
+        yield from _walk(inner)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation a recurrence runs: asked for, or chosen where the best is known; never silent."""
+
+import contextlib
+import contextvars
+import os
+from typing import NamedTuple
+
+from keras import activations
+
+from keras_seq.ops import cell_math, native
+
+IMPLEMENTATIONS = ("auto", "native", "xla")
+_DTYPES = ("float32", "float64", "bfloat16")
+_in_use = contextvars.ContextVar("keras_seq_implementation", default=None)
+
+
+class Choice(NamedTuple):
+    """Which implementation runs, and why."""
+
+    implementation: str
+    reason: str
+
+
+def check_implementation(implementation):
+    """Return one of "auto", "native", "xla"; Keras's legacy integers 1 and 2 mean "auto"."""
+    if implementation in (1, 2):
+        return "auto"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")
+    return implementation
+
+
+@contextlib.contextmanager
+def use_implementation(implementation):
+    """Replace "auto" within a `with` block: what is traced there runs the implementation named here.
+
+    `with use_implementation("xla"): model.export(path)` writes a SavedModel of stock TensorFlow operations.
+
+    Args:
+        implementation: "auto", "native" or "xla".
+
+    Example:
+        >>> import keras_seq
+        >>> layer = keras_seq.layers.GRU(4)
+        >>> with keras_seq.ops.use_implementation("xla"):
+        ...     layer.choose_implementation().implementation
+        'xla'
+    """
+    token = _in_use.set(check_implementation(implementation))
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
+
+
+def choose_implementation(implementation, cell, dtype):
+    """Decide how a recurrence runs: "auto" is native where there is a kernel, else xla.
+
+    `use_implementation` and, after it, the environment variable `KERAS_SEQ_IMPLEMENTATION` replace "auto".
+
+    Args:
+        implementation: "auto", "native" or "xla".
+        cell: a recurrence of `cell_math`.
+        dtype: that of the computation, a name.
+
+    Returns:
+        A `Choice`.
+
+    Raises:
+        NotImplementedError: if "native" is asked for and cannot be had.
+        ValueError: if there is no such implementation.
+    """
+    requested, source = check_implementation(implementation), "`implementation`"
+    for name, replacement in (
+        ("`use_implementation`", _in_use.get()),
+        ("KERAS_SEQ_IMPLEMENTATION", os.environ.get("KERAS_SEQ_IMPLEMENTATION")),
+    ):
+        if requested == "auto" and replacement:
+            requested, source = check_implementation(replacement), name
+    if requested == "xla":
+        return Choice("xla", f"asked for by {source}")
+    missing = why_not_native(cell, dtype)
+    if requested == "native" and missing:
+        raise NotImplementedError(f"{source} is 'native', but {missing}. Use 'auto' or 'xla'.")
+    if missing:
+        return Choice("xla", missing)
+    return Choice("native", "a kernel covers it" if requested == "auto" else f"asked for by {source}")
+
+
+def why_not_native(cell, dtype):
+    """Why there is no native kernel for a recurrence of `cell_math`, or None where there is one."""
+    if native_kernel(cell) is None:
+        return f"there is no native kernel for {_describe(cell)}"
+    if dtype not in _DTYPES:
+        return f"there is no native kernel for {dtype}"
+    return native.unavailable()
+
+
+def native_kernel(cell):
+    """The name and the attributes of the native kernel of a recurrence of `cell_math`, or None."""
+    if isinstance(cell, cell_math.SimpleRNN):
+        if cell.activation in (activations.tanh, activations.relu, activations.linear):
+            return "SimpleRNN", {"activation": cell.activation.__name__}
+        return None
+    if not isinstance(cell, (cell_math.GRU, cell_math.LSTM)):
+        return None
+    if cell.activation is not activations.tanh or cell.recurrent_activation is not activations.sigmoid:
+        return None
+    return ("GRU", {"reset_after": cell.reset_after}) if isinstance(cell, cell_math.GRU) else ("LSTM", {})
+
+
+def _describe(cell):
+    if isinstance(cell, cell_math.AdditiveAttention):
+        return "recurrences with attention"
+    functions = [getattr(cell, name, None) for name in ("activation", "recurrent_activation")]
+    names = ", ".join(getattr(f, "__name__", str(f)) for f in functions if f is not None)
+    return f"{type(cell).__name__} with the activation(s) {names}"

@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How calls reach the native kernels and come back, on TensorFlow and JAX; whether the numbers are right to the last
+digit is the subject of other tests. This file also runs itself as a program, for what needs a process of its own."""
+
+import collections
+import ctypes
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_close, run_with_gradients
+
+from keras_seq import ops
+from keras_seq.ops import native
+
+BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
+STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+CELLS = [
+    ("SimpleRNN", {"activation": "tanh"}),
+    ("SimpleRNN", {"activation": "relu"}),
+    ("SimpleRNN", {"activation": "linear"}),
+    ("GRU", {"reset_after": True}),
+    ("GRU", {"reset_after": False}),
+    ("LSTM", {}),
+]
+# The first and the last step are kept: before them, ops with an initial state give zeros, as Keras does.
+MASK = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1]], bool)
+
+WHY_NOT = native.unavailable()
+needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+on_cells = pytest.mark.parametrize("cell, attributes", CELLS, ids=str)
+
+
+def draw(*shape, seed=0, dtype="float64"):
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(dtype)
+
+
+def draw_arguments(cell, attributes, direction=0, dtype="float64"):
+    """inputs, kernel, recurrent_kernel, bias, recurrent_dropout, initial states."""
+    width = GATES[cell] * UNITS
+    shapes = [
+        (BATCH, TIME, FEATURES),
+        (FEATURES, width),
+        (UNITS, width),
+        (2, width) if attributes.get("reset_after") else (width,),
+        *[(BATCH, UNITS)] * (1 + STATES[cell]),
+    ]
+    return [draw(*shape, seed=10 * direction + i, dtype=dtype) for i, shape in enumerate(shapes)]
+
+
+def call(cell, attributes, arguments, *, reverse=(False,), keep_residuals=True, mask=None):
+    """`native.recur` on the flat arguments of `draw_arguments`, one list after the other."""
+    size = len(arguments) // len(reverse)
+    groups = [arguments[i : i + size] for i in range(0, len(arguments), size)]
+    x, w, u, b, dropout, *state = zip(*groups, strict=True)
+    return native.recur(
+        cell,
+        *(x, w, u, b),
+        initial_state=list(zip(*state, strict=True)),
+        recurrent_dropout=dropout,
+        mask=mask,
+        reverse=list(reverse),
+        keep_residuals=keep_residuals,
+        **attributes,
+    )
+
+
+def reference(cell, attributes, arguments, *, reverse=False, mask=None):
+    function = {"SimpleRNN": ops.simple_rnn, "GRU": ops.gru, "LSTM": ops.lstm}[cell]
+    x, w, u, b, dropout, *state = arguments
+    options = {"initial_state": tuple(state), "recurrent_dropout_mask": dropout, "mask": mask, "reverse": reverse}
+    return function(x, w, u, b, **options, **attributes, implementation="xla")
+
+
+def outputs_and_gradients_are_those_of_xla(cell, attributes, mode, keep_residuals):
+    """Two directions in one call are two calls."""
+    both = [draw_arguments(cell, attributes, direction) for direction in (0, 1)]
+    n = len(both[0])
+    options = {"reverse": (False, True), "keep_residuals": keep_residuals, "mask": MASK}
+
+    def run(*arguments):
+        outputs, states = call(cell, attributes, arguments, **options)
+        return list(zip(outputs, states, strict=True))
+
+    results, gradients = run_with_gradients(run, [*both[0], *both[1]], mode=mode)
+    for direction, arguments in enumerate(both):
+        expected, d_expected = run_with_gradients(
+            lambda *a, direction=direction: reference(cell, attributes, a, reverse=bool(direction), mask=MASK),
+            arguments,
+        )
+        m = len(expected)
+        assert_close(results[direction * m : (direction + 1) * m], expected, 1e-11)
+        d_expected[4] = tf.zeros_like(d_expected[4])  # masks of dropout have no gradient here
+        assert_close(gradients[direction * n : (direction + 1) * n], d_expected, 1e-11)
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@on_cells
+def test_two_directions_in_one_call(cell, attributes, mode):
+    outputs_and_gradients_are_those_of_xla(cell, attributes, mode, keep_residuals=True)
+
+
+@needs_native
+@on_cells
+def test_gradients_without_residuals(cell, attributes):
+    outputs_and_gradients_are_those_of_xla(cell, attributes, "graph", keep_residuals=False)
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 3e-5), ("bfloat16", 4e-2)])
+def test_other_types(dtype, tolerance, mode):
+    arguments = [tf.cast(a, dtype) for a in draw_arguments("LSTM", {})]
+    results, gradients = run_with_gradients(lambda *a: call("LSTM", {}, a), arguments, mode=mode)
+    assert all(tensor.dtype == dtype for tensor in [*results, *gradients])
+    exact = [tf.cast(a, "float64") for a in arguments]  # of the rounded arguments
+    expected = run_with_gradients(lambda *a: reference("LSTM", {}, a), exact)
+    del gradients[4], expected[1][4]  # of the dropout mask
+    assert_close([tf.cast(t, "float64") for t in [*results, *gradients]], [*expected[0], *expected[1]], tolerance)
+
+
+def zoneout_call(zoneout, cell="LSTM", recurrent_dropout=None):
+    x, w, u, b, _, *state = draw_arguments(cell, {})
+    options = {"initial_state": [tuple(state)], "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+    return native.recur(cell, [x], [w], [u], [b], **options, reverse=[False], keep_residuals=False), state
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(BATCH, UNITS), (BATCH, TIME, UNITS)], ids=str)
+def test_zoneout_reaches_its_state(shape):
+    plain, (h, c) = zoneout_call(None)
+    assert_close(zoneout_call([(np.zeros(shape), np.zeros(shape))])[0], plain, 1e-15)
+    (outputs, [(final_h, final_c)]), _ = zoneout_call([(np.ones(shape), None)])
+    assert_close(outputs[0], np.repeat(h[:, None], TIME, axis=1), 1e-15)
+    assert_close(final_h, h, 1e-15)
+    assert not np.allclose(final_c, c)
+    (_, [(_, final_c)]), _ = zoneout_call([(None, np.ones(shape))])
+    assert_close(final_c, c, 1e-15)
+
+
+@needs_native
+def test_recurrent_dropout_of_each_step():
+    multiplier = draw(BATCH, UNITS)
+    repeated = np.repeat(multiplier[:, None], TIME, axis=1)
+    once, _ = zoneout_call(None, recurrent_dropout=[multiplier])
+    assert_close(zoneout_call(None, recurrent_dropout=[repeated])[0], once, 1e-15)
+    repeated[:, 1:] = 1  # only the first step, so the others differ
+    assert not np.allclose(zoneout_call(None, recurrent_dropout=[repeated])[0][0][0], once[0][0])
+
+
+@needs_native
+def test_no_steps_hand_the_state_through():
+    cell, attributes = "LSTM", {}
+    x, *rest = draw_arguments(cell, attributes)
+    results, gradients = run_with_gradients(lambda *a: call(cell, attributes, a), [x[:, :0], *rest])
+    assert results[0].shape == (BATCH, 0, UNITS)
+    assert_close(results[1:], rest[-2:], 0)
+    assert_close(gradients[-2:], [tf.cos(tf.reshape(tf.range(1.0, 16, dtype="float64"), (BATCH, UNITS)))] * 2, 1e-15)
+    assert_close(gradients[1:4], [np.zeros_like(a) for a in rest[:3]], 0)
+
+
+def gradient_node(**options):
+    """The gradient op of a step of training on the final state, as the graph has it."""
+    x, w, u, b, *_ = (tf.constant(a) for a in draw_arguments("LSTM", {}))
+
+    @tf.function(**options)
+    def step(x, w, u, b):
+        with tf.GradientTape() as tape:
+            tape.watch((w, b))
+            _, [(h, _)] = native.recur("LSTM", [x], [w], [u], [b], reverse=[False], keep_residuals=True)
+            loss = tf.reduce_sum(h * h)
+        return tape.gradient(loss, (w, b))
+
+    return step, (x, w, u, b)
+
+
+@needs_native
+def test_nothing_is_computed_that_nobody_wants():
+    step, arguments = gradient_node()
+    (node,) = (
+        op for op in step.get_concrete_function(*arguments).graph.get_operations() if op.type == "KerasSeq>LSTMGrad"
+    )
+    wanted = ["inputs", "kernels", "recurrent_kernels", "biases", "initial_states"]
+    assert [node.get_attr(f"wanted_{name}") for name in wanted] == [0, 1, 0, 1, 0]
+    assert [node.get_attr(f"upstream_{name}") for name in ("outputs", "h", "c")] == [0, 1, 0]
+
+
+@needs_native
+def test_xla_calls_the_kernels():
+    step, arguments = gradient_node(jit_compile=True)
+    program = step.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    for target in ("KerasSeqLSTM", "KerasSeqLSTMGrad"):
+        assert program.count(f'custom_call_target="{target}"') == 1
+
+
+@needs_native
+def test_xla_finds_a_library_that_is_loaded_late():
+    # TensorFlow looks at the registrations for XLA once, when the first tensor is made.
+    run_alone("compile_after_the_first_tensor")
+
+
+def compile_after_the_first_tensor():
+    tensor = tf.ones((1, 2, 1))
+    weight = tf.ones((1, 1))
+    options = {"reverse": [False], "keep_residuals": False, "activation": "linear"}
+    run = tf.function(lambda: native.recur("SimpleRNN", [tensor], [weight], [weight], **options), jit_compile=True)
+    assert_close(run()[0][0], np.array([[[1.0], [2.0]]]), 0)
+
+
+@needs_native
+def test_static_shapes():
+    width = 4 * UNITS
+    shapes = [(None, None, FEATURES), (FEATURES, width), (UNITS, width), (width,), *[(None, UNITS)] * 3]
+    signature = [tf.TensorSpec(shape) for shape in shapes]
+    for given, batch in [(signature, None), ([tf.TensorSpec((7, None, FEATURES)), *signature[1:]], 7)]:
+        function = tf.function(lambda *a: call("LSTM", {}, a), input_signature=given).get_concrete_function()
+        (outputs,), ((h, c),) = function.structured_outputs
+        assert outputs.shape.as_list() == [batch, None, UNITS]
+        assert h.shape.as_list() == c.shape.as_list() == [batch, UNITS]
+    arguments = draw_arguments("LSTM", {}, dtype="float32")
+    function = tf.function(lambda *a: call("LSTM", {}, a), input_signature=[tf.TensorSpec(None)] * len(shapes))
+    assert_close(function(*arguments), call("LSTM", {}, arguments), 0)  # ranks unknown till now
+    with pytest.raises(ValueError, match=r"`kernel\[0\]` must have the shape \(features, 4 \* units\) = \(2, \?\)"):
+        tf.function(lambda *a: call("LSTM", {}, a))(arguments[0], arguments[1][1:], *arguments[2:])
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_a_second_order_gradient_names_the_way_out(mode):
+    def twice(*arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            outputs, _ = call("GRU", {"reset_after": True}, arguments)
+        return tape.gradient(outputs, arguments[1])
+
+    with pytest.raises(NotImplementedError, match=r'GRU has no second-order gradient\. Use implementation="xla"'):
+        run_with_gradients(twice, draw_arguments("GRU", {"reset_after": True}), mode=mode)
+
+
+def step_of_module(module, x):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(module.run(x) ** 2)
+    return tape.gradient(loss, module.kernel)
+
+
+@needs_native
+def test_a_reloaded_saved_model_can_be_trained(tmp_path):
+    cell, attributes = "GRU", {"reset_after": True}
+    x, w, *rest = draw_arguments(cell, attributes)
+    module = tf.Module()
+    module.kernel = tf.Variable(w)
+    module.run = tf.function(
+        lambda x: call(cell, attributes, [x, module.kernel, *rest])[0][0],
+        input_signature=[tf.TensorSpec((BATCH, None, FEATURES), "float64")],
+    )
+    tf.saved_model.save(module, str(tmp_path))
+    np.savez(tmp_path / "expected.npz", x=x, gradient=step_of_module(module, x))
+    run_alone("train_saved_model", str(tmp_path))
+
+
+def train_saved_model(path):
+    assert native.unavailable() is None
+    expected = np.load(pathlib.Path(path, "expected.npz"))
+    assert_close(step_of_module(tf.saved_model.load(path), expected["x"]), expected["gradient"], 1e-12)
+
+
+@needs_native
+def test_parallel_maps_of_a_data_set():
+    arguments = draw_arguments("LSTM", {})
+    expected = call("LSTM", {}, arguments)[0][0]
+    data = tf.data.Dataset.from_tensors(arguments[0]).repeat(200)
+    data = data.map(lambda x: call("LSTM", {}, [x, *arguments[1:]])[0][0], num_parallel_calls=8)
+    for outputs in data:
+        assert_close(outputs, expected, 0)
+
+
+# Hostile calls, to the ops themselves: an error or a defined result, never a crash.
+
+
+def op(cell, suffix=""):
+    library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
+    return getattr(library, "keras_seq_" + native._SNAKE_CASE[cell] + suffix)
+
+
+def draw_call(rng):
+    """A good call of tiny sizes, zeros among them: the cell, its tensors and its attributes."""
+    cell, attributes = CELLS[rng.integers(len(CELLS))]
+    names = native.STATES[cell]
+    directions, (batch, time, features, units) = int(rng.integers(1, 3)), rng.integers(0, 4, 4)
+    width = GATES[cell] * units
+
+    def tensors(*shape, on=True):
+        return [tf.constant(rng.normal(size=shape).astype("float32")) for _ in range(directions * bool(on))]
+
+    def multiplier():
+        rank = rng.integers(1, 4)
+        return tensors(*((batch, time, units) if rank == 3 else (batch, units)), on=rank > 1)
+
+    with_state = rng.integers(2)
+    lists = {
+        "inputs": tensors(batch, time, features),
+        "kernel": tensors(features, width),
+        "recurrent_kernel": tensors(units, width),
+        "bias": tensors(*([2, width] if attributes.get("reset_after") else [width]), on=rng.integers(2)),
+        **{f"initial_{name}": tensors(batch, units, on=with_state) for name in names},
+        "mask": [tf.constant(rng.random((batch, time)) < 0.5)] * int(rng.integers(2)),
+        "recurrent_dropout": multiplier(),
+        **{f"zoneout_{name}": multiplier() for name in names},
+    }
+    reverse = [bool(r) for r in rng.integers(0, 2, directions)]
+    return cell, lists, {**attributes, "reverse": reverse, "keep_residuals": bool(rng.integers(2))}
+
+
+def spoil(lists, rng):
+    """Make one list of tensors wrong, or hostile."""
+    name = rng.choice(list(lists))
+    tensors = lists[name] = list(lists[name])
+    if not tensors:
+        tensors.append(tf.zeros((2, 3)))
+        return
+    tensor = tensors[-1]
+    rank = max(1, tensor.shape.rank)
+    huge = [int(2 ** rng.integers(20, 31)) for _ in range(rank)]
+    huge[rng.integers(rank)] = 0  # so that there is nothing to store, but that products of the others overflow
+    bad = [
+        lambda: tf.zeros(huge, tensor.dtype),
+        lambda: tf.zeros(rng.integers(0, 5, rng.integers(0, 5)), tensor.dtype),
+        lambda: tf.reshape(tensor, [-1]),
+        lambda: tf.cast(tensor, "float64"),
+        lambda: tf.cast(tensor, "int32"),
+        lambda: tf.zeros([min(size, 4) + 1 for size in tensor.shape], tensor.dtype),
+        lambda: tf.cast(tf.fill(tensor.shape, rng.choice([np.nan, np.inf, 1e38])), tensor.dtype),
+    ]
+    choice = rng.integers(len(bad) + 2)
+    if choice < len(bad):
+        tensors[-1] = bad[choice]()
+    elif choice == len(bad):
+        tensors.pop()
+    else:
+        tensors.append(tensor)
+
+
+@needs_native
+def test_hostile_calls():
+    rng = np.random.default_rng(0)
+    tally = collections.Counter()
+    for _ in range(2000):
+        cell, lists, attributes = draw_call(rng)
+        for _ in range(rng.integers(3)):
+            spoil(lists, rng)
+        if rng.random() < 0.05:
+            attributes["reverse"] = attributes["reverse"] * 20
+        if rng.random() < 0.05 and "activation" in attributes:
+            attributes["activation"] = "sine"
+        try:
+            *results, residuals = op(cell)(**lists, **attributes, R=tf.float64 if rng.random() < 0.05 else tf.float32)
+            tally["forward"] += 1
+            lists.update(outputs=results[0], residuals=residuals)
+            for name, tensors in zip(["outputs", *(f"final_{n}" for n in native.STATES[cell])], results, strict=True):
+                lists[f"d_{name}"] = tensors if rng.integers(2) else []
+            if rng.integers(2):
+                spoil(lists, rng)
+            wanted = native._wanted(lists, native.STATES[cell], lambda name: rng.integers(3))
+            if rng.random() < 0.05:
+                wanted["wanted_inputs"] = int(rng.integers(5))
+            op(cell, "_grad")(**lists, **attributes, **wanted)
+            tally["backward"] += 1
+        except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+            tally[type(error).__name__] += 1
+    assert tally["forward"] > 500 and tally["backward"] > 200 and tally["InvalidArgumentError"] > 500, tally
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+def test_errors_say_argument_expected_and_received(mode):
+    arguments = draw_arguments("LSTM", {})
+    arguments[3] = arguments[3][1:]
+    expected = r"`bias\[0\]` must have the shape \(4 \* units,\) = \(20,\). Received: \(19,\)"
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=expected):
+        run_with_gradients(lambda *a: call("LSTM", {}, a), arguments, mode=mode)
+
+
+@needs_native
+def test_a_state_for_each():
+    x, w, u, *_ = draw_arguments("LSTM", {})
+    with pytest.raises(ValueError, match=r"must have 2 state\(s\), \('h', 'c'\). Received: 1"):
+        native.recur("LSTM", [x], [w], [u], initial_state=[(x,)], reverse=[False], keep_residuals=False)
+
+
+# Why there may be no kernels.
+
+
+def reason_with(monkeypatch, folder, **build):
+    if build:
+        (folder / "build.json").write_text(json.dumps(build))
+    monkeypatch.setattr(native, "FOLDER", folder)
+    monkeypatch.setattr(native, "_loaded", None)
+    with pytest.raises(RuntimeError, match="The native kernels cannot run: "):
+        native.recur("LSTM", [], [], [], reverse=[], keep_residuals=False)
+    return native.unavailable()
+
+
+def test_another_tensorflow_is_refused_before_the_library_is_opened(monkeypatch, tmp_path):
+    (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
+    reason = reason_with(monkeypatch, tmp_path, tensorflow="2.0.0")
+    assert reason == f"they were built for TensorFlow 2.0.0 and this is {tf.__version__}; reinstall keras_seq"
+
+
+def test_a_library_for_jax_only(monkeypatch, tmp_path):
+    reason = reason_with(monkeypatch, tmp_path, tensorflow=None, why_no_tensorflow="TensorFlow was not there")
+    assert reason == "they were built for JAX only: TensorFlow was not there"
+
+
+def test_a_library_that_does_not_load(monkeypatch, tmp_path):
+    (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
+    reason = reason_with(monkeypatch, tmp_path, tensorflow=tf.__version__)
+    assert reason.startswith("the library does not load (") and "\n" not in reason
+
+
+def test_not_built(monkeypatch, tmp_path):
+    assert "pip install -v -e ." in reason_with(monkeypatch, tmp_path)
+    (tmp_path / "not_built.txt").write_text("Why: there is no compiler")
+    assert str(tmp_path / "not_built.txt") in reason_with(monkeypatch, tmp_path)
+
+
+def test_other_backends(monkeypatch, tmp_path):
+    monkeypatch.setattr(native.backend, "backend", lambda: "torch")
+    reason = reason_with(monkeypatch, tmp_path)
+    assert reason == "they need Keras's TensorFlow or JAX backend, and this is torch"
+
+
+@needs_native
+def test_the_library_is_what_the_build_says():
+    library = ctypes.CDLL(str(native.FOLDER / "libkeras_seq_tf.so"))
+    library.KerasSeqTensorFlowVersion.restype = ctypes.c_char_p
+    built = json.loads((native.FOLDER / "build.json").read_text())
+    assert library.KerasSeqTensorFlowVersion().decode() == built["tensorflow"] == tf.__version__
+
+
+@needs_native
+def test_an_unknown_instruction_set():
+    run_alone("ask_for_an_unknown_instruction_set", KERAS_SEQ_ISA="mmx")
+
+
+def ask_for_an_unknown_instruction_set():
+    assert "KERAS_SEQ_ISA" in native.unavailable()
+
+
+# JAX.
+
+
+@needs_native
+def test_on_jax():
+    pytest.importorskip("jax")
+    run_alone("check_jax", KERAS_BACKEND="jax")
+
+
+def check_jax():
+    import jax
+    import jax.numpy as jnp
+
+    assert keras.backend.backend() == "jax" and native.unavailable() is None
+
+    def value_and_gradients(function, arguments):
+        results, pull_back = jax.vjp(function, *arguments)
+        upstream = jax.tree.map(lambda y: jnp.cos(jnp.arange(1.0, y.size + 1, dtype=y.dtype)).reshape(y.shape), results)
+        return jax.tree.leaves(results), list(pull_back(upstream))
+
+    for cell, attributes in CELLS:
+        arguments = [jnp.asarray(a) for a in draw_arguments(cell, attributes, dtype="float32")]
+        for reverse, keep in [(False, True), (True, False)]:
+            options = {"reverse": (reverse,), "keep_residuals": keep, "mask": jnp.asarray(MASK)}
+            run = jax.jit(lambda *a, o=options: call(cell, attributes, a, **o))  # noqa: B023
+            expected = value_and_gradients(
+                lambda *a, r=reverse: reference(cell, attributes, a, reverse=r, mask=MASK),  # noqa: B023
+                arguments,
+            )
+            results, gradients = value_and_gradients(run, arguments)
+            assert_close(results, expected[0], 3e-5)
+            assert_close(run(*arguments), expected[0], 3e-5)  # which keeps nothing
+            del gradients[4], expected[1][4]  # of the dropout mask
+            assert_close(gradients, expected[1], 3e-5)
+
+    def loss(kernel):
+        _, [(h, _)] = call("LSTM", {}, [arguments[0], kernel, *arguments[2:]])
+        return jnp.sum(h * h)
+
+    program = jax.jit(jax.grad(loss)).lower(arguments[1]).as_text()
+    for attribute in ("wanted_inputs = 0", "wanted_kernels = 1", "upstream_outputs = 0", "upstream_h = 1"):
+        assert attribute in program  # nothing is computed that nobody wants
+    for twice in (jax.hessian(loss), jax.grad(lambda w: jax.grad(loss)(w).sum())):
+        with pytest.raises(NotImplementedError, match='Use implementation="xla"'):
+            twice(arguments[1])
+    with pytest.raises(RuntimeError, match=r"INVALID_ARGUMENT: KerasSeq>LSTM: `bias\[0\]` must have the shape"):
+        call("LSTM", {}, [*arguments[:3], arguments[3][1:], *arguments[4:]])
+    with pytest.raises(ValueError, match="`inputs` must have 3 axes"):
+        call("LSTM", {}, [arguments[0][0], *arguments[1:]])
+
+
+def run_alone(function, *arguments, **environment):
+    """Run a function of this file in a process of its own."""
+    command = [sys.executable, __file__, function, *arguments]
+    path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *sys.path])  # where conftest is, and all else
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
