@@ -36,8 +36,6 @@ def export_saved_model(model, path):
     archive = keras.export.ExportArchive()
     for layer in (model, *model.text_layers):
         archive.track(layer)
-    with use_implementation("xla"):  # stock operations; ours load only where our library is
-        archive.add_endpoint(
-            "serving_default", lambda inputs: model.decode(inputs), input_signature=[model.source_spec]
-        )
-    archive.write_out(str(path), verbose=False)
+    archive.add_endpoint("serving_default", lambda inputs: model.decode(inputs), input_signature=[model.source_spec])
+    with use_implementation("xla"):  # traced here: stock operations, as ours load only where our library is
+        archive.write_out(str(path), verbose=False)

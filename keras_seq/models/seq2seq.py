@@ -65,7 +65,9 @@ class Seq2Seq(keras.Model):
         self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer)
         limit = tf.TensorSpec([], tf.int32)
         # Traced once: neither batch size nor lengths are part of the signature.
-        self._compiled_decode = tf.function(self.decode, input_signature=[self.source_spec, limit])
+        decode = tf.function(self.decode, input_signature=[self.source_spec, limit])
+        # Within a lambda, an export does not find it: its traces may hold native operations.
+        self._compiled_decode = lambda inputs, limit: decode(inputs, limit)
         self.build()
 
     @property

@@ -59,14 +59,14 @@ def draw_mask(kind, batch, time, rng):
     }[kind]
 
 
-def make_pair(kind, options):
+def make_pair(kind, options, **ours):
     """A layer of ours and Keras's."""
     theirs = dict(options)
     if options.get("go_backwards") and options.get("zero_output_for_mask"):
         theirs["unroll"] = False  # unrolled, Keras 3.15 zeroes the steps of the mask in its forward order
     if kind != "SimpleRNN":
         theirs["use_cudnn"] = False  # cannot be compiled
-    return getattr(layers, kind)(**options), getattr(keras.layers, kind)(**theirs)
+    return getattr(layers, kind)(**options, **ours), getattr(keras.layers, kind)(**theirs)
 
 
 def names(layer):
@@ -131,7 +131,7 @@ def test_compiled(kind, go_backwards, training):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_of_gradients(kind, mode):
     """What a penalty on gradients asks for: the hand-written gradients have a gradient themselves."""
-    pair = make_pair(kind, {"units": 5})
+    pair = make_pair(kind, {"units": 5}, implementation="xla")
     copy_weights(*pair, features=3, rng=np.random.default_rng(0))
 
     def run(layer):

@@ -116,7 +116,7 @@ def test_gradients_without_residuals(cell, attributes):
 
 @needs_native
 @pytest.mark.parametrize("mode", ["eager", "jit"])
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 3e-5), ("bfloat16", 4e-2)])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 3e-5), ("bfloat16", 2e-2)])
 def test_other_types(dtype, tolerance, mode):
     arguments = [tf.cast(a, dtype) for a in draw_arguments("LSTM", {})]
     results, gradients = run_with_gradients(lambda *a: call("LSTM", {}, a), arguments, mode=mode)
@@ -137,13 +137,13 @@ def zoneout_call(zoneout, cell="LSTM", recurrent_dropout=None):
 @pytest.mark.parametrize("shape", [(BATCH, UNITS), (BATCH, TIME, UNITS)], ids=str)
 def test_zoneout_reaches_its_state(shape):
     plain, (h, c) = zoneout_call(None)
-    assert_close(zoneout_call([(np.zeros(shape), np.zeros(shape))])[0], plain, 1e-15)
+    assert_close(zoneout_call([(np.zeros(shape), np.zeros(shape))])[0], plain, 1e-12)
     (outputs, [(final_h, final_c)]), _ = zoneout_call([(np.ones(shape), None)])
-    assert_close(outputs[0], np.repeat(h[:, None], TIME, axis=1), 1e-15)
-    assert_close(final_h, h, 1e-15)
+    assert_close(outputs[0], np.repeat(h[:, None], TIME, axis=1), 1e-12)
+    assert_close(final_h, h, 1e-12)
     assert not np.allclose(final_c, c)
     (_, [(_, final_c)]), _ = zoneout_call([(None, np.ones(shape))])
-    assert_close(final_c, c, 1e-15)
+    assert_close(final_c, c, 1e-12)
 
 
 @needs_native
@@ -151,7 +151,7 @@ def test_recurrent_dropout_of_each_step():
     multiplier = draw(BATCH, UNITS)
     repeated = np.repeat(multiplier[:, None], TIME, axis=1)
     once, _ = zoneout_call(None, recurrent_dropout=[multiplier])
-    assert_close(zoneout_call(None, recurrent_dropout=[repeated])[0], once, 1e-15)
+    assert_close(zoneout_call(None, recurrent_dropout=[repeated])[0], once, 1e-12)
     repeated[:, 1:] = 1  # only the first step, so the others differ
     assert not np.allclose(zoneout_call(None, recurrent_dropout=[repeated])[0][0][0], once[0][0])
 
@@ -163,7 +163,7 @@ def test_no_steps_hand_the_state_through():
     results, gradients = run_with_gradients(lambda *a: call(cell, attributes, a), [x[:, :0], *rest])
     assert results[0].shape == (BATCH, 0, UNITS)
     assert_close(results[1:], rest[-2:], 0)
-    assert_close(gradients[-2:], [tf.cos(tf.reshape(tf.range(1.0, 16, dtype="float64"), (BATCH, UNITS)))] * 2, 1e-15)
+    assert_close(gradients[-2:], [tf.cos(tf.reshape(tf.range(1.0, 16, dtype="float64"), (BATCH, UNITS)))] * 2, 1e-12)
     assert_close(gradients[1:4], [np.zeros_like(a) for a in rest[:3]], 0)
 
 

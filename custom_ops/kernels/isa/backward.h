@@ -363,6 +363,7 @@ class BackwardPass {
   void PackLeft(int64_t d, int64_t which, int64_t step, int64_t begin, int64_t end) {
     const Direction& lane = lanes_[d];
     const int64_t units = problem_.units;
+    if ((which == 0 ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
     if (which == 0) {
       const int64_t t = TimeOf(problem_, arguments_[d], step), features = problem_.features;
       const T* inputs = static_cast<const T*>(arguments_[d].inputs) + t * features;
@@ -461,7 +462,8 @@ class BackwardPass {
     const int64_t unit = panel * CellType::kUnitVectors * L, depth = (end - begin) * problem_.batch;
     const int64_t row_size = CellType::kGates * problem_.units, vector_stride = CellType::kUnitVectors > 1 ? L : layout_.width;
     const bool first = end == problem_.time;  // the sums start here
-    for (int64_t tile = tiles * block / blocks; tile < tiles * (block + 1) / blocks; ++tile) {
+    const int64_t last = gradient == nullptr ? 0 : tiles * (block + 1) / blocks;  // nobody may want it
+    for (int64_t tile = tiles * block / blocks; tile < last; ++tile) {
       alignas(64) T sums[R * NV * L] = {};
       const int64_t height = Smaller<int64_t>(R, columns - tile * R);
       T* rows = static_cast<T*>(gradient) + tile * R * row_size;
