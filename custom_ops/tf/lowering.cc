@@ -64,10 +64,10 @@ class XlaOp : public tf::XlaOpKernel {
       const auto shape = context->InputXlaShape(i);
       OP_REQUIRES_OK(context, shape.status());
       // Such a tensor is padded to its bound, and the kernels would take the padding for data.
-      OP_REQUIRES(context, !shape->is_dynamic(),
-                  absl::UnimplementedError("the native recurrences need static shapes under XLA; implementation=\"xla\" "
-                                           "does not"));
-      inputs.push_back({ElementOf(context->input_type(i)), true, {shape->dimensions().begin(), shape->dimensions().end()}});
+      const char* needs = "native recurrences need static shapes under XLA; use implementation=\"xla\"";
+      OP_REQUIRES(context, !shape->is_dynamic(), absl::UnimplementedError(needs));
+      const auto sizes = shape->dimensions();
+      inputs.push_back({ElementOf(context->input_type(i)), true, {sizes.begin(), sizes.end()}});
       operands.push_back(context->Input(i));
       operand_shapes.push_back(ShapeOf(inputs.back()));
     }

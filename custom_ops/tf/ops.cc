@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The TensorFlow ops and their CPU kernels; arguments, results and checks are those of xla/call.h.
 #include <functional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,11 +31,7 @@ absl::Status InferShapes(tf::shape_inference::InferenceContext* context) {
     for (int64_t j = 0; j < call.input_counts[i]; ++j) {
       const tf::shape_inference::ShapeHandle shape = context->input(inputs.size());
       Tensor tensor;
-      // The op's definition holds the types to their kinds already.
-      tensor.element = call.signature.inputs[i].kind == Kind::kMask        ? Element::kBool
-                       : call.signature.inputs[i].kind == Kind::kData      ? ElementOf(data)
-                       : data == tf::DT_DOUBLE                             ? Element::kFloat64
-                                                                           : Element::kFloat32;
+      tensor.element = ElementOf(call.signature.inputs[i].kind, ElementOf(data));  // as the op's definition demands
       tensor.ranked = context->RankKnown(shape);
       for (int axis = 0; tensor.ranked && axis < context->Rank(shape); ++axis) {
         tensor.shape.push_back(context->Value(context->Dim(shape, axis)));

@@ -102,12 +102,6 @@ bool IsData(Element element) {
   return element == Element::kFloat32 || element == Element::kFloat64 || element == Element::kBFloat16;
 }
 
-Element ElementOf(Kind kind, Element data) {
-  if (kind == Kind::kMask) return Element::kBool;
-  if (kind == Kind::kData || data == Element::kOther) return data;
-  return data == Element::kFloat64 ? Element::kFloat64 : Element::kFloat32;
-}
-
 const char* NameOf(Element element) {
   switch (element) {
     case Element::kFloat32:
@@ -167,15 +161,17 @@ std::string Expected(const Slot& slot, const Call& call, const Sizes& sizes, Ele
 // Checks one tensor and learns sizes from it.
 std::string CheckTensor(const Slot& slot, int64_t index, const Tensor& tensor, const Call& call, Sizes* sizes,
                         Element* element) {
-  const std::string name = "`" + std::string(slot.name) + "[" + std::to_string(index) + "]`";
+  auto name = [&] { return "`" + std::string(slot.name) + "[" + std::to_string(index) + "]`"; };
   if (*element == Element::kOther && slot.kind == Kind::kData) {
     if (!IsData(tensor.element)) {
-      return name + " must be of float32, float64 or bfloat16. Received: " + NameOf(tensor.element);
+      return name() + " must be of float32, float64 or bfloat16. Received: " + NameOf(tensor.element);
     }
     *element = tensor.element;
   }
   const Element expected = ElementOf(slot.kind, *element);
-  if (tensor.element != expected) return name + " must be of " + NameOf(expected) + ". Received: " + NameOf(tensor.element);
+  if (tensor.element != expected) {
+    return name() + " must be of " + NameOf(expected) + ". Received: " + NameOf(tensor.element);
+  }
   if (!tensor.ranked) return "";
   Sizes learnt = *sizes;
   bool good = false;
@@ -185,7 +181,7 @@ std::string CheckTensor(const Slot& slot, int64_t index, const Tensor& tensor, c
     for (size_t i = 0; i < axes.size() && good; ++i) good = Bind(axes[i], tensor.shape[i], call, *element, &learnt);
   }
   if (!good) {
-    return name + " must have the shape " + Expected(slot, call, *sizes, *element) +
+    return name() + " must have the shape " + Expected(slot, call, *sizes, *element) +
            ". Received: " + ToString(tensor.shape);
   }
   *sizes = learnt;
@@ -309,6 +305,12 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
 
 }  // namespace
 
+Element ElementOf(Kind kind, Element data) {
+  if (kind == Kind::kMask) return Element::kBool;
+  if (kind == Kind::kData || data == Element::kOther) return data;
+  return data == Element::kFloat64 ? Element::kFloat64 : Element::kFloat32;
+}
+
 const char* NameOf(Cell cell) {
   switch (cell) {
     case Cell::kSimpleRNN:
@@ -430,7 +432,9 @@ std::string FinishCall(const std::string& activation, Call* call) {
     if (count == 0 || count == all) continue;
     return "`" + name + "` must be 0 or " + std::to_string(all) + ". Received: " + std::to_string(count);
   }
-  if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) return "`wanted_biases` must be 0 where `biases` is 0";
+  if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
+    return "`wanted_biases` must be 0 where `biases` is 0";
+  }
   if (static_cast<int64_t>(call->reverse.size()) != directions) {
     return "`reverse` must have a value for each of the " + std::to_string(directions) +
            " directions. Received: " + std::to_string(call->reverse.size()) + " of them";

@@ -69,6 +69,9 @@ struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
 };
 
+// The type of an argument, where that of the call is known.
+Element ElementOf(Kind kind, Element data);
+
 // The names of a cell and of an activation, as attributes and names of ops spell them.
 const char* NameOf(Cell cell);
 const char* NameOf(Activation activation);

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native kernels against the xla implementation, for each instruction set and number of threads.
+
+Both are chosen when a process starts, so this file runs itself as a program, which writes what it computed.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import relative_error, run_with_gradients
+
+from keras_seq import ops
+from keras_seq.ops import native
+
+WHY_NOT = native.unavailable()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
+TOLERANCES = {"float32": 3e-5, "float64": 1e-11, "bfloat16": 2e-2}
+CALLS = 120
+
+
+def draw_call(seed):
+    """A function of `keras_seq.ops`, its differentiable arguments, its options and a dtype."""
+    rng = np.random.default_rng(seed)
+    chance = rng.random
+    kind = ("simple_rnn", "gru", "lstm")[seed % 3]
+    dtype = ("float32", "float64", "float32", "float64", "bfloat16")[seed % 5]
+    batch, time, features, units = (int(rng.integers(1, n)) for n in (6, 7, 6, 24))
+    if seed % 4 == 0:  # large enough for several threads, and for several chunks of steps
+        batch, time, features, units = (int(rng.integers(*n)) for n in ((60, 90), (7, 14), (10, 40), (60, 90)))
+    cell, states = {}, 2 if kind == "lstm" else 1
+    if kind == "simple_rnn":
+        cell["activation"] = str(rng.choice(["tanh", "relu", "linear"]))
+    if kind == "gru":
+        cell["reset_after"] = bool(chance() < 0.7)
+    width = GATES[kind] * units
+    bias_shape = (2, width) if cell.get("reset_after") else (width,)
+
+    def normal(*shape, scale=1.0):
+        return (rng.normal(size=shape) * scale).astype("float32")
+
+    arguments = [normal(batch, time, features), normal(features, width, scale=features**-0.5)]
+    arguments += [normal(units, width, scale=0.5 * units**-0.5)]
+    arguments += [normal(*bias_shape)] if chance() < 0.7 else []
+    has_bias = len(arguments) == 4
+    has_state = chance() < 0.5
+    arguments += [normal(batch, units) for _ in range(states)] if has_state else []
+
+    def unit_mask(values):
+        shape = (batch, time, units) if chance() < 0.5 else (batch, units)
+        return rng.choice(values, shape).astype("float32")
+
+    options = {**cell, "reverse": bool(chance() < 0.5), "recompute": bool(chance() < 0.3)}
+    if chance() < 0.5:
+        options["mask"] = rng.random((batch, time)) < 0.6
+        options["mask"][0] = chance() < 0.5  # a whole row, also of nothing
+        options["zero_output_for_mask"] = bool(chance() < 0.3)
+    if chance() < 0.4:
+        options["recurrent_dropout_mask"] = unit_mask([0, 1.5])
+    if chance() < 0.3:
+        options["zoneout_masks"] = tuple(unit_mask([0, 0.3, 1]) if chance() < 0.7 else None for _ in range(states))
+
+    def function(*arguments, implementation):
+        state = arguments[3 + has_bias :] or None
+        bias = arguments[3] if has_bias else None
+        return getattr(ops, kind)(
+            *arguments[:3], bias, initial_state=state, implementation=implementation, **options
+        )
+
+    return function, arguments, dtype
+
+
+def run(seed, implementation, mode="graph"):
+    function, arguments, dtype = draw_call(seed)
+    arguments = [tf.cast(argument, dtype) for argument in arguments]
+    if implementation == "xla" and dtype == "bfloat16":
+        arguments = [tf.cast(argument, "float32") for argument in arguments]  # exact, of the same rounded numbers
+    return run_with_gradients(lambda *a: function(*a, implementation=implementation), arguments, mode=mode)
+
+
+def main(path):
+    """Write the results of all calls; those of xla come with the first program."""
+    kept = {}
+    for seed in range(CALLS):
+        for i, tensor in enumerate(itertools.chain(*run(seed, "native", "eager"))):
+            kept[f"{seed}-{i}"] = tf.cast(tensor, "float64").numpy()
+    np.savez(path, **kept)
+
+
+def run_program(path, isa, threads):
+    environment = {
+        **os.environ,
+        "KERAS_SEQ_ISA": isa,
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *filter(None, sys.path)]),
+    }
+    done = subprocess.run([sys.executable, __file__, str(path)], env=environment, capture_output=True, text=True)
+    return done, (dict(np.load(path)) if path.exists() else None)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What xla gives, call by call."""
+    return {seed: [tf.cast(t, "float64").numpy() for t in itertools.chain(*run(seed, "xla"))] for seed in range(CALLS)}
+
+
+def instruction_sets():
+    folder = native.FOLDER / "build.json"
+    return json.loads(folder.read_text())["instruction_sets"] if folder.exists() else ["portable"]
+
+
+def supported(isa):
+    flags = {"portable": [], "avx2": ["avx2", "fma"], "avx512": ["avx512f"], "avx512_bf16": ["avx512_bf16"]}[isa]
+    with open("/proc/cpuinfo") as info:
+        present = next((line.split() for line in info if line.startswith("flags")), [])
+    return all(flag in present for flag in flags)
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_each_instruction_set_agrees_with_xla_whatever_the_threads(isa, expected, tmp_path):
+    if not supported(isa):
+        pytest.skip(f"this CPU has no {isa}")
+    done, results = run_program(tmp_path / "two.npz", isa, 2)
+    assert done.returncode == 0, done.stderr
+    for seed, tensors in expected.items():
+        dtype = draw_call(seed)[2]
+        for i, tensor in enumerate(tensors):
+            error = relative_error(results[f"{seed}-{i}"], tensor)
+            # Sums that cancel are small next to their terms; what they are sums of sets the scale.
+            assert error <= TOLERANCES[dtype] or np.abs(results[f"{seed}-{i}"] - tensor).max() <= 1e-6, (seed, i, error)
+    for threads in (1, 3) if isa == instruction_sets()[-1] else ():
+        _, others = run_program(tmp_path / f"{threads}.npz", isa, threads)
+        assert results.keys() == others.keys()
+        for name, tensor in results.items():
+            np.testing.assert_array_equal(others[name], tensor, err_msg=f"{name} with {threads} threads")
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 3))
+def test_compiled_and_in_graphs(seed):
+    """The same numbers, to the last bit, from the same kernels."""
+    eager, graph, jit = (list(itertools.chain(*run(seed, "native", mode))) for mode in ("eager", "graph", "jit"))
+    for a, b, c in zip(eager, graph, jit, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert relative_error(tf.cast(c, "float64"), tf.cast(a, "float64")) <= 1e-6  # the upstream gradients may differ
+
+
+def test_an_unknown_instruction_set_is_named(tmp_path):
+    done, _ = run_program(tmp_path / "none.npz", "sse9", 1)
+    assert done.returncode != 0
+    assert "KERAS_SEQ_ISA must be one of" in done.stderr
+    assert "Received: sse9" in done.stderr
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
