@@ -7,6 +7,7 @@ Both are chosen when a process starts, so this file runs itself as a program, wh
 import itertools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -36,7 +37,8 @@ def draw_call(seed):
         batch, time, features, units = (int(rng.integers(*n)) for n in ((60, 90), (7, 14), (10, 40), (60, 90)))
     cell, states = {}, 2 if kind == "lstm" else 1
     if kind == "simple_rnn":
-        cell["activation"] = str(rng.choice(["tanh", "relu", "linear"]))
+        # In bfloat16 rounding moves numbers across the kink of relu, where its derivative jumps.
+        cell["activation"] = str(rng.choice(["tanh", "linear"] + ["relu"] * (dtype != "bfloat16")))
     if kind == "gru":
         cell["reset_after"] = bool(chance() < 0.7)
     width = GATES[kind] * units
@@ -69,9 +71,7 @@ def draw_call(seed):
     def function(*arguments, implementation):
         state = arguments[3 + has_bias :] or None
         bias = arguments[3] if has_bias else None
-        return getattr(ops, kind)(
-            *arguments[:3], bias, initial_state=state, implementation=implementation, **options
-        )
+        return getattr(ops, kind)(*arguments[:3], bias, initial_state=state, implementation=implementation, **options)
 
     return function, arguments, dtype
 
@@ -79,9 +79,17 @@ def draw_call(seed):
 def run(seed, implementation, mode="graph"):
     function, arguments, dtype = draw_call(seed)
     arguments = [tf.cast(argument, dtype) for argument in arguments]
-    if implementation == "xla" and dtype == "bfloat16":
+    if dtype != "bfloat16":
+        return run_with_gradients(lambda *a: function(*a, implementation=implementation), arguments, mode=mode)
+    if implementation == "xla":
         arguments = [tf.cast(argument, "float32") for argument in arguments]  # exact, of the same rounded numbers
-    return run_with_gradients(lambda *a: function(*a, implementation=implementation), arguments, mode=mode)
+
+    def with_float32_outputs(*arguments):  # so that both get the same upstream gradients
+        return tf.nest.map_structure(
+            lambda y: tf.cast(y, "float32"), function(*arguments, implementation=implementation)
+        )
+
+    return run_with_gradients(with_float32_outputs, arguments, mode=mode)
 
 
 def main(path):
@@ -98,7 +106,7 @@ def run_program(path, isa, threads):
         **os.environ,
         "KERAS_SEQ_ISA": isa,
         "TF_NUM_INTRAOP_THREADS": str(threads),
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *filter(None, sys.path)]),
     }
     done = subprocess.run([sys.executable, __file__, str(path)], env=environment, capture_output=True, text=True)
     return done, (dict(np.load(path)) if path.exists() else None)
@@ -117,8 +125,8 @@ def instruction_sets():
 
 def supported(isa):
     flags = {"portable": [], "avx2": ["avx2", "fma"], "avx512": ["avx512f"], "avx512_bf16": ["avx512_bf16"]}[isa]
-    with open("/proc/cpuinfo") as info:
-        present = next((line.split() for line in info if line.startswith("flags")), [])
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    present = next((line.split() for line in lines if line.startswith("flags")), [])
     return all(flag in present for flag in flags)
 
 
@@ -132,8 +140,7 @@ def test_each_instruction_set_agrees_with_xla_whatever_the_threads(isa, expected
         dtype = draw_call(seed)[2]
         for i, tensor in enumerate(tensors):
             error = relative_error(results[f"{seed}-{i}"], tensor)
-            # Sums that cancel are small next to their terms; what they are sums of sets the scale.
-            assert error <= TOLERANCES[dtype] or np.abs(results[f"{seed}-{i}"] - tensor).max() <= 1e-6, (seed, i, error)
+            assert error <= TOLERANCES[dtype], (seed, i, error)
     for threads in (1, 3) if isa == instruction_sets()[-1] else ():
         _, others = run_program(tmp_path / f"{threads}.npz", isa, threads)
         assert results.keys() == others.keys()
