@@ -8,7 +8,10 @@
 
 namespace keras_seq {
 
-// Buffers that live as long as the workspace. `Allocate` never fails by itself: it returns null, and `ok` turns false.
+// Buffers that live as long as the workspace. Where memory runs out, `Allocate` returns null and `ok` turns false.
+//
+// Up to 64 MiB of what a call leaves are kept for the next one: to clear fresh pages takes the system longer than a
+// short sequence takes the kernels.
 class Workspace {
  public:
   Workspace() = default;
@@ -31,15 +34,10 @@ class Workspace {
   bool ok() const { return ok_; }
 
  private:
-  struct Buffer {
-    Buffer* next;
-    void* data;
-  };
-
   void* AllocateBytes(size_t bytes);
   static void Clear(void* data, size_t bytes);
 
-  Buffer* buffers_ = nullptr;
+  struct Buffer* buffers_ = nullptr;
   bool ok_ = true;
 };
 
