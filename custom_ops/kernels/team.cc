@@ -61,24 +61,27 @@ class Team {
     WaitUntil([this, total] { return Finished(total); });
   }
 
-  // An item of the phase, or -1 where all are taken: of the worker's own range first, then of the others.
-  int64_t Claim(int index, uint64_t phase, int64_t count) {
+  // Items of the phase, none where all are taken: of the worker's own range first, then of the others. A part of what
+  // is left at a time, so that claims are few and the last ones small.
+  Run Claim(int index, uint64_t phase, int64_t count, bool backward) {
     const int64_t workers = static_cast<int64_t>(ranges_.size());
     for (int64_t offset = 0; offset < workers; ++offset) {
       const int64_t owner = (index + offset) % workers;
-      const int64_t begin = count * owner / workers, size = count * (owner + 1) / workers - begin;
+      const int64_t begin = count * owner / workers, end = count * (owner + 1) / workers;
       std::atomic<uint64_t>& taken = ranges_[owner].taken;
       uint64_t seen = taken.load(std::memory_order_acquire);
       for (;;) {
-        if ((seen >> kCountBits) > phase) return -1;  // the others are past this phase
-        const uint64_t claimed = (seen >> kCountBits) == phase ? seen & kCountMask : 0;
-        if (static_cast<int64_t>(claimed) >= size) break;
-        if (taken.compare_exchange_weak(seen, phase << kCountBits | (claimed + 1), std::memory_order_acq_rel)) {
-          return begin + static_cast<int64_t>(claimed);
+        if ((seen >> kCountBits) > phase) return {0, 0};  // the others are past this phase
+        const int64_t claimed = (seen >> kCountBits) == phase ? static_cast<int64_t>(seen & kCountMask) : 0;
+        const int64_t left = end - begin - claimed, size = (left + 3) / 4;
+        if (size <= 0) break;
+        const uint64_t then = phase << kCountBits | static_cast<uint64_t>(claimed + size);
+        if (taken.compare_exchange_weak(seen, then, std::memory_order_acq_rel)) {
+          return {backward ? end - 1 - claimed : begin + claimed, size};
         }
       }
     }
-    return -1;
+    return {0, 0};
   }
 
  private:
@@ -95,7 +98,7 @@ class Team {
 
 bool Worker::Finished(int64_t total) const { return team_->Finished(total); }
 
-int64_t Worker::Claim(int64_t count) { return team_->Claim(index_, phase_, count); }
+Run Worker::Claim(int64_t count, bool backward) { return team_->Claim(index_, phase_, count, backward); }
 
 void Worker::Complete(int64_t completed, int64_t total) { team_->Complete(completed, total); }
 

@@ -17,32 +17,38 @@ namespace keras_seq {
 
 class Team;
 
+// Items that a worker has claimed: `size` of them from `first` on, upwards or, in a backward phase, downwards.
+struct Run {
+  int64_t first, size;
+};
+
 class Worker {
  public:
   explicit Worker(Team* team = nullptr, int index = 0) : team_(team), index_(index) {}
 
   // Runs function(item) for every item below `count`, and returns when all are done, whoever did them. Each worker
   // starts with a range of its own, the same one in every phase of that count, so that its data stay in its cache.
+  // `backward` goes through the ranges from their ends: what the phase before left in the cache comes first.
   template <class Function>
-  void ForEach(int64_t count, Function&& function) {
+  void ForEach(int64_t count, Function&& function, bool backward = false) {
     if (team_ == nullptr) {
-      for (int64_t item = 0; item < count; ++item) function(item);
+      for (int64_t item = 0; item < count; ++item) function(backward ? count - 1 - item : item);
       return;
     }
     ++phase_;
     total_ += count;
     if (Finished(total_)) return;  // joined late: the others are past this phase
-    int64_t item, completed = 0;
-    while ((item = Claim(count)) >= 0) {
-      function(item);
-      ++completed;
+    int64_t completed = 0;
+    for (Run run = Claim(count, backward); run.size > 0; run = Claim(count, backward)) {
+      for (int64_t i = 0; i < run.size; ++i) function(run.first + (backward ? -i : i));
+      completed += run.size;
     }
     Complete(completed, total_);
   }
 
  private:
   bool Finished(int64_t total) const;
-  int64_t Claim(int64_t count);
+  Run Claim(int64_t count, bool backward);
   void Complete(int64_t completed, int64_t total);
 
   Team* team_;

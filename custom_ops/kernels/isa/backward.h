@@ -148,7 +148,7 @@ class BackwardPass {
         Product(d, step, block, CellType::kRecurrentSlots, lanes_[d].recurrent_kernel + panel * UnitPanelSize(), sums);
       }
       Differentiate(d, step, panel, block, sums);
-    });
+    }, step % 2 == 1);
     if constexpr (kTwoProducts) {
       if (step == 0) return;
       worker.ForEach(items, [&](int64_t item) {
@@ -158,7 +158,7 @@ class BackwardPass {
         Product(d, step - 1, block, CellType::kCandidateSlots,
                 lanes_[d].candidate_kernel + panel * kPlain * L * layout_.padded, sums);
         DifferentiateReset(d, step - 1, panel, block, sums);
-      });
+      }, step % 2 == 1);
     }
   }
 

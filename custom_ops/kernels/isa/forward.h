@@ -137,18 +137,18 @@ class ForwardPass {
   }
 
   void PackInputKernel(int64_t d, int64_t first) {
-    PackRows(static_cast<const S*>(arguments_[d].kernel), problem_.features, depth_, problem_.units, CellType::kGates,
-             CellType::kInput, first, Smaller(first + kPackBlock, depth_), lanes_[d].kernel);
+    PackRows<CellType::kInput>(static_cast<const S*>(arguments_[d].kernel), problem_.features, depth_, problem_.units,
+                               CellType::kGates, first, Smaller(first + kPackBlock, depth_), lanes_[d].kernel);
   }
 
   void PackRecurrentKernel(int64_t d, int64_t first) {
     const S* matrix = static_cast<const S*>(arguments_[d].recurrent_kernel);
     const int64_t end = Smaller(first + kPackBlock, layout_.padded);
-    PackRows(matrix, problem_.units, layout_.padded, problem_.units, CellType::kGates, CellType::kRecurrent, first, end,
-             lanes_[d].recurrent_kernel);
+    PackRows<CellType::kRecurrent>(matrix, problem_.units, layout_.padded, problem_.units, CellType::kGates, first, end,
+                                   lanes_[d].recurrent_kernel);
     if constexpr (CellType::kProducts == 2) {
-      PackRows(matrix, problem_.units, layout_.padded, problem_.units, CellType::kGates, CellType::kCandidate, first,
-               end, lanes_[d].candidate_kernel);
+      PackRows<CellType::kCandidate>(matrix, problem_.units, layout_.padded, problem_.units, CellType::kGates, first,
+                                     end, lanes_[d].candidate_kernel);
     }
   }
 
@@ -251,14 +251,14 @@ class ForwardPass {
       } else {
         Reset(d, step, panel, block, sums);
       }
-    });
+    }, step % 2 == 1);
     if constexpr (CellType::kProducts == 2) {
       worker.ForEach(items, [&](int64_t item) {
         const int64_t d = item / blocks / panels_, panel = item / blocks % panels_, block = item % blocks;
         T sums[kRowBlock * L];
         Product<1>(d, step, panel, block, lanes_[d].reset_operand, lanes_[d].candidate_kernel, sums);
         Update<1>(d, step, panel, block, sums);
-      });
+      }, step % 2 == 1);
     }
   }
 

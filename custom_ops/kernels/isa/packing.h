@@ -40,11 +40,12 @@ inline Vector<T> LoadUnits(const S* row, int64_t unit, int64_t units) {
   return LoadFirst(row + unit, units - unit);
 }
 
-// Panels of the right operand (rows, gates * units), `padded_rows` deep; rows beyond `rows` are zero.
+// Panels of the right operand (rows, gates * units), `padded_rows` deep; rows beyond `rows` are zero. One row more keeps
+// panels from starting in the same set of a cache, where packing writes to all of them in turn.
 template <class Element>
 int64_t PanelSize(int64_t padded_rows, int vectors) {
   using Types = ProductTypes<Element>;
-  return padded_rows / Types::kDepth * vectors * kLanes<typename Types::Sum>;
+  return (padded_rows / Types::kDepth + 1) * vectors * kLanes<typename Types::Sum>;
 }
 
 inline int64_t PanelCount(const Columns& columns, int64_t units, int lanes) {
@@ -52,23 +53,24 @@ inline int64_t PanelCount(const Columns& columns, int64_t units, int lanes) {
 }
 
 // Packs the rows [first, end) of all panels; `first` is a multiple of the element's depth.
-template <class Element, class S>
-void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units, int all_gates, const Columns& columns,
-              int64_t first, int64_t end, Element* panels) {
+template <const Columns& kColumns, class Element, class S>
+void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units, int all_gates, int64_t first,
+              int64_t end, Element* panels) {
   using Types = ProductTypes<Element>;
   constexpr int L = kLanes<typename Types::Sum>, D = Types::kDepth;
-  const int vectors = columns.gates * columns.unit_vectors;
-  const int64_t panel_size = PanelSize<Element>(padded_rows, vectors), count = PanelCount(columns, units, L);
+  constexpr int kVectors = kColumns.gates * kColumns.unit_vectors;
+  const int64_t panel_size = PanelSize<Element>(padded_rows, kVectors), count = PanelCount(kColumns, units, L);
   S* packed = reinterpret_cast<S*>(panels);  // an element is D scalars
   for (int64_t k = first; k < end; ++k) {
     const S* row = matrix + k * all_gates * units;
     for (int64_t panel = 0; panel < count; ++panel) {
-      for (int v = 0; v < vectors; ++v) {
-        const int64_t unit = (panel * columns.unit_vectors + v / columns.gates) * L;
-        S* to = packed + (panel * panel_size + (k / D * vectors + v) * L) * D + k % D;
-        const S* from = row + columns.gate[v % columns.gates] * units + unit;
-        const int64_t valid = k < rows ? Smaller<int64_t>(L, units - unit) : 0;
-        if (D == 1 && valid == L) {
+      S* to = packed + (panel * panel_size + k / D * kVectors * L) * D + k % D;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v, to += L * D) {
+        const int64_t unit = (panel * kColumns.unit_vectors + v / kColumns.gates) * L;
+        const S* from = row + kColumns.gate[v % kColumns.gates] * units + unit;
+        const int64_t valid = k < rows ? units - unit : 0;
+        if (D == 1 && valid >= L) {
           memcpy(to, from, L * sizeof(S));
         } else {
           for (int lane = 0; lane < L; ++lane) to[lane * D] = lane < valid ? from[lane] : S{};
@@ -84,15 +86,20 @@ template <class T>
 void PackTransposed(const T* matrix, int64_t count, const Layout& layout, int all_gates, const Columns& columns,
                     int64_t panel, T* packed) {
   constexpr int N = 4 * kLanes<T>;
-  const int64_t first = panel * N, valid = Smaller<int64_t>(N, count - first);
+  const int64_t first = panel * N, given = Smaller<int64_t>(N, count - first), row_size = all_gates * layout.units;
   for (int64_t group = 0; group < layout.groups; ++group) {
     for (int slot = 0; slot < columns.gates; ++slot) {
-      for (int64_t lane = 0; lane < layout.width; ++lane, packed += N) {
-        const int64_t unit = group * layout.width + lane;
-        const T* from = matrix + first * all_gates * layout.units + columns.gate[slot] * layout.units + unit;
-        const int64_t given = unit < layout.units ? valid : 0;
-        for (int64_t n = 0; n < given; ++n) packed[n] = from[n * all_gates * layout.units];
-        for (int64_t n = given; n < N; ++n) packed[n] = T{};
+      for (int64_t lane = 0; lane < layout.width; lane += kWidth, packed += kWidth * N) {
+        const int64_t unit = group * layout.width + lane, valid = Smaller<int64_t>(kWidth, layout.units - unit);
+        const T* from = matrix + first * row_size + columns.gate[slot] * layout.units + unit;
+        // A tile goes through the stack: rows of the matrix tend to fall into the same set of the cache.
+        T tile[N][kWidth + 1];
+        for (int64_t n = 0; n < N; ++n) {
+          for (int i = 0; i < kWidth; ++i) tile[n][i] = n < given && i < valid ? from[n * row_size + i] : T{};
+        }
+        for (int i = 0; i < kWidth; ++i) {
+          for (int n = 0; n < N; ++n) packed[i * N + n] = tile[n][i];
+        }
       }
     }
   }
