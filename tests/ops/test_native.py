@@ -4,6 +4,7 @@
 Both are chosen when a process starts, so this file runs itself as a program, which writes what it computed.
 """
 
+import concurrent.futures
 import itertools
 import json
 import os
@@ -11,12 +12,13 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import relative_error, run_with_gradients
 
-from keras_seq import ops
+from keras_seq import layers, ops
 from keras_seq.ops import native
 
 WHY_NOT = native.unavailable()
@@ -155,6 +157,45 @@ def test_compiled_and_in_graphs(seed):
     for a, b, c in zip(eager, graph, jit, strict=True):
         np.testing.assert_array_equal(a, b)
         assert relative_error(tf.cast(c, "float64"), tf.cast(a, "float64")) <= 1e-6  # the upstream gradients may differ
+
+
+def test_many_threads_call_one_model_at_once():
+    """With fewer threads in TensorFlow's pool than there are callers, all of which ask for helpers."""
+    model = keras.Sequential(
+        [keras.Input((None, 24)), layers.Bidirectional(layers.GRU(72, return_sequences=True)), layers.LSTM(40)]
+    )
+    functions = {"eager": model, "graph": tf.function(model), "jit": tf.function(model, jit_compile=True)}
+    inputs = [tf.constant(np.random.default_rng(i).normal(size=(40, 6, 24)).astype("float32")) for i in range(8)]
+    for mode, calls in (("eager", 8), ("graph", 1000), ("jit", 200)):
+        function = functions[mode]
+        expected = [function(x).numpy() for x in inputs]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda i, f=function: f(inputs[i % 8]).numpy(), range(calls)))
+        for i, result in enumerate(results):
+            np.testing.assert_array_equal(result, expected[i % 8], err_msg=mode)
+
+
+@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_both_directions_in_one_call_are_two_calls(kind, mode):
+    """A bidirectional layer hands both to the kernels at once; apart, each layer is called on its own."""
+    options = {"return_sequences": True, "return_state": True}
+    layer = layers.Bidirectional(getattr(layers, kind)(30, **options), merge_mode=None)
+    layer.build((7, 9, 20))
+    mask = np.arange(9) < np.array([[9], [4], [0], [1], [7], [9], [3]])
+
+    def together(sequences):
+        return layer(sequences, mask=mask, training=True)
+
+    def apart(sequences):
+        y, *state = layer.forward_layer(sequences, mask=mask, training=True)
+        y_reversed, *state_reversed = layer.backward_layer(sequences, mask=mask, training=True)
+        return y, tf.reverse(y_reversed, [1]), *state, *state_reversed
+
+    sequences = np.random.default_rng(0).normal(size=(7, 9, 20)).astype("float32")
+    results = [run_with_gradients(f, [sequences], layer.trainable_variables, mode) for f in (together, apart)]
+    for a, b in zip(*map(itertools.chain.from_iterable, results), strict=True):
+        assert relative_error(a, b) <= 1e-6  # d_inputs are added in another order
 
 
 def test_an_unknown_instruction_set_is_named(tmp_path):
