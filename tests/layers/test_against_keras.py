@@ -39,6 +39,8 @@ CALLS = {
     "initial_state": st.booleans(),
     "training": st.booleans(),
     "ours_first": st.booleans(),
+    "implementation": st.sampled_from(["auto", "xla"]),
+    "usual": st.booleans(),  # with the activations that have native kernels
     "seed": st.integers(0, 999),
 }
 
@@ -67,6 +69,13 @@ def make_pair(kind, options, **ours):
     if kind != "SimpleRNN":
         theirs["use_cudnn"] = False  # cannot be compiled
     return getattr(layers, kind)(**options, **ours), getattr(keras.layers, kind)(**theirs)
+
+
+def make_pair_of_call(kind, options, call):
+    if call["usual"]:
+        usual = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+        options = options | {name: function for name, function in usual.items() if name in options}
+    return make_pair(kind, options, implementation=call["implementation"])
 
 
 def names(layer):
@@ -100,7 +109,7 @@ def assert_agreement(ours, theirs, call, states, mode="eager"):
 
 
 def check(kind, options, call, mode):
-    ours, theirs = make_pair(kind, options)
+    ours, theirs = make_pair_of_call(kind, options, call)
     assert_agreement(ours, theirs, call, ours.state_size, mode)
 
 
@@ -124,7 +133,9 @@ def test_graph(kind, data, call):
 def test_compiled(kind, go_backwards, training):
     options = {"units": 24, "return_sequences": True, "return_state": True, "go_backwards": go_backwards}
     call = {"batch": 6, "time": 30, "features": 16, "mask": "scattered", "initial_state": True, "training": training}
-    check(kind, options, call | {"ours_first": True, "seed": 0}, "jit")
+    for implementation in ("auto", "xla"):
+        rest = {"ours_first": True, "implementation": implementation, "usual": True, "seed": 0}
+        check(kind, options, call | rest, "jit")
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
@@ -157,7 +168,7 @@ def test_gradients_of_gradients(kind, mode):
 )
 def test_bidirectional(kind, data, merge_mode, call):
     options = data.draw(layers_of(kind)) | {"go_backwards": False, "unroll": False}
-    ours, theirs = make_pair(kind, options)
+    ours, theirs = make_pair_of_call(kind, options, call)
     states = ours.state_size * 2
     ours, theirs = layers.Bidirectional(ours, merge_mode), keras.layers.Bidirectional(theirs, merge_mode)
     assert_agreement(ours, theirs, call, states)

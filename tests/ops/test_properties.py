@@ -43,6 +43,7 @@ CALLS = st.fixed_dictionaries(
         "time": st.integers(2, 6),
         "reverse": st.booleans(),
         "recompute": st.booleans(),
+        "implementation": st.sampled_from(["auto", "xla"]),
         "unit_masks": st.booleans(),
         "seed": st.integers(0, 999),
     }
@@ -69,7 +70,7 @@ def draw(name, call):
 
     def recur(inputs, state_and_weights, **options):
         state, weights = state_and_weights[:states], state_and_weights[states:]
-        options = {"reverse": call["reverse"], "recompute": call["recompute"], **options}
+        options = {name: call[name] for name in ("reverse", "recompute", "implementation")} | options
         return function(inputs, *weights, initial_state=state, **options)
 
     inputs = rng.normal(size=(batch, time, FEATURES))
@@ -165,6 +166,7 @@ def test_backwards_mirrors_forwards(name, call):
 def test_sequences_of_a_batch_are_independent(name):
     batch = 5  # a size that no weight has
     call = {"batch": batch, "time": 4, "reverse": False, "recompute": False, "unit_masks": True, "seed": 4}
+    call["implementation"] = "auto"
     recur, arguments, masks = draw(name, call)
 
     def run(rows):

@@ -39,6 +39,7 @@ CALLS = st.fixed_dictionaries(
         "initial_state": st.booleans(),
         "reverse": st.booleans(),
         "recompute": st.booleans(),
+        "implementation": st.sampled_from(["auto", "xla"]),
         "memory_mask": st.sampled_from([None, "tails", "one position", "empty rows"]),
         "seed": st.integers(0, 999),
     }
@@ -98,13 +99,14 @@ def assert_same(function, reference, differentiated):
 
 
 @pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(call=CALLS)
 def test_recurrence(kind, cell, call):
     differentiated, options = draw(kind, cell, call, np.random.default_rng(call["seed"]))
 
     def function(**arguments):
-        return getattr(ops, kind)(**arguments, **cell, **options, recompute=call["recompute"])
+        run = {name: call[name] for name in ("recompute", "implementation")}
+        return getattr(ops, kind)(**arguments, **cell, **options, **run)
 
     def reference(**arguments):
         return getattr(references, kind)(**arguments, **cell, **options)
