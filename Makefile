@@ -2,6 +2,7 @@
 # ARGS passes further arguments on: make test ARGS="-k lstm", make demo ARGS="--help"
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What an installation depends on; the Python sources are installed editable and so are always current.
 PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo test bench check format clean
+.PHONY: help demo test sanitize bench check format clean
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## print this list
@@ -20,6 +21,10 @@ demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
 
 test: $(VENV)/.installed-test ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+sanitize: $(VENV)/.installed-check ## run the tests of the kernels in C++ under sanitizers
+	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
+	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
 
 bench: $(VENV)/.installed-bench ## time the layers against their peers
 	$(BIN)/python benchmarks/layers.py $(ARGS)
@@ -36,6 +41,14 @@ clean: ## remove the environment, builds and caches; keep runs/
 	rm -rf $(VENV) build dist *.egg-info keras_seq/_native .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The kernels and their tests alone, which need no TensorFlow: $(call ctest,name of the build,options of CMake)
+define ctest
+$(BIN)/cmake -S custom_ops -B build/sanitize-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	-DKERAS_SEQ_BUILD_LIBRARIES=OFF -DKERAS_SEQ_BUILD_TESTS=ON -DKERAS_SEQ_TEST_CALLS=60 $(2)
+$(BIN)/cmake --build build/sanitize-$(1) --parallel $(JOBS)
+$(BIN)/ctest --test-dir build/sanitize-$(1) --output-on-failure --no-tests=error --parallel $(JOBS) $(ARGS)
+endef
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -49,6 +62,6 @@ $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-bench: $(PACK
 	@touch $@
 
 $(VENV)/.installed-check: requirements/dev.txt | $(BIN)/python
-	@echo "Installing ruff into $(VENV): seconds."
+	@echo "Installing ruff, cmake and ninja into $(VENV): seconds."
 	@$(PIP) install -q -r requirements/dev.txt
 	@touch $@

@@ -79,8 +79,7 @@ void TestNaN(const char* name, Function function) {
 
 int main() {
   using namespace keras_seq;
-  const char* error;
-  KERAS_SEQ_CHECK(InstructionSet(&error) != nullptr, "%s", error);
+  RequireInstructionSet();
   const KernelTable& kernels = *SelectedKernels();
   long double (*tanh)(long double) = [](long double x) { return std::tanh(x); };
   TestFloat32("sigmoid", kernels.sigmoid, ExactSigmoid);

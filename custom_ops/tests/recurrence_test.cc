@@ -190,8 +190,7 @@ void TestThreads(Cell cell, bool reset_after, ThreadPool& pool, Draw& draw) {
 
 int main(int count, char** arguments) {
   using namespace keras_seq;
-  const char* error;
-  KERAS_SEQ_CHECK(InstructionSet(&error) != nullptr, "%s", error);
+  RequireInstructionSet();
   const int calls = count > 1 ? std::atoi(arguments[1]) : 300;
   const uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
   ThreadPool pool(3);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A thread pool for the tests, and their one assertion.
+// A thread pool for the tests, their one assertion, and how they are skipped.
 #ifndef KERAS_SEQ_TESTS_THREADS_H_
 #define KERAS_SEQ_TESTS_THREADS_H_
 
@@ -25,6 +25,14 @@
   } while (false)
 
 namespace keras_seq {
+
+// Ends the test where this CPU lacks the instruction set that KERAS_SEQ_ISA names. 77 is "skipped" to ctest.
+inline void RequireInstructionSet() {
+  const char* error;
+  if (InstructionSet(&error) != nullptr) return;
+  std::fprintf(stderr, "skipped: %s\n", error);
+  std::exit(77);
+}
 
 class ThreadPool {
  public:
