@@ -58,12 +58,12 @@ def times_tables(results, ours):
     """Milliseconds: for each pass a table of all contenders, and one of the variants of native."""
     variants = [contender.name for contender in VARIANTS]
     others = [contender.name for contender in CONTENDERS if contender.name not in variants]
-    tables = []
+    tables, peak = [], _peak(results)
     for kind, one_pass in PASSES.items():
         mine = [result for result in results if result.case.kind == kind]
         shown = [name for name in others if any(name in result.seconds for result in mine)]
-        head = ["layer", "batch, time, features, units", "FMA peak, GFLOP/s", f"share of it, {ours}", *shown]
-        rows = [_case_cells(r) + _peak_cells(r, ours) + [_time(r, name) for name in shown] for r in mine]
+        head = ["layer", "batch, time, features, units", f"share of the FMA peak, {ours}", *shown]
+        rows = [[*_case_cells(r), _percent(_share(r, ours, peak)), *(_time(r, name) for name in shown)] for r in mine]
         tables.append(Table(f"Milliseconds, {one_pass.title}", head, rows))
         extra = [name for name in variants if any(name in result.seconds for result in mine)]
         if extra:
@@ -139,12 +139,8 @@ def machine(results):
         except importlib.metadata.PackageNotFoundError:
             continue
     lines = [f"{_processor()}, {os.cpu_count()} cores; {', '.join(versions)}."]
-    peaks = [fma_peak.gigaflops(second) for result in results for second in result.seconds.get(PEAK, [])]
-    if peaks:
-        median, best = statistics.median(peaks), max(peaks)
-        lines.append(f"FMA peak, float32, all cores: median {median:.0f}, best {best:.0f} GFLOP/s.")
-        if median < 0.9 * best:
-            lines.append("The machine was busy with something else, or slowed down: the figures are rough.")
+    if peak := _peak(results):
+        lines.append(f"FMA peak, float32, all cores: {peak:.0f} GFLOP/s, the best of all turns.")
     return lines
 
 
@@ -167,15 +163,15 @@ def explanation():
         "Cells: median ± half the interquartile range. All contenders took turns in one run, "
         "each in a process of its own.",
         LEGEND,
-        "The share of the FMA peak counts the matrix products alone, and the peak as measured between the same turns.",
+        "The share of the FMA peak counts the matrix products alone.",
     ]
 
 
 def as_data(results, ours):
     """What goes into the JSON file, a dictionary a case."""
-    rows = []
+    rows, peak = [], _peak(results)
     for result in results:
-        share = _share(result, ours)
+        share = _share(result, ours, peak)
         contenders = {
             name: {"median": result.median(name), "spread": result.spread(name), "all": times}
             for name, times in result.seconds.items()
@@ -209,18 +205,20 @@ def _case_cells(result):
     return [result.case.layer, ",".join(map(str, result.case.shape))]
 
 
-def _peak_cells(result, ours):
-    peak = f"{fma_peak.gigaflops(result.median(PEAK)):.0f}" if PEAK in result.seconds else "–"
-    share = _share(result, ours)
-    return [peak, "–" if share is None else f"{share:.0%}"]
+def _percent(share):
+    return "–" if share is None else f"{share:.0%}"
 
 
-def _share(result, ours):
-    """Of the FMA peak, in the matrix products of `ours`."""
-    if PEAK not in result.seconds or ours not in result.seconds:
+def _share(result, ours, peak):
+    """Of the FMA peak, in the matrix products of `ours`; None if unknown."""
+    if peak is None or ours not in result.seconds:
         return None
-    rate = result.case.flops / result.median(ours) / 1e9
-    return rate / fma_peak.gigaflops(result.median(PEAK))
+    return result.case.flops / result.median(ours) / 1e9 / peak
+
+
+def _peak(results):
+    """The FMA peak in GFLOP/s: the best of all turns, for one whose threads start late shows less. None if unknown."""
+    return max((fma_peak.gigaflops(min(r.seconds[PEAK])) for r in results if PEAK in r.seconds), default=None)
 
 
 def _time(result, name):
