@@ -15,7 +15,7 @@ struct KernelTable {
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t directions, const Executor&);
   bool bfloat16;
-  // float32 and float64 by `size`; for the tests of accuracy.
+  // Of float32 and float64; for the tests of accuracy.
   void (*sigmoid)(const void* from, void* to, int64_t count, DataType dtype);
   void (*tanh)(const void* from, void* to, int64_t count, DataType dtype);
 };

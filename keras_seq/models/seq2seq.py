@@ -66,8 +66,7 @@ class Seq2Seq(keras.Model):
         limit = tf.TensorSpec([], tf.int32)
         # Traced once: neither batch size nor lengths are part of the signature.
         decode = tf.function(self.decode, input_signature=[self.source_spec, limit])
-        # Within a lambda, an export does not find it: its traces may hold native operations.
-        self._compiled_decode = lambda inputs, limit: decode(inputs, limit)
+        self._compiled_decode = _Hidden(decode)  # from an export: its traces may hold native operations
         self.build()
 
     @property
@@ -210,7 +209,7 @@ class Seq2Seq(keras.Model):
         limit = tf.constant(0 if max_length is None else max_length, tf.int32)
         batches = []
         for start in range(0, len(inputs), batch_size):
-            decoded = self._compiled_decode(tf.constant(inputs[start : start + batch_size]), limit)
+            decoded = self._compiled_decode.function(tf.constant(inputs[start : start + batch_size]), limit)
             batches.append({name: value.numpy() for name, value in decoded.items()})
         results = {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
         if "text" in results:
@@ -278,6 +277,13 @@ class Seq2Seq(keras.Model):
             name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in parts
         }
         return cls(**{**config, **restored})
+
+
+class _Hidden:
+    """A function that TensorFlow does not find when it saves what the model holds."""
+
+    def __init__(self, function):
+        self.function = function
 
 
 class _Vocabularies:

@@ -134,7 +134,7 @@ def test_generation_is_traced_once():
     model = make_model()
     for words in (["a"], ["abc", "d"], ["abcdefgh"] * 3):
         model.generate(words)
-    assert model._compiled_decode.experimental_get_tracing_count() == 1
+    assert model._compiled_decode.function.experimental_get_tracing_count() == 1
 
 
 def test_attention_weights_are_distributions_over_the_source():
