@@ -343,7 +343,6 @@ class BackwardPass {
   template <int SlotCount>
   static constexpr int kOuterVectors = CellType::kUnitVectors > 1 ? CellType::kUnitVectors : SlotCount;
 
-  template <int SlotCount>
   int64_t OuterPanels() const {
     return CeilDiv(problem_.units, CellType::kUnitVectors * L);
   }
@@ -356,7 +355,7 @@ class BackwardPass {
 
   template <int SlotCount>
   int64_t OuterItems(int64_t columns) const {
-    return OuterPanels<SlotCount>() * OuterBlocks<SlotCount>(columns);
+    return OuterPanels() * OuterBlocks<SlotCount>(columns);
   }
 
   // Packs the rows of one step: of the inputs (0), the dropped h (1), or r times it (2).
@@ -457,7 +456,7 @@ class BackwardPass {
   void WeightGradients(int64_t d, int64_t begin, int64_t end, int64_t item, const Columns& map, const Slots& slots,
                        const T* left, int64_t columns, void* gradient, void* bias) {
     constexpr int NV = kOuterVectors<SlotCount>, R = kTileRows<NV>;
-    const int64_t panel = item % OuterPanels<SlotCount>(), block = item / OuterPanels<SlotCount>();
+    const int64_t panel = item % OuterPanels(), block = item / OuterPanels();
     const int64_t blocks = OuterBlocks<SlotCount>(columns), tiles = CeilDiv(columns, R);
     const int64_t unit = panel * CellType::kUnitVectors * L, depth = (end - begin) * problem_.batch;
     const int64_t row_size = CellType::kGates * problem_.units, vector_stride = CellType::kUnitVectors > 1 ? L : layout_.width;

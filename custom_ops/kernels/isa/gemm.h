@@ -50,7 +50,7 @@ struct ProductTypes<BFloat16Pair> {
 template <int NV>
 constexpr int kTileRows = Smaller(kAccumulators / NV, 8);
 
-// The left operand of a product: rows of `count` elements in blocks of `block`, `block_stride` apart.
+// The left operand of a product: rows of `blocks` blocks of `block` elements each, `block_stride` apart.
 template <class Element>
 struct Rows {
   const Element* const* row;  // the first block of each row

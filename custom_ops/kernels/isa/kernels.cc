@@ -23,7 +23,7 @@ bool RunPass(Pass& pass, const Problem& problem, int64_t directions, const Execu
   return true;
 }
 
-template <class S, class Element, class... Rest>
+template <class S, class Element>
 bool ForwardOf(const Problem& problem, const Arguments* arguments, const Results* results, int64_t directions,
                const Executor& executor) {
   const auto run = [&](auto cell) {
