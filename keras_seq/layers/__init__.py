@@ -7,10 +7,12 @@ from keras_seq.layers.bidirectional import Bidirectional
 from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.dropout import LockedDropout
 from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+from keras_seq.layers.rnn import RNN
 
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "AttentionDecoder",
     "BahdanauAttention",
     "Bidirectional",

@@ -104,23 +104,21 @@ class AttentionDecoder(keras.layers.Layer):
         return_attention_scores=False,
         training=False,
     ):
-        input_mask, recurrent_mask = self.cell.draw_dropout_masks(inputs, training)
-        if input_mask is not None:
-            inputs = inputs * ops.expand_dims(input_mask, axis=1)
+        drawn = self.cell.over(inputs, training=training)
         bias, recurrent_bias = self.cell.split_bias()
         outputs, state, weights = recurrence.attention_decoder(
-            self.cell.equations,
-            inputs,
+            drawn.cell,
+            drawn.inputs,
             memory,
-            kernel=self.cell.kernel,
-            recurrent_kernel=self.cell.recurrent_kernel,
+            kernel=drawn.kernel,
+            recurrent_kernel=drawn.recurrent_kernel,
             bias=bias,
             recurrent_bias=recurrent_bias,
             query_kernel=self.attention.query_kernel,
             score_vector=self.attention.score_vector,
             keys=self.attention.project_memory(memory),
             memory_mask=memory_mask,
-            recurrent_dropout_mask=recurrent_mask,
+            recurrent_dropout_mask=drawn.recurrent_dropout_mask,
             initial_state=initial_state,
             mask=inputs_mask,
             recompute=not training,

@@ -4,8 +4,7 @@
 import keras
 from keras import ops
 
-from keras_seq.layers.recurrent import RecurrentLayer
-from keras_seq.ops.recurrence import run as run_recurrences
+from keras_seq.layers.rnn import RNN, run_side_by_side
 
 _MERGE = {
     "concat": lambda y, y_reversed: ops.concatenate([y, y_reversed], axis=-1),
@@ -45,16 +44,16 @@ class Bidirectional(keras.layers.Bidirectional):
     """
 
     def call(self, sequences, initial_state=None, mask=None, training=None):
+        if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
+            mask = getattr(sequences, "_keras_mask", None)
         if not self._alike():
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
-        both = self.forward_layer, self.backward_layer
+        both = [self.forward_layer, self.backward_layer]
         half = 0 if initial_state is None else len(initial_state) // 2
-        states = (initial_state[:half], initial_state[half:]) if half else (None, None)
-        started = [layer.start(sequences, state, training) for layer, state in zip(both, states, strict=True)]
-        results = run_recurrences(started, **self.forward_layer.run_options(mask, training))
+        states = [initial_state[:half], initial_state[half:]] if half else [None, None]
         (y, *state), (y_reversed, *state_reversed) = (
-            layer.finish(*result) if self.return_state else (layer.finish(*result),)
-            for layer, result in zip(both, results, strict=True)
+            result if self.return_state else (result,)
+            for result in run_side_by_side(both, sequences, states, mask, training)
         )
         if self.return_sequences:
             y_reversed = ops.flip(y_reversed, axis=1)
@@ -66,7 +65,10 @@ class Bidirectional(keras.layers.Bidirectional):
     def _alike(self):
         """Whether one call can run both layers, which then do nothing but recur."""
         both = self.forward_layer, self.backward_layer
-        if not all(isinstance(layer, RecurrentLayer) and layer.activity_regularizer is None for layer in both):
+        if not all(isinstance(layer, RNN) and layer.activity_regularizer is None for layer in both):
             return False
-        first, second = ((layer.cell.equations, layer.run_options(None, True)) for layer in both)
-        return first == second
+        cells = [layer.own_cells() for layer in both]
+        if None in cells:
+            return False
+        first, second = ([cell.equations for cell in own] for own in cells)
+        return first == second and both[0].run_options(None, True) == both[1].run_options(None, True)

@@ -1,63 +1,212 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent cells: variables and one step. Arguments, weights and defaults are those of Keras."""
+"""Recurrent cells: variables, dropout masks and one step. Arguments, weights and defaults are Keras's, and more."""
+
+import inspect
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from keras_seq.ops import cell_math
 from keras_seq.ops.cell_math import RecurrentWeights
+from keras_seq.ops.random import dropout_mask
+from keras_seq.ops.recurrence import Recurrence
+
+DROPOUT_MODES = ("variational", "locked", "naive")
+
+
+def check_rate(name, rate):
+    """Return a rate of dropout, once it is one."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {rate}")
+    return rate
+
+
+class Masks(NamedTuple):
+    """What is drawn for one run of a cell over whole sequences; None where nothing is."""
+
+    inputs: object = None  # (batch, 1 or time, features), scaled
+    recurrent: object = None  # (batch, units) or (batch, time, units), scaled
+    recurrent_kernel: object = None  # of the kernel's shape, scaled
+    zoneout: object = None  # list, one a state, of None or (batch, [time,] units): the share of the old state
 
 
 class RecurrentCell:
     """What our cells share: Keras holds arguments and variables, `cell_math` the equations.
 
     A subclass names its equations.
+
+    Args:
+        *args, **kwargs: those of the cell of Keras.
+        zoneout: probability that a unit keeps its state in a step, drawn for each step; at inference every unit moves
+            by the expectation (Krueger et al. 2017). A number, or a list with one for each state.
+        recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask for the whole batch and
+            all steps (DropConnect, as in the AWD-LSTM of Merity et al. 2018).
+        dropout_mode: how masks stand in time: "variational" and "locked" draw one a sequence, "naive" one a step.
+            "locked" leaves the recurrent connections alone.
     """
 
-    # One dropout mask for all gates, drawn once a sequence. Keras draws one a gate.
+    # One dropout mask for all gates. Keras draws one a gate.
     dropout_mask_count = None
+
+    def __init__(self, *args, zoneout=0.0, recurrent_weight_dropout=0.0, dropout_mode="variational", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.zoneout = list(zoneout) if isinstance(zoneout, (list, tuple)) else zoneout
+        states = len(self._sizes())
+        if len(self._zoneout_rates()) != states:
+            raise ValueError(f"`zoneout` must be a number or a list of {states}, one a state. Received: {zoneout}")
+        for rate in self._zoneout_rates():
+            check_rate("zoneout", rate)
+        self.recurrent_weight_dropout = check_rate("recurrent_weight_dropout", recurrent_weight_dropout)
+        if dropout_mode not in DROPOUT_MODES:
+            raise ValueError(f"`dropout_mode` must be one of {DROPOUT_MODES}. Received: {dropout_mode!r}")
+        if dropout_mode == "locked" and self.recurrent_dropout:
+            raise ValueError(
+                "`recurrent_dropout` must be 0 with `dropout_mode='locked'`, which drops inputs and outputs alone. "
+                f"Received: {self.recurrent_dropout}"
+            )
+        self.dropout_mode = dropout_mode
+
+    @classmethod
+    def argument_names(cls):
+        """The names of the constructor's arguments, without those that every Keras layer has."""
+        kinds = [kind for kind in cls.__mro__ if not issubclass(keras.layers.Layer, kind) and "__init__" in vars(kind)]
+        parameters = [p for kind in kinds for p in inspect.signature(kind.__init__).parameters.values()]
+        return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
 
     @property
     def equations(self):
-        """The recurrence of `cell_math` with this cell's activations."""
+        """The recurrence of `cell_math` with this cell's arguments."""
         raise NotImplementedError
 
     def split_bias(self):
         """The bias of the input product and that of the recurrent product, or None."""
         return self.equations.split_bias(self.bias)
 
-    def draw_dropout_masks(self, inputs, training):
-        """Fresh masks for inputs (batch, features) and recurrent product (batch, units), or None where not dropped.
+    def further_shapes(self):
+        """The weights that Keras's cell does not have: a dict of name to (shape, initializer)."""
+        return {}
 
-        At inference nothing is drawn, so the seed stands still.
+    def further_weights(self):
+        """Those weights by name, or None."""
+        return {name: getattr(self, name) for name in self.further_shapes()} or None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for name, (shape, initializer) in self.further_shapes().items():
+            setattr(self, name, self.add_weight(shape=shape, initializer=initializer, name=name))
+
+    def over(self, sequences, initial_state=None, *, reverse=False, training=False):
+        """This cell over whole sequences, its masks drawn: a `Recurrence` for `keras_seq.ops` to run.
+
+        Args:
+            sequences: (batch, time, features).
+            initial_state: list of (batch, units), or None for zeros.
+            reverse: whether to run from the last step to the first.
+            training: whether to drop.
         """
-        if not training:
-            return None, None
-        return self._draw(inputs, inputs.shape[-1], self.dropout), self._draw(
-            inputs, self.units, self.recurrent_dropout
+        masks = self.draw_masks(sequences, training)
+        return Recurrence(
+            self.equations,
+            sequences if masks.inputs is None else sequences * masks.inputs,
+            self.kernel,
+            self.recurrent_kernel if masks.recurrent_kernel is None else self.recurrent_kernel * masks.recurrent_kernel,
+            self.bias,
+            initial_state=initial_state,
+            recurrent_dropout_mask=masks.recurrent,
+            zoneout_masks=masks.zoneout,
+            further_weights=self.further_weights(),
+            reverse=reverse,
         )
 
-    def _draw(self, inputs, features, rate):
+    def draw_masks(self, sequences, training):
+        """Fresh `Masks` for sequences (batch, time, features). At inference nothing is drawn: the seed stands still."""
+        batch, time, features = ops.shape(sequences)
+        rates, sizes = self._zoneout_rates(), self._sizes()
+        if not training:
+            shares = [
+                ops.full((batch, size), rate, self.compute_dtype) if rate else None
+                for rate, size in zip(rates, sizes, strict=True)
+            ]
+            return Masks(zoneout=shares if any(rates) else None)
+        recurrent = self.draw_mask(self.recurrent_dropout, batch, time, sizes[0])
+        if recurrent is not None and self.dropout_mode != "naive":
+            recurrent = recurrent[:, 0]
+        shares = [self._draw_zoneout((batch, time, size), rate) for rate, size in zip(rates, sizes, strict=True)]
+        return Masks(
+            self.draw_mask(self.dropout, batch, time, features),
+            recurrent,
+            self._draw_kernel_mask(),
+            shares if any(rates) else None,
+        )
+
+    def draw_mask(self, rate, batch, time, features):
+        """A mask that stands in time as `dropout_mode` has it, (batch, 1 or time, features); None for a rate of 0."""
+        steps = time if self.dropout_mode == "naive" else 1
+        return self._draw((batch, steps, features), rate)
+
+    def _draw(self, shape, rate):
+        return dropout_mask(shape, rate, self.seed_generator, self.compute_dtype) if rate else None
+
+    def _draw_kernel_mask(self):
+        shape = self.output_size, self.equations.gates * self.units
+        return self._draw(shape, self.recurrent_weight_dropout)
+
+    def _draw_zoneout(self, shape, rate):
+        """1 where a unit keeps its state, with probability `rate`, else 0."""
         if not rate:
             return None
-        ones = ops.ones((ops.shape(inputs)[0], features), dtype=self.compute_dtype)
-        return keras.random.dropout(ones, rate, seed=self.seed_generator)
+        return 1 - dropout_mask(shape, rate, self.seed_generator, self.compute_dtype, scale=False)
+
+    def _zoneout_rates(self):
+        return self.zoneout if isinstance(self.zoneout, list) else [self.zoneout] * len(self._sizes())
+
+    def _sizes(self):
+        return self.state_size if isinstance(self.state_size, (list, tuple)) else [self.state_size]
 
     def call(self, inputs, states, training=False):
         state = tuple(states) if isinstance(states, (list, tuple)) else (states,)
-        input_mask = self.get_dropout_mask(inputs) if training and self.dropout else None
-        if input_mask is not None:
-            inputs = inputs * input_mask
-        recurrent_mask = None
-        if training and self.recurrent_dropout:
-            recurrent_mask = self.get_recurrent_dropout_mask(state[0])
-        bias, recurrent_bias = self.split_bias()
-        projected = ops.matmul(inputs, self.kernel)
-        if bias is not None:
-            projected = projected + bias
-        weights = RecurrentWeights(ops.convert_to_tensor(self.recurrent_kernel), recurrent_bias, recurrent_mask)
-        state, _, _ = self.equations.step(projected, state, self.equations.prepare(weights))
+        masks = self._step_masks(inputs, state, training)
+        kernel = ops.convert_to_tensor(self.recurrent_kernel)
+        if masks.recurrent_kernel is not None:
+            kernel = kernel * masks.recurrent_kernel
+        equations, (bias, recurrent_bias) = self.equations, self.split_bias()
+        weights = RecurrentWeights(kernel, recurrent_bias, masks.recurrent, self.further_weights())
+        inputs = inputs if masks.inputs is None else inputs * masks.inputs
+        projected = equations.project(inputs, self.kernel, bias, weights)
+        candidate, _, _ = equations.step(projected, state, equations.prepare(weights))
+        state = cell_math.zone_out(masks.zoneout, state, candidate)
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]
+
+    def _step_masks(self, inputs, state, training):
+        """`Masks` of one step. The cell keeps those that last a sequence; `keras.layers.RNN` resets them."""
+        if not training:
+            return Masks(zoneout=[rate or None for rate in self._zoneout_rates()])
+        shares = [self._draw_zoneout(ops.shape(s), rate) for s, rate in zip(state, self._zoneout_rates(), strict=True)]
+        recurrent = self.get_recurrent_dropout_mask(state[0])
+        return Masks(self.get_dropout_mask(inputs), recurrent, self._kernel_mask, shares)
+
+    _kernel_mask = None
+
+    def get_dropout_mask(self, step_input):
+        if self.dropout_mode == "naive":
+            self.reset_dropout_mask()
+        return super().get_dropout_mask(step_input)
+
+    def get_recurrent_dropout_mask(self, step_input):
+        if self.dropout_mode == "naive":
+            super().reset_recurrent_dropout_mask()
+        if self._kernel_mask is None:
+            self._kernel_mask = self._draw_kernel_mask()
+        return super().get_recurrent_dropout_mask(step_input)
+
+    def reset_recurrent_dropout_mask(self):
+        super().reset_recurrent_dropout_mask()
+        self._kernel_mask = None
+
+    def get_config(self):
+        own = ("zoneout", "recurrent_weight_dropout", "dropout_mode")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -117,9 +266,21 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
         TensorShape([2, 4])
     """
 
+    def __init__(self, *args, layer_norm=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.layer_norm = layer_norm
+
     @property
     def equations(self):
-        return cell_math.GRU(self.activation, self.recurrent_activation, self.reset_after)
+        kind = cell_math.LayerNormGRU if self.layer_norm else cell_math.GRU
+        return kind(self.activation, self.recurrent_activation, self.reset_after)
+
+    def further_shapes(self):
+        shape = (3 * self.units,)
+        return {f"{name}_gamma": (shape, "ones") for name in ("input", "recurrent") if self.layer_norm}
+
+    def get_config(self):
+        return {**super().get_config(), "layer_norm": self.layer_norm}
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -149,9 +310,42 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
         TensorShape([2, 4])
     """
 
+    def __init__(self, *args, peephole=False, projection_units=None, layer_norm=False, **kwargs):
+        if projection_units is not None and projection_units <= 0:
+            raise ValueError(f"`projection_units` must be positive or None. Received: {projection_units}")
+        super().__init__(*args, **kwargs)
+        self.peephole = peephole
+        self.projection_units = projection_units
+        self.layer_norm = layer_norm
+        self.output_size = projection_units or self.units
+        self.state_size = [self.output_size, self.units]
+
     @property
     def equations(self):
-        return cell_math.LSTM(self.activation, self.recurrent_activation)
+        functions = self.activation, self.recurrent_activation
+        if not (self.peephole or self.projection_units or self.layer_norm):
+            return cell_math.LSTM(*functions)
+        return cell_math.ExtendedLSTM(*functions, self.peephole, self.projection_units, self.layer_norm)
+
+    def further_shapes(self):
+        units, shapes = self.units, {}
+        if self.peephole:
+            shapes["peephole_kernel"] = (3, units), "zeros"  # gates i, f, o; zeros: it starts as a plain LSTM
+        if self.projection_units:
+            shapes["projection_kernel"] = (units, self.projection_units), self.kernel_initializer
+        if self.layer_norm:
+            shapes |= {f"{name}_gamma": ((4 * units,), "ones") for name in ("input", "recurrent")}
+            shapes |= {"state_gamma": ((units,), "ones"), "state_beta": ((units,), "zeros")}
+        return shapes
+
+    def add_weight(self, shape=None, *args, name=None, **kwargs):
+        if name == "recurrent_kernel" and self.projection_units:  # which Keras's `build` makes for `units`
+            shape = (self.projection_units, shape[1])
+        return super().add_weight(shape, *args, name=name, **kwargs)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("peephole", "projection_units", "layer_norm")}
+        return {**super().get_config(), **own}
 
 
 CELLS = {"rnn": SimpleRNNCell, "gru": GRUCell, "lstm": LSTMCell}

@@ -1,144 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimpleRNN, GRU and LSTM as Keras layers: variables and arguments here, time in `keras_seq.ops`."""
+"""SimpleRNN, GRU and LSTM: an `RNN` over cells of one kind, with the arguments of layer and cell in one constructor."""
 
 import keras
-from keras import ops
 
-from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
-from keras_seq.ops.implementation import check_implementation, choose_implementation
-from keras_seq.ops.recurrence import Recurrence
-from keras_seq.ops.recurrence import run as run_recurrences
+from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, check_rate
+from keras_seq.layers.rnn import RNN
 
 
 def _of_cell(name):
-    return property(lambda self: getattr(self.cell, name), doc=f"The `{name}` of the cell.")
+    return property(lambda self: getattr(self.first_cell(), name), doc=f"The `{name}` of the cell.")
 
 
-class RecurrentLayer(keras.layers.RNN):
-    """What our recurrent layers share: a cell of ours, run over time by `keras_seq.ops.recurrence`.
+class RecurrentLayer(RNN):
+    """What our named layers share: arguments that go to the cells by name, and stacks of cells.
+
+    A subclass names the kind of its cells.
 
     Args:
-        cell: a `RecurrentCell`, which holds the variables.
-        implementation: "auto", "native" or "xla"; Keras's integers 1 and 2 mean "auto".
-        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it.
-        **kwargs: those of `keras.layers.RNN`.
+        num_layers: how many cells stand on one another; of several, states come one entry a cell.
+        output_dropout: fraction of the output features to drop; masks as `dropout_mode` has them.
+        dropout_mode: how all masks stand in time; `RecurrentCell` of `keras_seq.layers.cells` says more.
+        **arguments: those of the cell, and of `RNN`.
     """
 
-    units = _of_cell("units")
-    activation = _of_cell("activation")
-    use_bias = _of_cell("use_bias")
-    kernel_initializer = _of_cell("kernel_initializer")
-    recurrent_initializer = _of_cell("recurrent_initializer")
-    bias_initializer = _of_cell("bias_initializer")
-    kernel_regularizer = _of_cell("kernel_regularizer")
-    recurrent_regularizer = _of_cell("recurrent_regularizer")
-    bias_regularizer = _of_cell("bias_regularizer")
-    kernel_constraint = _of_cell("kernel_constraint")
-    recurrent_constraint = _of_cell("recurrent_constraint")
-    bias_constraint = _of_cell("bias_constraint")
-    dropout = _of_cell("dropout")
-    recurrent_dropout = _of_cell("recurrent_dropout")
-    seed = _of_cell("seed")
+    cell_type = None
+    cell_name = None
 
-    def __init__(self, cell, *, implementation="auto", recompute=False, use_cudnn="auto", **kwargs):
-        super().__init__(cell, **kwargs)
+    def __init_subclass__(cls):
+        if "cell_type" in vars(cls):  # else a user's subclass
+            for name in cls.cell_type.argument_names():
+                setattr(cls, name, _of_cell(name))
+
+    def __init__(self, *, num_layers=1, output_dropout=0.0, use_cudnn="auto", **arguments):
+        if num_layers < 1:
+            raise ValueError(f"`num_layers` must be at least 1. Received: {num_layers}")
+        of_cell = {n: arguments.pop(n) for n in self.cell_type.argument_names() if n in arguments}
+        of_cell |= {name: arguments[name] for name in ("dtype", "trainable") if name in arguments}
+        cells = [self.cell_type(**of_cell, name=self.cell_name)]
+        for i in range(1, num_layers):
+            if of_cell.get("seed") is not None:
+                of_cell["seed"] += 1  # else all cells would draw the same masks
+            cells.append(self.cell_type(**of_cell, name=f"{self.cell_name}_{i}"))
+        super().__init__(cells if num_layers > 1 else cells[0], **arguments)
         self.input_spec = keras.layers.InputSpec(ndim=3)
-        self.implementation = check_implementation(implementation)
-        self.recompute = recompute
+        self.num_layers = num_layers
+        self.output_dropout = check_rate("output_dropout", output_dropout)
         self.use_cudnn = use_cudnn  # Keras's; here XLA serves the GPU and the argument changes nothing
 
-    def choose_implementation(self):
-        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
-        return choose_implementation(self.implementation, self.cell.equations, self.compute_dtype)
+    def first_cell(self):
+        """The cell, or the first one of a stack. A method, because Keras saves what attributes hold."""
+        return self.own_cells()[0]
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
-        started = self.start(sequences, initial_state, training)
-        [result] = run_recurrences([started], **self.run_options(mask, training))
-        return self.finish(*result)
-
-    def start(self, sequences, initial_state, training):
-        """What is to be run over the sequences: a `Recurrence` of `keras_seq.ops`."""
-        if self.unroll and sequences.shape[1] is None:
-            raise ValueError(
-                "`unroll=True` needs a static number of time steps. Received: sequences of shape "
-                f"{tuple(sequences.shape)}; give `keras.Input` a full shape, or set `unroll=False`."
-            )
-        cell = self.cell
-        input_mask, recurrent_mask = cell.draw_dropout_masks(sequences, training)
-        if input_mask is not None:
-            sequences = sequences * ops.expand_dims(input_mask, axis=1)
-        return Recurrence(
-            cell.equations,
-            sequences,
-            cell.kernel,
-            cell.recurrent_kernel,
-            cell.bias,
-            initial_state=self._starting_state(sequences, initial_state),
-            recurrent_dropout_mask=recurrent_mask,
-            reverse=self.go_backwards,
-        )
-
-    def run_options(self, mask, training):
-        """How it is to be run."""
-        return {
-            "mask": mask[0] if isinstance(mask, (list, tuple)) else mask,
-            "zero_output_for_mask": self.zero_output_for_mask,
-            "unroll": self.unroll,
-            "recompute": self.recompute or not training,  # at inference a gradient is the exception
-            "implementation": self.implementation,
-        }
-
-    def finish(self, outputs, state):
-        """What the layer returns of the outputs of all steps and the final state."""
-        if self.stateful:
-            for variable, value in zip(self.states, state, strict=True):
-                variable.assign(value)
-        # Keras's outputs are in the order of computation.
-        if self.return_sequences:
-            output = ops.flip(outputs, axis=1) if self.go_backwards else outputs
-        else:
-            output = outputs[:, 0 if self.go_backwards else -1]
-        return (output, *state) if self.return_state else output
-
-    def _starting_state(self, sequences, initial_state):
-        """The initial state as a list of tensors, or None for zeros."""
-        if self.stateful:
-            expected, received = self._expected_batch_size, sequences.shape[0]
-            if expected is not None and received is not None and expected != received:
-                raise ValueError(
-                    f"A stateful layer built for batches of {expected} sequences received {received}: `sequences` "
-                    f"of shape {tuple(sequences.shape)}."
-                )
-            if initial_state is None:
-                initial_state = self.states
-        if initial_state is None:
-            return None
-        if not isinstance(initial_state, (list, tuple)):
-            initial_state = [initial_state]
-        return [ops.convert_to_tensor(state, dtype=self.compute_dtype) for state in initial_state]
-
-    def compute_mask(self, sequences, mask=None):
-        mask = mask[0] if isinstance(mask, (list, tuple)) else mask
-        output_mask = mask if self.return_sequences else None
-        return [output_mask, *(None for _ in self.state_size)] if self.return_state else output_mask
+    def finish(self, outputs, states, training):
+        if training:
+            mask = self.own_cells()[-1].draw_mask(self.output_dropout, *keras.ops.shape(outputs))
+            outputs = outputs if mask is None else outputs * mask
+        return super().finish(outputs, states, training)
 
     def get_config(self):
         config = super().get_config()
         del config["cell"]
-        cell_config = self.cell.get_config()
-        del cell_config["name"], cell_config["trainable"], cell_config["dtype"]
-        regularizer = keras.regularizers.serialize(self.activity_regularizer)
-        own = {
-            "activity_regularizer": regularizer,
-            "implementation": self.implementation,
-            "recompute": self.recompute,
-            "use_cudnn": self.use_cudnn,
-        }
-        return {**config, **cell_config, **own}
+        names = self.cell_type.argument_names()
+        of_cell = {name: value for name, value in self.first_cell().get_config().items() if name in names}
+        own = {name: getattr(self, name) for name in ("num_layers", "output_dropout", "use_cudnn")}
+        return {**config, **of_cell, **own}
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def _given(arguments):
+    """The arguments of a constructor, from its `locals()`."""
+    own = {name: value for name, value in arguments.items() if name not in ("self", "__class__", "kwargs")}
+    return own | arguments["kwargs"]
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -184,6 +119,9 @@ class SimpleRNN(RecurrentLayer):
         TensorShape([2, 5, 4])
     """
 
+    cell_type = SimpleRNNCell
+    cell_name = "simple_rnn_cell"
+
     def __init__(
         self,
         units,
@@ -209,36 +147,7 @@ class SimpleRNN(RecurrentLayer):
         seed=None,
         **kwargs,
     ):
-        cell = SimpleRNNCell(
-            units,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            seed=seed,
-            dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True),
-            name="simple_rnn_cell",
-        )
-        super().__init__(
-            cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
+        super().__init__(**_given(locals()))
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -290,8 +199,8 @@ class GRU(RecurrentLayer):
         TensorShape([2, 5, 4])
     """
 
-    recurrent_activation = _of_cell("recurrent_activation")
-    reset_after = _of_cell("reset_after")
+    cell_type = GRUCell
+    cell_name = "gru_cell"
 
     def __init__(
         self,
@@ -320,38 +229,7 @@ class GRU(RecurrentLayer):
         reset_after=True,
         **kwargs,
     ):
-        cell = GRUCell(
-            units,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            seed=seed,
-            reset_after=reset_after,
-            dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True),
-            name="gru_cell",
-        )
-        super().__init__(
-            cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
+        super().__init__(**_given(locals()))
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -401,8 +279,8 @@ class LSTM(RecurrentLayer):
         TensorShape([2, 5, 4])
     """
 
-    recurrent_activation = _of_cell("recurrent_activation")
-    unit_forget_bias = _of_cell("unit_forget_bias")
+    cell_type = LSTMCell
+    cell_name = "lstm_cell"
 
     def __init__(
         self,
@@ -431,38 +309,7 @@ class LSTM(RecurrentLayer):
         unroll=False,
         **kwargs,
     ):
-        cell = LSTMCell(
-            units,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            seed=seed,
-            unit_forget_bias=unit_forget_bias,
-            dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True),
-            name="lstm_cell",
-        )
-        super().__init__(
-            cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
+        super().__init__(**_given(locals()))
 
 
 LAYERS = {"rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}

@@ -4,6 +4,8 @@
 A recurrence is an object with a few functions of tensors. `scan.py` runs them over time; the layers and the search
 run `step` alone.
 
+- `project(inputs, weights)`: the input product of all steps, before the loop.
+- `state_sizes(units)`: the size of each state.
 - `prepare(weights)`, `prepare_backward(weights)`: what every step reads, computed once before the loop.
 - `step(inputs, state, prepared)` returns the new state, the tensors it emits beside it, and the residuals: what the
   derivative needs that cannot be had from states and emitted tensors.
@@ -15,8 +17,10 @@ run `step` alone.
   the running sums with this step added.
 - `weight_gradients(trace, d_inputs, kept, sums, weights)` comes after the loop, over all steps at once.
 
-Shapes: `inputs` (batch, gates * units) are projected already, x W + b; each state is (batch, units). In
+Shapes: the `inputs` of a step (batch, gates * units) are projected already; each state is (batch, units). In
 `coefficients` and `weight_gradients` everything has a leading time axis.
+
+A recurrence whose `differentiable` is false has no derivative here; automatic differentiation finds it.
 """
 
 import dataclasses
@@ -41,6 +45,7 @@ class RecurrentWeights(NamedTuple):
     bias: object = None  # (gates * units,), only the GRU with reset_after has one
     # Scaled by 1 / (1 - rate): (batch, units), one a sequence, or over a scan (time, batch, units), one a step.
     dropout_mask: object = None
+    further: object = None  # a dict of tensors, of the cells that have more; each names its own
 
 
 class AttentionWeights(NamedTuple):
@@ -83,11 +88,22 @@ def _through_kernel(d_product, weights):
     return _drop(ops.matmul(d_product, weights.kernel), weights.dropout_mask)
 
 
+def zone_out(masks, state, candidate):
+    """Zoneout (Krueger et al. 2017) of each state: `m s_{t-1} + (1 - m) s~_t`, where its mask m is not None."""
+    return tuple(
+        new if m is None else m * old + (1 - m) * new for m, old, new in zip(masks, state, candidate, strict=True)
+    )
+
+
 def _contract_time(a, b):
     """The weight gradient `sum_t a_t' b_t` of (time, batch, i) and (time, batch, j), as one matrix product."""
     a = ops.reshape(a, (-1, a.shape[-1]))
     b = ops.reshape(b, (-1, b.shape[-1]))
     return ops.matmul(ops.transpose(a), b)
+
+
+def _add_bias(projected, bias):
+    return projected if bias is None else projected + bias
 
 
 class _Recurrence:
@@ -96,6 +112,13 @@ class _Recurrence:
     def split_bias(self, bias):
         """The bias of the input product and that of the recurrent product, or None."""
         return bias, None
+
+    def project(self, inputs, kernel, bias, weights):
+        """`x W + b` of any number of steps: (..., features) -> (..., gates * units)."""
+        return _add_bias(ops.matmul(inputs, kernel), bias)
+
+    def state_sizes(self, units):
+        return (units,) * self.states
 
     def prepare(self, weights):
         return weights
@@ -190,12 +213,61 @@ class LSTM(_Recurrence):
         return d_inputs, (_through_kernel(d_inputs, weights), dc * f), (), sums
 
 
+@dataclasses.dataclass(frozen=True)
+class ExtendedLSTM(LSTM):
+    """An LSTM with one or several extensions.
+
+    Peepholes (Gers & Schmidhuber 2000), a projected state (Sak et al. 2014), layer normalisation N (Ba et al. 2016,
+    equations 20 to 22):
+    `i, f, g, o = split(N(x W) + N(h U) + b)`, `c' = s(f + p_f c) c + s(i + p_i c) f(g)`,
+    `h' = (s(o + p_o c') f(N(c'))) P`. N has a gain for each entry; the one of c' has a shift too, the others have b.
+    """
+
+    peephole: bool = False
+    projection_units: int | None = None
+    layer_norm: bool = False
+
+    differentiable = False
+
+    def project(self, inputs, kernel, bias, weights):
+        return _add_bias(self._normalize(ops.matmul(inputs, kernel), weights, "input"), bias)
+
+    def state_sizes(self, units):
+        return self.projection_units or units, units
+
+    def step(self, inputs, state, weights):
+        h, c = state
+        product = ops.matmul(_drop(h, weights.dropout_mask), weights.kernel)
+        i, f, g, o = ops.split(inputs + self._normalize(product, weights, "recurrent"), 4, axis=-1)
+        if self.peephole:
+            to_i, to_f, to_o = ops.unstack(weights.further["peephole_kernel"], 3, axis=0)
+            i, f = i + to_i * c, f + to_f * c
+        c = self.recurrent_activation(f) * c + self.recurrent_activation(i) * self.activation(g)
+        if self.peephole:
+            o = o + to_o * c
+        h = self.recurrent_activation(o) * self.activation(self._normalize(c, weights, "state"))
+        if self.projection_units:
+            h = ops.matmul(h, weights.further["projection_kernel"])
+        return (h, c), (), ()
+
+    def _normalize(self, x, weights, name):
+        if not self.layer_norm:
+            return x
+        return _layer_normalize(x, weights.further[f"{name}_gamma"], weights.further.get(f"{name}_beta"))
+
+
+def _layer_normalize(x, gamma, beta=None):
+    """Mean 0 and variance 1 over the last axis, times gamma, plus beta; epsilon as of `LayerNormalization`."""
+    return ops.layer_normalization(x, gamma, beta, epsilon=1e-3)
+
+
 class _GRUKernels(NamedTuple):
     """The recurrent kernel of a GRU that resets before the product, which is two products."""
 
     update_reset: object  # (units, 2 * units), or its transpose
     candidate: object  # (units, units), or its transpose
     dropout_mask: object
+    further: object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,25 +298,32 @@ class GRU(_Recurrence):
         if self.reset_after:
             return weights
         units = weights.kernel.shape[0]
-        return _GRUKernels(weights.kernel[:, : 2 * units], weights.kernel[:, 2 * units :], weights.dropout_mask)
+        kernels = weights.kernel[:, : 2 * units], weights.kernel[:, 2 * units :]
+        return _GRUKernels(*kernels, weights.dropout_mask, weights.further)
 
     def step(self, inputs, state, weights):
         (h,) = state
         x_z, x_r, x_g = ops.split(inputs, 3, axis=-1)
         dropped = _drop(h, weights.dropout_mask)
         if self.reset_after:
-            projected = ops.matmul(dropped, weights.kernel)
-            if weights.bias is not None:
-                projected = projected + weights.bias
-            h_z, h_r, h_g = ops.split(projected, 3, axis=-1)
+            product = self._normalize(ops.matmul(dropped, weights.kernel), weights, "zrg")
+            h_z, h_r, h_g = ops.split(_add_bias(product, weights.bias), 3, axis=-1)
         else:
-            h_z, h_r = ops.split(ops.matmul(dropped, weights.update_reset), 2, axis=-1)
+            product = self._normalize(ops.matmul(dropped, weights.update_reset), weights, "zr")
+            h_z, h_r = ops.split(product, 2, axis=-1)
         z = self.recurrent_activation(x_z + h_z)
         r = self.recurrent_activation(x_r + h_r)
-        reset = r * h_g if self.reset_after else ops.matmul(r * dropped, weights.candidate)
+        if self.reset_after:
+            reset = r * h_g
+        else:
+            reset = self._normalize(ops.matmul(r * dropped, weights.candidate), weights, "g")
         g = self.activation(x_g + reset)
         h = z * h + (1 - z) * g
         return (h,), (), (z, r, g, h_g) if self.reset_after else (z, r, g)
+
+    def _normalize(self, product, weights, gates):
+        """A product of the gates named, as a variant wants it."""
+        return product
 
     def prepare_backward(self, weights):
         if self.reset_after:
@@ -289,6 +368,51 @@ class GRU(_Recurrence):
             return RecurrentWeights(kernel=_contract_time(h, d_projected), bias=d_bias)
         d_kernels = [_contract_time(h, d_gates), _contract_time(r * h, d_g)]
         return RecurrentWeights(kernel=ops.concatenate(d_kernels, axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNormGRU(GRU):
+    """A GRU with layer normalisation N of both products, z and r together, g by itself (Ba et al. 2016, appendix).
+
+    `z, r = s(N(x W_zr) + N(h U_zr) + b)` and `g = f(N(x W_g) + b_g + r (N(h U_g) + c_g))` with `reset_after`, else
+    `g = f(N(x W_g) + b_g + N((r h) U_g))`. N has a gain for each entry; b is the shift.
+    """
+
+    differentiable = False
+
+    def project(self, inputs, kernel, bias, weights):
+        return _add_bias(self._normalize(ops.matmul(inputs, kernel), weights, "zrg", "input"), bias)
+
+    def _normalize(self, product, weights, gates, name="recurrent"):
+        gamma = weights.further[f"{name}_gamma"]  # (3 * units,)
+        units = gamma.shape[0] // 3
+        if gates == "zrg":
+            parts = ("zr", product[..., : 2 * units]), ("g", product[..., 2 * units :])
+            return ops.concatenate([self._normalize(part, weights, g, name) for g, part in parts], axis=-1)
+        return _layer_normalize(product, gamma[: 2 * units] if gates == "zr" else gamma[2 * units :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed(_Recurrence):
+    """A recurrence whose new output h' is that of `cell` plus a probe, which comes with the inputs, after them.
+
+    With a probe of zeros the numbers are those of `cell`, and the gradient of the probe is that of each h_t.
+    """
+
+    cell: object
+
+    differentiable = False
+
+    def __getattr__(self, name):
+        return getattr(self.cell, name)
+
+    def prepare(self, weights):
+        return self.cell.prepare(weights)
+
+    def step(self, inputs, state, weights):
+        size = state[0].shape[-1]
+        state, emitted, residuals = self.cell.step(inputs[..., :-size], state, weights)
+        return (state[0] + inputs[..., -size:], *state[1:]), emitted, residuals
 
 
 def additive_energies(query, keys, score_vector):
@@ -340,6 +464,12 @@ class AdditiveAttention:
     @property
     def differentiable(self):
         return self.cell.differentiable
+
+    def project(self, inputs, kernel, bias, weights):
+        return self.cell.project(inputs, kernel, bias, weights.cell)
+
+    def state_sizes(self, units):
+        return self.cell.state_sizes(units)
 
     def prepare(self, weights):
         return weights._replace(cell=self.cell.prepare(weights.cell))

@@ -103,7 +103,7 @@ def native_kernel(cell):
         if cell.activation in (activations.tanh, activations.relu, activations.linear):
             return "SimpleRNN", {"activation": cell.activation.__name__}
         return None
-    if not isinstance(cell, (cell_math.GRU, cell_math.LSTM)):
+    if type(cell) not in (cell_math.GRU, cell_math.LSTM):  # whose subclasses compute something else
         return None
     if cell.activation is not activations.tanh or cell.recurrent_activation is not activations.sigmoid:
         return None
@@ -113,6 +113,13 @@ def native_kernel(cell):
 def _describe(cell):
     if isinstance(cell, cell_math.AdditiveAttention):
         return "recurrences with attention"
+    if isinstance(cell, cell_math.ExtendedLSTM):
+        parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}
+        return "LSTM with " + ", ".join(name for name, there in parts.items() if there)
+    if isinstance(cell, cell_math.LayerNormGRU):
+        return "GRU with layer_norm"
+    if not isinstance(cell, (cell_math.SimpleRNN, cell_math.GRU, cell_math.LSTM)):
+        return f"{type(cell).__name__}, which is not a cell of keras_seq"
     functions = [getattr(cell, name, None) for name in ("activation", "recurrent_activation")]
     names = ", ".join(getattr(f, "__name__", str(f)) for f in functions if f is not None)
     return f"{type(cell).__name__} with the activation(s) {names}"

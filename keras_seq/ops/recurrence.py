@@ -178,13 +178,15 @@ class Recurrence(NamedTuple):
     initial_state: object = None  # tuple of (batch, units), one a state
     recurrent_dropout_mask: object = None  # (batch, units) or (batch, time, units)
     zoneout_masks: object = None  # tuple, one a state, of None or shapes as the dropout mask
+    further_weights: object = None  # a dict, of the cells that have more
     reverse: bool = False
+    probe: object = None  # (batch, time, size of h), zeros: its gradient is that of each h_t
 
     def parts(self):
-        """The tensors, each with its place; what is absent is not there."""
+        """The tensors that kernels read, each with its place; what is absent is not there."""
         states = [(f"{name}[{i}]", x) for name in _OF_STATES for i, x in enumerate(getattr(self, name) or ())]
-        tensors = [(name, getattr(self, name)) for name in self._fields[1:-1] if name not in _OF_STATES]
-        return {name: x for name, x in [*tensors, *states] if x is not None}
+        names = ("inputs", "kernel", "recurrent_kernel", "bias", "recurrent_dropout_mask")
+        return {name: x for name, x in [*((n, getattr(self, n)) for n in names), *states] if x is not None}
 
 
 _OF_STATES = ("initial_state", "zoneout_masks")
@@ -202,6 +204,8 @@ def run(recurrences, *, mask=None, zero_output_for_mask=False, unroll=False, rec
     """
     recurrences = [_checked(recurrence) for recurrence in recurrences]
     cell, dtype = recurrences[0].cell, backend.standardize_dtype(recurrences[0].inputs.dtype)
+    if any(recurrence.probe is not None for recurrence in recurrences):
+        implementation = "xla"
     if choose_implementation(implementation, cell, dtype).implementation == "native":
         alike = all(_look(recurrence) == _look(recurrences[0]) for recurrence in recurrences)
         results = []
@@ -211,7 +215,8 @@ def run(recurrences, *, mask=None, zero_output_for_mask=False, unroll=False, rec
         results = []
         for recurrence in recurrences:
             bias, recurrent_bias = cell.split_bias(recurrence.bias)
-            weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias)
+            further = recurrence.further_weights
+            weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=further)
             results.append(_run_xla(recurrence, weights, bias, mask=mask, unroll=unroll, recompute=recompute)[:2])
     return [
         (_show(outputs, recurrence, mask, zero_output_for_mask), state)
@@ -262,14 +267,15 @@ def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=Fa
     cell, inputs, kernel = recurrence.cell, recurrence.inputs, recurrence.kernel
     inputs = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
     time, batch, features = ops.shape(inputs)
-    projected = ops.matmul(ops.reshape(inputs, (-1, features)), kernel)  # one product over all steps
-    if bias is not None:
-        projected = projected + bias
+    projected = cell.project(ops.reshape(inputs, (-1, features)), kernel, bias, weights)  # one product over all steps
     projected = ops.reshape(projected, (time, batch, kernel.shape[-1]))
-    units = kernel.shape[-1] // cell.gates
     state = recurrence.initial_state
     if state is None:
-        state = [ops.zeros((batch, units), projected.dtype) for _ in range(cell.states)]
+        sizes = cell.state_sizes(kernel.shape[-1] // cell.gates)
+        state = [ops.zeros((batch, size), projected.dtype) for size in sizes]
+    if recurrence.probe is not None:
+        cell = cell_math.Probed(cell)
+        projected = ops.concatenate([projected, _time_major(recurrence.probe)], axis=-1)
     weights = cell.with_dropout_mask(weights, _time_major(recurrence.recurrent_dropout_mask))
     zoneout_masks = recurrence.zoneout_masks and [_time_major(m) for m in recurrence.zoneout_masks]
     time_mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))  # (time, batch)
@@ -302,22 +308,24 @@ def _checked(recurrence):
     """The recurrence with tensors of one dtype, once they are what they must be."""
     inputs, kernel = ops.convert_to_tensor(recurrence.inputs), ops.convert_to_tensor(recurrence.kernel)
     dtype = backend.result_type(inputs.dtype, kernel.dtype)
-    cell, units = recurrence.cell, kernel.shape[-1] // recurrence.cell.gates
+    cell = recurrence.cell
+    sizes = cell.state_sizes(kernel.shape[-1] // cell.gates)
 
     def cast(x):
         return None if x is None else ops.cast(x, dtype)
 
-    def mask(name, x):
-        return None if x is None else _unit_mask(name, x, inputs, units, dtype)
+    def mask(name, x, size):
+        return None if x is None else _unit_mask(name, x, inputs, size, dtype)
 
     state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
     if state is not None:
-        _check_one_a_state("initial_state", state, f"{cell.states} tensor(s) of shape (batch, {units})", cell)
+        shapes = " and ".join(f"(batch, {size})" for size in dict.fromkeys(sizes))
+        _check_one_a_state("initial_state", state, f"{cell.states} tensor(s) of shape {shapes}", cell)
         state = tuple(cast(s) for s in state)
     if zoneout is not None:
-        expected = f"{cell.states} entries, None or of shape (batch, {units}) or (batch, time, {units})"
+        expected = f"{cell.states} entries, None or of shape (batch, units) or (batch, time, units)"
         _check_one_a_state("zoneout_masks", zoneout, expected, cell)
-        zoneout = tuple(mask(f"zoneout_masks[{i}]", m) for i, m in enumerate(zoneout))
+        zoneout = tuple(mask(f"zoneout_masks[{i}]", m, sizes[i]) for i, m in enumerate(zoneout))
         zoneout = None if all(m is None for m in zoneout) else zoneout
     return recurrence._replace(
         inputs=cast(inputs),
@@ -325,8 +333,9 @@ def _checked(recurrence):
         recurrent_kernel=cast(recurrence.recurrent_kernel),
         bias=cast(recurrence.bias),
         initial_state=state,
-        recurrent_dropout_mask=mask("recurrent_dropout_mask", recurrence.recurrent_dropout_mask),
+        recurrent_dropout_mask=mask("recurrent_dropout_mask", recurrence.recurrent_dropout_mask, sizes[0]),
         zoneout_masks=zoneout,
+        further_weights={name: cast(w) for name, w in (recurrence.further_weights or {}).items()} or None,
     )
 
 

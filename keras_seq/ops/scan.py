@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from keras import backend, ops, tree
 
-from keras_seq.ops.cell_math import Trace
+from keras_seq.ops.cell_math import Trace, zone_out
 from keras_seq.ops.gradient import custom_gradient
 
 
@@ -87,7 +87,7 @@ def _forward(cell, inputs, initial_state, weights, masks, *, reverse, unroll, ke
         inputs, mask_slices = slices
         masks = masks_of_step(mask_slices)
         candidate, emitted, residuals = cell.step(inputs, state, cell.with_dropout_mask(prepared, masks.dropout))
-        new_state = _zone_out(masks.zoneout, state, candidate)
+        new_state = zone_out(masks.zoneout, state, candidate)
         if masks.visible is not None:
             new_state = tuple(ops.where(masks.visible, new, old) for new, old in zip(new_state, state, strict=True))
         if not keep:
@@ -144,13 +144,6 @@ def _over_steps(masks):
         return tree.pack_sequence_as(masks, [next(slices) if d else m for m, d in zip(flat, differs, strict=True)])
 
     return tuple(mask for mask, d in zip(flat, differs, strict=True) if d), of_step
-
-
-def _zone_out(masks, state, candidate):
-    """Zoneout (Krueger et al. 2017) of each state: `m s_{t-1} + (1 - m) s~_t`."""
-    return tuple(
-        new if m is None else m * old + (1 - m) * new for m, old, new in zip(masks, state, candidate, strict=True)
-    )
 
 
 def _kept_shares(masks, dtype):

@@ -132,10 +132,10 @@ def test_masks_act_on_inputs_and_previous_output(kind, options, go_backwards):
     )
     layer.build(SEQUENCES.shape)
     outputs = np.array(layer(SEQUENCES, training=True))
-    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True))
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
     assert_masks_differ(input_mask, recurrent_mask)
     expected, _ = RECURRENCES[kind](
-        SEQUENCES * input_mask[:, None],
+        SEQUENCES * input_mask,
         *layer.get_weights()[:3],
         recurrent_dropout_mask=recurrent_mask,
         reverse=go_backwards,
@@ -145,9 +145,9 @@ def test_masks_act_on_inputs_and_previous_output(kind, options, go_backwards):
 
 
 def assert_masks_differ(input_mask, recurrent_mask):
-    assert input_mask.shape == (BATCH, FEATURES)
+    assert input_mask.shape == (BATCH, 1, FEATURES)
     assert recurrent_mask.shape == (BATCH, UNITS)
-    assert not np.array_equal(input_mask, recurrent_mask[:, :FEATURES])
+    assert not np.array_equal(input_mask[:, 0], recurrent_mask[:, :FEATURES])
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -155,10 +155,10 @@ def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
     decoder, twin = (layers.AttentionDecoder(UNITS, cell, seed=1, **RATES) for _ in range(2))
     decoder.build(SEQUENCES.shape, MEMORY.shape)
     outputs = np.array(decoder(SEQUENCES, MEMORY, training=True))
-    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True))
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
     expected, _, _ = references.attention_decoder(
         {"rnn": references.simple_rnn, "gru": references.gru, "lstm": references.lstm}[cell],
-        SEQUENCES * input_mask[:, None],
+        SEQUENCES * input_mask,
         MEMORY,
         *map(np.array, (decoder.cell.kernel, decoder.cell.recurrent_kernel, decoder.cell.bias)),
         query_kernel=np.array(decoder.attention.query_kernel),

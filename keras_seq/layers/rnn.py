@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RNN: any cell over time; cells of ours by `keras_seq.ops`, other cells by Keras."""
+
+import keras
+from keras import ops, tree
+
+from keras_seq.layers.cells import RecurrentCell
+from keras_seq.ops.implementation import Choice, check_implementation, choose_implementation
+from keras_seq.ops.recurrence import run as run_recurrences
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class RNN(keras.layers.RNN):
+    """A cell, or a stack of cells, over time.
+
+    Cells of `keras_seq`, alone or in `keras.layers.StackedRNNCells`, run as the layers of `keras_seq` do, on native
+    kernels where there are; any other cell runs as in `keras.layers.RNN`.
+
+    Args:
+        cell: a cell, or a list of cells, which makes a stack of them.
+        return_sequences: whether to return the output of every step or of the last alone.
+        return_state: whether to return the final state too.
+        go_backwards: whether to run from the last step to the first, and return outputs in that order.
+        stateful: whether the final state of a batch starts the next one.
+        unroll: whether to lay out the steps instead of looping.
+        zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
+        residual: whether each cell of a stack but the first adds its input to its output (Wu et al. 2016).
+        initial_state_initializer: of a learned initial state, the same for every sequence; None starts from zeros.
+        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 1 and 2 mean
+            "auto".
+        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
+            more time.
+
+    Call arguments:
+        sequences: (batch, time, features).
+        initial_state: the state as `get_initial_state` has it, a list; zeros or the learned state by default.
+        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was. Without it, that of
+            `sequences` counts, also where an initial state is given.
+        training: whether to apply dropout.
+
+    Returns:
+        (batch, units), or (batch, time, units) with `return_sequences`; with `return_state` a tuple of it and the
+        final states: of a stack one entry a cell.
+
+    Raises:
+        ValueError: for an argument that cannot be: the message names it.
+        NotImplementedError: if `implementation="native"` cannot be had.
+
+    Example:
+        >>> import numpy as np, keras_seq
+        >>> cells = [keras_seq.layers.LSTMCell(4), keras_seq.layers.GRUCell(3)]
+        >>> RNN(cells, return_sequences=True)(np.ones((2, 5, 3))).shape
+        TensorShape([2, 5, 3])
+    """
+
+    def __init__(
+        self,
+        cell,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        zero_output_for_mask=False,
+        *,
+        residual=False,
+        initial_state_initializer=None,
+        implementation="auto",
+        recompute=False,
+        **kwargs,
+    ):
+        super().__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            zero_output_for_mask=zero_output_for_mask,
+            **kwargs,
+        )
+        self.residual = residual
+        self.initial_state_initializer = keras.initializers.get(initial_state_initializer)
+        self.implementation = check_implementation(implementation)
+        self.recompute = recompute
+        sizes = {getattr(c, "output_size", None) for c in self.own_cells() or [None]}
+        if residual and (None in sizes or len(sizes) > 1):
+            raise ValueError(f"`residual=True` needs cells of keras_seq, of one size. Received: cell={cell}")
+        if stateful and self.initial_state_initializer is not None:
+            raise ValueError(
+                "`initial_state_initializer` and `stateful=True` exclude each other: no gradient reaches an initial "
+                "state through the batches after the first."
+            )
+        self.watch = None  # a function that stands between a probe of zeros and its use: see `keras_seq.diagnostics`
+
+    def own_cells(self):
+        """The cells where all are of keras_seq, else None. A method, because Keras saves what attributes hold."""
+        cells = self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
+        return list(cells) if all(isinstance(cell, RecurrentCell) for cell in cells) else None
+
+    def choose_implementation(self):
+        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        cells = self.own_cells()
+        recurrences = [self.cell] if cells is None else [cell.equations for cell in cells]
+        choices = [choose_implementation(self.implementation, r, self.compute_dtype) for r in recurrences]
+        return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        super().build(sequences_shape, initial_state_shape)
+        if self.initial_state_initializer is not None:
+            self.learned_state = [
+                self.add_weight(shape=(size,), initializer=self.initial_state_initializer, name=f"initial_state_{i}")
+                for i, size in enumerate(tree.flatten(self.state_size))
+            ]
+
+    def get_initial_state(self, batch_size):
+        state = super().get_initial_state(batch_size)
+        if self.initial_state_initializer is None:
+            return state
+        learned = [
+            ops.broadcast_to(ops.cast(vector, zeros.dtype), ops.shape(zeros))
+            for vector, zeros in zip(self.learned_state, tree.flatten(state), strict=True)
+        ]
+        return tree.pack_sequence_as(state, learned)
+
+    def reset_state(self, states=None):
+        """Set the state of a stateful layer to zeros, or to `states`, arrays as in `self.states`."""
+        super().reset_state()
+        if states is not None:
+            if self.states is None:
+                raise ValueError("`reset_state(states=)` needs a stateful layer that was built.")
+            self._keep_state(states)
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
+            mask = getattr(sequences, "_keras_mask", None)
+        if self.own_cells() is None:
+            return super().call(sequences, initial_state=initial_state, mask=_first(mask), training=training)
+        return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
+
+    def run_options(self, mask, training):
+        """How the recurrences are to be run."""
+        return {
+            "mask": _first(mask),
+            "zero_output_for_mask": self.zero_output_for_mask,
+            "unroll": self.unroll,
+            "recompute": self.recompute or not training,  # at inference a gradient is the exception
+            "implementation": self.implementation,
+        }
+
+    def starting_states(self, sequences, initial_state):
+        """The initial state of each cell, a list of tensors or None for zeros."""
+        if self.unroll and sequences.shape[1] is None:
+            raise ValueError(
+                "`unroll=True` needs a static number of time steps. Received: sequences of shape "
+                f"{tuple(sequences.shape)}; give `keras.Input` a full shape, or set `unroll=False`."
+            )
+        if self.stateful:
+            expected, received = self._expected_batch_size, sequences.shape[0]
+            if expected is not None and received is not None and expected != received:
+                raise ValueError(
+                    f"A stateful layer built for batches of {expected} sequences received {received}: `sequences` "
+                    f"of shape {tuple(sequences.shape)}."
+                )
+            if initial_state is None:
+                initial_state = self.states
+        elif initial_state is None and self.initial_state_initializer is not None:
+            initial_state = self.get_initial_state(ops.shape(sequences)[0])
+        cells = self.own_cells()
+        if initial_state is None:
+            return [None] * len(cells)
+        if not isinstance(initial_state, (list, tuple)):
+            initial_state = [initial_state]
+        if not isinstance(self.cell, keras.layers.StackedRNNCells):
+            initial_state = [initial_state]
+        if len(initial_state) != len(cells):
+            raise ValueError(
+                f"`initial_state` must be a list of {len(cells)}, one entry a cell. Received: {len(initial_state)}"
+            )
+        return [
+            [ops.convert_to_tensor(s, dtype=self.compute_dtype) for s in (state if tree.is_nested(state) else [state])]
+            for state in initial_state
+        ]
+
+    def start(self, cell, sequences, state, training):
+        """One cell over sequences: a `Recurrence` of `keras_seq.ops`."""
+        recurrence = cell.over(sequences, state, reverse=self.go_backwards, training=training)
+        if self.watch is None:
+            return recurrence
+        batch, time, _ = ops.shape(sequences)
+        return recurrence._replace(probe=self.watch(ops.zeros((batch, time, cell.output_size), self.compute_dtype)))
+
+    def finish(self, outputs, states, training):
+        """What the layer returns of the outputs of all steps and the final states of all cells."""
+        cells = self.own_cells()
+        states = [
+            list(state) if tree.is_nested(cell.state_size) else state[0]
+            for cell, state in zip(cells, states, strict=True)
+        ]
+        if len(cells) == 1:
+            states = states[0] if tree.is_nested(states[0]) else states
+        if self.stateful:
+            self._keep_state(states)
+        # Keras's outputs are in the order of computation.
+        if self.return_sequences:
+            output = ops.flip(outputs, axis=1) if self.go_backwards else outputs
+        else:
+            output = outputs[:, 0 if self.go_backwards else -1]
+        return (output, *states) if self.return_state else output
+
+    def _keep_state(self, states):
+        for variable, value in zip(tree.flatten(self.states), tree.flatten(states), strict=True):
+            variable.assign(value)
+
+    def compute_mask(self, sequences, mask=None):
+        output_mask = _first(mask) if self.return_sequences else None
+        return [output_mask, *(None for _ in tree.flatten(self.state_size))] if self.return_state else output_mask
+
+    def get_config(self):
+        own = {
+            "residual": self.residual,
+            "initial_state_initializer": keras.initializers.serialize(self.initial_state_initializer),
+            "implementation": self.implementation,
+            "recompute": self.recompute,
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+        }
+        return {**super().get_config(), **own}
+
+
+def run_side_by_side(layers, sequences, initial_states, mask, training):
+    """Run layers with cells of ours over the same sequences.
+
+    Cells of one depth run in one call, which native kernels serve at the same time where they are alike.
+
+    Args:
+        layers: list of `RNN`, with equally many cells and equal `run_options`.
+        sequences: (batch, time, features).
+        initial_states: what each layer was given.
+        mask: (batch, time) booleans, or None.
+        training: whether to drop.
+
+    Returns:
+        What each layer returns.
+    """
+    options = layers[0].run_options(mask, training)
+    starts = [layer.starting_states(sequences, state) for layer, state in zip(layers, initial_states, strict=True)]
+    outputs, states = [sequences] * len(layers), [[] for _ in layers]
+    for depth, cells in enumerate(zip(*(layer.own_cells() for layer in layers), strict=True)):
+        started = [
+            layer.start(cell, inputs, start[depth], training)
+            for layer, cell, inputs, start in zip(layers, cells, outputs, starts, strict=True)
+        ]
+        for i, (output, state) in enumerate(run_recurrences(started, **options)):
+            outputs[i] = output + outputs[i] if depth and layers[i].residual else output
+            states[i].append(state)
+    return [layer.finish(*result, training) for layer, *result in zip(layers, outputs, states, strict=True)]
+
+
+def _first(mask):
+    """The mask of the sequences, where Keras gives one for each tensor."""
+    return mask[0] if isinstance(mask, (list, tuple)) else mask
