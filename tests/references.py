@@ -27,6 +27,17 @@ def lstm(inputs, kernel, recurrent_kernel, bias=None, **options):
     return _recur(_lstm_step, 2, inputs, kernel, recurrent_kernel, bias, **options)
 
 
+def extended_lstm(inputs, kernel, recurrent_kernel, bias=None, **options):
+    """As `lstm`, with `peephole` (3, units), `projection` (units, size), `norms` (a dict of gains, and a shift)."""
+    sizes = len(recurrent_kernel), kernel.shape[1] // 4
+    return _recur(_extended_lstm_step, sizes, inputs, kernel, recurrent_kernel, bias, **options)
+
+
+def layer_norm_gru(inputs, kernel, recurrent_kernel, bias=None, **options):
+    """As `gru`, with `norms`, a dict of gains."""
+    return _recur(_layer_norm_gru_step, 1, inputs, kernel, recurrent_kernel, bias, **options)
+
+
 def attention_decoder(
     recurrence,
     inputs,
@@ -91,13 +102,17 @@ def _recur(
     zoneout is (batch, units) or, one a step, (batch, time, units).
     """
     batch, time = inputs.shape[:2]
-    shape = (batch, time, len(recurrent_kernel))
+    sizes = states if isinstance(states, tuple) else (len(recurrent_kernel),) * states
+    shape = (batch, time, sizes[0])
     step = make_step(kernel, recurrent_kernel, np.zeros(kernel.shape[1]) if bias is None else bias, **cell)
-    state = initial_state or [np.zeros((batch, len(recurrent_kernel)))] * states
+    state = initial_state or [np.zeros((batch, size)) for size in sizes]
     output, outputs = np.zeros_like(state[0]), [None] * time
     mask = np.ones((batch, time), bool) if mask is None else mask
     dropped = _every_step(1 if recurrent_dropout_mask is None else recurrent_dropout_mask, shape)
-    zoneout = [_every_step(0 if m is None else m, shape) for m in zoneout_masks or [None] * states]
+    zoneout = [
+        _every_step(0 if m is None else m, (batch, time, size))
+        for m, size in zip(zoneout_masks or [None] * len(sizes), sizes, strict=True)
+    ]
     for t in reversed(range(time)) if reverse else range(time):
         visible, new_state = mask[:, t, None], step(before_step(inputs[:, t], state), state, dropped[:, t])
         new_state = [m[:, t] * s + (1 - m[:, t]) * new for m, s, new in zip(zoneout, state, new_state, strict=True)]
@@ -162,6 +177,61 @@ def _lstm_step(kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_a
         o = s(x @ w_o + (kept * h) @ u_o + b_o)
         c = forget * c + i * g
         return [o * f(c), c]
+
+    return step
+
+
+def layer_norm(x, gain, shift=0, epsilon=1e-3):
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    return gain * centred / np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + epsilon) + shift
+
+
+def _extended_lstm_step(kernel, recurrent_kernel, bias, *, peephole=None, projection=None, norms=None):
+    s = ACTIVATIONS["sigmoid"]
+    to_i, to_f, to_o = (0, 0, 0) if peephole is None else peephole
+    norms = norms or {}
+
+    def norm(x, name):
+        return layer_norm(x, norms[f"{name}_gamma"], norms.get(f"{name}_beta", 0)) if norms else x
+
+    def step(x, state, kept):
+        h, c = state
+        gates = norm(x @ kernel, "input") + norm((kept * h) @ recurrent_kernel, "recurrent") + bias
+        i, forget, g, o = np.split(gates, 4, axis=1)
+        c = s(forget + to_f * c) * c + s(i + to_i * c) * np.tanh(g)
+        h = s(o + to_o * c) * np.tanh(norm(c, "state"))
+        return [h if projection is None else h @ projection, c]
+
+    return step
+
+
+def _layer_norm_gru_step(kernel, recurrent_kernel, bias, *, norms, reset_after=True):
+    s, units = ACTIVATIONS["sigmoid"], len(recurrent_kernel)
+    gates, candidate = slice(0, 2 * units), slice(2 * units, None)
+    input_bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+
+    def norm(product, name, part):
+        return layer_norm(product, norms[f"{name}_gamma"][part])
+
+    def step(x, state, kept):
+        h = state[0]
+        z, r = np.split(
+            s(
+                norm(x @ kernel[:, gates], "input", gates)
+                + norm((kept * h) @ recurrent_kernel[:, gates], "recurrent", gates)
+                + input_bias[gates]
+                + recurrent_bias[gates]
+            ),
+            2,
+            axis=1,
+        )
+        if reset_after:
+            product = norm((kept * h) @ recurrent_kernel[:, candidate], "recurrent", candidate)
+            reset = r * (product + recurrent_bias[candidate])
+        else:
+            reset = norm((r * kept * h) @ recurrent_kernel[:, candidate], "recurrent", candidate)
+        g = np.tanh(norm(x @ kernel[:, candidate], "input", candidate) + input_bias[candidate] + reset)
+        return [z * h + (1 - z) * g]
 
     return step
 

@@ -55,8 +55,9 @@ class RecurrentCell:
         states = len(self._sizes())
         if len(self._zoneout_rates()) != states:
             raise ValueError(f"`zoneout` must be a number or a list of {states}, one a state. Received: {zoneout}")
-        for rate in self._zoneout_rates():
-            check_rate("zoneout", rate)
+        rates = [("zoneout", rate) for rate in self._zoneout_rates()]
+        for name, rate in [("dropout", self.dropout), ("recurrent_dropout", self.recurrent_dropout), *rates]:
+            check_rate(name, rate)
         self.recurrent_weight_dropout = check_rate("recurrent_weight_dropout", recurrent_weight_dropout)
         if dropout_mode not in DROPOUT_MODES:
             raise ValueError(f"`dropout_mode` must be one of {DROPOUT_MODES}. Received: {dropout_mode!r}")
