@@ -5,20 +5,24 @@ from keras_seq.layers.attention import BahdanauAttention
 from keras_seq.layers.attention_decoder import AttentionDecoder
 from keras_seq.layers.bidirectional import Bidirectional
 from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
-from keras_seq.layers.dropout import LockedDropout
+from keras_seq.layers.dropout import EmbeddingDropout, LockedDropout, VariationalDropout
 from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+from keras_seq.layers.regularization import ActivationRegularization
 from keras_seq.layers.rnn import RNN
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "ActivationRegularization",
     "AttentionDecoder",
     "BahdanauAttention",
     "Bidirectional",
+    "EmbeddingDropout",
     "GRUCell",
     "LSTMCell",
     "LockedDropout",
     "SimpleRNN",
     "SimpleRNNCell",
+    "VariationalDropout",
 ]

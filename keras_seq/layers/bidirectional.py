@@ -43,6 +43,10 @@ class Bidirectional(keras.layers.Bidirectional):
         TensorShape([2, 5, 8])
     """
 
+    def __init__(self, layer, merge_mode="concat", weights=None, backward_layer=None, **kwargs):
+        super().__init__(layer, merge_mode, weights, backward_layer, **kwargs)
+        self.supports_masking = True  # which Keras 3.16 no longer says of its own
+
     def call(self, sequences, initial_state=None, mask=None, training=None):
         if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
             mask = getattr(sequences, "_keras_mask", None)

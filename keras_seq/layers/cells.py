@@ -9,17 +9,10 @@ from keras import ops
 
 from keras_seq.ops import cell_math
 from keras_seq.ops.cell_math import RecurrentWeights
-from keras_seq.ops.random import dropout_mask
+from keras_seq.ops.random import check_rate, dropout_mask
 from keras_seq.ops.recurrence import Recurrence
 
 DROPOUT_MODES = ("variational", "locked", "naive")
-
-
-def check_rate(name, rate):
-    """Return a rate of dropout, once it is one."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {rate}")
-    return rate
 
 
 class Masks(NamedTuple):
@@ -46,8 +39,7 @@ class RecurrentCell:
             "locked" leaves the recurrent connections alone.
     """
 
-    # One dropout mask for all gates. Keras draws one a gate.
-    dropout_mask_count = None
+    _input_mask = _recurrent_mask = _kernel_mask = None  # see `get_dropout_mask`
 
     def __init__(self, *args, zoneout=0.0, recurrent_weight_dropout=0.0, dropout_mode="variational", **kwargs):
         super().__init__(*args, **kwargs)
@@ -180,30 +172,38 @@ class RecurrentCell:
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]
 
     def _step_masks(self, inputs, state, training):
-        """`Masks` of one step. The cell keeps those that last a sequence; `keras.layers.RNN` resets them."""
+        """`Masks` of one step."""
         if not training:
             return Masks(zoneout=[rate or None for rate in self._zoneout_rates()])
+        kept = self._input_mask, self._recurrent_mask, self._kernel_mask
+        fresh = (
+            lambda: self._draw(ops.shape(inputs), self.dropout),
+            lambda: self._draw(ops.shape(state[0]), self.recurrent_dropout),
+            self._draw_kernel_mask,
+        )
+        masks = [draw() if mask is None else mask for mask, draw in zip(kept, fresh, strict=True)]
         shares = [self._draw_zoneout(ops.shape(s), rate) for s, rate in zip(state, self._zoneout_rates(), strict=True)]
-        recurrent = self.get_recurrent_dropout_mask(state[0])
-        return Masks(self.get_dropout_mask(inputs), recurrent, self._kernel_mask, shares)
+        return Masks(*masks, shares)
 
-    _kernel_mask = None
+    # `keras.layers.RNN` asks for the masks that last a sequence before its loop and resets them after it. Between the
+    # two, and only there, the cell keeps them: a call by itself draws anew, and nothing leaks from graph to graph.
 
     def get_dropout_mask(self, step_input):
-        if self.dropout_mode == "naive":
-            self.reset_dropout_mask()
-        return super().get_dropout_mask(step_input)
+        if self.dropout_mode != "naive":
+            self._input_mask = self._draw(ops.shape(step_input), self.dropout)
+        return self._input_mask
 
     def get_recurrent_dropout_mask(self, step_input):
-        if self.dropout_mode == "naive":
-            super().reset_recurrent_dropout_mask()
-        if self._kernel_mask is None:
-            self._kernel_mask = self._draw_kernel_mask()
-        return super().get_recurrent_dropout_mask(step_input)
+        self._kernel_mask = self._draw_kernel_mask()
+        if self.dropout_mode != "naive":
+            self._recurrent_mask = self._draw(ops.shape(step_input), self.recurrent_dropout)
+        return self._recurrent_mask
+
+    def reset_dropout_mask(self):
+        self._input_mask = None
 
     def reset_recurrent_dropout_mask(self):
-        super().reset_recurrent_dropout_mask()
-        self._kernel_mask = None
+        self._recurrent_mask = self._kernel_mask = None
 
     def get_config(self):
         own = ("zoneout", "recurrent_weight_dropout", "dropout_mode")

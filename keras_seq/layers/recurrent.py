@@ -3,8 +3,9 @@
 
 import keras
 
-from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, check_rate
+from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.rnn import RNN
+from keras_seq.ops.random import check_rate
 
 
 def _of_cell(name):

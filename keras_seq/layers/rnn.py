@@ -79,6 +79,7 @@ class RNN(keras.layers.RNN):
             zero_output_for_mask=zero_output_for_mask,
             **kwargs,
         )
+        self.supports_masking = True  # which Keras 3.16 no longer says of its own
         self.residual = residual
         self.initial_state_initializer = keras.initializers.get(initial_state_initializer)
         self.implementation = check_implementation(implementation)

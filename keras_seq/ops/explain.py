@@ -7,6 +7,8 @@ from keras import layers
 
 from keras_seq.ops.implementation import Choice
 
+_REPLACEABLE = (layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)  # not ConvLSTM, nor what derives from these
+
 
 class Explanation(NamedTuple):
     """How one layer runs."""
@@ -35,7 +37,7 @@ def explain(layer_or_model, print_fn=print):
         >>> rows = keras_seq.explain(model)
         layer  kind  implementation  reason
         lstm   LSTM  xla             asked for by `implementation`
-        gru    GRU   keras           not a layer of keras_seq
+        gru    GRU   keras           not a layer of keras_seq; keras_seq.convert replaces it
         >>> rows[0].implementation
         'xla'
     """
@@ -44,7 +46,10 @@ def explain(layer_or_model, print_fn=print):
         if hasattr(layer, "choose_implementation"):
             choice = layer.choose_implementation()
         elif isinstance(layer, layers.RNN):
-            choice = Choice("keras", "not a layer of keras_seq")
+            reason = "not a layer of keras_seq"
+            if type(layer) in _REPLACEABLE:
+                reason += "; keras_seq.convert replaces it"
+            choice = Choice("keras", reason)
         else:
             continue
         rows[id(layer)] = Explanation(layer.name, type(layer).__name__, *choice)  # a shared layer has one row

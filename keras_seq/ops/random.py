@@ -2,9 +2,17 @@
 """Random masks for dropout and zoneout."""
 
 import math
+import numbers
 
 import keras
 from keras import backend, ops
+
+
+def check_rate(name, rate):
+    """Return the rate of a dropout as a float, once it is one; `name` is the argument that a message is about."""
+    if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {rate!r}")
+    return float(rate)
 
 
 def dropout_mask(shape, rate, seed_generator, dtype=None, scale=True):

@@ -1,81 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every public layer must do, one row a layer."""
+"""What every public layer must do, whatever it is: one check after the other over the rows of `catalog`."""
 
 import inspect
 
 import keras
 import numpy as np
 import pytest
-from conftest import assert_close
+import tensorflow as tf
+from catalog import BATCH, CATALOG, MASK, SOURCE, TIME, call, make, make_native
+from conftest import assert_close, run_with_gradients
 
+import keras_seq
 from keras_seq import layers
 
-BATCH, TIME, SOURCE, FEATURES, UNITS = 2, 4, 5, 3, 6
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
-SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, UNITS)
-STEP, STATE = draw(BATCH, FEATURES), draw(BATCH, UNITS)
-INITIALIZERS = {f"{name}_initializer": "he_normal" for name in ("kernel", "recurrent", "bias")}
-REGULARIZERS = {f"{name}_regularizer": "l1" for name in ("kernel", "recurrent", "bias")}
-CONSTRAINTS = {f"{name}_constraint": "max_norm" for name in ("kernel", "recurrent", "bias")}
-CELL = {"units": UNITS, "activation": "relu", "dropout": 0.1, "recurrent_dropout": 0.2, "seed": 7}
-CELL |= {"use_bias": False, **INITIALIZERS, **REGULARIZERS, **CONSTRAINTS}
-LAYER = {"return_sequences": True, "return_state": True, "go_backwards": True, "zero_output_for_mask": True}
-LAYER |= {"unroll": True, "activity_regularizer": "l2", "implementation": "xla", "use_cudnn": False}
-GATES = {"recurrent_activation": "hard_sigmoid"}
-
-# The arguments of the constructor, none at its default where that can be, and those of a call.
-CATALOG = {
-    "AttentionDecoder": (
-        {
-            "units": UNITS,
-            "cell": "gru",
-            "attention": lambda: layers.BahdanauAttention(UNITS + 1),
-            "dropout": 0.1,
-            "recurrent_dropout": 0.2,
-            "seed": 7,
-            "return_state": True,
-            "implementation": "xla",
-        },
-        (SEQUENCES, MEMORY),
-    ),
-    "BahdanauAttention": ({"units": UNITS, "kernel_initializer": "he_normal"}, ([SEQUENCES, MEMORY],)),
-    "Bidirectional": (
-        {"layer": lambda: layers.GRU(UNITS, return_sequences=True, activation="relu"), "merge_mode": "ave"},
-        (SEQUENCES,),
-    ),
-    "GRU": ({**CELL, **LAYER, **GATES, "reset_after": False}, (SEQUENCES,)),
-    "GRUCell": ({**CELL, **GATES, "reset_after": False}, (STEP, [STATE])),
-    "LSTM": ({**CELL, **LAYER, **GATES, "unit_forget_bias": False}, (SEQUENCES,)),
-    "LSTMCell": ({**CELL, **GATES, "unit_forget_bias": False}, (STEP, [STATE, STATE])),
-    "LockedDropout": ({"rate": 0.3, "seed": 7}, (SEQUENCES,)),
-    "SimpleRNN": ({**CELL, **LAYER}, (SEQUENCES,)),
-    "SimpleRNNCell": (CELL, (STEP, [STATE])),
-}
 every_layer = pytest.mark.parametrize("name", CATALOG)
-
-
-def make(name):
-    arguments = {key: value() if callable(value) else value for key, value in CATALOG[name][0].items()}
-    return getattr(layers, name)(**arguments)
-
-
-def call(layer, name):
-    return layer(*CATALOG[name][1])
+every_layer_with_a_kernel = pytest.mark.parametrize("name", [name for name, row in CATALOG.items() if row.kernel])
 
 
 def symbolic(arguments, *, static=True):
     """Keras inputs in the place of arrays; with `static=False` of unknown length."""
 
     def as_input(array):
+        if np.issubdtype(array.dtype, np.integer):  # tokens
+            return keras.Input(array.shape[1:] if static else (None,), dtype="int32")
         length = array.shape[1:-1] if static else [None] * (array.ndim - 2)
         return keras.Input((*length, array.shape[-1]))
 
     return keras.tree.map_structure(as_input, arguments)
+
+
+def of_other_shapes(arguments):
+    """The arguments twice in a row and once more in time: what dynamic axes must bear."""
+
+    def grown(array):
+        array = np.concatenate([array, array], axis=0)
+        is_long = array.ndim == 3 or np.issubdtype(array.dtype, np.integer)
+        return np.concatenate([array, array[:, :1]], axis=1) if is_long else array
+
+    return keras.tree.map_structure(grown, arguments)
+
+
+def make_rolled(name):
+    """The layer of a row, with a loop over time where that can be."""
+    return make(name, **({"unroll": False} if "unroll" in CATALOG[name].arguments else {}))
 
 
 def test_every_public_layer_has_a_row():
@@ -85,12 +52,13 @@ def test_every_public_layer_has_a_row():
 @every_layer
 def test_config(name):
     layer = make(name)
-    outputs, config = call(layer, name), layer.get_config()
-    twin = type(layer).from_config(config)
-    assert twin.get_config() == config
-    call(twin, name)
-    twin.set_weights(layer.get_weights())
-    assert_close(call(twin, name), outputs, 0)
+    twin = type(layer).from_config(layer.get_config())
+    assert twin.get_config() == layer.get_config()
+    outputs = call(layer, name)
+    for another in (twin, type(layer).from_config(layer.get_config())):  # also from the config of a built layer
+        call(another, name)
+        another.set_weights(layer.get_weights())
+        assert_close(call(another, name), outputs, 0)
 
 
 @every_layer
@@ -98,9 +66,9 @@ def test_every_argument_is_in_the_config(name):
     layer = make(name)
     config, signature = layer.get_config(), inspect.signature(type(layer).__init__)
     if type(layer).__init__.__module__.startswith("keras_seq"):
-        positional = {p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD}
-        assert positional - {"self"} <= set(config)
-    for argument, value in CATALOG[name][0].items():
+        named = {p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        assert named - {"self", "weights"} <= set(config)  # initial weights are none of it, as in Keras
+    for argument, value in CATALOG[name].arguments.items():
         if isinstance(value, str) and isinstance(config[argument], dict):  # an object of Keras
             assert config[argument]["class_name"].lower() == value.replace("_", "")
         elif not callable(value):
@@ -109,26 +77,69 @@ def test_every_argument_is_in_the_config(name):
 
 @every_layer
 def test_a_model_is_saved_and_loaded(name, tmp_path):
-    inputs = symbolic(CATALOG[name][1])
+    inputs = symbolic(CATALOG[name].inputs)
     model = keras.Model(keras.tree.flatten(inputs), make(name)(*inputs))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    arrays = keras.tree.flatten(CATALOG[name][1])
+    arrays = keras.tree.flatten(CATALOG[name].inputs)
     assert_close(loaded(arrays), model(arrays), 0)
     assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in model.layers]
 
 
 @every_layer
+def test_a_mask_goes_through(name):
+    first, *others = keras.tree.flatten(CATALOG[name].inputs)
+    if not CATALOG[name].keeps_mask:  # a cell has no time
+        assert np.ndim(first) == 2
+        return
+    layer = make(name)
+    masked = tf.convert_to_tensor(first)
+    masked._keras_mask = tf.constant(MASK)
+    arguments = keras.tree.pack_sequence_as(CATALOG[name].inputs, [masked, *others])
+    output = keras.tree.flatten(layer(*arguments))[0]
+    np.testing.assert_array_equal(output._keras_mask, MASK)
+
+
+@every_layer
 @pytest.mark.parametrize("static", [True, False])
 def test_symbolic_shapes_are_real_ones(name, static):
-    layer = make(name)
-    if not static and getattr(layer, "unroll", False):
-        layer.unroll = False
+    layer = make(name) if static else make_rolled(name)
     unknown = {BATCH} if static else {BATCH, TIME, SOURCE}  # sizes that nothing else has
-    predicted = keras.tree.flatten(layer(*symbolic(CATALOG[name][1], static=static)))
+    predicted = keras.tree.flatten(layer(*symbolic(CATALOG[name].inputs, static=static)))
     for symbol, tensor in zip(predicted, keras.tree.flatten(call(layer, name)), strict=True):
         assert symbol.dtype == keras.backend.standardize_dtype(tensor.dtype)
         assert symbol.shape == tuple(None if size in unknown else size for size in tensor.shape)
+
+
+@every_layer
+@pytest.mark.parametrize("jit", [False, True])
+def test_compiled_with_dynamic_batch_and_time(name, jit):
+    layer = make_rolled(name)
+    inputs = CATALOG[name].inputs
+    call(layer, name)
+
+    def specification(array):
+        is_long = array.ndim == 3 or np.issubdtype(array.dtype, np.integer)
+        return tf.TensorSpec([None, *([None] * is_long), *array.shape[1 + is_long :]], array.dtype)
+
+    signature = keras.tree.map_structure(specification, inputs)
+    run = tf.function(lambda *arguments: layer(*arguments), input_signature=signature, jit_compile=jit)
+    for arguments in (inputs, of_other_shapes(inputs)):
+        assert_close(run(*keras.tree.map_structure(tf.convert_to_tensor, arguments)), layer(*arguments), 3e-6)
+
+
+@every_layer
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_model_trains(name, jit):
+    keras.utils.set_random_seed(0)
+    inputs = symbolic(CATALOG[name].inputs)
+    [output, *_] = keras.tree.flatten(make_rolled(name)(*inputs))
+    model = keras.Model(keras.tree.flatten(inputs), keras.layers.Dense(1)(output))
+    model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=jit)
+    arrays = keras.tree.flatten(CATALOG[name].inputs)
+    targets = np.ones((*model.output_shape[:-1], 1)[1:], "float32")[None].repeat(BATCH, axis=0)
+    losses = model.fit(arrays, targets, epochs=8, batch_size=BATCH, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
 
 
 @pytest.fixture
@@ -139,18 +150,53 @@ def policy():
     keras.config.set_dtype_policy(before)
 
 
+# Over six seeds the row of the LSTM, two cells with relu and normalisation, is off by 0.6 to 4 % in bfloat16.
 @every_layer
-def test_mixed_bfloat16(name, policy):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 5e-2), ("float16", 1e-2)])
+def test_mixed_precision(name, dtype, tolerance, policy):
+    keras.utils.set_random_seed(0)
     exact = make(name)
+    call(exact, name)
+    exact.set_weights([np.array(tf.cast(tf.cast(w, dtype), "float32")) for w in exact.get_weights()])  # as it will be
     expected = call(exact, name)
-    policy("mixed_bfloat16")
+    policy(f"mixed_{dtype}")
     layer = make(name)
     call(layer, name)
     layer.set_weights(exact.get_weights())
     outputs = call(layer, name)
-    assert {keras.backend.standardize_dtype(x.dtype) for x in keras.tree.flatten(outputs)} == {"bfloat16"}
+    assert {keras.backend.standardize_dtype(x.dtype) for x in keras.tree.flatten(outputs)} == {dtype}
     assert all(weight.dtype == "float32" for weight in layer.weights)
-    assert_close([keras.ops.cast(x, "float32") for x in keras.tree.flatten(outputs)], expected, 3e-2)
+    assert_close([keras.ops.cast(x, "float32") for x in keras.tree.flatten(outputs)], expected, tolerance)
+
+
+@every_layer
+def test_float64(name):
+    exact, layer = make(name), make(name, dtype="float64")
+    expected = call(exact, name)
+    call(layer, name)
+    layer.set_weights(exact.get_weights())
+    outputs = call(layer, name)
+    kinds = {keras.backend.standardize_dtype(x.dtype) for x in keras.tree.flatten(outputs)}
+    assert kinds == {"float64"}
+    assert_close(outputs, expected, 1e-5)
+
+
+@every_layer_with_a_kernel
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_native_and_xla_agree(name, mode):
+    """In training, with the same masks drawn: outputs and the gradients of inputs and weights."""
+    results = []
+    for implementation in ("native", "xla"):
+        layer = make_native(name)
+        call(layer, name)
+        layer.set_weights([np.random.default_rng(i).normal(0, 0.4, w.shape) for i, w in enumerate(layer.weights)])
+        with keras_seq.ops.use_implementation(implementation):
+            assert {row.implementation for row in keras_seq.explain(layer, print_fn=None)} == {implementation}
+            run = run_with_gradients(
+                lambda *x, layer=layer: layer(*x, training=True), CATALOG[name].inputs, layer.trainable_variables, mode
+            )
+        results.append(run)
+    assert_close(*results, 3e-5)
 
 
 @every_layer

@@ -21,6 +21,7 @@ def draw(*shape):
 
 
 SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, FEATURES)
+TOKENS = np.random.default_rng(0).integers(0, 9, (BATCH, TIME))
 # Each layer that drops, and what it is called with.
 DROPPING = {
     "LockedDropout": (lambda: layers.LockedDropout(RATE, seed=1), [SEQUENCES]),
@@ -30,6 +31,15 @@ DROPPING = {
     "GRU recurrent": (lambda: layers.GRU(UNITS, seed=1, recurrent_dropout=RATE), [SEQUENCES]),
     "LSTM": (lambda: layers.LSTM(UNITS, seed=1, dropout=RATE), [SEQUENCES]),
     "LSTM recurrent": (lambda: layers.LSTM(UNITS, seed=1, recurrent_dropout=RATE), [SEQUENCES]),
+    "LSTM naive": (lambda: layers.LSTM(UNITS, seed=1, dropout_mode="naive", **RATES), [SEQUENCES]),
+    "GRU output": (lambda: layers.GRU(UNITS, seed=1, output_dropout=RATE), [SEQUENCES]),
+    "GRU weights": (lambda: layers.GRU(UNITS, seed=1, recurrent_weight_dropout=RATE), [SEQUENCES]),
+    "LSTM zoneout": (lambda: layers.LSTM(UNITS, seed=1, zoneout=[RATE, 0.1]), [SEQUENCES]),
+    "LSTM stack": (lambda: layers.LSTM(UNITS, seed=1, num_layers=2, **RATES), [SEQUENCES]),
+    "RNN": (lambda: layers.RNN(layers.GRUCell(UNITS, seed=1, **RATES)), [SEQUENCES]),
+    "RNN of Keras": (lambda: keras.layers.RNN(layers.GRUCell(UNITS, seed=1, **RATES)), [SEQUENCES]),
+    "VariationalDropout": (lambda: layers.VariationalDropout(layers.GRU(UNITS), RATE, RATE, RATE, 1), [SEQUENCES]),
+    "EmbeddingDropout": (lambda: layers.EmbeddingDropout(keras.layers.Embedding(9, 4), RATE, 1), [TOKENS]),
     "Bidirectional": (lambda: layers.Bidirectional(layers.GRU(UNITS, seed=1, **RATES)), [SEQUENCES]),
     "AttentionDecoder": (lambda: layers.AttentionDecoder(UNITS, seed=1, dropout=RATE), [SEQUENCES, MEMORY]),
     "AttentionDecoder recurrent": (
@@ -45,7 +55,7 @@ def seeds(layer):
     return [np.array(v) for inner in layer._flatten_layers() for v in inner.variables if "seed" in v.path]
 
 
-@every_dropping_layer
+@pytest.mark.parametrize("name", [name for name in DROPPING if name != "RNN of Keras"])  # which draws there too
 def test_nothing_is_drawn_at_inference(name):
     make, arguments = DROPPING[name]
     layer = make()
@@ -169,9 +179,14 @@ def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
     assert_close(outputs, expected, 1e-5)
 
 
-def test_a_model_trains_with_dropout_under_xla():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([layers.LSTM(UNITS, **RATES), keras.layers.Dense(1)])
-    model.compile("adam", "mse", jit_compile=True)
-    history = model.fit(SEQUENCES, SEQUENCES[:, 0, :1], epochs=2, verbose=0)
-    assert np.all(np.isfinite(history.history["loss"]))
+@pytest.mark.parametrize("name", ["LSTM recurrent", "LSTM naive", "LSTM zoneout", "GRU weights", "GRU output", "RNN"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_every_step_of_training_draws_anew(name, jit):
+    """With a learning rate of 0 and one batch, only the masks can move the loss."""
+    make, [sequences] = DROPPING[name]
+    model = keras.Sequential([make(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit)
+    losses = model.fit(sequences, sequences[:, 0, :1], epochs=4, batch_size=BATCH, verbose=0).history["loss"]
+    assert len(set(losses)) == 4
+    evaluated = [model.evaluate(sequences, sequences[:, 0, :1], verbose=0) for _ in range(2)]
+    assert evaluated[0] == evaluated[1]

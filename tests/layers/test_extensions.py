@@ -221,10 +221,16 @@ def test_a_learned_initial_state_starts_every_sequence_and_learns(kind, implemen
         (lambda: layers.LSTM(4, projection_units=0), "`projection_units` must be positive or None. Received: 0"),
         (lambda: layers.GRU(4, projection_units=2), "projection_units"),
         (lambda: layers.GRU(4, zoneout=[0.1, 0.2]), r"`zoneout` must be a number or a list of 1.*\[0.1, 0.2\]"),
-        (lambda: layers.LSTM(4, zoneout=1.0), r"`zoneout` must be in \[0, 1\). Received: 1.0"),
-        (lambda: layers.LSTM(4, recurrent_dropout=1.0), r"`recurrent_dropout` must be in \[0, 1\). Received: 1.0"),
-        (lambda: layers.LSTM(4, output_dropout=-0.1), r"`output_dropout` must be in \[0, 1\). Received: -0.1"),
-        (lambda: layers.LSTM(4, recurrent_weight_dropout=2), r"`recurrent_weight_dropout` must be in \[0, 1\)"),
+        (lambda: layers.LSTM(4, zoneout=1.0), r"`zoneout` must be a number in \[0, 1\). Received: 1.0"),
+        (
+            lambda: layers.LSTM(4, recurrent_dropout=1.0),
+            r"`recurrent_dropout` must be a number in \[0, 1\). Received: 1.0",
+        ),
+        (lambda: layers.LSTM(4, output_dropout=-0.1), r"`output_dropout` must be a number in \[0, 1\). Received: -0.1"),
+        (
+            lambda: layers.LSTM(4, recurrent_weight_dropout=2),
+            r"`recurrent_weight_dropout` must be a number in \[0, 1\)",
+        ),
         (lambda: layers.LSTM(4, dropout_mode="gal"), "`dropout_mode` must be one of .*'naive'.*Received: 'gal'"),
         (
             lambda: layers.LSTM(4, dropout_mode="locked", recurrent_dropout=0.1),
@@ -249,5 +255,5 @@ def test_an_argument_that_cannot_be(make, message):
 def test_a_state_for_each_cell_of_a_stack():
     state = np.zeros((BATCH, UNITS), "float32")
     stack = layers.LSTM(UNITS, num_layers=2)
-    with pytest.raises(ValueError, match="`initial_state` must be a list of 2, one entry a cell. Received: 3"):
+    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2, one entry a cell\. Received: 3"):
         stack(SEQUENCES, initial_state=[[state, state]] * 3)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VariationalDropout: three masks a sequence around a recurrent layer, which is otherwise as it was."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_close
+
+import keras_seq
+from keras_seq import layers
+from keras_seq.layers.dropout import VariationalDropout
+
+RATE = 0.3
+BATCH, TIME, UNITS = 3, 5, 4
+X = np.random.default_rng(0).normal(size=(BATCH, TIME, UNITS)).astype("float32")
+RATES = {"input_rate": 0.2, "recurrent_rate": 0.3, "output_rate": 0.4}
+ALL = {"return_sequences": True, "return_state": True}
+# What can be wrapped, and how many of its results are outputs rather than states.
+WRAPPED = {
+    "SimpleRNN": (lambda: layers.SimpleRNN(UNITS), 1),
+    "GRU": (lambda: layers.GRU(UNITS, go_backwards=True, **ALL), 1),
+    "LSTM": (lambda: layers.LSTM(UNITS, return_state=True), 1),
+    "Bidirectional": (lambda: layers.Bidirectional(layers.LSTM(UNITS, **ALL)), 1),
+    "Bidirectional unmerged": (lambda: layers.Bidirectional(layers.GRU(UNITS), merge_mode=None), 2),
+    "Keras's LSTM": (lambda: keras.layers.LSTM(UNITS, **ALL), 1),
+    "Keras's Bidirectional": (lambda: keras.layers.Bidirectional(keras.layers.GRU(UNITS, return_sequences=True)), 1),
+    "Keras's stack": (lambda: keras.layers.RNN([keras.layers.LSTMCell(6), keras.layers.GRUCell(UNITS)], **ALL), 1),
+}
+every_layer = pytest.mark.parametrize("name", WRAPPED)
+
+
+def wrap(name, seed=1, **rates):
+    return VariationalDropout(WRAPPED[name][0](), **(rates or RATES), seed=seed)
+
+
+def as_list(results):
+    return list(results) if isinstance(results, (list, tuple)) else [results]
+
+
+def rates_in(config):
+    """Every `recurrent_dropout` in a configuration."""
+    if isinstance(config, dict):
+        own = [value for key, value in config.items() if key == "recurrent_dropout"]
+        return own + [rate for value in config.values() for rate in rates_in(value)]
+    return [rate for value in config for rate in rates_in(value)] if isinstance(config, (list, tuple)) else []
+
+
+def seeds(layer):
+    return [np.array(v) for inner in layer._flatten_layers() for v in inner.variables if "seed" in v.path]
+
+
+def masks_of(kind, units, batch, *, return_sequences=True, **rate):
+    """The one mask that is drawn, at every step: of a layer `h_t = W x_t + U h_{t-1}` that makes it visible."""
+    rnn = kind(units, activation="linear", use_bias=False, return_sequences=return_sequences)
+    layer = VariationalDropout(rnn, seed=7, **rate)
+    layer.build((None, None, units))
+    recurrent = "recurrent_rate" in rate
+    layer.layer.set_weights([np.eye(units), np.eye(units) * recurrent])
+    sequences = np.full((batch, TIME, units), 0.0 if recurrent else 1.0, "float32")
+    outputs = np.array(layer(sequences, initial_state=[np.ones((batch, units), "float32")], training=True))
+    if recurrent and return_sequences:  # h_t = m * h_{t-1}, from ones
+        outputs = outputs ** (1 / np.arange(1, TIME + 1))[None, :, None]
+    return outputs
+
+
+@pytest.mark.parametrize("kind", [layers.SimpleRNN, keras.layers.SimpleRNN])
+@pytest.mark.parametrize("name", RATES)
+def test_one_mask_a_sequence(kind, name):
+    masks = masks_of(kind, 40, 500, **{name: RATE})
+    assert_close(masks, np.repeat(masks[:, :1], TIME, axis=1), 1e-5)
+    masks = masks[:, 0]
+    np.testing.assert_allclose(np.unique(masks.round(5)), [0, 1 / (1 - RATE)], rtol=1e-4)
+    assert len(np.unique(masks, axis=0)) > 0.9 * len(masks)  # sequences differ
+    sigma = (RATE / (1 - RATE) / masks.size) ** 0.5
+    assert abs(masks.mean() - 1) < 5 * sigma
+
+
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_the_three_masks_act_where_they_should(return_sequences):
+    inputs, recurrent, outputs = (masks_of(layers.SimpleRNN, UNITS, BATCH, **{n: RATE})[:, 0] for n in RATES)
+    for one, other in [(inputs, recurrent), (inputs, outputs), (recurrent, outputs)]:
+        assert not np.allclose(one, other)
+    rnn = layers.SimpleRNN(UNITS, activation="linear", use_bias=False, return_sequences=return_sequences)
+    layer = VariationalDropout(rnn, RATE, RATE, RATE, seed=7)
+    layer.build(X.shape)
+    layer.layer.set_weights([np.eye(UNITS), np.eye(UNITS)])
+    h, expected = np.zeros((BATCH, UNITS)), []
+    for x in X.transpose(1, 0, 2):
+        h = inputs * x + recurrent * h
+        expected.append(outputs * h)
+    expected = np.stack(expected, axis=1) if return_sequences else expected[-1]
+    assert_close(layer(X, training=True), expected, 1e-5)
+
+
+@every_layer
+def test_it_is_a_layer_with_recurrent_dropout_between_masks(name):
+    layer, outputs = wrap(name), WRAPPED[name][1]
+    results = as_list(layer(X, training=True))
+    assert {*rates_in(layer.layer.get_config())} == {0.3}
+    inner = type(layer.layer).from_config(layer.layer.get_config())
+    inner.build(X.shape)
+    inner.set_weights(layer.layer.get_weights())
+
+    def mask(dropout, features):
+        return keras.random.dropout(np.ones((BATCH, 1, features), "float32"), dropout.rate, seed=generators[dropout])
+
+    generators = {d: keras.random.SeedGenerator(d.seed) for d in (layer.input_dropout, layer.output_dropout)}
+    expected = as_list(inner(X * mask(layer.input_dropout, UNITS), training=True))
+    for i, output in enumerate(expected[:outputs]):
+        locked = mask(layer.output_dropout, output.shape[-1])
+        expected[i] = output * (locked if layer.return_sequences else locked[:, 0])
+    assert_close(results, expected, 1e-5)
+
+
+@every_layer
+def test_at_inference_it_is_the_layer(name):
+    layer, plain = wrap(name), WRAPPED[name][0]()
+    plain.build(X.shape)
+    layer.build(X.shape)
+    layer.layer.set_weights(plain.get_weights())
+    before = seeds(layer)
+    mask = np.arange(TIME) < np.array([[5], [3], [1]])
+    state = plain(X, mask=mask)[-1] if name == "LSTM" else None
+    states = None if state is None else [state, state]
+    of_keras = "Keras" in name  # whose layers with recurrent dropout split the products, and draw at inference too
+    for training in (None, False):
+        assert_close(
+            layer(X, mask=mask, initial_state=states, training=training),
+            plain(X, mask=mask, initial_state=states),
+            1e-6 if of_keras else 0,
+        )
+    if not of_keras:
+        np.testing.assert_array_equal(before, seeds(layer))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("rate", RATES)
+def test_every_call_draws_anew(rate, mode):
+    layer = wrap("Bidirectional", **{rate: 0.5})
+    layer(X)
+
+    def run(x):
+        return layer(x, training=True)[0]
+
+    run = run if mode == "eager" else tf.function(run, jit_compile=mode == "jit")
+    assert not np.allclose(run(X), run(X))
+
+
+def test_fit_draws_anew_at_every_step():
+    model = keras.Sequential([wrap("SimpleRNN"), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=True)
+    losses = model.fit(X, X[:, 0, :1], epochs=4, verbose=0).history["loss"]
+    assert len({*losses}) == 4
+    assert np.all(np.isfinite(losses))
+
+
+@every_layer
+def test_config_and_file_keep_it(name, tmp_path):
+    layer = wrap(name)
+    twin = VariationalDropout.from_config(layer.get_config())
+    assert twin.get_config() == layer.get_config()
+    inputs = keras.Input((None, UNITS))
+    outputs = layer(inputs)
+    model = keras.Model(inputs, outputs)
+    results = model(X)
+    shapes = [[y.shape[-1] for y in keras.tree.flatten(tensors)] for tensors in (outputs, results)]
+    assert shapes[0] == shapes[1]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_close(loaded(X), results, 0)
+    twin.build(X.shape)
+    twin.layer.set_weights(layer.layer.get_weights())
+    fresh = VariationalDropout.from_config(layer.get_config())
+    fresh.build(X.shape)
+    fresh.layer.set_weights(layer.layer.get_weights())
+    assert_close(twin(X, training=True), fresh(X, training=True), 0)
+
+
+def test_a_seed_makes_the_masks():
+    def run(seed):
+        gru = layers.GRU(UNITS, kernel_initializer="ones", recurrent_initializer="ones")
+        layer = VariationalDropout(gru, **RATES, seed=seed)
+        return np.array(layer(X, training=True))
+
+    np.testing.assert_array_equal(run(1), run(1))
+    assert not np.allclose(run(1), run(2))
+    assert not np.allclose(run(None), run(None))
+
+
+def test_masks_pass_through():
+    tokens = np.array([[1, 2, 3, 0, 0], [4, 1, 0, 0, 0]])
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(5, UNITS, mask_zero=True),
+            VariationalDropout(layers.Bidirectional(layers.LSTM(UNITS, return_sequences=True)), **RATES, seed=1),
+            VariationalDropout(layers.GRU(UNITS), **RATES, seed=2),
+        ]
+    )
+    outputs = model(tokens)
+    inner = model.layers[1](model.layers[0](tokens), training=True)
+    np.testing.assert_array_equal(inner._keras_mask, tokens != 0)
+    assert_close(outputs, model(np.pad(tokens, ((0, 0), (0, 3)))), 1e-6)
+    assert model.layers[2].compute_mask(inner, inner._keras_mask) is None
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_the_dtype_is_that_of_the_layer(policy):
+    layer = VariationalDropout(layers.LSTM(UNITS, dtype=policy, **ALL), **RATES)
+    for results in (layer(X, training=True), layer(X), layer(keras.Input((None, UNITS)))):
+        assert {keras.backend.standardize_dtype(y.dtype) for y in results} == {layer.compute_dtype} != {"float32"}
+    assert {v.dtype for v in layer.trainable_variables} == {"float32"}
+
+
+def test_a_stateful_layer_keeps_its_state_undropped():
+    layer = VariationalDropout(layers.GRU(UNITS, stateful=True), output_rate=0.5, seed=1)
+    first = np.array(layer(X))
+    np.testing.assert_array_equal(layer.states[0], first)
+    assert not np.allclose(layer(X), first)
+    layer.reset_state()
+    np.testing.assert_array_equal(layer(X), first)
+    assert layer.stateful
+    assert not layer.go_backwards
+
+
+def test_explain_finds_the_layer_inside():
+    rows = keras_seq.explain(VariationalDropout(layers.LSTM(4, name="lstm"), 0.1, 0.2, 0.3), print_fn=None)
+    assert [(row.layer, row.kind) for row in rows] == [("lstm", "LSTM")]
+    assert rows[0].implementation == layers.LSTM(4).choose_implementation().implementation
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan"), "0.5", None])
+@pytest.mark.parametrize("name", RATES)
+def test_rates_are_checked(name, rate):
+    with pytest.raises(ValueError, match=name):
+        VariationalDropout(layers.GRU(2), **{name: rate})
+
+
+@keras.saving.register_keras_serializable("test")
+class Cell(keras.layers.Layer):
+    """A cell that cannot drop."""
+
+    state_size = output_size = UNITS
+
+    def call(self, inputs, states):
+        return inputs, states
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: VariationalDropout("lstm"), "`layer` must be a recurrent layer. Received: 'lstm'"),
+        (lambda: VariationalDropout(keras.layers.Dense(2), 0.1), "`layer` must be a recurrent layer"),
+        (lambda: VariationalDropout(layers.GRU(2), 0.1, seed=1.5), "`seed`"),
+        (lambda: VariationalDropout(keras.layers.RNN(Cell()), recurrent_rate=0.1), "`recurrent_rate` must be 0"),
+        (lambda: VariationalDropout(layers.GRU(2, dropout=0.1), input_rate=0.1), "`layer` must not drop its inputs"),
+        (lambda: VariationalDropout(layers.GRU(2, recurrent_dropout=0.1), 0.1), "`recurrent_dropout`"),
+        (lambda: VariationalDropout(layers.Bidirectional(layers.GRU(2, recurrent_dropout=0.1)), 0, 0.2), "=0.1 and"),
+        (lambda: VariationalDropout(layers.GRU(2), 0.1)(np.ones((2, 3), "float32")), "expected ndim=3"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_dropout_of_its_own_that_no_rate_touches_stays():
+    cells = [keras.layers.GRUCell(UNITS), keras.layers.GRUCell(UNITS, dropout=0.4)]
+    layer = VariationalDropout(keras.layers.RNN(cells), 0.2, 0.3)
+    assert [cell.dropout for cell in layer.layer.cell.cells] == [0, 0.4]
+    layer = VariationalDropout(layers.GRU(UNITS, dropout=0.4, recurrent_dropout=0.3), 0, 0.3)
+    assert (layer.layer.dropout, layer.layer.recurrent_dropout) == (0.4, 0.3)
+    bare = VariationalDropout(keras.layers.RNN(Cell(), return_sequences=True), input_rate=0.5)
+    assert np.any(np.array(bare(X, training=True)) == 0)
