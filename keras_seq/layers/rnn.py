@@ -125,12 +125,11 @@ class RNN(keras.layers.RNN):
         return tree.pack_sequence_as(state, learned)
 
     def reset_state(self, states=None):
-        """Set the state of a stateful layer to zeros, or to `states`, arrays as in `self.states`."""
-        super().reset_state()
-        if states is not None:
-            if self.states is None:
-                raise ValueError("`reset_state(states=)` needs a stateful layer that was built.")
-            self._keep_state(states)
+        """Set the state of a stateful layer to zeros, or to `states`, arrays in the structure of `self.states`."""
+        if states is not None and self.states is None:
+            raise ValueError("`reset_state(states=...)` needs a stateful layer that is built.")
+        if self.states is not None:
+            self._keep_state(tree.map_structure(ops.zeros_like, self.states) if states is None else states)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
@@ -193,13 +192,8 @@ class RNN(keras.layers.RNN):
 
     def finish(self, outputs, states, training):
         """What the layer returns of the outputs of all steps and the final states of all cells."""
-        cells = self.own_cells()
-        states = [
-            list(state) if tree.is_nested(cell.state_size) else state[0]
-            for cell, state in zip(cells, states, strict=True)
-        ]
-        if len(cells) == 1:
-            states = states[0] if tree.is_nested(states[0]) else states
+        # As Keras has it, a list for each cell; of a stack of one cell that list alone.
+        states = [list(state) for state in states] if len(states) > 1 else list(states[0])
         if self.stateful:
             self._keep_state(states)
         # Keras's outputs are in the order of computation.

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RNN over any cell, and Bidirectional and TimeDistributed around any layer, against their counterparts of Keras."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_close, run_with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_seq
+from keras_seq import layers
+
+TOLERANCE = 3e-5
+BATCH, TIME, FEATURES = 3, 5, 4
+SEQUENCES = np.random.default_rng(0).normal(size=(BATCH, TIME, FEATURES)).astype("float32")
+MASKS = {
+    None: None,
+    "right": np.arange(TIME) < np.array([[5], [3], [0]]),
+    "left": np.arange(TIME) >= np.array([[1], [4], [5]]),
+    "scattered": np.array([[1, 0, 1, 1, 0], [0, 0, 1, 0, 0], [0, 1, 1, 1, 1]], bool),
+}
+KINDS = ("SimpleRNN", "GRU", "LSTM")
+CELL = st.tuples(
+    st.sampled_from(KINDS), st.integers(1, 4), st.sampled_from(["tanh", "relu", "softsign"]), st.booleans()
+)
+
+
+@keras.saving.register_keras_serializable("tests")
+class MinimalCell(keras.layers.Layer):
+    """A user's cell: a state of its own kind, an output of another size."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.state_size, self.output_size = [units, 1], 2
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+        self.readout = self.add_weight(shape=(self.units, 2), name="readout")
+
+    def call(self, inputs, states):
+        h, count = states
+        h = keras.ops.tanh(inputs @ keras.ops.convert_to_tensor(self.kernel) + h / (count + 1))
+        return h @ keras.ops.convert_to_tensor(self.readout), [h, count + 1]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def make_cells(drawn, ours):
+    """Cells of ours, of Keras where the draw says so or `ours` is false; and Keras's equivalents."""
+    cells = []
+    for kind, units, activation, of_keras in drawn:
+        module = keras.layers if of_keras or not ours else layers
+        cells.append(getattr(module, f"{kind}Cell")(units, activation=activation))
+    return cells
+
+
+def fill(source, target, seed=1):
+    rng = np.random.default_rng(seed)
+    for layer in (source, target):
+        layer.build(SEQUENCES.shape)
+    source.set_weights([rng.normal(0, 0.5, weight.shape) for weight in source.weights])
+    target.set_weights(source.get_weights())
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    drawn=st.lists(CELL, min_size=1, max_size=3),
+    mask=st.sampled_from(list(MASKS)),
+    with_state=st.booleans(),
+    options=st.fixed_dictionaries(
+        {name: st.booleans() for name in ("return_sequences", "return_state", "go_backwards", "zero_output_for_mask")}
+    ),
+    mode=st.sampled_from(["eager"] * 4 + ["graph", "jit"]),
+)
+def test_rnn_over_any_cells(drawn, mask, with_state, options, mode):
+    ours, theirs = (make_cells(drawn, ours) for ours in (True, False))
+    if len(drawn) == 1:
+        (ours,), (theirs,) = ours, theirs
+    ours, theirs = layers.RNN(ours, **options), keras.layers.RNN(theirs, **options)
+    fill(theirs, ours)
+    rng = np.random.default_rng(2)
+    zeros = keras.tree.flatten(theirs.get_initial_state(BATCH))
+    flat = [rng.normal(size=zero.shape).astype("float32") for zero in zeros] if with_state else []
+
+    def run(layer):
+        def function(sequences, *flat):
+            state = keras.tree.pack_sequence_as(theirs.get_initial_state(BATCH), flat) if flat else None
+            return layer(sequences, initial_state=state, mask=MASKS[mask])
+
+        return run_with_gradients(function, [SEQUENCES, *flat], layer.trainable_variables, mode)
+
+    assert_close(run(ours), run(theirs), TOLERANCE)
+    structures = [layer(SEQUENCES, mask=MASKS[mask]) for layer in (ours, theirs)]
+    keras.tree.assert_same_structure(*structures)
+
+
+def test_a_cell_of_the_user(tmp_path):
+    ours, theirs = layers.RNN(MinimalCell(3), return_state=True), keras.layers.RNN(MinimalCell(3), return_state=True)
+    fill(theirs, ours)
+    assert_close(ours(SEQUENCES, mask=MASKS["right"]), theirs(SEQUENCES, mask=MASKS["right"]), 1e-6)
+    [row] = keras_seq.explain(ours, print_fn=None)
+    assert row.implementation == "xla"
+    assert "MinimalCell, which is not a cell of keras_seq" in row.reason
+    model = keras.Sequential([keras.Input((None, FEATURES)), layers.RNN(MinimalCell(3))])
+    model.save(tmp_path / "model.keras")
+    assert_close(keras.saving.load_model(tmp_path / "model.keras")(SEQUENCES), model(SEQUENCES), 0)
+    with pytest.raises(NotImplementedError, match="MinimalCell, which is not a cell of keras_seq"):
+        layers.RNN(MinimalCell(3), implementation="native").choose_implementation()
+
+
+def test_a_stack_of_keras_has_a_stateful_twin():
+    cells = [("LSTM", 3, "tanh", False), ("GRU", 2, "tanh", False)]
+    ours, theirs = (
+        module.RNN(make_cells(cells, own), stateful=True) for module, own in ((layers, True), (keras.layers, False))
+    )
+    fill(theirs, ours)
+    for _ in range(3):
+        assert_close(ours(SEQUENCES), theirs(SEQUENCES), 1e-6)
+    assert_close(ours.states, theirs.states, 1e-6)
+    kept = keras.tree.map_structure(np.array, ours.states)
+    following = np.array(ours(SEQUENCES))
+    ours.reset_state(kept)
+    assert_close(ours(SEQUENCES), following, 0)
+    ours.reset_state()
+    assert not any(np.any(state) for state in keras.tree.flatten(ours.states))
+
+
+@pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("forward", ["ours", "stack of ours", "Keras's", "RNN"])
+@pytest.mark.parametrize("return_state", [False, True])
+def test_bidirectional_of_any_layer(merge_mode, forward, return_state):
+    options = {"return_sequences": True, "return_state": return_state}
+    stacked = [("GRU", 3, "tanh", False)] * 2
+
+    def make(own):
+        module = layers if own else keras.layers
+        inner = {
+            "ours": lambda: module.GRU(3, **options),
+            "Keras's": lambda: keras.layers.GRU(3, **options),
+            "RNN": lambda: module.RNN(make_cells(stacked[:1], own)[0], **options),
+            "stack of ours": lambda: (
+                layers.GRU(3, num_layers=2, **options)
+                if own
+                else keras.layers.RNN(keras.layers.StackedRNNCells(make_cells(stacked, False)), **options)
+            ),
+        }[forward]()
+        return module.Bidirectional(inner, merge_mode)
+
+    ours, theirs = make(True), make(False)
+    fill(theirs, ours)
+    rng = np.random.default_rng(1)
+    states = [rng.normal(size=(BATCH, 3)).astype("float32") for _ in range(4 if forward == "stack of ours" else 2)]
+
+    def run(layer):
+        def function(sequences, *states):
+            return layer(sequences, initial_state=list(states), mask=MASKS["right"])
+
+        return run_with_gradients(function, [SEQUENCES, *states], layer.trainable_variables, "graph")
+
+    assert_close(run(ours), run(theirs), TOLERANCE)
+
+
+def test_two_layers_of_different_kinds_in_bidirectional():
+    def make(module):
+        backward = keras.layers.LSTM(3, return_sequences=True, go_backwards=True)
+        return module.Bidirectional(module.GRU(3, return_sequences=True), "sum", backward_layer=backward)
+
+    ours, theirs = make(layers), make(keras.layers)
+    fill(theirs, ours)
+    assert_close(ours(SEQUENCES, mask=MASKS["left"]), theirs(SEQUENCES, mask=MASKS["left"]), 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_time_distributed(kind, mode):
+    """A layer over each of several sequences: (batch, sequences, time, features)."""
+    ours, theirs = (
+        keras.layers.TimeDistributed(getattr(module, kind)(3, return_sequences=True))
+        for module in (layers, keras.layers)
+    )
+    documents = np.random.default_rng(0).normal(size=(2, 3, TIME, FEATURES)).astype("float32")
+    for layer in (ours, theirs):
+        layer.build(documents.shape)
+    ours.set_weights(theirs.get_weights())
+
+    def run(layer):
+        return run_with_gradients(lambda x: layer(x, training=True), [documents], layer.trainable_variables, mode)
+
+    assert_close(run(ours), run(theirs), TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ragged_sequences_are_a_tensor_and_a_mask(kind):
+    """What the README says of ragged input: padded and masked, each sequence gives what it gives alone."""
+    rows = [SEQUENCES[0, :5], SEQUENCES[1, :2], SEQUENCES[2, :3]]
+    ragged = tf.RaggedTensor.from_row_lengths(np.concatenate(rows), [5, 2, 3])
+    layer = getattr(layers, kind)(4)
+    outputs = layer(ragged.to_tensor(), mask=tf.sequence_mask(ragged.row_lengths()))
+    assert_close(outputs, np.concatenate([layer(row[None]) for row in rows]), 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("policy", "tolerance"),
+    [("float64", 1e-11), ("mixed_bfloat16", 2e-2), ("mixed_float16", 3e-3), ("float16", 3e-3)],
+)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_dtype_policy_is_that_of_keras(kind, policy, tolerance, bidirectional):
+    """Outputs, states and gradients; those of low precision against Keras in float32, beside Keras's own error."""
+
+    def make(module, policy):
+        layer = getattr(module, kind)(3, return_sequences=True, return_state=True, dtype=policy)
+        return module.Bidirectional(layer, dtype=policy) if bidirectional else layer
+
+    def run(layer):
+        outputs, gradients = run_with_gradients(
+            lambda x: layer(x, mask=MASKS["scattered"]), [SEQUENCES], layer.trainable_variables, "graph"
+        )
+        return outputs, [keras.ops.cast(x, "float32") for x in [*outputs, *gradients]]
+
+    ours, theirs = make(layers, policy), make(keras.layers, "float64" if policy == "float64" else "float32")
+    fill(theirs, ours)
+    outputs, results = run(ours)
+    _, expected = run(theirs)
+    compute = policy.removeprefix("mixed_")
+    assert {output.dtype.name for output in outputs} == {compute}
+    assert {weight.dtype for weight in ours.weights} == {"float32" if policy.startswith("mixed") else compute}
+    assert_close(results, expected, max(tolerance, 1e-7))
