@@ -216,7 +216,8 @@ class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
 
     Args:
         units: size of the state.
-        **kwargs: those of `keras.layers.SimpleRNNCell`. `dropout` and `recurrent_dropout` draw one mask a sequence.
+        **kwargs: those of `keras.layers.SimpleRNNCell`; `zoneout`, `recurrent_weight_dropout` and `dropout_mode` as of
+            `keras_seq.layers.SimpleRNN`.
 
     Call arguments:
         inputs: (batch, features).
@@ -248,8 +249,8 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
 
     Args:
         units: size of the state.
-        **kwargs: those of `keras.layers.GRUCell`. `dropout` and `recurrent_dropout` draw one mask a sequence, for
-            all gates together.
+        **kwargs: those of `keras.layers.GRUCell`; `zoneout`, `recurrent_weight_dropout`, `dropout_mode` and
+            `layer_norm` as of `keras_seq.layers.GRU`. Masks are the same for all gates.
 
     Call arguments:
         inputs: (batch, features).
@@ -292,8 +293,9 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
 
     Args:
         units: size of the state.
-        **kwargs: those of `keras.layers.LSTMCell`. `dropout` and `recurrent_dropout` draw one mask a sequence, for
-            all gates together.
+        **kwargs: those of `keras.layers.LSTMCell`; `zoneout`, `recurrent_weight_dropout`, `dropout_mode`, `peephole`,
+            `projection_units` and `layer_norm` as of
+            `keras_seq.layers.LSTM`. Masks are the same for all gates.
 
     Call arguments:
         inputs: (batch, features).

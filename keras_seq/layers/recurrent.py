@@ -81,33 +81,49 @@ def _given(arguments):
 class SimpleRNN(RecurrentLayer):
     """The vanilla recurrence (Elman 1990): `h_t = f(x_t W + h_{t-1} U + b)`.
 
+    Arguments and weights are those of `keras.layers.SimpleRNN`; those that Keras does not have are by keyword only.
+
     Args:
         units: size of the state and of the output.
         activation: f. Default `"tanh"`.
         use_bias, *_initializer, *_regularizer, *_constraint: as of `keras.layers.SimpleRNN`.
-        dropout: fraction of the input features to drop, one mask a sequence.
-        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask a
-            sequence for all gates (Gal & Ghahramani 2016).
+        dropout: fraction of the input features to drop; with `num_layers`, of those of every cell.
+        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask for all
+            gates (Gal & Ghahramani 2016). Stays on native kernels, as the other dropouts do.
         return_sequences: whether to return the output of every step or of the last alone.
         return_state: whether to return the final state too.
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
-        stateful: whether the final state of a batch starts the next one.
+        stateful: whether the final state of a batch starts the next one, until `reset_state()`.
         unroll: whether to lay out the steps instead of looping.
-        seed: of the dropout masks.
+        seed: of the masks.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
+        output_dropout: fraction of the output features to drop. Final states are not dropped.
+        dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
+            "locked" those of inputs and outputs, and wants a `recurrent_dropout` of 0; "naive" draws one a step.
+        recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask a batch (DropConnect in
+            AWD-LSTM, Merity et al. 2018).
+        zoneout: probability m that a unit keeps its state in a step, `s_t = m s_{t-1} + (1 - m) s~_t`; at inference
+            every unit moves by the expectation (Krueger et al. 2017).
+        num_layers: how many cells stand on one another.
+        residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
+        initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
+        use_cudnn: of Keras; changes nothing here.
 
     Call arguments:
-        sequences: (batch, time, features).
-        initial_state: h (batch, units), or a list of it; zeros by default.
-        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was.
-        training: whether to apply dropout.
+        sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
+            `tf.sequence_mask(ragged.row_lengths())`.
+        initial_state: h (batch, units), or a list of it; with `num_layers` a list of these, one a cell. Zeros by
+            default.
+        mask: (batch, time) booleans, True = keep, of any pattern. A masked step leaves the state as it was. The mask
+            that `sequences` carry, as from an Embedding, counts where none is given.
+        training: whether to drop.
 
     Returns:
         (batch, units), or (batch, time, units) with `return_sequences`; with `return_state` a tuple of it and the
-        final state h.
+        final state h, with `num_layers` one list a cell.
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
@@ -157,37 +173,54 @@ class GRU(RecurrentLayer):
 
     `z_t = s(x_t W_z + h_{t-1} U_z + b_z)`, `r_t = s(x_t W_r + h_{t-1} U_r + b_r)`,
     `g_t = f(x_t W_g + b_g + r_t (h_{t-1} U_g + c_g))` with `reset_after`, else
-    `g_t = f(x_t W_g + (r_t h_{t-1}) U_g + b_g)`, and `h_t = z_t h_{t-1} + (1 - z_t) g_t`.
+    `g_t = f(x_t W_g + (r_t h_{t-1}) U_g + b_g)`, and `h_t = z_t h_{t-1} + (1 - z_t) g_t`. With `layer_norm` each
+    product with W or U is normalised before a bias is added.
 
     Args:
         units: size of the state and of the output.
         activation: f, activation of the candidate. Default `"tanh"`.
         recurrent_activation: activation of the gates. Default `"sigmoid"`.
         use_bias, *_initializer, *_regularizer, *_constraint: as of `keras.layers.GRU`.
-        dropout: fraction of the input features to drop, one mask a sequence.
-        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask a
-            sequence for all gates (Gal & Ghahramani 2016).
+        dropout: fraction of the input features to drop; with `num_layers`, of those of every cell.
+        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask for all
+            gates (Gal & Ghahramani 2016). Stays on native kernels, as the other dropouts do.
         reset_after: whether the reset gate acts after the recurrent product, as in cuDNN.
         return_sequences: whether to return the output of every step or of the last alone.
         return_state: whether to return the final state too.
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
-        stateful: whether the final state of a batch starts the next one.
+        stateful: whether the final state of a batch starts the next one, until `reset_state()`.
         unroll: whether to lay out the steps instead of looping.
-        seed: of the dropout masks.
+        seed: of the masks.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
+        output_dropout: fraction of the output features to drop. Final states are not dropped.
+        dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
+            "locked" those of inputs and outputs, and wants a `recurrent_dropout` of 0; "naive" draws one a step.
+        recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask a batch (DropConnect in
+            AWD-LSTM, Merity et al. 2018).
+        zoneout: probability m that a unit keeps its state in a step, `s_t = m s_{t-1} + (1 - m) s~_t`; at inference
+            every unit moves by the expectation (Krueger et al. 2017).
+        layer_norm: whether to normalise the products, z and r together and the candidate by itself, input and recurrent
+            product apart, each entry with a gain (Ba et al. 2016). Runs on xla.
+        num_layers: how many cells stand on one another.
+        residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
+        initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
+        use_cudnn: of Keras; changes nothing here.
 
     Call arguments:
-        sequences: (batch, time, features).
-        initial_state: h (batch, units), or a list of it; zeros by default.
-        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was.
-        training: whether to apply dropout.
+        sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
+            `tf.sequence_mask(ragged.row_lengths())`.
+        initial_state: h (batch, units), or a list of it; with `num_layers` a list of these, one a cell. Zeros by
+            default.
+        mask: (batch, time) booleans, True = keep, of any pattern. A masked step leaves the state as it was. The mask
+            that `sequences` carry, as from an Embedding, counts where none is given.
+        training: whether to drop.
 
     Returns:
         (batch, units), or (batch, time, units) with `return_sequences`; with `return_state` a tuple of it and the
-        final state h.
+        final state h, with `num_layers` one list a cell.
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
@@ -237,37 +270,58 @@ class GRU(RecurrentLayer):
 class LSTM(RecurrentLayer):
     """Long short-term memory (Hochreiter & Schmidhuber 1997).
 
-    `i, f, g, o = split(x_t W + h_{t-1} U + b)`, `c_t = s(f) c_{t-1} + s(i) f(g)`, `h_t = s(o) f(c_t)`.
+    `i, f, g, o = split(x_t W + h_{t-1} U + b)`, `c_t = s(f) c_{t-1} + s(i) f(g)`, `h_t = s(o) f(c_t)`. With all its
+    extensions, N for layer normalisation: `i, f, g, o = split(N(x_t W) + N(h_{t-1} U) + b)`,
+    `c_t = s(f + p_f c_{t-1}) c_{t-1} + s(i + p_i c_{t-1}) f(g)`, `h_t = (s(o + p_o c_t) f(N(c_t))) P`.
 
     Args:
         units: size of the state and of the output.
         activation: f, activation of candidate and output. Default `"tanh"`.
         recurrent_activation: activation of the gates. Default `"sigmoid"`.
         use_bias, *_initializer, *_regularizer, *_constraint: as of `keras.layers.LSTM`.
-        dropout: fraction of the input features to drop, one mask a sequence.
-        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask a
-            sequence for all gates (Gal & Ghahramani 2016).
+        dropout: fraction of the input features to drop; with `num_layers`, of those of every cell.
+        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask for all
+            gates (Gal & Ghahramani 2016). Stays on native kernels, as the other dropouts do.
         unit_forget_bias: whether the forget gate's bias starts at 1 (Jozefowicz et al. 2015).
         return_sequences: whether to return the output of every step or of the last alone.
         return_state: whether to return the final state too.
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
-        stateful: whether the final state of a batch starts the next one.
+        stateful: whether the final state of a batch starts the next one, until `reset_state()`.
         unroll: whether to lay out the steps instead of looping.
-        seed: of the dropout masks.
+        seed: of the masks.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
+        output_dropout: fraction of the output features to drop. Final states are not dropped.
+        dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
+            "locked" those of inputs and outputs, and wants a `recurrent_dropout` of 0; "naive" draws one a step.
+        recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask a batch (DropConnect in
+            AWD-LSTM, Merity et al. 2018).
+        zoneout: probability m that a unit keeps its state in a step, `s_t = m s_{t-1} + (1 - m) s~_t`; at inference
+            every unit moves by the expectation (Krueger et al. 2017). A number, or a list of those of h and c.
+        peephole: whether the gates see the cell state, i and f that before the step, o that after it, each unit its
+            own (Gers & Schmidhuber 2000). The weights start at zero. Runs on xla.
+        projection_units: size p of h, where it is a projection of the output (Sak et al. 2014). Runs on xla.
+        layer_norm: whether to normalise both products, with a gain for each entry, and c' before the output, with gain
+            and shift (Ba et al. 2016). Runs on xla.
+        num_layers: how many cells stand on one another.
+        residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
+        initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
+        use_cudnn: of Keras; changes nothing here.
 
     Call arguments:
-        sequences: (batch, time, features).
-        initial_state: list of h and c, each (batch, units); zeros by default.
-        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was.
-        training: whether to apply dropout.
+        sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
+            `tf.sequence_mask(ragged.row_lengths())`.
+        initial_state: list of h (batch, units or p) and c (batch, units); with `num_layers` a list of these, one a
+            cell. Zeros by default.
+        mask: (batch, time) booleans, True = keep, of any pattern. A masked step leaves the state as it was. The mask
+            that `sequences` carry, as from an Embedding, counts where none is given.
+        training: whether to drop.
 
     Returns:
-        (batch, units), or (batch, time, units) with `return_sequences`; with `return_state` a tuple of it and the
-        final state h, c.
+        (batch, units or p), or (batch, time, units or p) with `return_sequences`; with `return_state` a tuple of it and
+        the final state h, c, with `num_layers` one list a cell.
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
