@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of attention and of training. They need matplotlib: pip install 'keras_seq[plots]'."""
+"""Pictures of attention, training and gradients. They need matplotlib: pip install 'keras_seq[plots]'."""
 
 import math
 import os
@@ -13,6 +13,7 @@ from keras_seq.data.vocabulary import END, START
 _CELL = 0.27  # inches a token, in both directions
 _MARGIN = 0.8  # inches a panel for title and labels
 _WIDEST = 16.0  # inches that a row of attention panels may fill before there are fewer in a row
+_LINE_STYLES = ("-", "--", ":", "-.")  # after each ten colours the next
 _PERCENTAGES = ("per", "wer", "error_rate")
 
 
@@ -133,7 +134,7 @@ def plot_history(history, path=None):
         for key, label, color in ((name, "training", "tab:blue"), (f"val_{name}", "validation", "tab:orange")):
             if key in curves:
                 axes.plot(*curves[key], label=label, color=color, marker="." if len(epochs) <= 60 else "")
-        _label_with_epochs(axes, epochs)
+        _label_with_steps(axes, "epoch", epochs)
         axes.set_ylabel(_metric_label(name))
         axes.legend(frameon=False)
     return _saved(figure, path)
@@ -161,13 +162,13 @@ def _curves(history):
     return curves, epochs
 
 
-def _label_with_epochs(axes, epochs):
+def _label_with_steps(axes, label, steps):
     from matplotlib.ticker import MaxNLocator
 
-    margin = max(0.4, 0.03 * len(epochs))
-    axes.set_xlim(max(epochs[0] - margin, 0.5), epochs[-1] + margin)
+    margin = max(0.4, 0.03 * len(steps))
+    axes.set_xlim(max(steps[0] - margin, 0.5), steps[-1] + margin)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(label)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -178,6 +179,69 @@ def _metric_label(name):
     if not f"_{name.lower()}".endswith(tuple(f"_{ending}" for ending in _PERCENTAGES)):
         return name.replace("_", " ")
     return " ".join(word.upper() if word in _PERCENTAGES else word for word in words) + " (%)"
+
+
+def plot_gradient_flow(flows, path=None):
+    """Draws how gradients flow back through time: a line a layer over the time steps, on a logarithmic scale.
+
+    A straight line that falls to the left is a gradient that vanishes exponentially, one that rises to the left a
+    gradient that explodes. A value of 0, as of padding, leaves a gap, and likewise one that is not finite.
+
+    Args:
+        flows: what `keras_seq.diagnostics.gradient_flow` returns: a dict from names to norms, an array (time,). Those
+            of several models can be in one dict. Or a dict from titles to such dicts: a panel each, on one scale.
+        path: where to save the picture, in the format of its suffix; PNG where it has none.
+
+    Returns:
+        A `matplotlib.figure.Figure` with an axes for each panel.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if `flows` is neither, or holds no value.
+
+    Example:
+        >>> figure = plot_gradient_flow({"vanishing": 0.5 ** np.arange(10.0)[::-1], "exploding": 2 ** np.arange(10.0)})
+        >>> [line.get_label() for line in figure.axes[0].lines]
+        ['vanishing', 'exploding']
+    """
+    figure = _new_figure()
+    panels = _checked_flows(flows)
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))  # alike in all panels
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure.set_size_inches(4.6 * columns, 3.4 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for i, (axes, (title, panel)) in enumerate(zip(grid, panels.items(), strict=False)):
+        for name, norms in panel.items():
+            number = names.index(name)
+            norms = np.where((norms > 0) & np.isfinite(norms), norms, np.nan)
+            style = {"color": f"C{number % 10}", "linestyle": _LINE_STYLES[number // 10 % len(_LINE_STYLES)]}
+            alone = "." if len(norms) == 1 else ""  # a single point is no line
+            axes.plot(np.arange(1, len(norms) + 1), norms, label=name, marker=alone, **style)
+        axes.set_yscale("log")
+        _label_with_steps(axes, "time step", np.arange(1, max(map(len, panel.values())) + 1))
+        axes.set_title(title, parse_math=False)
+        if i % columns == 0:
+            axes.set_ylabel(r"$\|\partial L\,/\,\partial h_t\|$")
+        axes.legend(frameon=False)
+    return _saved(figure, path)
+
+
+def _checked_flows(flows):
+    """From titles to flows, from names to arrays."""
+    if isinstance(flows, dict) and flows:
+        panels = flows if all(isinstance(flow, dict) for flow in flows.values()) else {"": flows}
+        panels = {
+            title: {name: np.asarray(norms, float) for name, norms in panel.items()} for title, panel in panels.items()
+        }
+        if all(panel and all(n.ndim == 1 and n.size for n in panel.values()) for panel in panels.values()):
+            return panels
+    raise ValueError(
+        "`flows` must be a dict from names to arrays (time,), as `gradient_flow` returns it, or a dict from titles to "
+        f"such dicts. Received: {flows!r}"
+    )
 
 
 def _new_figure():

@@ -10,7 +10,8 @@ from matplotlib import image, pyplot
 from matplotlib.figure import Figure
 
 import keras_seq
-from keras_seq.plots import plot_attention, plot_history
+from keras_seq.diagnostics import gradient_flow
+from keras_seq.plots import plot_attention, plot_gradient_flow, plot_history
 
 PNG = b"\x89PNG\r\n\x1a\n"
 WORDS = ["cat", "thought", "knight", "pronounce", "mississippi", "a"]
@@ -220,6 +221,69 @@ def test_history_errors(history):
         plot_history(history)
 
 
+FLOWS = {"vanishing": 0.5 ** np.arange(20.0)[::-1], "exploding": 1.5 ** np.arange(30.0)[::-1]}
+
+
+def test_gradient_flow_has_a_line_a_name():
+    (axes,) = plot_gradient_flow(FLOWS).axes
+    assert axes.get_yscale() == "log"
+    assert axes.get_xlabel() == "time step"
+    assert "partial h_t" in axes.get_ylabel()
+    assert axes.get_title() == ""
+    assert texts(axes.get_legend().get_texts()) == [line.get_label() for line in axes.lines] == list(FLOWS)
+    for line, norms in zip(axes.lines, FLOWS.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(1, len(norms) + 1))
+        np.testing.assert_array_equal(line.get_ydata(), norms)
+        bottom, top = axes.get_ylim()
+        assert bottom <= norms.min() and norms.max() <= top
+
+
+def test_gradient_flow_panels_share_scale_and_colours():
+    panels = {"at $ first": FLOWS, "later": {"exploding": FLOWS["exploding"] * 1e6}, **{c: FLOWS for c in "abc"}}
+    figure = plot_gradient_flow(panels)
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    first, later, *_ = figure.axes
+    assert later.lines[0].get_color() == first.lines[1].get_color() != first.lines[0].get_color()
+    assert [bool(axes.get_ylabel()) for axes in figure.axes] == [True, False, False, True, False]
+    figure.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+
+
+def test_gradient_flow_tells_many_lines_apart():
+    (axes,) = plot_gradient_flow({f"gru/{i}": np.ones(3) for i in range(25)}).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 25
+
+
+@pytest.mark.parametrize(
+    ("norms", "expected"),
+    [([0, 1, 2, 0], [2, 3]), ([np.inf, 1e30, 1.0], [2, 3]), ([np.nan, 1e-300, 1.0], [2, 3]), ([0, 0], []), ([5], [1])],
+)
+def test_gradient_flow_shows_what_a_logarithm_can(norms, expected):
+    figure = plot_gradient_flow({"lstm": norms})
+    figure.draw_without_rendering()
+    x, y = figure.axes[0].lines[0].get_data()
+    assert list(x[~np.isnan(y)]) == expected
+
+
+def test_gradient_flow_of_a_model():
+    stack = keras_seq.layers.GRU(3, num_layers=2, name="gru")
+    model = keras.Sequential([keras.Input((7, 2)), keras_seq.layers.Bidirectional(stack, name="both")])
+    model.compile(loss="mse")
+    flows = gradient_flow(model, (np.ones((2, 7, 2)), np.zeros((2, 6))))
+    (axes,) = plot_gradient_flow(flows).axes
+    assert texts(axes.get_legend().get_texts()) == [
+        f"both/{d}_gru/{i}" for d in ("forward", "backward") for i in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("flows", [{}, None, [1.0], {"a": []}, {"a": 1.0}, {"a": [[1.0]]}, {"a": {}}])
+def test_gradient_flow_errors(flows):
+    with pytest.raises(ValueError, match=r"`flows` must be a dict.*Received"):
+        plot_gradient_flow(flows)
+
+
 def draw_attention(path=None):
     return plot_attention(random_weights(SOURCES, TARGETS), SOURCES, TARGETS, path)
 
@@ -228,10 +292,14 @@ def draw_history(path=None):
     return plot_history({"loss": [2.0, 1.0], "val_loss": [2.1, 1.2]}, path)
 
 
-both = pytest.mark.parametrize("draw", [draw_attention, draw_history])
+def draw_gradient_flow(path=None):
+    return plot_gradient_flow(FLOWS, path)
 
 
-@both
+each = pytest.mark.parametrize("draw", [draw_attention, draw_history, draw_gradient_flow])
+
+
+@each
 def test_png_is_written_whole(draw, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"an older one")
@@ -243,7 +311,7 @@ def test_png_is_written_whole(draw, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@both
+@each
 def test_failed_save_leaves_the_older_file(draw, tmp_path, monkeypatch):
     def fail(self, path, **kwargs):
         path.write_bytes(PNG)
@@ -265,7 +333,7 @@ def test_suffix_tells_the_format(name, start, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@both
+@each
 def test_pyplot_is_left_alone(draw):
     before = dict(matplotlib.rcParams)
     draw()
@@ -273,7 +341,7 @@ def test_pyplot_is_left_alone(draw):
     assert dict(matplotlib.rcParams) == before
 
 
-@both
+@each
 def test_error_without_matplotlib(draw, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'keras_seq\[plots\]'"):

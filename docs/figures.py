@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes figures of the documentation beside itself: `python docs/figures.py`. Needs keras_seq[examples,plots]."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_seq.data import load_cmudict
+from keras_seq.diagnostics import gradient_flow
+from keras_seq.layers import GRU, LSTM, SimpleRNN
+from keras_seq.plots import plot_gradient_flow
+
+DOCS = pathlib.Path(__file__).parent
+LETTERS = 26
+
+
+def draw_dropout(path):
+    """The masks that layers draw for one sequence, by `dropout_mode`: what is dropped of each unit in each step."""
+    from matplotlib.figure import Figure
+
+    features = units = 12
+    steps, rate = 24, 0.4
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    grid = figure.subplots(3, 3, sharex=True, sharey=True)
+    for row, mode in zip(grid, ("naive", "locked", "variational"), strict=True):
+        recurrent = 0.0 if mode == "locked" else rate
+        layer = LSTM(units, dropout=rate, recurrent_dropout=recurrent, output_dropout=rate, dropout_mode=mode, seed=4)
+        sequences = np.ones((1, steps, features), "float32")
+        masks = layer.cell.draw_masks(sequences, training=True)
+        outputs = layer.cell.draw_mask(layer.output_dropout, 1, steps, units)
+        row[0].set_ylabel(mode, fontsize=12, fontweight="bold")
+        for axes, mask in zip(row, (masks.inputs, masks.recurrent, outputs), strict=True):
+            dropped = np.zeros((1, 1, units)) if mask is None else np.asarray(mask).reshape(1, -1, units) == 0
+            image = np.broadcast_to(dropped[0].T, (units, steps))
+            axes.pcolormesh(image, cmap="Greys", vmin=0, vmax=1.15, edgecolors="0.85", linewidth=0.3)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color("0.6")
+            if mask is None:
+                box = {"facecolor": "white", "edgecolor": "none"}
+                axes.text(steps / 2, units / 2, "nothing dropped", ha="center", va="center", color="0.3", bbox=box)
+    for axes, title in zip(grid[0], ("inputs", "recurrent connections", "outputs"), strict=True):
+        axes.set_title(title, fontsize=12)
+    figure.supxlabel("time steps (black: dropped)", fontsize=11)
+    figure.supylabel("units", fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def load_windows(steps, count, start=0):
+    """Windows of the letters of all words of CMUdict, in random order; to be named is the first letter of each.
+
+    Args:
+        steps: letters a window.
+        count: how many windows.
+        start: where in all letters the first window starts.
+
+    Returns:
+        One-hot letters (count, steps, 26) and the first letters (count,).
+    """
+    words = sorted({word for word in load_cmudict()["train"][0] if word.isascii() and word.isalpha()})
+    np.random.default_rng(0).shuffle(words)
+    letters = np.frombuffer("".join(words).encode(), "uint8") - ord("a")
+    windows = letters[start : start + count * steps].reshape(count, steps)
+    return np.eye(LETTERS, dtype="float32")[windows], windows[:, 0]
+
+
+def draw_gradient_flow(path):
+    """How far the gradient of the last step reaches, in networks fresh and trained to remember the first letter."""
+    steps, units = 50, 64
+    batch, seen = load_windows(steps, 256), 256 * steps
+    large = keras.initializers.Orthogonal(1.5, seed=1)
+    makers = {
+        "SimpleRNN": lambda: SimpleRNN(units),
+        "SimpleRNN, gain 1.5": lambda: SimpleRNN(units, recurrent_initializer=large),
+        "GRU": lambda: GRU(units),
+        "LSTM": lambda: LSTM(units),
+    }
+    fresh, trained = {}, {}
+    for name, make in makers.items():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((None, LETTERS)), make(), keras.layers.Dense(LETTERS)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), loss, metrics=["accuracy"])
+        fresh[name] = relative_flow(model, batch)
+        for length, epochs in (
+            (5, 2),
+            (10, 3),
+            (20, 3),
+            (steps, 4),
+        ):  # longer and longer: 50 at once none but few learn
+            model.fit(*load_windows(length, 10_000, start=seen), batch_size=128, epochs=epochs, verbose=0)
+        trained[name] = relative_flow(model, batch)
+        print(f"{name}: names {100 * model.evaluate(*batch, verbose=0)[1]:.0f} % of the first letters")
+    figure = plot_gradient_flow({"at initialisation": fresh, "trained": trained})
+    figure.axes[0].set_ylabel(figure.axes[0].get_ylabel() + ", relative to the last step")
+    figure.savefig(path, dpi=110)
+
+
+def relative_flow(model, batch):
+    """The gradient flow of a model with one layer, as a multiple of its last value."""
+    (flow,) = gradient_flow(model, batch).values()
+    return flow / flow[-1]
+
+
+if __name__ == "__main__":
+    draw_dropout(DOCS / "dropout.png")
+    draw_gradient_flow(DOCS / "gradient_flow.png")

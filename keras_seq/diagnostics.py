@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens inside a model in training: how the gradient flows back through time."""
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_seq.layers import RNN
+
+
+def gradient_flow(model, batch, training=False):
+    """The norm of the gradient of the loss with respect to each hidden state, `||dL/dh_t||`.
+
+    It is the total derivative, through all later steps (backpropagation through time), so it shows whether the
+    gradient vanishes or explodes on its way to the first steps (Pascanu et al. 2013). The norm is the Frobenius norm
+    over batch and units. A step that the mask leaves out makes no state and has 0. The cell state of an LSTM counts
+    where a later h depends on it. With zoneout, h_t is the new state before it is mixed with the old one.
+
+    L is `model.compute_loss`, as in `train_on_batch`: with sample weights and regularization. The model is as it was
+    afterwards: weights, states of stateful layers, metrics and random seeds. Everything runs eagerly and without native
+    kernels, which takes longer than a step of training.
+
+    Args:
+        model: a compiled Keras model with recurrent layers of `keras_seq`, at any depth.
+        batch: what `model.train_on_batch` takes: `(x, y)`, `(x, y, sample_weight)`, or x alone.
+        training: whether the model runs as in training, with dropout.
+
+    Returns:
+        A dict from names to arrays (time,), in the order of the model. Index t is step t of the sequence, also in a
+        layer that runs backwards. A layer has the names of those that hold it before its own, as in
+        "bidirectional/backward_gru"; a cell of a stack has its number after it: "lstm/0", "lstm/1". A layer that is
+        called several times has one array a call: "lstm", "lstm#2". A layer that is not called has none.
+
+    Raises:
+        ValueError: if `model` is not a compiled Keras model or calls no recurrent layer of `keras_seq`.
+        NotImplementedError: if the backend is not TensorFlow, or a layer runs inside a `tf.function`, whose gradients
+            cannot be watched from outside.
+
+    Example:
+        >>> import numpy as np, keras, keras_seq
+        >>> rnn = keras_seq.layers.SimpleRNN(1, "linear", False, "ones", keras.initializers.Constant(0.5), name="rnn")
+        >>> model = keras.Sequential([rnn])
+        >>> model.compile(loss=lambda y, y_pred: y_pred)
+        >>> gradient_flow(model, (np.ones((1, 4, 1)), np.ones((1, 1))))["rnn"].tolist()  # it halves in every step
+        [0.125, 0.25, 0.5, 1.0]
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(
+            f"`gradient_flow` needs the TensorFlow backend of Keras. Received: {keras.backend.backend()!r}"
+        )
+    import tensorflow as tf
+
+    layers = _recurrent_layers(model)
+    x, y, sample_weight = tree.map_structure(_to_tensor, keras.utils.unpack_x_y_sample_weight(batch))
+    options = {"training": training} if model._call_has_training_arg else {}
+    if not all(layer.built for layer in model._flatten_layers()):
+        # Tracing builds it and computes nothing.
+        tf.function(lambda: model(x, **options), autograph=False).get_concrete_function()
+    # Keras does not count the states of its layers among the variables of a model.
+    states = [layer.states for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    variables = [*model.non_trainable_variables, *model.metrics_variables, *_without_none(states)]
+    values = [variable.numpy() for variable in variables]
+    probes = [[] for _ in layers]
+    try:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for (path, layer), own in zip(layers, probes, strict=True):
+                layer.watch = _watcher(path, tape, own)
+            y_pred = model(x, **options)
+            loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+    finally:
+        for _, layer in layers:
+            layer.watch = None
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+    if not any(probes):
+        paths = [path for path, _ in layers]
+        raise ValueError(
+            f"`model` must call a recurrent layer of keras_seq, eagerly. Received: {model.name!r} with {paths}"
+        )
+    flows = {}
+    gradients = tape.gradient(loss, probes, unconnected_gradients="zero")
+    for (path, layer), own in zip(layers, gradients, strict=True):
+        cells = len(layer.own_cells())
+        for i, gradient in enumerate(own):  # the cells of the first call, then those of the second
+            flows[_unique(f"{path}/{i % cells}" if cells > 1 else path, flows)] = _norms(gradient)
+    return flows
+
+
+def _recurrent_layers(model):
+    """The recurrent layers of ours in a model: a list of (path, layer), a shared one once."""
+    if not isinstance(model, keras.Model) or not model.compiled:
+        state = "not compiled" if isinstance(model, keras.Model) else "no model"
+        raise ValueError(f"`model` must be a compiled Keras model. Received: {model!r}, which is {state}")
+    found, others = {}, []
+    for path, layer in _walk(model):
+        if isinstance(layer, RNN) and layer.own_cells() is not None:
+            found.setdefault(id(layer), (path, layer))
+        elif isinstance(layer, keras.layers.RNN):
+            others.append(path)
+    if not found:
+        received = f"with those of Keras: {others}; `keras_seq.convert(model)` replaces them" if others else "with none"
+        raise ValueError(f"`model` must have recurrent layers of keras_seq. Received: {model.name!r} {received}")
+    return list(found.values())
+
+
+def _walk(layer, path=""):
+    """The layers inside a layer, at any depth, each with its path."""
+    for inner in layer._flatten_layers(recursive=False, include_self=False):
+        yield f"{path}{inner.name}", inner
+        yield from _walk(inner, f"{path}{inner.name}/")
+
+
+def _watcher(path, tape, probes):
+    def watch(zeros):
+        if not hasattr(zeros, "numpy"):
+            raise NotImplementedError(
+                f"`gradient_flow` cannot look into a `tf.function`. Received: a model that calls {path!r} inside one"
+            )
+        tape.watch(zeros)
+        probes.append(zeros)
+        return zeros
+
+    return watch
+
+
+def _unique(name, taken):
+    count = sum(other.partition("#")[0] == name for other in taken)
+    return f"{name}#{count + 1}" if count else name
+
+
+def _without_none(nested):
+    return [x for x in tree.flatten(nested) if x is not None]
+
+
+def _to_tensor(x):
+    return keras.ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x
+
+
+def _norms(gradient):
+    """(batch, time, units) -> (time,), in float64: squares of small gradients are not yet zero there."""
+    return np.sqrt(np.square(keras.ops.convert_to_numpy(gradient).astype("float64")).sum(axis=(0, 2)))
