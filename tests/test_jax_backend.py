@@ -5,10 +5,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 
 import keras
 import numpy as np
 import pytest
+import references
 from conftest import assert_close, automatic
 
 from keras_seq import layers, ops
@@ -97,12 +99,49 @@ def check_dropout_draws_anew():
     assert_close(layer(sequences), layer(sequences), 0)
 
 
-def check_a_model_trains():
+def check_extensions_against_numpy():
+    sequences = draw(BATCH, TIME, FEATURES)
+    for make in (layers.LSTM, layers.GRU):
+        layer = make(UNITS, layer_norm=True, zoneout=0.3, return_sequences=True)
+        layer.build(sequences.shape)
+        weights = {w.name: draw(*w.shape, seed=i) / 2 for i, w in enumerate(layer.weights)}
+        layer.set_weights(list(weights.values()))
+        norms = {name: weights.pop(name) for name in list(weights) if name.endswith(("gamma", "beta"))}
+        reference = references.extended_lstm if make is layers.LSTM else references.layer_norm_gru
+        zoneout = [np.full((BATCH, UNITS), 0.3)] * len(layer.state_size)
+        expected, _ = reference(sequences, **weights, norms=norms, mask=SCATTERED, zoneout_masks=zoneout)
+        assert_close(layer(sequences, mask=SCATTERED), expected, 1e-5)
+
+
+def check_models_train():
+    rates = {"dropout": 0.1, "recurrent_dropout": 0.1, "output_dropout": 0.1, "recurrent_weight_dropout": 0.1}
+    stack = {"num_layers": 2, "residual": True, "initial_state_initializer": "zeros"}
+    inner = layers.SimpleRNN(UNITS, return_sequences=True)
+    makers = [
+        lambda: layers.Bidirectional(layers.GRU(UNITS, dropout=0.1)),
+        lambda: layers.LSTM(UNITS, zoneout=0.1, dropout_mode="naive", **rates, **stack),
+        lambda: layers.LSTM(UNITS, peephole=True, projection_units=3, layer_norm=True),
+        lambda: layers.RNN([layers.LSTMCell(UNITS, recurrent_dropout=0.1), keras.layers.GRUCell(UNITS)]),
+        lambda: keras.Sequential([layers.VariationalDropout(inner, 0.1, 0.1, 0.1), layers.GRU(UNITS, layer_norm=True)]),
+        lambda: keras.Sequential([layers.ActivationRegularization(1e-3, 1e-3), layers.LockedDropout(0.1), inner]),
+    ]
+    for make in makers:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((TIME, FEATURES)), make(), keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(0.05), "mse")
+        losses = model.fit(draw(BATCH, TIME, FEATURES), draw(BATCH, 1), epochs=30, verbose=0).history["loss"]
+        assert losses[-1] < losses[0] / 2
+
+
+def check_a_model_is_saved_and_loaded():
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([layers.Bidirectional(layers.GRU(UNITS, dropout=0.1)), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(0.05), "mse")
-    losses = model.fit(draw(BATCH, TIME, FEATURES), draw(BATCH, 1), epochs=30, verbose=0).history["loss"]
-    assert losses[-1] < losses[0] / 2
+    tokens = np.array([[1, 2, 3, 0], [4, 4, 0, 0]])
+    embedding = keras.layers.Embedding(9, FEATURES, mask_zero=True)
+    stack = layers.LSTM(UNITS, num_layers=2, zoneout=[0.1, 0.2], layer_norm=True)
+    model = keras.Sequential([keras.Input((None,)), layers.EmbeddingDropout(embedding, 0.2), stack])
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        assert_close(keras.saving.load_model(f"{folder}/model.keras")(tokens), model(tokens), 0)
 
 
 CHECKS = [name for name in list(globals()) if name.startswith("check_")]

@@ -2,9 +2,10 @@
 """A recurrent layer in both directions."""
 
 import keras
-from keras import ops
+from keras import ops, tree
 
-from keras_seq.layers.rnn import RNN, run_side_by_side
+from keras_seq.layers.recurrent import RecurrentLayer
+from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
 
 _MERGE = {
     "concat": lambda y, y_reversed: ops.concatenate([y, y_reversed], axis=-1),
@@ -44,6 +45,10 @@ class Bidirectional(keras.layers.Bidirectional):
     """
 
     def __init__(self, layer, merge_mode="concat", weights=None, backward_layer=None, **kwargs):
+        if backward_layer is None and isinstance(layer, RecurrentLayer) and layer.seed is not None:
+            # Else both directions would draw the same masks.
+            config = {"go_backwards": True, "seed": layer.seed + layer.num_layers, "name": f"backward_{layer.name}"}
+            backward_layer = type(layer).from_config(layer.get_config() | config)
         super().__init__(layer, merge_mode, weights, backward_layer, **kwargs)
         self.supports_masking = True  # which Keras 3.16 no longer says of its own
 
@@ -65,6 +70,21 @@ class Bidirectional(keras.layers.Bidirectional):
         if self.return_state:
             return (*outputs, *state, *state_reversed)
         return outputs if self.merge_mode is None else outputs[0]
+
+    def reset_state(self, states=None):
+        """Set the states of stateful layers to zeros, or to `states`, a list, forward then backward."""
+        if states is None:
+            return super().reset_state()
+        half = len(states) // 2
+        for layer, own in ((self.forward_layer, states[:half]), (self.backward_layer, states[half:])):
+            layer.reset_state(own)
+        return None
+
+    def compute_mask(self, sequences, mask=None):
+        masks = [first_mask(mask) if self.return_sequences else None] * (2 if self.merge_mode is None else 1)
+        if self.return_state:
+            masks += [None] * 2 * len(tree.flatten(self.forward_layer.state_size))
+        return masks if len(masks) > 1 else masks[0]
 
     def _alike(self):
         """Whether one call can run both layers, which then do nothing but recur."""

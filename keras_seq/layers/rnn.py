@@ -131,17 +131,25 @@ class RNN(keras.layers.RNN):
         if self.states is not None:
             self._keep_state(tree.map_structure(ops.zeros_like, self.states) if states is None else states)
 
+    def _keep_state(self, states):
+        kept, given = tree.flatten(self.states), tree.flatten(states)
+        if len(kept) != len(given):
+            raise ValueError(f"`states` must be a list of {len(kept)} arrays. Received: {len(given)}")
+        for variable, value in zip(kept, given, strict=True):
+            variable.assign(value)
+
     def call(self, sequences, initial_state=None, mask=None, training=False):
         if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
             mask = getattr(sequences, "_keras_mask", None)
         if self.own_cells() is None:
-            return super().call(sequences, initial_state=initial_state, mask=_first(mask), training=training)
+            self.choose_implementation()  # raises where the request cannot be met
+            return super().call(sequences, initial_state=initial_state, mask=first_mask(mask), training=training)
         return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
 
     def run_options(self, mask, training):
         """How the recurrences are to be run."""
         return {
-            "mask": _first(mask),
+            "mask": first_mask(mask),
             "zero_output_for_mask": self.zero_output_for_mask,
             "unroll": self.unroll,
             "recompute": self.recompute or not training,  # at inference a gradient is the exception
@@ -203,12 +211,8 @@ class RNN(keras.layers.RNN):
             output = outputs[:, 0 if self.go_backwards else -1]
         return (output, *states) if self.return_state else output
 
-    def _keep_state(self, states):
-        for variable, value in zip(tree.flatten(self.states), tree.flatten(states), strict=True):
-            variable.assign(value)
-
     def compute_mask(self, sequences, mask=None):
-        output_mask = _first(mask) if self.return_sequences else None
+        output_mask = first_mask(mask) if self.return_sequences else None
         return [output_mask, *(None for _ in tree.flatten(self.state_size))] if self.return_state else output_mask
 
     def get_config(self):
@@ -251,6 +255,6 @@ def run_side_by_side(layers, sequences, initial_states, mask, training):
     return [layer.finish(*result, training) for layer, *result in zip(layers, outputs, states, strict=True)]
 
 
-def _first(mask):
+def first_mask(mask):
     """The mask of the sequences, where Keras gives one for each tensor."""
     return mask[0] if isinstance(mask, (list, tuple)) else mask

@@ -264,8 +264,16 @@ def _run_native(recurrences, mask, recompute):
 
 def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=False):
     """Project the inputs, scan over time, and put the results into batch-major order."""
-    cell, inputs, kernel = recurrence.cell, recurrence.inputs, recurrence.kernel
-    inputs = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
+    cell, kernel = recurrence.cell, recurrence.kernel
+
+    def time_major(x):
+        """Sequences as the scan wants them, which knows one direction: ONNX reads its loops in no other."""
+        if x is None or len(x.shape) == 2:  # a mask that all steps share
+            return x
+        x = ops.transpose(x, (1, 0, 2))
+        return ops.flip(x, axis=0) if recurrence.reverse else x
+
+    inputs = time_major(recurrence.inputs)  # (time, batch, features)
     time, batch, features = ops.shape(inputs)
     projected = cell.project(ops.reshape(inputs, (-1, features)), kernel, bias, weights)  # one product over all steps
     projected = ops.reshape(projected, (time, batch, kernel.shape[-1]))
@@ -275,18 +283,15 @@ def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=Fa
         state = [ops.zeros((batch, size), projected.dtype) for size in sizes]
     if recurrence.probe is not None:
         cell = cell_math.Probed(cell)
-        projected = ops.concatenate([projected, _time_major(recurrence.probe)], axis=-1)
-    weights = cell.with_dropout_mask(weights, _time_major(recurrence.recurrent_dropout_mask))
-    zoneout_masks = recurrence.zoneout_masks and [_time_major(m) for m in recurrence.zoneout_masks]
-    time_mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))  # (time, batch)
-    options = {"reverse": recurrence.reverse, "unroll": unroll, "recompute": recompute}
+        projected = ops.concatenate([projected, time_major(recurrence.probe)], axis=-1)
+    weights = cell.with_dropout_mask(weights, time_major(recurrence.recurrent_dropout_mask))
+    zoneout_masks = recurrence.zoneout_masks and [time_major(m) for m in recurrence.zoneout_masks]
+    time_mask = None if mask is None else time_major(ops.cast(mask, "bool")[:, :, None])[:, :, 0]  # (time, batch)
+    options = {"unroll": unroll, "recompute": recompute}
     outputs, emitted, state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
-    outputs, *emitted = (ops.transpose(sequence, (1, 0, 2)) for sequence in (outputs, *emitted))
+    sequences = [ops.flip(x, axis=0) if recurrence.reverse else x for x in (outputs, *emitted)]
+    outputs, *emitted = (ops.transpose(x, (1, 0, 2)) for x in sequences)
     return outputs, state, tuple(emitted)
-
-
-def _time_major(mask):
-    return ops.transpose(mask, (1, 0, 2)) if mask is not None and len(mask.shape) == 3 else mask
 
 
 def _show(outputs, recurrence, mask, zero_output_for_mask=False):

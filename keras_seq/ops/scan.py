@@ -31,7 +31,6 @@ def scan(
     mask=None,
     zoneout_masks=None,
     *,
-    reverse=False,
     recompute=False,
     unroll=False,
 ):
@@ -45,7 +44,6 @@ def scan(
         mask: (time, batch) booleans, or None. A step where it is False leaves the state as it was.
         zoneout_masks: None, or a tuple with one entry a state: None, (batch, units) or (time, batch, units), the
             share of the state before that a step keeps. No gradient reaches them.
-        reverse: whether to run from the last step to the first. Results keep the order of `inputs`.
         recompute: whether to keep nothing for the backward pass but the arguments, and to run the forward pass
             again when a gradient is asked for: less memory, more time.
         unroll: whether to lay out the steps one after the other instead of looping. Needs a static time.
@@ -54,7 +52,6 @@ def scan(
         `(outputs, emitted, state)`: the first state at each step (time, batch, units), the tuple of what the cell
         emits at each step, and the tuple of final states.
     """
-    loop = {"reverse": reverse, "unroll": unroll}
     # `copy` reads variables, which `convert_to_tensor` leaves as they are; a gradient is asked of tensors.
     weights = tree.map_structure(lambda w: w if w is None else ops.copy(w), weights)
     zoneout_masks = (None,) * cell.states if zoneout_masks is None else tuple(zoneout_masks)
@@ -64,12 +61,12 @@ def scan(
     def run(inputs, initial_state, weights, mask, zoneout_masks):
         visible = None if mask is None else ops.expand_dims(mask > 0, axis=-1)
         masks = _Masks(visible, cell.dropout_mask(weights), zoneout_masks)
-        forward = functools.partial(_forward, cell, inputs, initial_state, weights, masks, **loop)
+        forward = functools.partial(_forward, cell, inputs, initial_state, weights, masks, unroll)
         trace, state = forward(keep=cell.differentiable and not recompute)
 
         def gradient(d_outputs, d_emitted, d_state):
             kept = forward()[0] if recompute else trace
-            found = _backward(cell, initial_state, weights, masks, kept, d_outputs, d_emitted, d_state, **loop)
+            found = _backward(cell, initial_state, weights, masks, kept, d_outputs, d_emitted, d_state, unroll)
             return *found, None, (None,) * cell.states
 
         return (trace.state[0], trace.emitted, state), gradient
@@ -78,7 +75,7 @@ def scan(
     return custom_gradient(run, arguments) if cell.differentiable else run(*arguments)[0]
 
 
-def _forward(cell, inputs, initial_state, weights, masks, *, reverse, unroll, keep=True):
+def _forward(cell, inputs, initial_state, weights, masks, unroll, keep=True):
     """The forward pass: the final state, and the trace, without what `_backward` has from the states."""
     prepared = cell.prepare(weights)
     mask_sequences, masks_of_step = _over_steps(masks)
@@ -96,15 +93,15 @@ def _forward(cell, inputs, initial_state, weights, masks, *, reverse, unroll, ke
         return new_state, (new_state, candidate, emitted, tuple(residuals))
 
     sequences = (inputs, mask_sequences)
-    state, kept = time_loop(step, tuple(initial_state), sequences, reverse=reverse, unroll=unroll)
+    state, kept = time_loop(step, tuple(initial_state), sequences, unroll=unroll)
     return Trace((), *kept), state
 
 
-def _backward(cell, initial_state, weights, masks, trace, d_outputs, d_emitted, d_state, *, reverse, unroll):
+def _backward(cell, initial_state, weights, masks, trace, d_outputs, d_emitted, d_state, unroll):
     """Backpropagation through time: the gradients of inputs, initial state and weights."""
     prepared = cell.prepare_backward(weights)
     trace = trace._replace(
-        previous=tuple(_shift(first, s, reverse) for first, s in zip(initial_state, trace.state, strict=True)),
+        previous=tuple(_shift(first, s) for first, s in zip(initial_state, trace.state, strict=True)),
         candidate=tuple(
             s if m is None else c for m, s, c in zip(masks.zoneout, trace.state, trace.candidate, strict=True)
         ),
@@ -130,7 +127,7 @@ def _backward(cell, initial_state, weights, masks, trace, d_outputs, d_emitted, 
 
     sequences = (coefficients, d_outputs, tuple(d_emitted), mask_sequences)
     carry = (tuple(d_state), cell.zero_sums(weights))
-    (d_initial_state, sums), (d_inputs, kept) = time_loop(step, carry, sequences, reverse=not reverse, unroll=unroll)
+    (d_initial_state, sums), (d_inputs, kept) = time_loop(step, carry, sequences, reverse=True, unroll=unroll)
     return d_inputs, d_initial_state, cell.weight_gradients(trace, d_inputs, kept, sums, weights)
 
 
@@ -154,12 +151,9 @@ def _kept_shares(masks, dtype):
     return tuple(masked if m is None else ops.where(masks.visible, m, 1) for m in masks.zoneout)
 
 
-def _shift(first, states, reverse):
+def _shift(first, states):
     """The state before each step, from the first one and the states after each step."""
-    first = ops.expand_dims(first, axis=0)
-    if reverse:
-        return ops.concatenate([states[1:], first], axis=0)
-    return ops.concatenate([first, states[:-1]], axis=0)
+    return ops.concatenate([ops.expand_dims(first, axis=0), states[:-1]], axis=0)
 
 
 def time_loop(step, carry, sequences, *, reverse=False, unroll=False):

@@ -226,3 +226,13 @@ def test_cells_drop_in_a_layer_of_keras_too(kind, mode):
         recurrent_dropout_mask=np.array(recurrent_mask),
     )
     assert_close(outputs, expected, 1e-5)
+
+
+def test_both_directions_draw_masks_of_their_own():
+    """Of a seeded layer the backward copy of Keras has the seed too, and so the masks."""
+    both = layers.Bidirectional(layers.GRU(WIDE, dropout=RATE, seed=5, num_layers=2))
+    again = type(both).from_config(both.get_config())
+    for layer in (both, again):
+        cells = [*layer.forward_layer.own_cells(), *layer.backward_layer.own_cells()]
+        masks = [np.array(cell.draw_masks(np.ones((1, 1, WIDE), "float32"), True).inputs) for cell in cells]
+        assert len({mask.tobytes() for mask in masks}) == 4

@@ -125,6 +125,15 @@ def test_wrong_states_of_an_attention_decoder(initial_state, received):
 
 
 @every_layer
+def test_a_wrong_number_of_states_to_reset_to(kind, states):
+    layer, _ = make_pair(kind, stateful=True)
+    with pytest.raises(ValueError, match=rf"`states` must be a list of {states} arrays\. Received: 3"):
+        layer.reset_state([draw(BATCH, UNITS)] * 3)
+    with pytest.raises(ValueError, match=r"`reset_state\(states=...\)` needs a stateful layer that is built"):
+        getattr(layers, kind)(UNITS).reset_state([draw(BATCH, UNITS)] * states)
+
+
+@every_layer
 def test_a_batch_of_the_wrong_size(kind, states):
     layer, _ = make_pair(kind, stateful=True)
     with pytest.raises(ValueError, match=f"built for batches of {BATCH} sequences received 3"):

@@ -33,7 +33,6 @@ CALLS = {
     "zoneout": st.tuples(UNIT_MASK, UNIT_MASK),
     "recurrent_bias": st.booleans(),
     "memory_mask": st.booleans(),
-    "reverse": st.booleans(),
     "recompute": st.booleans(),
     "unroll": st.booleans(),
     "seed": st.integers(0, 999),
@@ -75,7 +74,7 @@ def assert_gradients_agree(cell, call, mode):
     state = [rng.normal(size=(call["batch"], UNITS)) for _ in range(cell.states)]
     mask = rng.random((call["time"], call["batch"])) < 0.6 if call["mask"] else None
     zoneout_masks = [draw_unit_mask(of, call, rng) for of in call["zoneout"][: cell.states]]
-    options = {"reverse": call["reverse"], "unroll": call["unroll"], "zoneout_masks": zoneout_masks}
+    options = {"unroll": call["unroll"], "zoneout_masks": zoneout_masks}
 
     def run(cell, **options):
         def function(inputs, *tensors):
