@@ -160,6 +160,8 @@ VARIANTS = [
     _variant("mask", "training", masked=True),
     _variant("recurrent_dropout", "training", recurrent_dropout=0.3),
     _variant("zoneout", "training", zoneout=0.1),
+    _variant("naive", "training", recurrent_dropout=0.3, dropout_mode="naive"),
+    _variant("weight_dropout", "training", recurrent_weight_dropout=0.3),
     _variant("bfloat16", "forward", dtype="mixed_bfloat16"),
 ]
 CONTENDERS = [

@@ -89,7 +89,7 @@ def ratio_tables(results, ours):
         *(Comparison(f"under jit, {PASSES[kind].title}", kind, "native-jit", ["native"]) for kind in PASSES),
         *(
             Comparison(f"with {name}, forward + backward", "training", f"native+{name}", ["native"])
-            for name in ("mask", "recurrent_dropout", "zoneout")
+            for name in ("mask", "recurrent_dropout", "zoneout", "naive", "weight_dropout")
         ),
         Comparison("bfloat16, forward", "forward", "native+bfloat16", ["native"]),
         Comparison("bfloat16, forward, batch ≥ 32, units ≥ 512", "forward", "native+bfloat16", ["native"], _is_large),

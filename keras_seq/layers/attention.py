@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from keras_seq.ops import cell_math
+from keras_seq.ops.attention_math import additive_energies, masked_softmax
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -73,10 +73,10 @@ class BahdanauAttention(keras.layers.Layer):
         query_mask, value_mask = (mask[0], mask[1]) if mask is not None else (None, None)
         if value_mask is not None:
             value_mask = ops.cast(value_mask, value.dtype)[:, None, :]
-        energies, _ = cell_math.additive_energies(
+        energies, _ = additive_energies(
             ops.matmul(query, self.query_kernel), self.project_memory(key)[:, None], self.score_vector
         )  # (batch, time, source)
-        weights = cell_math.masked_softmax(energies, value_mask)
+        weights = masked_softmax(energies, value_mask)
         context = ops.matmul(weights, value)  # (batch, time, features)
         if query_mask is not None:
             context = ops.where(query_mask[:, :, None], context, ops.zeros_like(context))

@@ -6,8 +6,9 @@ from keras import ops
 
 from keras_seq.layers.attention import BahdanauAttention
 from keras_seq.layers.cells import make_cell
-from keras_seq.ops import cell_math, recurrence
-from keras_seq.ops.cell_math import AttentionWeights, RecurrentWeights
+from keras_seq.ops import recurrence
+from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
+from keras_seq.ops.cell_math import RecurrentWeights
 from keras_seq.ops.implementation import check_implementation, choose_implementation
 
 
@@ -82,7 +83,7 @@ class AttentionDecoder(keras.layers.Layer):
 
     def choose_implementation(self):
         """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
-        equations = cell_math.AdditiveAttention(self.cell.equations)
+        equations = AdditiveAttention(self.cell.equations)
         return choose_implementation(self.implementation, equations, self.compute_dtype)
 
     def build(self, inputs_shape, memory_shape):
@@ -150,7 +151,7 @@ class AttentionDecoder(keras.layers.Layer):
         projected = ops.matmul(inputs, kernel[:features])
         if bias is not None:
             projected = projected + bias
-        equations = cell_math.AdditiveAttention(self.cell.equations)
+        equations = AdditiveAttention(self.cell.equations)
         weights = AttentionWeights(
             cell=RecurrentWeights(self.cell.recurrent_kernel, recurrent_bias),
             context_kernel=kernel[features:],

@@ -43,7 +43,6 @@ class RecurrentLayer(RNN):
                 of_cell["seed"] += 1  # else all cells would draw the same masks
             cells.append(self.cell_type(**of_cell, name=f"{self.cell_name}_{i}"))
         super().__init__(cells if num_layers > 1 else cells[0], **arguments)
-        self.input_spec = keras.layers.InputSpec(ndim=3)
         self.num_layers = num_layers
         self.output_dropout = check_rate("output_dropout", output_dropout)
         self.use_cudnn = use_cudnn  # Keras's; here XLA serves the GPU and the argument changes nothing

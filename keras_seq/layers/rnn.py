@@ -80,6 +80,8 @@ class RNN(keras.layers.RNN):
             **kwargs,
         )
         self.supports_masking = True  # which Keras 3.16 no longer says of its own
+        if self.own_cells() is not None:
+            self.input_spec = keras.layers.InputSpec(ndim=3)
         self.residual = residual
         self.initial_state_initializer = keras.initializers.get(initial_state_initializer)
         self.implementation = check_implementation(implementation)
@@ -97,7 +99,9 @@ class RNN(keras.layers.RNN):
     def own_cells(self):
         """The cells where all are of keras_seq, else None. A method, because Keras saves what attributes hold."""
         cells = self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
-        return list(cells) if all(isinstance(cell, RecurrentCell) for cell in cells) else None
+        # Where a subclass has another `call`, that is what must run.
+        ours = (isinstance(cell, RecurrentCell) and type(cell).call is RecurrentCell.call for cell in cells)
+        return list(cells) if all(ours) else None
 
     def choose_implementation(self):
         """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""

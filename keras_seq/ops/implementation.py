@@ -9,6 +9,7 @@ from typing import NamedTuple
 from keras import activations
 
 from keras_seq.ops import cell_math, native
+from keras_seq.ops.attention_math import AdditiveAttention
 
 IMPLEMENTATIONS = ("auto", "native", "xla")
 _DTYPES = ("float32", "float64", "bfloat16")
@@ -111,7 +112,7 @@ def native_kernel(cell):
 
 
 def _describe(cell):
-    if isinstance(cell, cell_math.AdditiveAttention):
+    if isinstance(cell, AdditiveAttention):
         return "recurrences with attention"
     if isinstance(cell, cell_math.ExtendedLSTM):
         parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from keras import activations, backend, ops
 
 from keras_seq.ops import cell_math, native
-from keras_seq.ops.cell_math import AttentionWeights, RecurrentWeights
+from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
+from keras_seq.ops.cell_math import RecurrentWeights
 from keras_seq.ops.implementation import choose_implementation, native_kernel
 from keras_seq.ops.scan import scan
 
@@ -145,7 +146,7 @@ def attention_decoder(
     Returns:
         `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source).
     """
-    cell = cell_math.AdditiveAttention(cell)
+    cell = AdditiveAttention(cell)
     memory = ops.convert_to_tensor(memory)
     features = inputs.shape[-1]
     weights = AttentionWeights(

@@ -112,6 +112,17 @@ def test_a_cell_of_the_user(tmp_path):
         layers.RNN(MinimalCell(3), implementation="native").choose_implementation()
 
 
+def test_a_cell_of_ours_with_another_step():
+    class Doubled(layers.GRUCell):
+        def call(self, inputs, states, training=False):
+            return super().call(2 * inputs, states, training=training)
+
+    layer, plain = layers.RNN(Doubled(3)), layers.GRU(3)
+    fill(plain, layer)
+    assert_close(layer(SEQUENCES), plain(2 * SEQUENCES), 1e-6)
+    assert "Doubled, which is not a cell of keras_seq" in layer.choose_implementation().reason
+
+
 def test_a_stack_of_keras_has_a_stateful_twin():
     cells = [("LSTM", 3, "tanh", False), ("GRU", 2, "tanh", False)]
     ours, theirs = (

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import activations
 
-from keras_seq.ops.cell_math import GRU, LSTM, AdditiveAttention, AttentionWeights, RecurrentWeights, SimpleRNN
+from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
+from keras_seq.ops.cell_math import GRU, LSTM, RecurrentWeights, SimpleRNN
 from keras_seq.ops.scan import scan
 
 TOLERANCE = 1e-10
