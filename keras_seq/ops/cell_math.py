@@ -27,7 +27,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras import activations, ops
+from keras import activations, backend, ops
 
 # dy/dx of each activation as a function of its value y: what lets the backward pass do without x.
 _SLOPES = {
@@ -184,8 +184,8 @@ class LSTM(_Recurrence):
 
     def coefficients(self, trace, weights):
         c_previous, c = trace.previous[1], trace.candidate[1]
-        i, f, g, o = trace.residuals
-        squashed = self.activation(c)
+        i, f, g, o, *_ = trace.residuals
+        squashed = self._squash(c, weights)
         gates = [
             g * _slope(self.recurrent_activation, i),
             c_previous * _slope(self.recurrent_activation, f),
@@ -193,6 +193,10 @@ class LSTM(_Recurrence):
             squashed * _slope(self.recurrent_activation, o),
         ]
         return ops.concatenate(gates, axis=-1), o * _slope(self.activation, squashed), f
+
+    def _squash(self, c, weights):
+        """What the output gate lets through."""
+        return self.activation(c)
 
     def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
         (dh, dc), (gates, squash, f) = d_state, coefficients
@@ -215,38 +219,100 @@ class ExtendedLSTM(LSTM):
     projection_units: int | None = None
     layer_norm: bool = False
 
-    differentiable = False
-
     def project(self, inputs, kernel, bias, weights):
-        return _add_bias(self._normalize(ops.matmul(inputs, kernel), weights, "input"), bias)
+        product = ops.matmul(inputs, kernel)
+        if self.layer_norm:
+            product = weights.further["input_gamma"] * _standardize(product)[0]
+        return _add_bias(product, bias)
 
     def state_sizes(self, units):
         return self.projection_units or units, units
 
     def step(self, inputs, state, weights):
-        h, c = state
-        product = ops.matmul(_drop(h, weights.dropout_mask), weights.kernel)
-        i, f, g, o = ops.split(inputs + self._normalize(product, weights, "recurrent"), 4, axis=-1)
+        (h, c), further = state, weights.further
+        product, norm = ops.matmul(_drop(h, weights.dropout_mask), weights.kernel), ()
+        if self.layer_norm:
+            norm = _standardize(product)
+            product = further["recurrent_gamma"] * norm[0]
+        i, f, g, o = ops.split(inputs + product, 4, axis=-1)
         if self.peephole:
-            to_i, to_f, to_o = ops.unstack(weights.further["peephole_kernel"], 3, axis=0)
+            to_i, to_f, to_o = ops.unstack(further["peephole_kernel"], 3, axis=0)
             i, f = i + to_i * c, f + to_f * c
-        c = self.recurrent_activation(f) * c + self.recurrent_activation(i) * self.activation(g)
-        if self.peephole:
-            o = o + to_o * c
-        h = self.recurrent_activation(o) * self.activation(self._normalize(c, weights, "state"))
+        i, f, g = self.recurrent_activation(i), self.recurrent_activation(f), self.activation(g)
+        c = f * c + i * g
+        o = self.recurrent_activation(o + to_o * c if self.peephole else o)
+        h = o * self._squash(c, weights)
         if self.projection_units:
-            h = ops.matmul(h, weights.further["projection_kernel"])
-        return (h, c), (), ()
+            h = ops.matmul(h, further["projection_kernel"])
+        return (h, c), (), (i, f, g, o, *norm)
 
-    def _normalize(self, x, weights, name):
-        if not self.layer_norm:
-            return x
-        return _layer_normalize(x, weights.further[f"{name}_gamma"], weights.further.get(f"{name}_beta"))
+    def _squash(self, c, weights):
+        if self.layer_norm:
+            c = weights.further["state_gamma"] * _standardize(c)[0] + weights.further["state_beta"]
+        return self.activation(c)
+
+    def prepare_backward(self, weights):
+        further = dict(weights.further)
+        if self.projection_units:
+            further["projection_kernel"] = ops.transpose(further["projection_kernel"])
+        return super().prepare_backward(weights)._replace(further=further)
+
+    def coefficients(self, trace, weights):
+        norms = (trace.residuals[4:], _standardize(trace.candidate[1])) if self.layer_norm else ()
+        return *super().coefficients(trace, weights), norms
+
+    def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
+        (dh, dc), (gates, squash, f, norms), further = d_state, coefficients, weights.further
+        d_squashed = ops.matmul(dh, further["projection_kernel"]) if self.projection_units else dh
+        d_norm = d_squashed * squash
+        dc = dc + (_standardize_backward(d_norm * further["state_gamma"], *norms[1]) if self.layer_norm else d_norm)
+        d_o = d_squashed * gates[:, 3 * f.shape[-1] :]
+        if self.peephole:
+            to_i, to_f, to_o = ops.unstack(further["peephole_kernel"], 3, axis=0)
+            dc = dc + d_o * to_o
+        d_inputs = ops.concatenate([dc, dc, dc, d_squashed], axis=-1) * gates  # (batch, 4 * units)
+        d_product = d_inputs
+        if self.layer_norm:
+            d_product = _standardize_backward(d_inputs * further["recurrent_gamma"], *norms[0])
+        d_previous = dc * f
+        if self.peephole:
+            d_i, d_f, *_ = ops.split(d_inputs, 4, axis=-1)
+            d_previous = d_previous + d_i * to_i + d_f * to_f
+        kept = (dh if self.projection_units else (), (d_norm, d_product) if self.layer_norm else ())
+        return d_inputs, (_through_kernel(d_product, weights), d_previous), kept, sums
+
+    def weight_gradients(self, trace, d_inputs, kept, sums, weights):
+        dh, of_norms = kept
+        c_previous, c, o = trace.previous[1], trace.candidate[1], trace.residuals[3]
+        further = dict.fromkeys(weights.further)  # that of `input_gamma` comes from `project`
+        if self.projection_units:
+            further["projection_kernel"] = contract_time(o * self._squash(c, weights), dh)
+        if self.peephole:
+            d_i, d_f, _, d_o = ops.split(d_inputs, 4, axis=-1)
+            met = [(d_i, c_previous), (d_f, c_previous), (d_o, c)]
+            further["peephole_kernel"] = ops.stack([ops.sum(d * x, axis=(0, 1)) for d, x in met])
+        d_product = d_inputs
+        if self.layer_norm:
+            d_norm, d_product = of_norms
+            further["recurrent_gamma"] = ops.sum(d_inputs * trace.residuals[4], axis=(0, 1))
+            further["state_gamma"] = ops.sum(d_norm * _standardize(c)[0], axis=(0, 1))
+            further["state_beta"] = ops.sum(d_norm, axis=(0, 1))
+        return super().weight_gradients(trace, d_product, (), (), weights)._replace(further=further)
 
 
-def _layer_normalize(x, gamma, beta=None):
-    """Mean 0 and variance 1 over the last axis, times gamma, plus beta; epsilon as of `LayerNormalization`."""
-    return ops.layer_normalization(x, gamma, beta, epsilon=1e-3)
+def _standardize(x):
+    """Mean 0 and variance 1 over the last axis, in float32 at least; and the factors 1 / deviation (..., 1)."""
+    precise = ops.cast(x, backend.result_type(x.dtype, "float32"))
+    centred = precise - ops.mean(precise, axis=-1, keepdims=True)
+    # The epsilon is that of `keras.layers.LayerNormalization`.
+    factor = ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-3)
+    return ops.cast(centred * factor, x.dtype), ops.cast(factor, x.dtype)
+
+
+def _standardize_backward(d, standard, factor):
+    """The gradient of x from that of `standard`, the first result of `_standardize`."""
+    along = ops.mean(d * standard, axis=-1, keepdims=True)
+    return factor * (d - ops.mean(d, axis=-1, keepdims=True) - standard * along)
 
 
 class _GRUKernels(NamedTuple):
@@ -294,24 +360,30 @@ class GRU(_Recurrence):
         x_z, x_r, x_g = ops.split(inputs, 3, axis=-1)
         dropped = _drop(h, weights.dropout_mask)
         if self.reset_after:
-            product = self._normalize(ops.matmul(dropped, weights.kernel), weights, "zrg")
+            product, *norm = self._normalize(ops.matmul(dropped, weights.kernel), weights, "zrg")
             h_z, h_r, h_g = ops.split(_add_bias(product, weights.bias), 3, axis=-1)
         else:
-            product = self._normalize(ops.matmul(dropped, weights.update_reset), weights, "zr")
+            product, *norm = self._normalize(ops.matmul(dropped, weights.update_reset), weights, "zr")
             h_z, h_r = ops.split(product, 2, axis=-1)
         z = self.recurrent_activation(x_z + h_z)
         r = self.recurrent_activation(x_r + h_r)
         if self.reset_after:
+            residuals = z, r, h_g, *norm
             reset = r * h_g
         else:
-            reset = self._normalize(ops.matmul(r * dropped, weights.candidate), weights, "g")
+            reset, *norm_of_g = self._normalize(ops.matmul(r * dropped, weights.candidate), weights, "g")
+            residuals = z, r, *norm, *norm_of_g
         g = self.activation(x_g + reset)
         h = z * h + (1 - z) * g
-        return (h,), (), (z, r, g, h_g) if self.reset_after else (z, r, g)
+        return (h,), (), (g, *residuals)
 
     def _normalize(self, product, weights, gates):
-        """A product of the gates named, as a variant wants it."""
-        return product
+        """A product of the gates named as a variant wants it, and what `_normalize_backward` needs."""
+        return (product,)
+
+    def _normalize_backward(self, d, weights, norms, gates):
+        """The gradient of the product from that of what `_normalize` made of it."""
+        return d
 
     def prepare_backward(self, weights):
         if self.reset_after:
@@ -322,40 +394,56 @@ class GRU(_Recurrence):
         )
 
     def coefficients(self, trace, weights):
-        (h,), (z, r, g, *h_g) = trace.previous, trace.residuals
+        (h,), (g, z, r, *others) = trace.previous, trace.residuals
         to_z = (h - g) * _slope(self.recurrent_activation, z)
         to_g = (1 - z) * _slope(self.activation, g)
         if self.reset_after:
-            to_r = to_g * h_g[0] * _slope(self.recurrent_activation, r)
+            h_g, *norms = others
+            to_r = to_g * h_g * _slope(self.recurrent_activation, r)
             inputs, products = [to_z, to_r, to_g], [to_z, to_r, to_g * r]
-            return z, ops.concatenate(inputs, axis=-1), ops.concatenate(products, axis=-1)
-        return z, r, to_z, to_g, _drop(h, weights.dropout_mask) * _slope(self.recurrent_activation, r)
+            return tuple(norms), z, ops.concatenate(inputs, axis=-1), ops.concatenate(products, axis=-1)
+        to_r = _drop(h, weights.dropout_mask) * _slope(self.recurrent_activation, r)
+        return tuple(others), z, r, to_z, to_g, to_r
 
     def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
-        (dh,), (z, *others) = d_state, coefficients
+        (dh,), (norms, z, *others) = d_state, coefficients
         if self.reset_after:
             inputs, products = others
             thrice = ops.concatenate([dh, dh, dh], axis=-1)
-            return thrice * inputs, (dh * z + _through_kernel(thrice * products, weights),), (), sums
+            d_product = self._normalize_backward(thrice * products, weights, norms, "zrg")
+            d_previous = dh * z + _through_kernel(d_product, weights)
+            return thrice * inputs, (d_previous,), self._kept(d_product), sums
         r, to_z, to_g, to_r = others
         d_g = dh * to_g
-        d_reset = ops.matmul(d_g, weights.candidate)
+        d_product_g = self._normalize_backward(d_g, weights, norms[2:], "g")
+        d_reset = ops.matmul(d_product_g, weights.candidate)
         d_gates = ops.concatenate([dh * to_z, d_reset * to_r], axis=-1)
-        d_dropped = d_reset * r + ops.matmul(d_gates, weights.update_reset)
+        d_product = self._normalize_backward(d_gates, weights, norms[:2], "zr")
+        d_dropped = d_reset * r + ops.matmul(d_product, weights.update_reset)
         d_previous = dh * z + _drop(d_dropped, weights.dropout_mask)
-        return ops.concatenate([d_gates, d_g], axis=-1), (d_previous,), (), sums
+        return ops.concatenate([d_gates, d_g], axis=-1), (d_previous,), self._kept(d_product, d_product_g), sums
+
+    def _kept(self, *d_products):
+        """The gradients of the products where `weight_gradients` needs them beside those of the inputs."""
+        return ()
 
     def weight_gradients(self, trace, d_inputs, kept, sums, weights):
-        h = _drop(trace.previous[0], weights.dropout_mask)
-        units = h.shape[-1]
-        r = trace.residuals[1]
-        d_gates, d_g = d_inputs[..., : 2 * units], d_inputs[..., 2 * units :]
+        h, r = _drop(trace.previous[0], weights.dropout_mask), trace.residuals[2]
         if self.reset_after:
-            d_projected = ops.concatenate([d_gates, d_g * r], axis=-1)
+            d_projected = self._d_projected(trace, d_inputs)
             d_bias = None if weights.bias is None else ops.sum(d_projected, axis=(0, 1))
-            return RecurrentWeights(kernel=contract_time(h, d_projected), bias=d_bias)
+            return RecurrentWeights(kernel=contract_time(h, *kept or (d_projected,)), bias=d_bias)
+        cut = 2 * h.shape[-1]
+        d_gates, d_g = kept or (d_inputs[..., :cut], d_inputs[..., cut:])
         d_kernels = [contract_time(h, d_gates), contract_time(r * h, d_g)]
         return RecurrentWeights(kernel=ops.concatenate(d_kernels, axis=-1))
+
+    def _d_projected(self, trace, d_inputs):
+        """The gradient of what is added to the inputs: the recurrent product, and its bias."""
+        if not self.reset_after:
+            return d_inputs
+        d_z, d_r, d_g = ops.split(d_inputs, 3, axis=-1)
+        return ops.concatenate([d_z, d_r, d_g * trace.residuals[2]], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,18 +454,42 @@ class LayerNormGRU(GRU):
     `g = f(N(x W_g) + b_g + N((r h) U_g))`. N has a gain for each entry; b is the shift.
     """
 
-    differentiable = False
-
     def project(self, inputs, kernel, bias, weights):
-        return _add_bias(self._normalize(ops.matmul(inputs, kernel), weights, "zrg", "input"), bias)
+        return _add_bias(self._normalize(ops.matmul(inputs, kernel), weights, "zrg", "input")[0], bias)
 
     def _normalize(self, product, weights, gates, name="recurrent"):
-        gamma = weights.further[f"{name}_gamma"]  # (3 * units,)
-        units = gamma.shape[0] // 3
-        if gates == "zrg":
-            parts = ("zr", product[..., : 2 * units]), ("g", product[..., 2 * units :])
-            return ops.concatenate([self._normalize(part, weights, g, name) for g, part in parts], axis=-1)
-        return _layer_normalize(product, gamma[: 2 * units] if gates == "zr" else gamma[2 * units :])
+        parts = self._parts(product, gates)
+        norms = [_standardize(part) for part in parts]
+        standard = ops.concatenate([standard for standard, _ in norms], axis=-1)
+        gains = self._gains(weights.further[f"{name}_gamma"], gates)
+        return gains * standard, standard, ops.concatenate([factor for _, factor in norms], axis=-1)
+
+    def _normalize_backward(self, d, weights, norms, gates):
+        standard, factors = norms
+        d = d * self._gains(weights.further["recurrent_gamma"], gates)
+        parts = zip(self._parts(d, gates), self._parts(standard, gates), strict=True)
+        found = [_standardize_backward(d, s, factors[..., i : i + 1]) for i, (d, s) in enumerate(parts)]
+        return ops.concatenate(found, axis=-1)
+
+    def _kept(self, *d_products):
+        return d_products
+
+    def weight_gradients(self, trace, d_inputs, kept, sums, weights):
+        standard = trace.residuals[4] if self.reset_after else ops.concatenate(trace.residuals[3::2], axis=-1)
+        d_gamma = ops.sum(self._d_projected(trace, d_inputs) * standard, axis=(0, 1))
+        further = dict.fromkeys(weights.further) | {"recurrent_gamma": d_gamma}  # `project` gives that of `input_gamma`
+        return super().weight_gradients(trace, d_inputs, kept, sums, weights)._replace(further=further)
+
+    @staticmethod
+    def _parts(x, gates):
+        """What is normalised together."""
+        cut = x.shape[-1] // 3 * 2
+        return [x[..., :cut], x[..., cut:]] if gates == "zrg" else [x]
+
+    @staticmethod
+    def _gains(gamma, gates):
+        cut = gamma.shape[0] // 3 * 2
+        return {"zrg": gamma, "zr": gamma[:cut], "g": gamma[cut:]}[gates]
 
 
 @dataclasses.dataclass(frozen=True)

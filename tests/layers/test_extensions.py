@@ -55,17 +55,18 @@ def reference(layer, **options):
 
 
 @every_extension
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     masked=st.booleans(),
     zoneout=st.booleans(),
     go_backwards=st.booleans(),
     with_state=st.booleans(),
+    training=st.booleans(),
     mode=st.sampled_from(["eager", "graph", "jit"]),
 )
-def test_an_extension_is_that_of_the_paper(kind, options, masked, zoneout, go_backwards, with_state, mode):
+def test_an_extension_is_that_of_the_paper(kind, options, masked, zoneout, go_backwards, with_state, training, mode):
     """Outputs and every gradient, in float64, against NumPy and complex-step derivatives."""
-    rate = 0.3 if zoneout else 0.0
+    rate = 0.3 if zoneout and not training else 0.0  # in training it is a matter of chance, and of other tests
     layer = getattr(layers, kind)(
         UNITS,
         **options,
@@ -82,10 +83,10 @@ def test_an_extension_is_that_of_the_paper(kind, options, masked, zoneout, go_ba
     mask = MASK if masked else None
 
     def run(sequences, *state):
-        outputs, *final = layer(sequences, initial_state=list(state) or None, mask=mask)
+        outputs, *final = layer(sequences, initial_state=list(state) or None, mask=mask, training=training)
         return [outputs[:, ::-1] if go_backwards else outputs, *final]
 
-    zoneout_masks = [np.full((BATCH, size), rate) for size in layer.state_size] if zoneout else None
+    zoneout_masks = [np.full((BATCH, size), rate) for size in layer.state_size] if rate else None
     expected = reference(layer, mask=mask, reverse=go_backwards, zoneout_masks=zoneout_masks)
     arguments = [SEQUENCES, *states]
     outputs, gradients = run_with_gradients(run, arguments, layer.cell.trainable_variables, mode)

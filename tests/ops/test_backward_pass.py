@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import activations
 
 from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
-from keras_seq.ops.cell_math import GRU, LSTM, RecurrentWeights, SimpleRNN
+from keras_seq.ops.cell_math import GRU, LSTM, ExtendedLSTM, LayerNormGRU, RecurrentWeights, SimpleRNN
 from keras_seq.ops.scan import scan
 
 TOLERANCE = 1e-10
@@ -25,6 +25,14 @@ CELLS = {
     "lstm relu": LSTM(activations.relu),
 }
 CELLS |= {f"attention over {name}": AdditiveAttention(cell) for name, cell in CELLS.items()}
+CELLS |= {
+    "lstm with peepholes": ExtendedLSTM(peephole=True),
+    "lstm with a projection": ExtendedLSTM(projection_units=UNITS),
+    "lstm with layer_norm": ExtendedLSTM(layer_norm=True),
+    "lstm with all": ExtendedLSTM(activations.relu, peephole=True, projection_units=UNITS, layer_norm=True),
+    "gru with layer_norm": LayerNormGRU(),
+    "gru with layer_norm, reset before": LayerNormGRU(reset_after=False),
+}
 UNIT_MASK = st.sampled_from([None, "a sequence", "a step"])
 CALLS = {
     "batch": st.integers(1, 3),
@@ -63,8 +71,28 @@ def draw_weights(cell, call, rng):
     weights = [rng.normal(size=(UNITS, cell.gates * UNITS))]
     if isinstance(cell, GRU) and cell.reset_after and call["recurrent_bias"]:
         weights.append(rng.normal(size=cell.gates * UNITS))
-    dropout_mask = draw_unit_mask(call["dropout"], call, rng)
-    return weights, lambda kernel, bias=None: RecurrentWeights(kernel, bias, dropout_mask)
+    dropout_mask, shapes = draw_unit_mask(call["dropout"], call, rng), further_shapes(cell)
+    own, further = len(weights), [rng.normal(size=shape) for shape in shapes.values()]
+
+    def put(kernel, *rest):
+        of_names = dict(zip(shapes, rest[own - 1 :], strict=True))
+        return RecurrentWeights(kernel, *rest[: own - 1], dropout_mask=dropout_mask, further=of_names or None)
+
+    return [*weights, *further], put
+
+
+def further_shapes(cell):
+    """The weights of an extended cell, but for those that `project` reads."""
+    if isinstance(cell, LayerNormGRU):
+        return {"recurrent_gamma": (3 * UNITS,)}
+    shapes = {}
+    if getattr(cell, "peephole", False):
+        shapes["peephole_kernel"] = (3, UNITS)
+    if getattr(cell, "projection_units", None):
+        shapes["projection_kernel"] = (UNITS, UNITS)
+    if getattr(cell, "layer_norm", False):
+        shapes |= {"recurrent_gamma": (4 * UNITS,), "state_gamma": (UNITS,), "state_beta": (UNITS,)}
+    return shapes
 
 
 def assert_gradients_agree(cell, call, mode):
