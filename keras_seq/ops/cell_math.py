@@ -490,26 +490,3 @@ class LayerNormGRU(GRU):
     def _gains(gamma, gates):
         cut = gamma.shape[0] // 3 * 2
         return {"zrg": gamma, "zr": gamma[:cut], "g": gamma[cut:]}[gates]
-
-
-@dataclasses.dataclass(frozen=True)
-class Probed(_Recurrence):
-    """A recurrence whose new output h' is that of `cell` plus a probe, which comes with the inputs, after them.
-
-    With a probe of zeros the numbers are those of `cell`, and the gradient of the probe is that of each h_t.
-    """
-
-    cell: object
-
-    differentiable = False
-
-    def __getattr__(self, name):
-        return getattr(self.cell, name)
-
-    def prepare(self, weights):
-        return self.cell.prepare(weights)
-
-    def step(self, inputs, state, weights):
-        size = state[0].shape[-1]
-        state, emitted, residuals = self.cell.step(inputs[..., :-size], state, weights)
-        return (state[0] + inputs[..., -size:], *state[1:]), emitted, residuals

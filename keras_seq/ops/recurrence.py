@@ -9,7 +9,7 @@ from keras_seq.ops import cell_math, native
 from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
 from keras_seq.ops.cell_math import RecurrentWeights
 from keras_seq.ops.implementation import choose_implementation, native_kernel
-from keras_seq.ops.scan import scan
+from keras_seq.ops.scan import Probed, scan
 
 
 def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh", **options):
@@ -283,7 +283,7 @@ def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=Fa
         sizes = cell.state_sizes(kernel.shape[-1] // cell.gates)
         state = [ops.zeros((batch, size), projected.dtype) for size in sizes]
     if recurrence.probe is not None:
-        cell = cell_math.Probed(cell)
+        cell = Probed(cell)
         projected = ops.concatenate([projected, time_major(recurrence.probe)], axis=-1)
     weights = cell.with_dropout_mask(weights, time_major(recurrence.recurrent_dropout_mask))
     zoneout_masks = recurrence.zoneout_masks and [time_major(m) for m in recurrence.zoneout_masks]

@@ -156,6 +156,26 @@ def _shift(first, states):
     return ops.concatenate([ops.expand_dims(first, axis=0), states[:-1]], axis=0)
 
 
+class Probed:
+    """A recurrence whose new output h' is that of `cell` plus a probe, which comes with the inputs, after them.
+
+    With a probe of zeros the numbers are those of `cell`, and the gradient of the probe is that of each h_t.
+    """
+
+    differentiable = False
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def __getattr__(self, name):
+        return getattr(self.cell, name)
+
+    def step(self, inputs, state, weights):
+        size = state[0].shape[-1]
+        state, emitted, residuals = self.cell.step(inputs[..., :-size], state, weights)
+        return (state[0] + inputs[..., -size:], *state[1:]), emitted, residuals
+
+
 def time_loop(step, carry, sequences, *, reverse=False, unroll=False):
     """Fold `step` over the leading axis of `sequences`: the one seam between keras_seq and the backend.
 
