@@ -87,6 +87,19 @@ def test_a_model_is_saved_and_loaded(name, tmp_path):
 
 
 @every_layer
+def test_a_model_is_exported(name, tmp_path):
+    inputs = symbolic(CATALOG[name].inputs, static=False)
+    # A SavedModel returns no list within a list.
+    model = keras.Model(keras.tree.flatten(inputs), keras.tree.flatten(make_rolled(name)(*inputs)))
+    with keras_seq.ops.use_implementation("xla"):
+        model.export(tmp_path / "saved", verbose=False)
+    arguments = keras.tree.flatten(of_other_shapes(CATALOG[name].inputs))
+    arguments = [tf.cast(array, spec.dtype) for array, spec in zip(arguments, model.inputs, strict=True)]
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    assert_close(loaded.serve(arguments), model(arguments), 1e-6)
+
+
+@every_layer
 def test_a_mask_goes_through(name):
     first, *others = keras.tree.flatten(CATALOG[name].inputs)
     if not CATALOG[name].keeps_mask:  # a cell has no time
