@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users of other recurrent layers complain of, issue by issue, does not happen here."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -38,10 +39,11 @@ def draw(*shape, seed=0):
 
 
 def states_of(layer):
-    """Initial states for a layer that was called, drawn."""
+    """Initial states for a layer that was called, drawn, no two alike."""
     both = [layer.forward_layer, layer.backward_layer] if isinstance(layer, keras.layers.Bidirectional) else [layer]
     zeros = [zero for one in both for zero in one.get_initial_state(BATCH)]
-    return keras.tree.map_structure(lambda zero: draw(*zero.shape), zeros)
+    seeds = itertools.count()
+    return keras.tree.map_structure(lambda zero: draw(*zero.shape, seed=next(seeds)), zeros)
 
 
 def operations(function, *shapes):

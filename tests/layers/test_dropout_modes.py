@@ -228,6 +228,39 @@ def test_cells_drop_in_a_layer_of_keras_too(kind, mode):
     assert_close(outputs, expected, 1e-5)
 
 
+@pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("mode", ["variational", "naive"])
+def test_how_a_mask_stands_in_time_in_a_layer_of_keras(mode, name):
+    """`h_t = m_t x_t` or `h_t = m_t h_{t-1}`, from ones: what is dropped stays so, or is drawn again in every step."""
+    recurrent = name == "recurrent_dropout"
+    cell = layers.SimpleRNNCell(WIDE, "linear", use_bias=False, dropout_mode=mode, seed=1, **{name: RATE})
+    layer = keras.layers.RNN(cell, return_sequences=True)
+    layer.build((None, None, WIDE))
+    layer.set_weights([np.eye(WIDE), np.eye(WIDE) * recurrent])
+    sequences, state = np.full((MANY, TIME, WIDE), 1.0 - recurrent), np.ones((MANY, WIDE))
+    h = np.array(layer(sequences, initial_state=[state], training=True))
+    assert_rate(h[:, 0] == 0, RATE)
+    kept = h[:, 1][h[:, 0] > 0] > 0  # in the second step, of what was kept in the first
+    if mode == "naive":
+        assert_rate(~kept, RATE)
+    else:
+        assert np.all(kept)
+
+
+def test_zoneout_keeps_a_state_by_chance_in_a_layer_of_keras():
+    cell = layers.SimpleRNNCell(WIDE, "linear", use_bias=False, zoneout=RATE, seed=1)
+    layer = keras.layers.RNN(cell, return_sequences=True)
+    layer.build((None, None, WIDE))
+    layer.set_weights([np.eye(WIDE), np.zeros((WIDE, WIDE))])  # h~_t = x_t
+    sequences = np.broadcast_to(np.arange(1.0, TIME + 1)[:, None], (MANY, TIME, WIDE))
+    h = np.array(layer(sequences, training=True))
+    before = np.concatenate([np.zeros_like(h[:, :1]), h[:, :-1]], axis=1)
+    kept = h == before
+    np.testing.assert_array_equal(h, np.where(kept, before, sequences))
+    assert_rate(kept, RATE)
+    assert_independent(kept[:, 1:], kept[:, :-1], RATE)
+
+
 def test_both_directions_draw_masks_of_their_own():
     """Of a seeded layer the backward copy of Keras has the seed too, and so the masks."""
     both = layers.Bidirectional(layers.GRU(WIDE, dropout=RATE, seed=5, num_layers=2))

@@ -215,6 +215,50 @@ def test_a_learned_initial_state_starts_every_sequence_and_learns(kind, implemen
     assert_close(gradients[1:], [np.sum(gradient, axis=0) for gradient in by_state[1:]], 1e-5)
 
 
+@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+def test_a_given_state_comes_before_the_learned_one(kind):
+    layer, plain = getattr(layers, kind)(UNITS, initial_state_initializer="ones"), getattr(layers, kind)(UNITS)
+    for built in (layer, plain):
+        built.build(SEQUENCES.shape)
+    plain.set_weights(layer.cell.get_weights())
+    state = [np.random.default_rng(i).normal(size=(BATCH, UNITS)) for i in range(len(layer.learned_state))]
+    assert_close(layer(SEQUENCES, initial_state=state), plain(SEQUENCES, initial_state=state), 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+def test_a_learned_initial_state_starts_cells_of_keras_too(kind):
+    cell = getattr(keras.layers, f"{kind}Cell")(UNITS)
+    layer = layers.RNN(cell, initial_state_initializer="random_normal")
+    outputs = layer(SEQUENCES)
+    states = [np.tile(vector, (BATCH, 1)) for vector in layer.learned_state]
+    assert_close(outputs, keras.layers.RNN(cell)(SEQUENCES, initial_state=states), 1e-6)
+    sequences = SEQUENCES.astype("float32")
+    _, gradients = run_with_gradients(layer, [sequences], layer.learned_state)
+    assert all(np.any(gradient) for gradient in gradients)
+
+
+@pytest.mark.parametrize("options", [{"residual": True}, {"initial_state_initializer": "ones"}], ids=str)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_each_direction_has_its_own_options(options, swapped):
+    """The cells are alike, so that one call runs both."""
+
+    def make(backwards):
+        own = options if backwards == swapped else {}
+        layer = layers.GRU(UNITS, num_layers=2, return_sequences=True, go_backwards=backwards, **own)
+        layer.build(SEQUENCES.shape)
+        return layer
+
+    both = layers.Bidirectional(make(False), merge_mode=None, backward_layer=make(True))
+    both.build(SEQUENCES.shape)
+    expected = []
+    for backwards, half in enumerate((both.forward_layer, both.backward_layer)):
+        fill(half, seed=backwards)
+        alone = make(bool(backwards))
+        alone.set_weights(half.get_weights())
+        expected.append(np.array(alone(SEQUENCES))[:, :: -1 if backwards else 1])
+    assert_close(both(SEQUENCES), expected, 1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -185,6 +185,24 @@ def test_two_layers_of_different_kinds_in_bidirectional():
     assert_close(ours(SEQUENCES, mask=MASKS["left"]), theirs(SEQUENCES, mask=MASKS["left"]), 1e-6)
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_activity_regularizers_in_bidirectional(directions):
+    """Of both directions, or of the backward one alone: the losses are those of Keras."""
+
+    def make(module):
+        options = {"return_sequences": True, "activity_regularizer": "l2"}
+        backward = module.GRU(3, go_backwards=True, **options)
+        forward = module.GRU(3, **options) if directions == 2 else module.GRU(3, return_sequences=True)
+        return module.Bidirectional(forward, backward_layer=backward)
+
+    ours, theirs = make(layers), make(keras.layers)
+    fill(theirs, ours)
+    for layer in (ours, theirs):
+        layer(SEQUENCES)
+    assert len(ours.losses) == directions
+    assert_close(ours.losses, theirs.losses, 1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 def test_time_distributed(kind, mode):
@@ -241,3 +259,18 @@ def test_every_dtype_policy_is_that_of_keras(kind, policy, tolerance, bidirectio
     assert {output.dtype.name for output in outputs} == {compute}
     assert {weight.dtype for weight in ours.weights} == {"float32" if policy.startswith("mixed") else compute}
     assert_close(results, expected, max(tolerance, 1e-7))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_recompute_reaches_the_recurrence(recompute, training, monkeypatch):
+    """Numbers do not tell: in training it is as asked, at inference nothing is kept."""
+    run, seen = keras_seq.layers.rnn.run_recurrences, []
+
+    def spy(recurrences, **options):
+        seen.append(options["recompute"])
+        return run(recurrences, **options)
+
+    monkeypatch.setattr("keras_seq.layers.rnn.run_recurrences", spy)
+    layers.GRU(3, num_layers=2, recompute=recompute)(SEQUENCES, training=training)
+    assert seen == [recompute or not training] * 2

@@ -256,6 +256,10 @@ class Cell(keras.layers.Layer):
         (lambda: VariationalDropout(layers.GRU(2, dropout=0.1), input_rate=0.1), "`layer` must not drop its inputs"),
         (lambda: VariationalDropout(layers.GRU(2, recurrent_dropout=0.1), 0.1), "`recurrent_dropout`"),
         (lambda: VariationalDropout(layers.Bidirectional(layers.GRU(2, recurrent_dropout=0.1)), 0, 0.2), "=0.1 and"),
+        (
+            lambda: VariationalDropout(layers.GRU(2, dropout_mode="naive"), 0.1),
+            "must have `dropout_mode='variational'`",
+        ),
         (lambda: VariationalDropout(layers.GRU(2), 0.1)(np.ones((2, 3), "float32")), "expected ndim=3"),
     ],
 )
