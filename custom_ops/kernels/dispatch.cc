@@ -104,9 +104,13 @@ class Float32Copies {
     const int64_t gates = Gates(problem_.cell), units = problem_.units;
     Arguments to = from;
     to.inputs = Read(from.inputs, problem_.batch * problem_.time * problem_.features);
-    to.kernel = Read(from.kernel, problem_.features * gates * units);
+    to.kernel = Read(from.kernel, KernelSize());
     to.recurrent_kernel = Read(from.recurrent_kernel, units * gates * units);
     to.bias = Read(from.bias, BiasSize());
+    to.memory = Read(from.memory, MemorySize());
+    to.keys = Read(from.keys, KeysSize());
+    to.query_kernel = Read(from.query_kernel, units * problem_.attention_units);
+    to.score_vector = Read(from.score_vector, problem_.attention_units);
     to.recurrent_dropout = Mask(from.recurrent_dropout);
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
@@ -119,6 +123,13 @@ class Float32Copies {
     const bool two = problem_.cell == Cell::kGRU && problem_.reset_after;
     return Gates(problem_.cell) * problem_.units * (two ? 2 : 1);
   }
+
+  int64_t KernelSize() const {
+    return (problem_.features + problem_.memory_units) * Gates(problem_.cell) * problem_.units;
+  }
+  int64_t MemorySize() const { return problem_.batch * problem_.source * problem_.memory_units; }
+  int64_t KeysSize() const { return problem_.batch * problem_.source * problem_.attention_units; }
+  int64_t AlignmentsSize() const { return problem_.batch * problem_.time * problem_.source; }
 
   bool ok() const { return workspace_.ok(); }
 
@@ -145,6 +156,7 @@ bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& argume
     out.push_back(results[d]);
     out[d].outputs = copies.Write(results[d].outputs, states * problem.time);
     for (void*& state : out[d].final_state) state = copies.Write(state, states);
+    out[d].alignments = copies.Write(results[d].alignments, copies.AlignmentsSize());
   }
   problem.dtype = DataType::kFloat32;
   if (!copies.ok() || !SelectedKernels()->forward(problem, in.data(), out.data(), in.size(), executor)) return false;
@@ -165,12 +177,19 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     in.push_back(copies.Copy(arguments[d]));
     kept.push_back(results[d]);
     kept[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
+    kept[d].alignments = const_cast<void*>(copies.Read(results[d].alignments, copies.AlignmentsSize()));
     up.push_back({copies.Read(upstream[d].outputs, states * problem.time), {}});
-    out.push_back({copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features),
-                   copies.Write(gradients[d].kernel, problem.features * gates),
-                   copies.Write(gradients[d].recurrent_kernel, problem.units * gates),
-                   copies.Write(gradients[d].bias, copies.BiasSize()),
-                   {}});
+    up[d].alignments = copies.Read(upstream[d].alignments, copies.AlignmentsSize());
+    Gradients to;
+    to.inputs = copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features);
+    to.kernel = copies.Write(gradients[d].kernel, copies.KernelSize());
+    to.recurrent_kernel = copies.Write(gradients[d].recurrent_kernel, problem.units * gates);
+    to.bias = copies.Write(gradients[d].bias, copies.BiasSize());
+    to.memory = copies.Write(gradients[d].memory, copies.MemorySize());
+    to.keys = copies.Write(gradients[d].keys, copies.KeysSize());
+    to.query_kernel = copies.Write(gradients[d].query_kernel, problem.units * problem.attention_units);
+    to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
+    out.push_back(to);
     for (int s = 0; s < 2; ++s) {
       up[d].final_state[s] = copies.Read(upstream[d].final_state[s], states);
       out[d].initial_state[s] = copies.Write(gradients[d].initial_state[s], states);
@@ -189,7 +208,7 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
 template <class Function>
 bool WithResiduals(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
                    const Executor& executor, Function&& function) {
-  if (results[0].residuals != nullptr || problem.batch == 0 || problem.time == 0 || problem.units == 0) {
+  if (results[0].residuals != nullptr || ResidualSize(problem) == 0) {
     return function(results);
   }
   Workspace workspace;
@@ -198,11 +217,14 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
     const int64_t size = ResidualSize(problem);
     result.residuals = problem.dtype == DataType::kFloat64 ? static_cast<void*>(workspace.Allocate<double>(size))
                                                            : static_cast<void*>(workspace.Allocate<float>(size));
-    result.outputs = nullptr;  // known already
+    result.outputs = result.alignments = nullptr;  // known already
     result.final_state[0] = result.final_state[1] = nullptr;
   }
   if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
-  for (size_t d = 0; d < results.size(); ++d) recomputed[d].outputs = results[d].outputs;
+  for (size_t d = 0; d < results.size(); ++d) {
+    recomputed[d].outputs = results[d].outputs;
+    recomputed[d].alignments = results[d].alignments;
+  }
   return function(recomputed);
 }
 
@@ -214,13 +236,16 @@ int States(Cell cell) { return cell == Cell::kLSTM ? 2 : 1; }
 
 int64_t ResidualSize(const Problem& problem) {
   const int64_t slots = problem.cell == Cell::kLSTM ? 5 : problem.cell == Cell::kSimpleRNN ? 1 : problem.reset_after ? 4 : 3;
-  const int64_t width = problem.cell == Cell::kSimpleRNN ? 64 : 16;  // units are padded to it: see isa/packing.h
-  return problem.time * problem.batch * ((problem.units + width - 1) / width * width) * slots;
+  const auto padded = [](int64_t units, int64_t width) { return (units + width - 1) / width * width; };
+  // The widths are those of isa/packing.h and isa/attention.h.
+  int64_t row = slots * padded(problem.units, problem.cell == Cell::kSimpleRNN ? 64 : 16);
+  if (problem.attends) row += padded(problem.attention_units, 64) + padded(problem.memory_units, 64);
+  return problem.time * problem.batch * row;
 }
 
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor) {
-  if (problem.dtype == DataType::kBFloat16 && !SelectedKernels()->bfloat16) {
+  if (problem.dtype == DataType::kBFloat16 && (problem.attends || !SelectedKernels()->bfloat16)) {
     return ForwardThroughFloat32(problem, arguments, results, executor);
   }
   return SelectedKernels()->forward(problem, arguments.data(), results.data(), arguments.size(), executor);

@@ -28,6 +28,13 @@ struct Problem {
   bool reset_after = true;  // of GRU
   int64_t batch, time, features, units;
   const bool* mask = nullptr;  // (batch, time), true = keep; a masked step carries the state
+
+  // Whether each step looks at a memory first (Bahdanau, Cho & Bengio 2015), with additive attention:
+  //   a_t = softmax_s(v . tanh(keys_s + h_{t-1} W_q)), context_t = sum_s a_ts memory_s, and the cell on [x_t, context_t].
+  // A call that attends has one direction, and its kernel features + memory_units rows.
+  bool attends = false;
+  int64_t source = 0, memory_units = 0, attention_units = 0;
+  const bool* memory_mask = nullptr;  // (batch, source), true = keep; a_t is 0 elsewhere, and all 0 where nothing is left
 };
 
 // A multiplier for each unit of a state: (batch, units), or (batch, time, units) where `per_step`.
@@ -40,12 +47,17 @@ struct UnitMask {
 struct Arguments {
   bool reverse = false;          // from the last step to the first; outputs keep the order of inputs
   const void* inputs;            // (batch, time, features)
-  const void* kernel;            // (features, gates * units)
+  const void* kernel;            // (features, gates * units), or (features + memory_units, gates * units)
   const void* recurrent_kernel;  // (units, gates * units)
   const void* bias = nullptr;    // (gates * units), or (2, 3 * units) of a GRU with reset_after
   const void* initial_state[2] = {nullptr, nullptr};  // (batch, units) each; zeros where null
   UnitMask recurrent_dropout;  // multiplies the previous h in every recurrent product
   UnitMask zoneout[2];         // m of a state: s_t = m * s_{t-1} + (1 - m) * (what the cell computed)
+  // Of attention:
+  const void* memory = nullptr;        // (batch, source, memory_units)
+  const void* keys = nullptr;          // (batch, source, attention_units)
+  const void* query_kernel = nullptr;  // W_q, (units, attention_units)
+  const void* score_vector = nullptr;  // v, (attention_units)
 };
 
 // What the forward pass writes.
@@ -53,12 +65,14 @@ struct Results {
   void* outputs;            // h of every step, (batch, time, units)
   void* final_state[2];     // (batch, units) each
   void* residuals = nullptr;  // what the backward pass needs beside outputs; null to keep nothing
+  void* alignments = nullptr;  // a of every step, (batch, time, source)
 };
 
 // The gradients that arrive; null is zero.
 struct Upstream {
   const void* outputs = nullptr;                    // (batch, time, units)
   const void* final_state[2] = {nullptr, nullptr};  // (batch, units) each
+  const void* alignments = nullptr;                 // (batch, time, source)
 };
 
 // The gradients that the backward pass writes; a null one is not computed (bias is null where there is none).
@@ -68,6 +82,7 @@ struct Gradients {
   void* recurrent_kernel;
   void* bias = nullptr;
   void* initial_state[2] = {nullptr, nullptr};
+  void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
 };
 
 // Where the work runs. The calling thread takes part; `schedule` may start a task late, or after the call returned.
@@ -86,7 +101,7 @@ int64_t ResidualSize(const Problem& problem);
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor);
 
-// `results` are those of the forward pass, of which `outputs` and `residuals` are read. Where `residuals` is null the
+// `results` are those of the forward pass, of which `outputs`, `alignments` and `residuals` are read. Where `residuals` is null the
 // forward pass runs again.
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,

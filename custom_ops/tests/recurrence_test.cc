@@ -45,9 +45,10 @@ class Draw {
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
     if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
     const int64_t gates = Gates(p.cell) * p.units, states = p.batch * p.units, steps = p.batch * p.time;
+    if (Chance(0.4)) Attend(c);
     c.reverse = Chance(0.5);
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal(p.features * gates, 0.5);
+    c.kernel = Normal((p.features + p.memory_units) * gates, Scale(p.features + p.memory_units));
     c.recurrent_kernel = Normal(p.units * gates, 0.5);
     if (Chance(0.6)) c.bias = Normal(gates * (p.cell == Cell::kGRU && p.reset_after ? 2 : 1), 1);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
@@ -64,7 +65,32 @@ class Draw {
       for (char& keep : c.mask) keep = Chance(0.6);
     }
     c.d_outputs = Real(steps * p.units);
+    if (Chance(0.5)) c.d_alignments = Real(steps * p.source);
     return c;
+  }
+
+  // Of weights whose products do not grow with their number: rounding would with them.
+  static double Scale(int64_t rows) { return 0.5 / std::sqrt(rows < 4 ? 1.0 : rows / 4.0); }
+
+  // Sizes beside a vector's and a panel's among them.
+  void Attend(Case& c) {
+    Problem& p = c.problem;
+    p.attends = true;
+    p.source = Integer(0, 9), p.memory_units = Integer(0, 6), p.attention_units = Integer(0, 6);
+    if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
+    Memorize(c);
+    if (Chance(0.5)) {
+      c.memory_mask.resize(p.batch * p.source);
+      for (char& keep : c.memory_mask) keep = Chance(0.6);
+    }
+  }
+
+  void Memorize(Case& c) {
+    const Problem& p = c.problem;
+    c.memory = Normal(p.batch * p.source * p.memory_units, 1);
+    c.keys = Normal(p.batch * p.source * p.attention_units, 1);
+    c.query_kernel = Normal(p.units * p.attention_units, 0.5);
+    c.score_vector = Normal(p.attention_units, 2 * Scale(p.attention_units));
   }
 
  private:
@@ -89,9 +115,11 @@ const void* OrNull(const std::vector<T>& buffer, bool present) {
   return present ? (buffer.empty() ? kNothing : buffer.data()) : nullptr;
 }
 
-// Outputs, final states and gradients, in this order: inputs, kernel, recurrent kernel, bias, initial states.
+// Outputs, final states, alignments, and gradients in the order of `kNames`.
 template <class T>
 using Everything = std::vector<std::vector<T>>;
+const char* kNames[] = {"outputs", "h",   "c",   "alignments", "d inputs", "d kernel",       "d recurrent_kernel",
+                        "d bias",  "d h", "d c", "d memory",   "d keys",   "d query_kernel", "d score_vector"};
 
 template <class T>
 Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
@@ -103,7 +131,13 @@ Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
   const auto bias = Cast<T>(c.bias), h = Cast<T>(c.initial[0]), cell = Cast<T>(c.initial[1]);
   const auto dropout = Cast<T>(c.dropout), zone_h = Cast<T>(c.zoneout[0]), zone_c = Cast<T>(c.zoneout[1]);
   const auto d_outputs = Cast<T>(c.d_outputs), d_h = Cast<T>(c.d_final[0]), d_c = Cast<T>(c.d_final[1]);
+  std::vector<char> memory_mask = c.memory_mask;
+  if (!memory_mask.empty()) p.memory_mask = reinterpret_cast<const bool*>(memory_mask.data());
+  const auto memory = Cast<T>(c.memory), keys = Cast<T>(c.keys), query_kernel = Cast<T>(c.query_kernel);
+  const auto score_vector = Cast<T>(c.score_vector), d_alignments = Cast<T>(c.d_alignments);
   Arguments arguments;
+  arguments.memory = memory.data(), arguments.keys = keys.data();
+  arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
   arguments.reverse = c.reverse;
   arguments.inputs = inputs.data(), arguments.kernel = kernel.data(), arguments.recurrent_kernel = recurrent.data();
   arguments.bias = OrNull(bias, !bias.empty());
@@ -115,16 +149,21 @@ Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
   const int64_t states = p.batch * p.units;
   const T nan = std::numeric_limits<T>::quiet_NaN();  // an output left unwritten shows
   const auto sized = [nan](size_t size) { return std::vector<T>(size, nan); };
-  Everything<T> all{sized(states * p.time), sized(states), sized(p.cell == Cell::kLSTM ? states : 0),
-                    sized(inputs.size()),   sized(kernel.size()), sized(recurrent.size()),
-                    sized(bias.size()),     sized(h.size()),      sized(cell.size())};
+  Everything<T> all{sized(states * p.time), sized(states), sized(p.cell == Cell::kLSTM ? states : 0)};
+  all.push_back(sized(p.batch * p.time * p.source));
+  for (const auto* argument : {&inputs, &kernel, &recurrent, &bias, &h, &cell, &memory, &keys, &query_kernel,
+                               &score_vector}) {
+    all.push_back(sized(argument->size()));
+  }
   std::vector<T> residuals(keep ? ResidualSize(p) : 0);
   Results results{all[0].data(), {all[1].data(), p.cell == Cell::kLSTM ? all[2].data() : nullptr},
-                  keep ? residuals.data() : nullptr};
+                  keep ? residuals.data() : nullptr, all[3].data()};
   KERAS_SEQ_CHECK(Forward(p, {arguments}, {results}, executor), "forward");
-  const Upstream upstream{d_outputs.data(), {OrNull(d_h, !d_h.empty()), OrNull(d_c, !d_c.empty())}};
-  const Gradients gradients{all[3].data(), all[4].data(), all[5].data(), bias.empty() ? nullptr : all[6].data(),
-                            {h.empty() ? nullptr : all[7].data(), cell.empty() ? nullptr : all[8].data()}};
+  const Upstream upstream{d_outputs.data(), {OrNull(d_h, !d_h.empty()), OrNull(d_c, !d_c.empty())},
+                          OrNull(d_alignments, !d_alignments.empty())};
+  const auto found = [&all](size_t i) { return all[i].empty() ? nullptr : all[i].data(); };
+  const Gradients gradients{all[4].data(), all[5].data(), all[6].data(), found(7), {found(8), found(9)},
+                            found(10),     found(11),     found(12),     found(13)};
   KERAS_SEQ_CHECK(Backward(p, {arguments}, {results}, {upstream}, {gradients}, executor), "backward");
   return all;
 }
@@ -147,31 +186,37 @@ void TestCall(Case& c, ThreadPool& pool, const std::string& name) {
   std::vector<std::vector<double>> expected{RealParts(plain.outputs), RealParts(plain.final_state[0]),
                                             RealParts(plain.final_state[1])};
   if (c.problem.cell != Cell::kLSTM) expected[2].clear();
-  for (Numbers* argument : {&c.inputs, &c.kernel, &c.recurrent_kernel, &c.bias, &c.initial[0], &c.initial[1]}) {
+  expected.push_back(RealParts(plain.alignments));
+  for (Numbers* argument : {&c.inputs, &c.kernel, &c.recurrent_kernel, &c.bias, &c.initial[0], &c.initial[1], &c.memory,
+                            &c.keys, &c.query_kernel, &c.score_vector}) {
     expected.push_back(Differentiate(c, *argument));
   }
-  const char* names[] = {"outputs", "h", "c", "d inputs", "d kernel", "d recurrent_kernel", "d bias", "d h", "d c"};
   const auto alone = RunKernels<double>(c, pool.WithThreads(1), true);
   const auto single = RunKernels<float>(c, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
-    Compare(alone[i], expected[i], 1e-11, name + " " + names[i] + " float64");
-    Compare(single[i], expected[i], 3e-5, name + " " + names[i] + " float32");
+    Compare(alone[i], expected[i], 1e-11, name + " " + kNames[i] + " float64");
+    Compare(single[i], expected[i], 3e-5, name + " " + kNames[i] + " float32");
   }
   for (int threads : {2, 3}) {
     const auto together = RunKernels<double>(c, pool.WithThreads(threads), threads == 2);  // kept or recomputed
     for (size_t i = 0; i < expected.size(); ++i) {
       KERAS_SEQ_CHECK(alone[i].empty() || !std::memcmp(alone[i].data(), together[i].data(), alone[i].size() * 8),
-                      "%s %s differs with %d threads", name.c_str(), names[i], threads);
+                      "%s %s differs with %d threads", name.c_str(), kNames[i], threads);
     }
   }
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(Cell cell, bool reset_after, ThreadPool& pool, Draw& draw) {
+void TestThreads(Cell cell, bool reset_after, bool attends, ThreadPool& pool, Draw& draw) {
   Case c{};
-  c.problem = {cell, DataType::kFloat32, Activation::kTanh, reset_after, 70, 19, 40, 150, nullptr};
+  c.problem = {cell, DataType::kFloat32, Activation::kTanh, reset_after, 70, 19, 40, 150};
+  if (attends) {
+    c.problem.attends = true;
+    c.problem.source = 21, c.problem.memory_units = 130, c.problem.attention_units = 90;
+    draw.Memorize(c);
+  }
   const int64_t gates = Gates(cell) * 150, steps = 70 * 19;
-  c.inputs = draw.Normal(steps * 40, 1), c.kernel = draw.Normal(40 * gates, 0.1);
+  c.inputs = draw.Normal(steps * 40, 1), c.kernel = draw.Normal((40 + c.problem.memory_units) * gates, 0.1);
   c.recurrent_kernel = draw.Normal(150 * gates, 0.1), c.d_outputs = draw.Real(steps * 150);
   c.bias = draw.Normal(gates * (cell == Cell::kGRU && reset_after ? 2 : 1), 1);
   c.dropout = draw.Kept(70 * 150);
@@ -200,7 +245,9 @@ int main(int count, char** arguments) {
     TestCall(c, pool, "call " + std::to_string(call));
   }
   Draw draw(seed);
-  for (Cell cell : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) TestThreads(cell, true, pool, draw);
-  TestThreads(Cell::kGRU, false, pool, draw);
+  for (bool attends : {false, true}) {
+    for (Cell cell : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) TestThreads(cell, true, attends, pool, draw);
+    TestThreads(Cell::kGRU, false, attends, pool, draw);
+  }
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

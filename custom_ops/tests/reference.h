@@ -19,13 +19,15 @@ struct Case {
   Problem problem;
   bool reverse, dropout_per_step, zoneout_per_step[2];
   std::vector<char> mask;                                          // empty where absent, as are all optional ones
+  std::vector<char> memory_mask;
   Numbers inputs, kernel, recurrent_kernel, bias, initial[2];      // what has gradients
+  Numbers memory, keys, query_kernel, score_vector;                // likewise
   std::vector<double> dropout, zoneout[2];
-  std::vector<double> d_outputs, d_final[2];
+  std::vector<double> d_outputs, d_final[2], d_alignments;
 };
 
 struct Outcome {
-  Numbers outputs, final_state[2];
+  Numbers outputs, final_state[2], alignments;
 };
 
 inline Complex Squash(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
@@ -39,10 +41,31 @@ inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool 
   return mask[(per_step ? b * p.time + t : b) * p.units + u];
 }
 
+// The weights of sequence b over the source, where h is the state before the step.
+inline Numbers Align(const Case& c, int64_t b, const Numbers& h) {
+  const Problem& p = c.problem;
+  const int64_t A = p.attention_units;
+  Numbers weights(p.source);
+  Complex total = 0;
+  for (int64_t s = 0; s < p.source; ++s) {
+    if (!c.memory_mask.empty() && !c.memory_mask[b * p.source + s]) continue;
+    Complex energy = 0;
+    for (int64_t a = 0; a < A; ++a) {
+      Complex sum = c.keys[(b * p.source + s) * A + a];
+      for (int64_t u = 0; u < p.units; ++u) sum += h[u] * c.query_kernel[u * A + a];
+      energy += c.score_vector[a] * std::tanh(sum);
+    }
+    total += weights[s] = std::exp(energy);
+  }
+  for (Complex& weight : weights) weight /= total == Complex(0) ? 1 : total;
+  return weights;
+}
+
 inline Outcome RunPlainly(const Case& c) {
   const Problem& p = c.problem;
   const int64_t H = p.units, gates = Gates(p.cell) * H;
-  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}};
+  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}};
+  if (p.attends) out.alignments.resize(p.batch * p.time * p.source);
   for (int64_t b = 0; b < p.batch; ++b) {
     Numbers h(H), cell(H);
     if (!c.initial[0].empty()) h.assign(&c.initial[0][b * H], &c.initial[0][b * H] + H);
@@ -53,11 +76,22 @@ inline Outcome RunPlainly(const Case& c) {
       for (int64_t u = 0; u < H && !c.dropout.empty(); ++u) {
         dropped[u] *= MaskEntry(p, c.dropout, c.dropout_per_step, b, t, u);
       }
+      Numbers context(p.memory_units);
+      if (p.attends) {
+        const Numbers weights = Align(c, b, h);
+        for (int64_t i = 0; i < p.source; ++i) {
+          out.alignments[(b * p.time + t) * p.source + i] = weights[i];
+          for (int64_t d = 0; d < p.memory_units; ++d) {
+            context[d] += weights[i] * c.memory[(b * p.source + i) * p.memory_units + d];
+          }
+        }
+      }
       const bool two_biases = p.cell == Cell::kGRU && p.reset_after;
       for (int64_t j = 0; j < gates; ++j) {
         if (!c.bias.empty()) x[j] = c.bias[j];
         if (!c.bias.empty() && two_biases) hu[j] = c.bias[gates + j];
         for (int64_t i = 0; i < p.features; ++i) x[j] += c.inputs[(b * p.time + t) * p.features + i] * c.kernel[i * gates + j];
+        for (int64_t i = 0; i < p.memory_units; ++i) x[j] += context[i] * c.kernel[(p.features + i) * gates + j];
         for (int64_t i = 0; i < H; ++i) hu[j] += dropped[i] * c.recurrent_kernel[i * gates + j];
       }
       for (int64_t u = 0; u < H; ++u) {
@@ -98,7 +132,7 @@ inline Outcome RunPlainly(const Case& c) {
   return out;
 }
 
-// The derivative of sum(d_outputs * outputs) + sum(d_final * final states) by every entry of `argument`, one of `c`.
+// The derivative of sum(d_outputs * outputs), likewise with final states and alignments, by every entry of `argument`, one of `c`.
 inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
   constexpr double kStep = 1e-30;
   std::vector<double> gradient;
@@ -108,6 +142,7 @@ inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
     entry = entry.real();
     double sum = 0;
     for (size_t i = 0; i < c.d_outputs.size(); ++i) sum += c.d_outputs[i] * out.outputs[i].imag();
+    for (size_t i = 0; i < c.d_alignments.size(); ++i) sum += c.d_alignments[i] * out.alignments[i].imag();
     for (int s = 0; s < States(c.problem.cell); ++s) {
       for (size_t i = 0; i < c.d_final[s].size(); ++i) sum += c.d_final[s][i] * out.final_state[s][i].imag();
     }

@@ -75,15 +75,20 @@ inline Vector<T> Magnitude(Vector<T> x) {
   return x;
 }
 
-// 1 / (1 + exp(-x)). Through exp(-|x|), which cannot overflow; it may be subnormal, hence two factors.
+// exp(x) for x <= 0, which cannot overflow; it may be subnormal, hence two factors.
+template <class T>
+inline Vector<T> ExpOfNegative(Vector<T> x) {
+  const T lowest = ExponentialConstants<T>::kLowest;
+  x = x < lowest ? Vector<T>{} + lowest : x;
+  const Reduced<T> reduced = Reduce<T>(x);
+  const Integers<T> half = reduced.n >> 1;
+  return (1 + reduced.expm1) * PowerOfTwo<T>(half) * PowerOfTwo<T>(reduced.n - half);
+}
+
+// 1 / (1 + exp(-x)), by way of exp(-|x|).
 template <class T>
 inline Vector<T> Sigmoid(Vector<T> x) {
-  const T lowest = ExponentialConstants<T>::kLowest;
-  Vector<T> negative = -Magnitude<T>(x);
-  negative = negative < lowest ? Vector<T>{} + lowest : negative;
-  const Reduced<T> reduced = Reduce<T>(negative);
-  const Integers<T> half = reduced.n >> 1;
-  const Vector<T> e = (1 + reduced.expm1) * PowerOfTwo<T>(half) * PowerOfTwo<T>(reduced.n - half);
+  const Vector<T> e = ExpOfNegative<T>(-Magnitude<T>(x));
   return (x >= 0 ? Vector<T>{} + 1 : e) / (1 + e);
 }
 

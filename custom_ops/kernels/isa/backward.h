@@ -33,7 +33,8 @@ class BackwardPass {
         layout_(problem.batch, problem.units, CellType::kUnitVectors),
         chunk_(ChunkSteps(problem)),
         input_panels_(CeilDiv(problem.features, kPlain * L)),
-        unit_panels_(CeilDiv(problem.units, kPlain * L)) {}
+        unit_panels_(CeilDiv(problem.units, kPlain * L)),
+        attention_(problem, arguments[0], results[0], upstream[0], gradients[0]) {}
 
   bool Allocate() {
     lanes_ = workspace_.Allocate<Direction>(directions_);
@@ -55,6 +56,11 @@ class BackwardPass {
         lane.left_reset = workspace_.Allocate<T>(rows * (problem_.units + kMaxTile));
       }
     }
+    if (problem_.attends) {
+      attention_.Allocate(workspace_, Kept(0, problem_.time, 0));
+      lanes_[0].context_kernel = workspace_.Allocate<T>(attention_.ContextPanels() * InputPanelSize());
+      lanes_[0].left_contexts = workspace_.Allocate<T>(rows * (problem_.memory_units + kMaxTile));
+    }
     return workspace_.ok();
   }
 
@@ -69,6 +75,10 @@ class BackwardPass {
       if (end > 0) StepBefore(worker, begin);
       if (begin == 0) break;
     }
+    if (problem_.attends) {
+      attention_.Finish(worker,
+                        [&](int64_t step, int64_t b, int64_t unit) { return PreviousHidden(0, step, b, unit); });
+    }
   }
 
  private:
@@ -81,6 +91,7 @@ class BackwardPass {
     T* reset_carry;  // of the dropped h, through r * h
     T *d_c, *initial_c;
     T *left_inputs, *left_h, *left_reset;  // the chunk's rows, packed for `OuterTile`
+    T *context_kernel, *left_contexts;     // of attention
   };
 
   int64_t InputPanelSize() const { return CellType::kInputSlots.count * layout_.padded * kPlain * L; }
@@ -97,6 +108,7 @@ class BackwardPass {
   int64_t BlockEnd(int64_t block) const { return Smaller((block + 1) * kRowBlock, problem_.batch); }
 
   void Prepare(Worker& worker) {
+    if (problem_.attends) PrepareAttention(worker);
     const int64_t units = problem_.units;
     const int64_t panels = input_panels_ + unit_panels_ * CellType::kProducts;
     worker.ForEach(directions_ * (panels + 1), [&](int64_t item) {
@@ -122,6 +134,15 @@ class BackwardPass {
     });
   }
 
+  void PrepareAttention(Worker& worker) {
+    const T* kernel = static_cast<const T*>(arguments_[0].kernel) + problem_.features * CellType::kGates * problem_.units;
+    worker.ForEach(attention_.PackItems(), [&](int64_t item) { attention_.Pack(item); });
+    worker.ForEach(attention_.ContextPanels(), [&](int64_t panel) {
+      PackTransposed(kernel, problem_.memory_units, layout_, CellType::kGates, CellType::kInputGradient, panel,
+                     lanes_[0].context_kernel + panel * InputPanelSize());
+    });
+  }
+
   void LoadStates(int64_t d) {
     const int64_t units = problem_.units;
     const T* initial = static_cast<const T*>(arguments_[d].initial_state[1]);
@@ -139,6 +160,8 @@ class BackwardPass {
 
   // From the slot gradients of `step` to those of the step before it; `step` may be the number of steps, or 0.
   void StepBefore(Worker& worker, int64_t step) {
+    const bool attended = problem_.attends && step < problem_.time;
+    if (attended) DifferentiateAttention(worker, step);
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = directions_ * unit_panels_ * blocks;
     worker.ForEach(items, [&](int64_t item) {
       const int64_t d = item / blocks / unit_panels_, panel = item / blocks % unit_panels_, block = item % blocks;
@@ -147,6 +170,7 @@ class BackwardPass {
       if (step < problem_.time) {
         Product(d, step, block, CellType::kRecurrentSlots, lanes_[d].recurrent_kernel + panel * UnitPanelSize(), sums);
       }
+      if (attended) AddQueries(step, panel, block);
       Differentiate(d, step, panel, block, sums);
     }, step % 2 == 1);
     if constexpr (kTwoProducts) {
@@ -159,6 +183,36 @@ class BackwardPass {
                 lanes_[d].candidate_kernel + panel * kPlain * L * layout_.padded, sums);
         DifferentiateReset(d, step - 1, panel, block, sums);
       }, step % 2 == 1);
+    }
+  }
+
+  // From the slot gradients of a step to those of its contexts, and from these to those of its queries.
+  void DifferentiateAttention(Worker& worker, int64_t step) {
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
+    worker.ForEach(attention_.ContextPanels() * blocks, [&](int64_t item) {
+      const int64_t panel = item / blocks, block = item % blocks, first = block * kRowBlock;
+      T sums[kRowBlock * kPlain * L] = {};
+      Product(0, step, block, CellType::kInputSlots, lanes_[0].context_kernel + panel * InputPanelSize(), sums);
+      for (int64_t b = first; b < BlockEnd(block); ++b) {
+        memcpy(attention_.ContextGradient(step, b) + panel * kPlain * L, sums + (b - first) * kPlain * L,
+               kPlain * L * sizeof(T));
+      }
+    });
+    attention_.Step(worker, step);
+  }
+
+  // The gradient of h by way of the queries joins what does not pass the recurrent product.
+  void AddQueries(int64_t step, int64_t panel, int64_t block) {
+    T sums[kRowBlock * kPlain * L];
+    const int64_t first = block * kRowBlock, count = BlockEnd(block) - first;
+    attention_.HiddenGradients(step, panel, first, count, sums);
+    for (int64_t row = 0; row < count; ++row) {
+      for (int v = 0; v < kPlain; ++v) {
+        const int64_t unit = (panel * kPlain + v) * L;
+        if (unit >= problem_.units) break;
+        T* carry = lanes_[0].carry + (first + row) * layout_.padded + unit;
+        Store(carry, Load(carry) + Load(sums + (row * kPlain + v) * L));
+      }
     }
   }
 
@@ -305,7 +359,8 @@ class BackwardPass {
   // The gradients of inputs and weights by the steps [begin, end).
   void Products(Worker& worker, int64_t begin, int64_t end) {
     const int64_t steps = end - begin;
-    worker.ForEach(directions_ * steps * (1 + CellType::kProducts), [&](int64_t item) {
+    const int64_t lefts = 1 + CellType::kProducts + problem_.attends;
+    worker.ForEach(directions_ * steps * lefts, [&](int64_t item) {
       const int64_t d = item % directions_, step = begin + item / directions_ % steps;
       PackLeft(d, item / directions_ / steps, step, begin, end);
     });
@@ -314,7 +369,8 @@ class BackwardPass {
     const int64_t kernel = OuterItems<CellType::kInputSlots.count>(problem_.features);
     const int64_t recurrent = OuterItems<CellType::kRecurrentSlots.count>(problem_.units);
     const int64_t candidate = kTwoProducts ? OuterItems<1>(problem_.units) : 0;
-    const int64_t items = inputs + kernel + recurrent + candidate;
+    const int64_t contexts = problem_.attends ? OuterItems<CellType::kInputSlots.count>(problem_.memory_units) : 0;
+    const int64_t items = inputs + kernel + recurrent + candidate + contexts;
     worker.ForEach(directions_ * items, [&](int64_t item) {
       const int64_t d = item / items;
       const Direction& lane = lanes_[d];
@@ -332,9 +388,16 @@ class BackwardPass {
         WeightGradients<CellType::kRecurrentSlots.count>(
             d, begin, end, item, CellType::kRecurrentGradient, CellType::kRecurrentSlots, lane.left_h, problem_.units,
             gradients.recurrent_kernel, kBias && bias ? bias + CellType::kGates * problem_.units : nullptr);
-      } else if constexpr (kTwoProducts) {
-        WeightGradients<1>(d, begin, end, item - recurrent, CellType::kCandidate, CellType::kCandidateSlots,
-                           lane.left_reset, problem_.units, gradients.recurrent_kernel, nullptr);
+      } else if ((item -= recurrent) < candidate) {
+        if constexpr (kTwoProducts) {
+          WeightGradients<1>(d, begin, end, item, CellType::kCandidate, CellType::kCandidateSlots, lane.left_reset,
+                             problem_.units, gradients.recurrent_kernel, nullptr);
+        }
+      } else if (gradients.kernel != nullptr) {
+        T* rows = static_cast<T*>(gradients.kernel) + problem_.features * CellType::kGates * problem_.units;
+        WeightGradients<CellType::kInputSlots.count>(d, begin, end, item - candidate, CellType::kInputGradient,
+                                                     CellType::kInputSlots, lane.left_contexts, problem_.memory_units,
+                                                     rows, nullptr);
       }
     });
   }
@@ -358,11 +421,19 @@ class BackwardPass {
     return OuterPanels() * OuterBlocks<SlotCount>(columns);
   }
 
-  // Packs the rows of one step: of the inputs (0), the dropped h (1), or r times it (2).
+  // Packs the rows of one step: of the inputs (0), the dropped h (1), r times it (2 of a cell with two products), or,
+  // last of all, the contexts.
   void PackLeft(int64_t d, int64_t which, int64_t step, int64_t begin, int64_t end) {
     const Direction& lane = lanes_[d];
     const int64_t units = problem_.units;
-    if ((which == 0 ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
+    const bool contexts = which > CellType::kProducts;
+    if ((which == 0 || contexts ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
+    if (contexts) {
+      const int64_t stride = attention_.ContextStride();
+      PackStep<kTileRows<kOuterVectors<CellType::kInputSlots.count>>>(
+          lane.left_contexts, problem_.memory_units, attention_.Context(step, 0), stride, step, begin, end);
+      return;
+    }
     if (which == 0) {
       const int64_t t = TimeOf(problem_, arguments_[d], step), features = problem_.features;
       const T* inputs = static_cast<const T*>(arguments_[d].inputs) + t * features;
@@ -526,6 +597,7 @@ class BackwardPass {
   const int64_t directions_;
   const Layout layout_;
   const int64_t chunk_, input_panels_, unit_panels_;
+  AttentionBackward<T> attention_;
   Workspace workspace_;
   Direction* lanes_ = nullptr;
 };

@@ -1,26 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forward pass: for a chunk of steps at a time one product with the inputs, then step by step the recurrent one,
-// whose sums become gates and states while they are still in the first-level cache.
+// whose sums become gates and states while they are still in the first-level cache. A step that attends first adds the
+// product with its contexts to that with the inputs.
 #ifndef KERAS_SEQ_KERNELS_ISA_FORWARD_H_
 #define KERAS_SEQ_KERNELS_ISA_FORWARD_H_
 
-#include "../team.h"
-#include "../workspace.h"
-#include "packing.h"
+#include "attention.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kRowBlock = 64;     // sequences of an item of work
-constexpr int64_t kChunkRows = 512;   // steps times sequences that are projected at once
-constexpr int64_t kPackBlock = 32;    // rows that an item of work packs
+constexpr int64_t kChunkRows = 512;  // steps times sequences that are projected at once
 
 inline int64_t ChunkSteps(const Problem& problem) {
   return problem.batch == 0 ? 1 : Smaller(CeilDiv(kChunkRows, problem.batch), problem.time < 1 ? 1 : problem.time);
-}
-
-inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_t step) {
-  return arguments.reverse ? problem.time - 1 - step : step;
 }
 
 // The row of sequence b at time t, where the mask has one.
@@ -44,6 +37,7 @@ class ForwardPass {
   static constexpr int kVectors = CellType::kRecurrent.gates * CellType::kRecurrent.unit_vectors;
   static constexpr int kInputVectors = CellType::kInput.gates * CellType::kInput.unit_vectors;
   static constexpr bool kStaged = sizeof(S) != sizeof(Element);  // inputs are copied into whole elements
+  static constexpr bool kAttends = !kStaged;  // there is no attention in bfloat16
 
  public:
   ForwardPass(const Problem& problem, const Arguments* arguments, const Results* results, int64_t directions)
@@ -56,7 +50,8 @@ class ForwardPass {
         depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
         operand_stride_(layout_.padded / Types::kDepth + 16),  // not a power of two: rows fall into different sets
         input_panels_(PanelCount(CellType::kInput, problem.units, L)),
-        panels_(PanelCount(CellType::kRecurrent, problem.units, L)) {}
+        panels_(PanelCount(CellType::kRecurrent, problem.units, L)),
+        attention_(problem, arguments[0], results[0]) {}
 
   bool Allocate() {
     lanes_ = workspace_.Allocate<Direction>(directions_);
@@ -83,6 +78,7 @@ class ForwardPass {
       }
       if (kStaged) lane.staged = workspace_.Allocate<Element>(chunk_ * problem_.batch * depth_ / Types::kDepth);
     }
+    if (problem_.attends) AllocateAttention();
     return workspace_.ok();
   }
 
@@ -93,7 +89,10 @@ class ForwardPass {
       const int64_t end = Smaller(begin + chunk_, problem_.time);
       if (kStaged) Stage(worker, begin, end);
       Project(worker, begin, end);
-      for (int64_t step = begin; step < end; ++step) Step(worker, step);
+      for (int64_t step = begin; step < end; ++step) {
+        if (problem_.attends) attention_.Step(worker, step, lanes_[0].state[0]);
+        Step(worker, step);
+      }
     }
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
     worker.ForEach(directions_ * blocks, [&](int64_t item) { Finish(item / blocks, item % blocks); });
@@ -109,7 +108,16 @@ class ForwardPass {
     Element* operand[2];  // h times its dropout mask, of the even and of the odd steps
     Element* reset_operand;
     Element* staged;
+    Element* context_kernel;  // the rows of the kernel that meet the contexts
   };
+
+  void AllocateAttention() {
+    Direction& lane = lanes_[0];
+    T* kept = Keeps(lane) ? lane.gates + problem_.time * layout_.StepSize(lane.slots) : nullptr;
+    attention_.Allocate(workspace_, layout_.padded, kept);
+    const int64_t panel_size = PanelSize<Element>(problem_.memory_units, kInputVectors);
+    lane.context_kernel = workspace_.Allocate<Element>(input_panels_ * panel_size);
+  }
 
   T* Gates(const Direction& lane, int64_t step, int64_t unit) const {
     return lane.gates + layout_.Offset(lane.slots, Keeps(lane) ? step : step % chunk_, unit);
@@ -121,6 +129,11 @@ class ForwardPass {
     const int64_t input_blocks = CeilDiv(depth_, kPackBlock), recurrent_blocks = CeilDiv(layout_.padded, kPackBlock);
     const int64_t row_blocks = CeilDiv(problem_.batch, kRowBlock);
     const int64_t items = input_blocks + recurrent_blocks + row_blocks + 1;
+    if (problem_.attends) {
+      worker.ForEach(attention_.PackItems(), [&](int64_t item) { attention_.Pack(item); });
+      worker.ForEach(CeilDiv(problem_.memory_units, kPackBlock),
+                     [&](int64_t item) { PackContextKernel(item * kPackBlock); });
+    }
     worker.ForEach(directions_ * items, [&](int64_t item) {
       const int64_t d = item / items;
       item %= items;
@@ -139,6 +152,14 @@ class ForwardPass {
   void PackInputKernel(int64_t d, int64_t first) {
     PackRows<CellType::kInput>(static_cast<const S*>(arguments_[d].kernel), problem_.features, depth_, problem_.units,
                                CellType::kGates, first, Smaller(first + kPackBlock, depth_), lanes_[d].kernel);
+  }
+
+  void PackContextKernel(int64_t first) {
+    if constexpr (kAttends) {
+      const int64_t units = problem_.memory_units, offset = problem_.features * CellType::kGates * problem_.units;
+      PackRows<CellType::kInput>(static_cast<const S*>(arguments_[0].kernel) + offset, units, units, problem_.units,
+                                 CellType::kGates, first, Smaller(first + kPackBlock, units), lanes_[0].context_kernel);
+    }
   }
 
   void PackRecurrentKernel(int64_t d, int64_t first) {
@@ -244,6 +265,7 @@ class ForwardPass {
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = directions_ * panels_ * blocks;
     worker.ForEach(items, [&](int64_t item) {
       const int64_t d = item / blocks / panels_, panel = item / blocks % panels_, block = item % blocks;
+      if (problem_.attends) AddContexts(step, panel, block);
       T sums[kRowBlock * kVectors * L];
       Product<kVectors>(d, step, panel, block, lanes_[d].operand[step % 2], lanes_[d].recurrent_kernel, sums);
       if constexpr (CellType::kProducts == 1) {
@@ -263,6 +285,24 @@ class ForwardPass {
   }
 
   int64_t BlockEnd(int64_t block) const { return Smaller((block + 1) * kRowBlock, problem_.batch); }
+
+  // slots += context W_c for the units of a panel.
+  void AddContexts(int64_t step, int64_t panel, int64_t block) {
+    if constexpr (kAttends) {
+      const Direction& lane = lanes_[0];
+      const T* left[kRowBlock];
+      T* sums[kRowBlock];
+      const int64_t first = block * kRowBlock, count = BlockEnd(block) - first, depth = problem_.memory_units;
+      T* slots = Gates(lane, step, panel * CellType::kInput.unit_vectors * L);
+      for (int64_t row = 0; row < count; ++row) {
+        left[row] = attention_.Context(step, first + row);
+        sums[row] = slots + (first + row) * lane.slots * layout_.width;
+      }
+      MultiplyRows<kInputVectors>(Rows<T>{left, depth, 0, 1}, count,
+                                  lane.context_kernel + panel * PanelSize<T>(depth, kInputVectors), sums,
+                                  CellType::kUnitVectors > 1 ? L : layout_.width, nullptr);
+    }
+  }
 
   // sums (rows of the block, NV vectors) = the slots' x W + b, plus operand times a panel of the kernel.
   template <int NV>
@@ -372,6 +412,7 @@ class ForwardPass {
   const int64_t directions_;
   const Layout layout_;
   const int64_t chunk_, depth_, operand_stride_, input_panels_, panels_;
+  AttentionForward<T> attention_;
   Workspace workspace_;
   Direction* lanes_ = nullptr;
 };

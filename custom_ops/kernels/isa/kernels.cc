@@ -11,7 +11,13 @@ namespace {
 // How many threads are worth their synchronisation: a step should give each some microseconds of work.
 int WorkersFor(const Problem& problem, int64_t directions, int threads) {
   constexpr double kOperations = 4e5;
-  const double step = 2.0 * problem.batch * Gates(problem.cell) * problem.units * (problem.units + problem.features);
+  const double columns = 1.0 * Gates(problem.cell) * problem.units;
+  double step = 2.0 * problem.batch * columns * (problem.units + problem.features);
+  if (problem.attends) {
+    constexpr double kTanh = 20;  // operations
+    step += 2.0 * problem.batch * (columns * problem.memory_units + 1.0 * problem.units * problem.attention_units);
+    step += problem.batch * problem.source * (kTanh * problem.attention_units + 2.0 * problem.memory_units);
+  }
   const double workers = step * directions / kOperations;
   return workers < threads ? static_cast<int>(workers) + 1 : threads;
 }

@@ -9,6 +9,9 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
+constexpr int64_t kRowBlock = 64;   // sequences of an item of work
+constexpr int64_t kPackBlock = 32;  // rows that an item of work packs
+
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Units in groups of `width`: slots of a step lie in memory as (groups, batch, slots, width).
@@ -34,6 +37,10 @@ struct Layout {
     return step * StepSize(slots) + unit / kWidth * batch * slots * kWidth + unit % kWidth;
   }
 };
+
+inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_t step) {
+  return arguments.reverse ? problem.time - 1 - step : step;
+}
 
 template <class T, class S>
 inline Vector<T> LoadUnits(const S* row, int64_t unit, int64_t units) {

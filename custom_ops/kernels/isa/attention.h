@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0
+// Additive attention, a step at a time: what `ForwardPass` does before a step of the cell, and `BackwardPass` after it.
+//
+// A step has two phases, one by panels of the query's columns and one by sequences. The tanh of all source positions
+// lives in registers only; the backward pass computes it again. Rows of queries and contexts are padded with zeros to
+// whole panels. With the gates of the cell, the queries and contexts of all steps are the residuals.
+#ifndef KERAS_SEQ_KERNELS_ISA_ATTENTION_H_
+#define KERAS_SEQ_KERNELS_ISA_ATTENTION_H_
+
+#include "../team.h"
+#include "../workspace.h"
+#include "packing.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+constexpr Columns kPlainColumns{1, 4, {0}};  // four vectors of columns to a panel, as for SimpleRNN
+
+template <class T>
+inline T SumOf(Vector<T> lanes) {
+  T sum = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) sum += lanes[lane];
+  return sum;
+}
+
+// Row-major matrices of the caller, and how this file names their sizes.
+template <class T>
+struct Memory {
+  Memory(const Problem& problem, const Arguments& arguments)
+      : source(problem.source),
+        units(problem.memory_units),
+        attention_units(problem.attention_units),
+        padded_units(Padded(problem.memory_units)),
+        padded_attention(Padded(problem.attention_units)),
+        values(static_cast<const T*>(arguments.memory)),
+        keys(static_cast<const T*>(arguments.keys)),
+        mask(problem.memory_mask) {}
+
+  static int64_t Padded(int64_t count) { return CeilDiv(count, 4 * kWidth) * 4 * kWidth; }
+
+  const T* Value(int64_t b, int64_t s) const { return values + (b * source + s) * units; }
+  const T* Key(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
+  bool Visible(int64_t b, int64_t s) const { return mask == nullptr || mask[b * source + s]; }
+
+  // Of the queries, and after them of the contexts, that the residuals of all steps hold.
+  int64_t QueriesSize(const Problem& problem) const { return problem.time * problem.batch * padded_attention; }
+
+  const int64_t source, units, attention_units, padded_units, padded_attention;
+  const T *const values, *const keys;
+  const bool* const mask;
+};
+
+template <class T>
+class AttentionForward {
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>;
+
+ public:
+  AttentionForward(const Problem& problem, const Arguments& arguments, const Results& results)
+      : problem_(problem),
+        arguments_(arguments),
+        results_(results),
+        memory_(problem, arguments),
+        panels_(PanelCount(kPlainColumns, problem.attention_units, L)) {}
+
+  // `depth` is that of the rows of h, padding included. `kept` is where the residuals of the cell end; null where
+  // nothing is kept.
+  void Allocate(Workspace& workspace, int64_t depth, T* kept) {
+    const int64_t batch = problem_.batch;
+    depth_ = depth;
+    keep_ = kept != nullptr;
+    query_kernel_ = workspace.Allocate<T>(panels_ * PanelSize<T>(depth, kPlainColumns.unit_vectors));
+    score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
+    queries_ = keep_ ? kept : workspace.Allocate<T>(batch * memory_.padded_attention);
+    contexts_ = keep_ ? kept + memory_.QueriesSize(problem_) : workspace.Allocate<T>(batch * memory_.padded_units);
+    alignments_ = static_cast<T*>(results_.alignments);
+    if (alignments_ == nullptr) scratch_ = workspace.Allocate<T>(batch * memory_.source);
+  }
+
+  int64_t PackItems() const { return 1 + CeilDiv(depth_, kPackBlock); }
+
+  void Pack(int64_t item) {
+    const int64_t first = (item - 1) * kPackBlock, units = memory_.attention_units;
+    if (item > 0) {
+      PackRows<kPlainColumns>(static_cast<const T*>(arguments_.query_kernel), problem_.units, depth_, units, 1, first,
+                              Smaller(first + kPackBlock, depth_), query_kernel_);
+    } else if (units > 0) {
+      memcpy(score_vector_, arguments_.score_vector, units * sizeof(T));
+    }
+  }
+
+  // From h, rows of `depth` numbers, to the contexts of a step.
+  void Step(Worker& worker, int64_t step, const T* hidden) {
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
+    worker.ForEach(panels_ * blocks, [&](int64_t item) { Project(step, hidden, item / blocks, item % blocks); });
+    worker.ForEach(problem_.batch, [&](int64_t b) { Attend(step, b); });
+  }
+
+  const T* Context(int64_t step, int64_t b) const { return ContextRow(step, b); }
+
+ private:
+  int64_t Row(int64_t step, int64_t b) const { return (keep_ ? step * problem_.batch : 0) + b; }
+  T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
+  T* ContextRow(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * memory_.padded_units; }
+
+  T* Alignment(int64_t step, int64_t b) const {
+    if (alignments_ == nullptr) return scratch_ + b * memory_.source;
+    return alignments_ + (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
+  }
+
+  // A panel of the queries h W_q.
+  void Project(int64_t step, const T* hidden, int64_t panel, int64_t block) {
+    constexpr int NV = kPlainColumns.unit_vectors;
+    static const T kZeros[NV * L] = {};
+    const T* left[kRowBlock];
+    T* rows[kRowBlock];
+    const int64_t first = block * kRowBlock, count = Smaller(kRowBlock, problem_.batch - first);
+    for (int64_t row = 0; row < count; ++row) {
+      left[row] = hidden + (first + row) * depth_;
+      rows[row] = Query(step, first + row) + panel * NV * L;
+    }
+    MultiplyRows<NV>(Rows<T>{left, depth_, 0, 1}, count, query_kernel_ + panel * PanelSize<T>(depth_, NV), rows, L,
+                     kZeros);
+  }
+
+  void Attend(int64_t step, int64_t b) {
+    const T* query = Query(step, b);
+    T* alignment = Alignment(step, b);
+    for (int64_t s = 0; s < memory_.source; ++s) {
+      if (memory_.Visible(b, s)) alignment[s] = Energy(query, memory_.Key(b, s));
+    }
+    Softmax(b, alignment);
+    Average(b, alignment, ContextRow(step, b));
+  }
+
+  T Energy(const T* query, const T* key) const {
+    V sum{};
+    for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
+      const V hidden = Tanh<T>(LoadUnits<T>(key, unit, memory_.attention_units) + Load(query + unit));
+      sum += hidden * Load(score_vector_ + unit);
+    }
+    return SumOf<T>(sum);
+  }
+
+  // Energies to weights, in place: those of visible positions sum to 1.
+  void Softmax(int64_t b, T* energies) const {
+    T peak = 0;
+    bool any = false;
+    for (int64_t s = 0; s < memory_.source; ++s) {
+      if (!memory_.Visible(b, s)) continue;
+      if (!any || energies[s] > peak || energies[s] != energies[s]) peak = energies[s];  // NaN stays NaN
+      any = true;
+    }
+    T total = 0;
+    for (int64_t s = 0; s < memory_.source; s += L) {
+      V weights = ExpOfNegative<T>(LoadUnits<T>(energies, s, memory_.source) - peak);
+      for (int64_t lane = 0; lane < Smaller<int64_t>(L, memory_.source - s); ++lane) {
+        if (memory_.Visible(b, s + lane)) {
+          total += weights[lane];
+        } else {
+          weights[lane] = 0;
+        }
+      }
+      StoreFirst(energies + s, weights, memory_.source - s);
+    }
+    if (!any) return;
+    for (int64_t s = 0; s < memory_.source; ++s) energies[s] /= total;
+  }
+
+  void Average(int64_t b, const T* alignment, T* context) const {
+    constexpr int NV = 4;  // vectors of the context that stay in registers
+    for (int64_t unit = 0; unit < memory_.padded_units; unit += NV * L) {
+      V sum[NV] = {};
+      for (int64_t s = 0; s < memory_.source; ++s) {
+        if (alignment[s] == 0) continue;
+        const T* value = memory_.Value(b, s);
+        for (int v = 0; v < NV; ++v) {
+          const int64_t at = unit + v * L;
+          if (at < memory_.units) sum[v] += alignment[s] * LoadUnits<T>(value, at, memory_.units);
+        }
+      }
+      for (int v = 0; v < NV; ++v) Store(context + unit + v * L, sum[v]);
+    }
+  }
+
+  const Problem& problem_;
+  const Arguments& arguments_;
+  const Results& results_;
+  const Memory<T> memory_;
+  const int64_t panels_;
+  int64_t depth_ = 0;
+  bool keep_ = false;
+  T *query_kernel_ = nullptr, *score_vector_ = nullptr, *queries_ = nullptr, *contexts_ = nullptr;
+  T *alignments_ = nullptr, *scratch_ = nullptr;
+};
+
+template <class T>
+class AttentionBackward {
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>, kPlain = 4;
+  static constexpr int kTile = kTileRows<kPlain>;
+
+ public:
+  AttentionBackward(const Problem& problem, const Arguments& arguments, const Results& results,
+                    const Upstream& upstream, const Gradients& gradients)
+      : problem_(problem),
+        arguments_(arguments),
+        upstream_(upstream),
+        gradients_(gradients),
+        memory_(problem, arguments),
+        alignments_(static_cast<const T*>(results.alignments)),
+        layout_(problem.batch, problem.attention_units, kPlain),
+        unit_panels_(CeilDiv(problem.units, kPlain * L)),
+        attention_panels_(CeilDiv(problem.attention_units, kPlain * L)),
+        context_panels_(CeilDiv(problem.memory_units, kPlain * L)) {}
+
+  // `kept` is where the residuals of the cell end.
+  void Allocate(Workspace& workspace, const T* kept) {
+    const int64_t rows = problem_.time * problem_.batch;
+    queries_ = kept;
+    contexts_ = kept == nullptr ? nullptr : kept + memory_.QueriesSize(problem_);
+    query_kernel_ = workspace.Allocate<T>(unit_panels_ * UnitPanelSize());
+    score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
+    d_queries_ = workspace.Allocate<T>(rows * memory_.padded_attention);
+    d_contexts_ = workspace.Allocate<T>(rows * memory_.padded_units);
+    d_scores_ = workspace.AllocateZeros<T>(problem_.batch * memory_.padded_attention);
+    left_ = workspace.Allocate<T>(rows * (problem_.units + kTile));
+    energies_ = workspace.Allocate<T>(problem_.batch * memory_.source);
+    packed_alignments_ = workspace.Allocate<T>(problem_.batch * problem_.time * kTile);
+  }
+
+  int64_t PackItems() const { return unit_panels_ + 1; }
+
+  void Pack(int64_t item) {
+    if (item < unit_panels_) {
+      PackTransposed(static_cast<const T*>(arguments_.query_kernel), problem_.units, layout_, 1, kPlainColumns, item,
+                     query_kernel_ + item * UnitPanelSize());
+      return;
+    }
+    if (memory_.attention_units == 0) return;
+    memcpy(score_vector_, arguments_.score_vector, memory_.attention_units * sizeof(T));
+    if (gradients_.keys == nullptr) return;
+    memset(gradients_.keys, 0, problem_.batch * memory_.source * memory_.attention_units * sizeof(T));
+  }
+
+  const T* Context(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * ContextStride(); }
+  int64_t ContextStride() const { return memory_.padded_units; }
+
+  int64_t ContextPanels() const { return context_panels_; }
+  T* ContextGradient(int64_t step, int64_t b) { return d_contexts_ + Row(step, b) * memory_.padded_units; }
+
+  // From the gradients of the contexts of a step to those of its queries, the keys and the score vector.
+  void Step(Worker& worker, int64_t step) {
+    worker.ForEach(problem_.batch, [&](int64_t b) { Differentiate(step, b); });
+  }
+
+  // sums (rows of the block, 4 vectors) = a panel of the gradients of h by way of the queries of a step.
+  void HiddenGradients(int64_t step, int64_t panel, int64_t first, int64_t count, T* sums) {
+    static const T kZeros[kPlain * L] = {};
+    const T* left[kRowBlock];
+    T* rows[kRowBlock] = {};
+    for (int64_t row = 0; row < count; ++row) {
+      left[row] = QueryGradient(step, first + row);
+      rows[row] = sums + row * kPlain * L;
+    }
+    MultiplyRows<kPlain>(Rows<T>{left, memory_.padded_attention, 0, 1}, count,
+                         query_kernel_ + panel * UnitPanelSize(), rows, L, kZeros);
+  }
+
+  // The sums over all steps. `hidden(step, b, unit)` is the vector of h before a step.
+  template <class Hidden>
+  void Finish(Worker& worker, const Hidden& hidden) {
+    worker.ForEach(problem_.batch, [&](int64_t b) { MemoryGradients(b); });
+    if (gradients_.query_kernel != nullptr) {
+      worker.ForEach(problem_.time, [&](int64_t step) { PackHidden(step, hidden); });
+      const int64_t tiles = CeilDiv(problem_.units, kTile);
+      worker.ForEach(attention_panels_ * tiles, [&](int64_t item) { KernelGradients(item % tiles, item / tiles); });
+    }
+    worker.ForEach(1, [&](int64_t) { ScoreGradients(); });
+  }
+
+ private:
+  int64_t UnitPanelSize() const { return memory_.padded_attention * kPlain * L; }
+  int64_t Row(int64_t step, int64_t b) const { return step * problem_.batch + b; }
+  T* QueryGradient(int64_t step, int64_t b) { return d_queries_ + Row(step, b) * memory_.padded_attention; }
+
+  int64_t AlignmentOffset(int64_t step, int64_t b) const {
+    return (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
+  }
+
+  void Differentiate(int64_t step, int64_t b) {
+    const T* query = queries_ + Row(step, b) * memory_.padded_attention;
+    const T* d_energies = EnergyGradients(step, b);
+    T *d_query = QueryGradient(step, b), *d_score = d_scores_ + b * memory_.padded_attention;
+    T* d_keys = static_cast<T*>(gradients_.keys);
+    const int64_t units = memory_.attention_units;
+    for (int64_t unit = 0; unit < memory_.padded_attention; unit += kPlain * L) {
+      V to_query[kPlain] = {}, to_score[kPlain] = {};
+      for (int64_t s = 0; s < memory_.source; ++s) {
+        if (d_energies[s] == 0) continue;
+        const T* key = memory_.Key(b, s);
+        T* d_key = d_keys == nullptr ? nullptr : d_keys + (b * memory_.source + s) * units;
+        for (int v = 0; v < kPlain; ++v) {
+          const int64_t at = unit + v * L;
+          if (at >= units) break;
+          const V hidden = Tanh<T>(LoadUnits<T>(key, at, units) + Load(query + at));
+          const V d_hidden = d_energies[s] * Load(score_vector_ + at) * (1 - hidden * hidden);
+          to_score[v] += d_energies[s] * hidden;
+          to_query[v] += d_hidden;
+          if (d_key != nullptr) StoreFirst(d_key + at, LoadUnits<T>(d_key, at, units) + d_hidden, units - at);
+        }
+      }
+      for (int v = 0; v < kPlain; ++v) {
+        T* d_scores = d_score + unit + v * L;
+        Store(d_query + unit + v * L, to_query[v]);
+        Store(d_scores, Load(d_scores) + to_score[v]);
+      }
+    }
+  }
+
+  const T* EnergyGradients(int64_t step, int64_t b) {
+    const T *alignment = alignments_ + AlignmentOffset(step, b), *d_context = ContextGradient(step, b);
+    const T* upstream = static_cast<const T*>(upstream_.alignments);
+    if (upstream != nullptr) upstream += AlignmentOffset(step, b);
+    T *d_energies = energies_ + b * memory_.source, centre = 0;
+    for (int64_t s = 0; s < memory_.source; ++s) {
+      T d_weight = 0;
+      if (alignment[s] != 0) {  // else it is masked, or too small to have a gradient
+        V sum{};
+        for (int64_t unit = 0; unit < memory_.units; unit += L) {
+          sum += LoadUnits<T>(memory_.Value(b, s), unit, memory_.units) * Load(d_context + unit);
+        }
+        d_weight = SumOf<T>(sum) + (upstream != nullptr ? upstream[s] : 0);
+      }
+      d_energies[s] = d_weight;
+      centre += alignment[s] * d_weight;
+    }
+    for (int64_t s = 0; s < memory_.source; ++s) d_energies[s] = alignment[s] * (d_energies[s] - centre);
+    return d_energies;
+  }
+
+  // d_memory_s = sum_t a_ts d_context_t, a few positions at a time.
+  void MemoryGradients(int64_t b) {
+    T* d_memory = static_cast<T*>(gradients_.memory);
+    if (d_memory == nullptr) return;
+    T* packed = packed_alignments_ + b * problem_.time * kTile;
+    for (int64_t first = 0; first < memory_.source; first += kTile) {
+      const int64_t count = Smaller<int64_t>(kTile, memory_.source - first);
+      for (int64_t step = 0; step < problem_.time; ++step) {
+        const T* alignment = alignments_ + AlignmentOffset(step, b) + first;
+        for (int64_t r = 0; r < kTile; ++r) packed[step * kTile + r] = r < count ? alignment[r] : 0;
+      }
+      for (int64_t unit = 0; unit < memory_.units; unit += kPlain * L) {
+        alignas(64) T sums[kTile * kPlain * L] = {};
+        const Stacked<T> right{ContextGradient(0, b) + unit, 1, problem_.time, problem_.batch * memory_.padded_units, 0};
+        OuterTile<kTile, kPlain>(packed, right, L, sums);
+        for (int64_t r = 0; r < count; ++r) {
+          StoreRow(sums + r * kPlain * L, d_memory + (b * memory_.source + first + r) * memory_.units, unit,
+                   memory_.units);
+        }
+      }
+    }
+  }
+
+  static void StoreRow(const T* sums, T* row, int64_t unit, int64_t units) {
+    for (int v = 0; v < kPlain && unit + v * L < units; ++v) {
+      StoreFirst(row + unit + v * L, Load(sums + v * L), units - unit - v * L);
+    }
+  }
+
+  // left: (tiles of units, all rows, kTile).
+  template <class Hidden>
+  void PackHidden(int64_t step, const Hidden& hidden) {
+    const int64_t rows = problem_.time * problem_.batch;
+    for (int64_t b = 0; b < problem_.batch; ++b) {
+      for (int64_t unit = 0; unit < problem_.units; unit += L) {
+        const V h = hidden(step, b, unit);
+        for (int64_t lane = 0; lane < L; ++lane) {
+          const int64_t at = unit + lane;
+          if (at >= CeilDiv(problem_.units, kTile) * kTile) break;
+          left_[(at / kTile * rows + Row(step, b)) * kTile + at % kTile] = h[lane];
+        }
+      }
+      // The last tile may reach beyond the vectors.
+      for (int64_t at = CeilDiv(problem_.units, L) * L; at < CeilDiv(problem_.units, kTile) * kTile; ++at) {
+        left_[(at / kTile * rows + Row(step, b)) * kTile + at % kTile] = 0;
+      }
+    }
+  }
+
+  void KernelGradients(int64_t tile, int64_t panel) {
+    alignas(64) T sums[kTile * kPlain * L] = {};
+    const int64_t rows = problem_.time * problem_.batch, unit = panel * kPlain * L;
+    const Stacked<T> right{d_queries_ + unit, 1, rows, memory_.padded_attention, 0};
+    OuterTile<kTile, kPlain>(left_ + tile * rows * kTile, right, L, sums);
+    T* d_kernel = static_cast<T*>(gradients_.query_kernel);
+    for (int64_t r = 0; r < Smaller<int64_t>(kTile, problem_.units - tile * kTile); ++r) {
+      StoreRow(sums + r * kPlain * L, d_kernel + (tile * kTile + r) * memory_.attention_units, unit,
+               memory_.attention_units);
+    }
+  }
+
+  void ScoreGradients() {
+    T* d_score_vector = static_cast<T*>(gradients_.score_vector);
+    if (d_score_vector == nullptr) return;
+    for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
+      V sum{};
+      for (int64_t b = 0; b < problem_.batch; ++b) sum += Load(d_scores_ + b * memory_.padded_attention + unit);
+      StoreFirst(d_score_vector + unit, sum, memory_.attention_units - unit);
+    }
+  }
+
+  const Problem& problem_;
+  const Arguments& arguments_;
+  const Upstream& upstream_;
+  const Gradients& gradients_;
+  const Memory<T> memory_;
+  const T* const alignments_;
+  const Layout layout_;
+  const int64_t unit_panels_, attention_panels_, context_panels_;
+  const T *queries_ = nullptr, *contexts_ = nullptr;
+  T *query_kernel_ = nullptr, *score_vector_ = nullptr, *d_queries_ = nullptr, *d_contexts_ = nullptr;
+  T *d_scores_ = nullptr, *left_ = nullptr, *energies_ = nullptr, *packed_alignments_ = nullptr;
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_ATTENTION_H_
