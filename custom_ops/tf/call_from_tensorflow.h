@@ -27,14 +27,14 @@ inline Element ElementOf(tensorflow::DataType type) {
 
 // ReadCall from whatever has TensorFlow's GetAttr; R, the type of the residuals, must be the one that T leads to.
 template <typename Context>
-std::string ReadCallFrom(Context* context, Cell cell, Pass pass, Call* call) {
+std::string ReadCallFrom(Context* context, const Operation& operation, Pass pass, Call* call) {
   auto get = [context](const char* name, auto* value) { return context->GetAttr(name, value).ok(); };
   tensorflow::DataType data, residuals;
   if (!get("T", &data) || !get("R", &residuals)) return "the attribute `T` or `R` is missing";
   if ((data == tensorflow::DT_DOUBLE) != (residuals == tensorflow::DT_DOUBLE)) {
     return "`R` must be float64 where `T` is, else float32";
   }
-  return ReadCall(cell, pass, get, call);
+  return ReadCall(operation, pass, get, call);
 }
 
 }  // namespace keras_seq

@@ -42,17 +42,20 @@ std::string AttributesOf(const Call& call) {
   std::string text = "{reverse = " + std::to_string(reverse) + " : i64";
   auto truth = [](bool value) { return value ? "true" : "false"; };
   text += std::string(", keep_residuals = ") + truth(call.keep_residuals);
-  if (call.cell == Cell::kSimpleRNN) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
-  if (call.cell == Cell::kGRU) text += std::string(", reset_after = ") + truth(call.reset_after);
+  const bool any = call.operation.attends;
+  const Cell cell = call.operation.cell;
+  if (any) text += std::string(", cell = \"") + NameOf(cell) + "\"";
+  if (any || cell == Cell::kSimpleRNN) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
+  if (any || cell == Cell::kGRU) text += std::string(", reset_after = ") + truth(call.reset_after);
   for (const auto& [name, count] : call.counts) text += ", " + name + " = " + std::to_string(count) + " : i64";
   return text + "}";
 }
 
-template <Cell cell, Pass pass>
+template <const Operation& operation, Pass pass>
 class XlaOp : public tf::XlaOpKernel {
  public:
   explicit XlaOp(tf::OpKernelConstruction* context) : tf::XlaOpKernel(context) {
-    const std::string error = ReadCallFrom(context, cell, pass, &call_);
+    const std::string error = ReadCallFrom(context, operation, pass, &call_);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
   }
 
@@ -78,7 +81,7 @@ class XlaOp : public tf::XlaOpKernel {
     std::vector<xla::Shape> results;
     for (const Tensor& output : Outputs(call_, sizes, element)) results.push_back(ShapeOf(output));
     if (results.empty()) return;
-    const std::string target = std::string("KerasSeq") + NameOf(cell) + (pass == Pass::kBackward ? "Grad" : "");
+    const std::string target = std::string("KerasSeq") + operation.name + (pass == Pass::kBackward ? "Grad" : "");
     const xla::XlaOp called = xla::CustomCallWithLayout(
         context->builder(), target, operands, xla::ShapeUtil::MakeTupleShape(results), operand_shapes,
         AttributesOf(call_), /*has_side_effect=*/false, /*output_operand_aliasing=*/{}, /*literal=*/nullptr,
@@ -92,16 +95,15 @@ class XlaOp : public tf::XlaOpKernel {
 
 // Not REGISTER_XLA_OP: TensorFlow reads its registry once, when the first tensor is made, and the library may be loaded
 // later. What it would do is this, the registration of a kernel for the device on which functions are compiled.
-#define KERAS_SEQ_LOWERING(name, cell, pass)                  \
-  using XlaOp_##cell##_##pass = XlaOp<Cell::cell, Pass::pass>; \
-  REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU_XLA_JIT), XlaOp_##cell##_##pass)
+#define KERAS_SEQ_LOWERING(name, operation, pass)                       \
+  using XlaOp_##operation##_##pass = XlaOp<operation, Pass::pass>;       \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU_XLA_JIT), XlaOp_##operation##_##pass);
 
-KERAS_SEQ_LOWERING("KerasSeq>SimpleRNN", kSimpleRNN, kForward);
-KERAS_SEQ_LOWERING("KerasSeq>SimpleRNNGrad", kSimpleRNN, kBackward);
-KERAS_SEQ_LOWERING("KerasSeq>GRU", kGRU, kForward);
-KERAS_SEQ_LOWERING("KerasSeq>GRUGrad", kGRU, kBackward);
-KERAS_SEQ_LOWERING("KerasSeq>LSTM", kLSTM, kForward);
-KERAS_SEQ_LOWERING("KerasSeq>LSTMGrad", kLSTM, kBackward);
+#define KERAS_SEQ_LOWER_BOTH(name, attends, cell)                       \
+  KERAS_SEQ_LOWERING("KerasSeq>" #name, k##name##Operation, kForward)   \
+  KERAS_SEQ_LOWERING("KerasSeq>" #name "Grad", k##name##Operation, kBackward)
+
+KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_LOWER_BOTH)
 
 }  // namespace
 }  // namespace keras_seq

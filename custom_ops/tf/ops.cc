@@ -19,10 +19,10 @@ namespace tf = ::tensorflow;
 
 absl::Status Invalid(const std::string& error) { return absl::InvalidArgumentError(error); }
 
-template <Cell cell, Pass pass>
+template <const Operation& operation, Pass pass>
 absl::Status InferShapes(tf::shape_inference::InferenceContext* context) {
   Call call;
-  std::string error = ReadCallFrom(context, cell, pass, &call);
+  std::string error = ReadCallFrom(context, operation, pass, &call);
   if (!error.empty()) return Invalid(error);
   tf::DataType data;
   TF_RETURN_IF_ERROR(context->GetAttr("T", &data));
@@ -52,9 +52,9 @@ absl::Status InferShapes(tf::shape_inference::InferenceContext* context) {
   return absl::OkStatus();
 }
 
-template <Cell cell, Pass pass>
+template <const Operation& operation, Pass pass>
 std::string OpName() {
-  return "KerasSeq>" + std::string(NameOf(cell)) + (pass == Pass::kBackward ? "Grad" : "");
+  return "KerasSeq>" + std::string(operation.name) + (pass == Pass::kBackward ? "Grad" : "");
 }
 
 std::string Declaration(const Slot& slot) {
@@ -62,10 +62,10 @@ std::string Declaration(const Slot& slot) {
   return std::string(slot.name) + ": " + slot.count_name + " * " + type;
 }
 
-template <Cell cell, Pass pass>
+template <const Operation& operation, Pass pass>
 absl::Status Define(tf::OpRegistrationData* definition) {
-  const Signature signature = SignatureOf(cell, pass);
-  tf::OpDefBuilder builder(OpName<cell, pass>());
+  const Signature signature = SignatureOf(operation, pass);
+  tf::OpDefBuilder builder(OpName<operation, pass>());
   for (const Slot& slot : signature.inputs) builder.Input(Declaration(slot));
   for (const Slot& slot : signature.outputs) builder.Output(Declaration(slot));
   for (const char* name : CountNames(signature)) {
@@ -73,18 +73,20 @@ absl::Status Define(tf::OpRegistrationData* definition) {
     builder.Attr(std::string(name) + (directions ? ": int >= 1" : ": int >= 0"));
   }
   builder.Attr("reverse: list(bool)").Attr("keep_residuals: bool");
-  if (cell == Cell::kSimpleRNN) builder.Attr("activation: {'tanh', 'relu', 'linear'}");
-  if (cell == Cell::kGRU) builder.Attr("reset_after: bool");
+  const bool any = operation.attends;
+  if (any) builder.Attr("cell: {'SimpleRNN', 'GRU', 'LSTM'}");
+  if (any || operation.cell == Cell::kSimpleRNN) builder.Attr("activation: {'tanh', 'relu', 'linear'}");
+  if (any || operation.cell == Cell::kGRU) builder.Attr("reset_after: bool");
   builder.Attr("T: {float, double, bfloat16}").Attr("R: {float, double}");
-  builder.SetShapeFn(InferShapes<cell, pass>);
+  builder.SetShapeFn(InferShapes<operation, pass>);
   return builder.Finalize(definition);
 }
 
-template <Cell cell, Pass pass>
+template <const Operation& operation, Pass pass>
 class Op : public tf::OpKernel {
  public:
   explicit Op(tf::OpKernelConstruction* context) : tf::OpKernel(context) {
-    const std::string error = ReadCallFrom(context, cell, pass, &call_);
+    const std::string error = ReadCallFrom(context, operation, pass, &call_);
     OP_REQUIRES(context, error.empty(), Invalid(error));
   }
 
@@ -120,20 +122,19 @@ class Op : public tf::OpKernel {
   Call call_;
 };
 
-#define KERAS_SEQ_REGISTER(name, cell, pass)                                           \
-  const bool registered_##cell##_##pass = [] {                                         \
-    tf::OpRegistry::Global()->Register(Define<Cell::cell, Pass::pass>);                \
-    return true;                                                                       \
-  }();                                                                                 \
-  using Op_##cell##_##pass = Op<Cell::cell, Pass::pass>;                               \
-  REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU), Op_##cell##_##pass)
+#define KERAS_SEQ_REGISTER(name, operation, pass)                    \
+  const bool registered_##operation##_##pass = [] {                   \
+    tf::OpRegistry::Global()->Register(Define<operation, Pass::pass>); \
+    return true;                                                      \
+  }();                                                                \
+  using Op_##operation##_##pass = Op<operation, Pass::pass>;          \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU), Op_##operation##_##pass);
 
-KERAS_SEQ_REGISTER("KerasSeq>SimpleRNN", kSimpleRNN, kForward);
-KERAS_SEQ_REGISTER("KerasSeq>SimpleRNNGrad", kSimpleRNN, kBackward);
-KERAS_SEQ_REGISTER("KerasSeq>GRU", kGRU, kForward);
-KERAS_SEQ_REGISTER("KerasSeq>GRUGrad", kGRU, kBackward);
-KERAS_SEQ_REGISTER("KerasSeq>LSTM", kLSTM, kForward);
-KERAS_SEQ_REGISTER("KerasSeq>LSTMGrad", kLSTM, kBackward);
+#define KERAS_SEQ_REGISTER_BOTH(name, attends, cell)                    \
+  KERAS_SEQ_REGISTER("KerasSeq>" #name, k##name##Operation, kForward)   \
+  KERAS_SEQ_REGISTER("KerasSeq>" #name "Grad", k##name##Operation, kBackward)
+
+KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_REGISTER_BOTH)
 
 }  // namespace
 }  // namespace keras_seq

@@ -18,6 +18,11 @@ const Axes kKernel = {Axis::kFeatures, Axis::kGateUnits};
 const Axes kRecurrentKernel = {Axis::kUnits, Axis::kGateUnits};
 const Axes kState = {Axis::kBatch, Axis::kUnits};
 const Axes kStates = {Axis::kBatch, Axis::kTime, Axis::kUnits};
+const Axes kMemory = {Axis::kBatch, Axis::kSource, Axis::kMemoryUnits};
+const Axes kKeys = {Axis::kBatch, Axis::kSource, Axis::kAttentionUnits};
+const Axes kQueryKernel = {Axis::kUnits, Axis::kAttentionUnits};
+const Axes kScoreVector = {Axis::kAttentionUnits};
+const Axes kAlignments = {Axis::kBatch, Axis::kTime, Axis::kSource};
 
 int64_t KnownSize(Axis axis, Cell cell, const Sizes& sizes) {
   switch (axis) {
@@ -31,6 +36,15 @@ int64_t KnownSize(Axis axis, Cell cell, const Sizes& sizes) {
       return sizes.units;
     case Axis::kGateUnits:
       return sizes.units == kUnknown ? kUnknown : Gates(cell) * sizes.units;
+    case Axis::kSource:
+      return sizes.source;
+    case Axis::kMemoryUnits:
+      return sizes.memory_units;
+    case Axis::kAttentionUnits:
+      return sizes.attention_units;
+    case Axis::kInputUnits:
+      return sizes.features == kUnknown || sizes.memory_units == kUnknown ? kUnknown
+                                                                           : sizes.features + sizes.memory_units;
     case Axis::kTwo:
       return 2;
     case Axis::kResiduals:
@@ -39,8 +53,20 @@ int64_t KnownSize(Axis axis, Cell cell, const Sizes& sizes) {
   return kUnknown;
 }
 
+std::vector<int64_t> ListOf(const Sizes& sizes) {
+  return {sizes.batch, sizes.time,         sizes.features,       sizes.units,
+          sizes.source, sizes.memory_units, sizes.attention_units};
+}
+
+// With what a call that does not attend has none of.
+Sizes Completed(const Operation& operation, Sizes sizes) {
+  if (!operation.attends) sizes.source = sizes.memory_units = sizes.attention_units = 0;
+  return sizes;
+}
+
 bool AllKnown(const Sizes& sizes) {
-  return sizes.batch != kUnknown && sizes.time != kUnknown && sizes.features != kUnknown && sizes.units != kUnknown;
+  const std::vector<int64_t> list = ListOf(sizes);
+  return std::find(list.begin(), list.end(), kUnknown) == list.end();
 }
 
 DataType TypeOf(Element element) {
@@ -50,7 +76,7 @@ DataType TypeOf(Element element) {
 
 Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   Problem problem = {};
-  problem.cell = call.cell;
+  problem.cell = call.operation.cell;
   problem.dtype = TypeOf(element);
   problem.activation = call.activation;
   problem.reset_after = call.reset_after;
@@ -58,12 +84,16 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.time = sizes.time;
   problem.features = sizes.features;
   problem.units = sizes.units;
+  problem.attends = call.operation.attends;
+  problem.source = sizes.source;
+  problem.memory_units = sizes.memory_units;
+  problem.attention_units = sizes.attention_units;
   return problem;
 }
 
 // The size of an axis of an argument or result; that of residuals depends on all the others.
 int64_t SizeOf(Axis axis, const Call& call, const Sizes& sizes, Element element) {
-  if (axis != Axis::kResiduals) return KnownSize(axis, call.cell, sizes);
+  if (axis != Axis::kResiduals) return KnownSize(axis, call.operation.cell, sizes);
   if (!call.keep_residuals) return 0;
   if (!AllKnown(sizes) || element == Element::kOther) return kUnknown;
   return ResidualSize(ProblemOf(call, sizes, element));
@@ -88,8 +118,22 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
       sizes->units = size;
       break;
     case Axis::kGateUnits:
-      if (size % Gates(call.cell)) return false;
-      sizes->units = size / Gates(call.cell);
+      if (size % Gates(call.operation.cell)) return false;
+      sizes->units = size / Gates(call.operation.cell);
+      break;
+    case Axis::kSource:
+      sizes->source = size;
+      break;
+    case Axis::kMemoryUnits:
+      sizes->memory_units = size;
+      break;
+    case Axis::kAttentionUnits:
+      sizes->attention_units = size;
+      break;
+    case Axis::kInputUnits:
+      if (sizes->features == kUnknown) break;
+      if (size < sizes->features) return false;
+      sizes->memory_units = size - sizes->features;
       break;
     case Axis::kTwo:
     case Axis::kResiduals:
@@ -130,6 +174,14 @@ std::string NameOf(Axis axis, Cell cell) {
       return "units";
     case Axis::kGateUnits:
       return Gates(cell) == 1 ? "units" : std::to_string(Gates(cell)) + " * units";
+    case Axis::kSource:
+      return "source";
+    case Axis::kMemoryUnits:
+      return "memory_units";
+    case Axis::kAttentionUnits:
+      return "attention_units";
+    case Axis::kInputUnits:
+      return "features + memory_units";
     case Axis::kTwo:
       return "2";
     case Axis::kResiduals:
@@ -150,7 +202,7 @@ std::string Expected(const Slot& slot, const Call& call, const Sizes& sizes, Ele
     std::vector<std::string> names;
     std::vector<int64_t> shape;
     for (Axis axis : axes) {
-      names.push_back(NameOf(axis, call.cell));
+      names.push_back(NameOf(axis, call.operation.cell));
       shape.push_back(SizeOf(axis, call, sizes, element));
     }
     text += (text.empty() ? "" : " or ") + Parenthesised(names) + " = " + ToString(shape);
@@ -200,9 +252,11 @@ bool Fits(std::initializer_list<int64_t> sizes) {
 }
 
 bool SizesFit(const Call& call, const Sizes& sizes) {
-  const int64_t gate_units = KnownSize(Axis::kGateUnits, call.cell, sizes);
-  return Fits({sizes.batch, sizes.time, std::max(sizes.features, gate_units)}) &&
-         Fits({std::max(sizes.features, sizes.units), gate_units});
+  const int64_t gate_units = KnownSize(Axis::kGateUnits, call.operation.cell, sizes);
+  const int64_t memory = std::max(sizes.memory_units, sizes.attention_units);
+  return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
+         Fits({std::max({sizes.features, sizes.units, memory}), std::max(gate_units, sizes.attention_units)}) &&
+         Fits({sizes.batch, sizes.source, memory});
 }
 
 bool FindActivation(const std::string& name, Activation* activation) {
@@ -271,6 +325,10 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.recurrent_dropout = inputs.Multiplier("recurrent_dropout", direction);
   arguments.zoneout[0] = inputs.Multiplier("zoneout_h", direction);
   arguments.zoneout[1] = inputs.Multiplier("zoneout_c", direction);
+  arguments.memory = inputs.Data("memory", direction);
+  arguments.keys = inputs.Data("keys", direction);
+  arguments.query_kernel = inputs.Data("query_kernel", direction);
+  arguments.score_vector = inputs.Data("score_vector", direction);
   return arguments;
 }
 
@@ -281,12 +339,14 @@ Results ResultsOf(const Call& call, const Operands& operands, int64_t direction)
   results.final_state[0] = operands.Data("final_h", direction);
   results.final_state[1] = operands.Data("final_c", direction);
   results.residuals = ResidualsOf(call, operands, direction);
+  results.alignments = operands.Data("alignments", direction);
   return results;
 }
 
 Upstream UpstreamOf(const Operands& inputs, int64_t direction) {
   Upstream upstream;
   upstream.outputs = inputs.Data("d_outputs", direction);
+  upstream.alignments = inputs.Data("d_alignments", direction);
   upstream.final_state[0] = inputs.Data("d_final_h", direction);
   upstream.final_state[1] = inputs.Data("d_final_c", direction);
   return upstream;
@@ -300,6 +360,10 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
   gradients.bias = outputs.Data("d_bias", direction);
   gradients.initial_state[0] = outputs.Data("d_initial_h", direction);
   gradients.initial_state[1] = outputs.Data("d_initial_c", direction);
+  gradients.memory = outputs.Data("d_memory", direction);
+  gradients.keys = outputs.Data("d_keys", direction);
+  gradients.query_kernel = outputs.Data("d_query_kernel", direction);
+  gradients.score_vector = outputs.Data("d_score_vector", direction);
   return gradients;
 }
 
@@ -341,47 +405,67 @@ std::string ToString(const std::vector<int64_t>& shape) {
   return Parenthesised(sizes);
 }
 
-Signature SignatureOf(Cell cell, Pass pass, bool reset_after) {
-  const bool lstm = States(cell) == 2;
-  const bool two_biases = cell == Cell::kGRU && reset_after;
+Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
+  const bool attends = operation.attends, has_c = attends || States(operation.cell) == 2;
+  const bool two_biases = operation.cell == Cell::kGRU && reset_after;
   const Axes bias = two_biases ? Axes{Axis::kTwo, Axis::kGateUnits} : Axes{Axis::kGateUnits};
+  const Axes kernel = {attends ? Axis::kInputUnits : Axis::kFeatures, Axis::kGateUnits};
   const std::vector<Axes> multiplier = {kState, kStates};
-
-  std::vector<Slot> inputs = {
-      {"inputs", "directions", Kind::kData, {kSequence}},
-      {"kernel", "directions", Kind::kData, {kKernel}},
-      {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
-      {"bias", "biases", Kind::kData, {bias}},
-      {"initial_h", "initial_states", Kind::kData, {kState}},
+  // Where an attribute names the cell, lists of c have lengths of their own.
+  const char* initial_c = attends ? "initial_cells" : "initial_states";
+  const char* final_c = attends ? "cells" : "directions";
+  auto append_if = [](bool there, std::vector<Slot>* slots, const std::vector<Slot>& more) {
+    if (there) slots->insert(slots->end(), more.begin(), more.end());
   };
-  if (lstm) inputs.push_back({"initial_c", "initial_states", Kind::kData, {kState}});
-  inputs.push_back({"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}});
-  inputs.push_back({"recurrent_dropout", "recurrent_dropouts", Kind::kData, multiplier});
-  inputs.push_back({"zoneout_h", "zoneouts_h", Kind::kData, multiplier});
-  if (lstm) inputs.push_back({"zoneout_c", "zoneouts_c", Kind::kData, multiplier});
 
-  const Slot outputs = {"outputs", "directions", Kind::kData, {kStates}};
+  std::vector<Slot> inputs = {{"inputs", "directions", Kind::kData, {kSequence}}};
+  append_if(attends, &inputs,
+            {{"memory", "directions", Kind::kData, {kMemory}},
+             {"keys", "directions", Kind::kData, {kKeys}},
+             {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
+             {"score_vector", "directions", Kind::kData, {kScoreVector}},
+             {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kBatch, Axis::kSource}}}});
+  append_if(true, &inputs,
+            {{"kernel", "directions", Kind::kData, {kernel}},
+             {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
+             {"bias", "biases", Kind::kData, {bias}},
+             {"initial_h", "initial_states", Kind::kData, {kState}}});
+  append_if(has_c, &inputs, {{"initial_c", initial_c, Kind::kData, {kState}}});
+  append_if(true, &inputs,
+            {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
+             {"recurrent_dropout", "recurrent_dropouts", Kind::kData, multiplier},
+             {"zoneout_h", "zoneouts_h", Kind::kData, multiplier}});
+  append_if(has_c, &inputs, {{"zoneout_c", "zoneouts_c", Kind::kData, multiplier}});
+
+  std::vector<Slot> results = {{"outputs", "directions", Kind::kData, {kStates}}};
+  append_if(attends, &results, {{"alignments", "directions", Kind::kData, {kAlignments}}});
   const Slot residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
   if (pass == Pass::kForward) {
-    std::vector<Slot> results = {outputs, {"final_h", "directions", Kind::kData, {kState}}};
-    if (lstm) results.push_back({"final_c", "directions", Kind::kData, {kState}});
+    results.push_back({"final_h", "directions", Kind::kData, {kState}});
+    append_if(has_c, &results, {{"final_c", final_c, Kind::kData, {kState}}});
     results.push_back(residuals);
     return {inputs, results};
   }
 
-  inputs.push_back(outputs);
+  append_if(true, &inputs, results);
   inputs.push_back(residuals);
   inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kStates}});
+  append_if(attends, &inputs, {{"d_alignments", "upstream_alignments", Kind::kData, {kAlignments}}});
   inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
-  if (lstm) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
-  std::vector<Slot> gradients = {
-      {"d_inputs", "wanted_inputs", Kind::kData, {kSequence}},
-      {"d_kernel", "wanted_kernels", Kind::kData, {kKernel}},
-      {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
-      {"d_bias", "wanted_biases", Kind::kData, {bias}},
-      {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}},
-  };
-  if (lstm) gradients.push_back({"d_initial_c", "wanted_initial_states", Kind::kData, {kState}});
+  append_if(has_c, &inputs, {{"d_final_c", "upstream_c", Kind::kData, {kState}}});
+  std::vector<Slot> gradients = {{"d_inputs", "wanted_inputs", Kind::kData, {kSequence}}};
+  append_if(attends, &gradients,
+            {{"d_memory", "wanted_memories", Kind::kData, {kMemory}},
+             {"d_keys", "wanted_keys", Kind::kData, {kKeys}},
+             {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
+             {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}}});
+  append_if(true, &gradients,
+            {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
+             {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
+             {"d_bias", "wanted_biases", Kind::kData, {bias}},
+             {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
+  append_if(has_c, &gradients,
+            {{"d_initial_c", attends ? "wanted_initial_cells" : "wanted_initial_states", Kind::kData, {kState}}});
   return {inputs, gradients};
 }
 
@@ -399,22 +483,49 @@ std::vector<const char*> CountNames(const Signature& signature) {
 int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, const std::string& activation,
                            bool reset_after, const Sizes& sizes) {
   Call call = {};
-  bool known_cell = false;
-  for (Cell candidate : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) {
-    if (cell != NameOf(candidate)) continue;
-    call.cell = candidate;
-    known_cell = true;
-  }
+  call.operation.attends = sizes.source != kUnknown;
   Element element = Element::kOther;
   for (Element candidate : {Element::kFloat32, Element::kFloat64, Element::kBFloat16}) {
     if (dtype == NameOf(candidate)) element = candidate;
   }
   call.reset_after = reset_after;
-  const bool known = known_cell && element != Element::kOther && FindActivation(activation, &call.activation);
-  for (int64_t size : {sizes.batch, sizes.time, sizes.features, sizes.units}) {
+  const bool known = FindCell(cell, &call.operation.cell).empty() && element != Element::kOther &&
+                     FindActivation(activation, &call.activation);
+  const Sizes all = Completed(call.operation, sizes);
+  for (int64_t size : ListOf(all)) {
     if (size < 0 || size > kMaxElements) return -1;
   }
-  return known && SizesFit(call, sizes) ? ResidualSize(ProblemOf(call, sizes, element)) : -1;
+  return known && SizesFit(call, all) ? ResidualSize(ProblemOf(call, all, element)) : -1;
+}
+
+std::string FindCell(const std::string& name, Cell* cell) {
+  for (Cell candidate : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) {
+    if (name != NameOf(candidate)) continue;
+    *cell = candidate;
+    return "";
+  }
+  return "`cell` must be \"SimpleRNN\", \"GRU\" or \"LSTM\". Received: \"" + name + "\"";
+}
+
+// What an op that attends asks of its attributes beside what all ops do.
+static std::string CheckAttention(const Call& call) {
+  const std::map<std::string, int64_t>& counts = call.counts;
+  if (counts.at("directions") != 1) {
+    return "`directions` must be 1. Received: " + std::to_string(counts.at("directions"));
+  }
+  const int64_t cells = States(call.operation.cell) - 1;
+  auto expect = [&](const char* name, int64_t expected) {
+    const auto found = counts.find(name);
+    if (found == counts.end() || found->second == expected) return std::string();
+    return "`" + std::string(name) + "` must be " + std::to_string(expected) + " with the cell \"" +
+           NameOf(call.operation.cell) + "\". Received: " + std::to_string(found->second);
+  };
+  std::string error = call.pass == Pass::kForward ? expect("cells", cells) : "";
+  if (error.empty()) error = expect("initial_cells", cells * counts.at("initial_states"));
+  for (const char* name : {"zoneouts_c", "upstream_c", "wanted_initial_cells"}) {
+    if (error.empty() && cells == 0) error = expect(name, 0);
+  }
+  return error;
 }
 
 std::string FinishCall(const std::string& activation, Call* call) {
@@ -428,12 +539,16 @@ std::string FinishCall(const std::string& activation, Call* call) {
            ". Received: " + std::to_string(directions);
   }
   for (const auto& [name, count] : counts) {
-    const int64_t all = name == "masks" ? 1 : directions;
+    const int64_t all = name == "masks" || name == "memory_masks" ? 1 : directions;
     if (count == 0 || count == all) continue;
     return "`" + name + "` must be 0 or " + std::to_string(all) + ". Received: " + std::to_string(count);
   }
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 where `biases` is 0";
+  }
+  if (call->operation.attends) {
+    const std::string error = CheckAttention(*call);
+    if (!error.empty()) return error;
   }
   if (static_cast<int64_t>(call->reverse.size()) != directions) {
     return "`reverse` must have a value for each of the " + std::to_string(directions) +
@@ -445,7 +560,7 @@ std::string FinishCall(const std::string& activation, Call* call) {
 }
 
 std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Sizes* sizes, Element* element) {
-  *sizes = {};
+  *sizes = Completed(call.operation, {});
   *element = Element::kOther;
   int64_t total = 0;
   for (int64_t count : call.input_counts) total += count;
@@ -459,10 +574,12 @@ std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Siz
       const std::string error = CheckTensor(slot, j, inputs[next++], call, sizes, element);
       if (!error.empty()) return error;
     }
-    // The sizes are complete after the first three; residuals ask the kernels for their size, which must not overflow.
+    // Before the residuals, which ask the kernels for their size, all sizes are known; they must not overflow.
     if (!SizesFit(call, *sizes)) {
-      return "the sizes batch, time, features, units = " +
-             ToString({sizes->batch, sizes->time, sizes->features, sizes->units}) +
+      const std::string of_attention = call.operation.attends ? ", source, memory_units, attention_units" : "";
+      std::vector<int64_t> list = ListOf(*sizes);
+      if (!call.operation.attends) list.resize(4);
+      return "the sizes batch, time, features, units" + of_attention + " = " + ToString(list) +
              " must give tensors of at most 2^40 elements";
     }
   }
@@ -489,6 +606,7 @@ bool Run(const Call& call, const Sizes& sizes, Element element, const std::vecto
     const bool forward = call.pass == Pass::kForward;
     Problem problem = ProblemOf(call, sizes, element);
     problem.mask = static_cast<const bool*>(in.Data("mask", 0));
+    problem.memory_mask = static_cast<const bool*>(in.Data("memory_mask", 0));
     std::vector<Arguments> arguments;
     std::vector<Results> results;
     std::vector<Upstream> upstream;

@@ -13,11 +13,42 @@
 
 namespace keras_seq {
 
+// What ops there are: X(name, whether it attends, its cell or, where an attribute names the cell, the default). Each
+// has a gradient, named with "Grad" after it.
+#define KERAS_SEQ_FOR_EACH_OP(X)      \
+  X(SimpleRNN, false, kSimpleRNN)     \
+  X(GRU, false, kGRU)                 \
+  X(LSTM, false, kLSTM)               \
+  X(AttentionDecoder, true, kLSTM)
+
+struct Operation {
+  const char* name;
+  bool attends;
+  Cell cell;
+};
+
+#define KERAS_SEQ_DECLARE_OPERATION(name, attends, cell) \
+  inline constexpr Operation k##name##Operation{#name, attends, Cell::cell};
+KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_DECLARE_OPERATION)
+#undef KERAS_SEQ_DECLARE_OPERATION
+
 enum class Pass { kForward, kBackward };
 enum class Element { kFloat32, kFloat64, kBFloat16, kBool, kOther };
 
 // What the sizes of an axis stand for.
-enum class Axis { kBatch, kTime, kFeatures, kUnits, kGateUnits, kTwo, kResiduals };
+enum class Axis {
+  kBatch,
+  kTime,
+  kFeatures,
+  kUnits,
+  kGateUnits,
+  kSource,
+  kMemoryUnits,
+  kAttentionUnits,
+  kInputUnits,  // features + memory_units
+  kTwo,
+  kResiduals
+};
 using Axes = std::vector<Axis>;
 
 // What decides the element type of an argument: T, the type of the call, or that of the residuals.
@@ -45,16 +76,17 @@ struct Signature {
   std::vector<Slot> inputs, outputs;
 };
 
-// The arguments and results of an op, in order. `reset_after` decides the shape of a GRU's bias, nothing else.
-Signature SignatureOf(Cell cell, Pass pass, bool reset_after = true);
+// The arguments and results of an op, in order. `reset_after` decides the shape of a GRU's bias, nothing else. An op
+// that attends has a slot for every state that its cells may have.
+Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = true);
 
 // The names of the attributes that hold lengths of lists: 0 or `directions`; of "directions" itself at least 1, of
-// "masks" at most 1.
+// "masks" and "memory_masks" at most 1.
 std::vector<const char*> CountNames(const Signature& signature);
 
 // An op and its attributes.
 struct Call {
-  Cell cell;
+  Operation operation;  // whose cell is that of the call
   Pass pass;
   Activation activation = Activation::kTanh;
   bool reset_after = true;
@@ -67,6 +99,8 @@ struct Call {
 
 struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
+  // Of attention; 0 where the call has none.
+  int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;
 };
 
 // The type of an argument, where that of the call is known.
@@ -81,7 +115,7 @@ const char* NameOf(Activation activation);
 // Makes a call from its attributes. `get(name, pointer)` reads one into an int64_t, a bool, a string or, for `reverse`,
 // a vector<bool>, and returns false where it is not there.
 template <typename Get>
-std::string ReadCall(Cell cell, Pass pass, const Get& get, Call* call);
+std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call);
 
 // Checks the inputs against each other and finds what is known of the sizes and of T.
 std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Sizes* sizes, Element* element);
@@ -95,26 +129,31 @@ bool Run(const Call& call, const Sizes& sizes, Element element, const std::vecto
 
 std::string ToString(const std::vector<int64_t>& shape);
 
-// ResidualSize by the names that Python has; -1 where there is no such call.
+// ResidualSize by the names that Python has; -1 where there is no such call. A `source` of kUnknown is one that does not
+// attend.
 int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, const std::string& activation,
                            bool reset_after, const Sizes& sizes);
 
 // Of ReadCall: what is left to do when all attributes are there.
 std::string FinishCall(const std::string& activation, Call* call);
+std::string FindCell(const std::string& name, Cell* cell);
 
 template <typename Get>
-std::string ReadCall(Cell cell, Pass pass, const Get& get, Call* call) {
-  call->cell = cell;
+std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call) {
+  call->operation = operation;
   call->pass = pass;
-  std::string activation = "tanh";
+  std::string activation = "tanh", cell = NameOf(operation.cell);
   auto read = [&get](const char* name, auto* value) {
     return get(name, value) ? std::string() : "the attribute `" + std::string(name) + "` is missing or of another type";
   };
+  const bool any = operation.attends;  // any cell, and so the attributes of all
   std::string error = read("reverse", &call->reverse);
   if (error.empty()) error = read("keep_residuals", &call->keep_residuals);
-  if (error.empty() && cell == Cell::kSimpleRNN) error = read("activation", &activation);
-  if (error.empty() && cell == Cell::kGRU) error = read("reset_after", &call->reset_after);
-  call->signature = SignatureOf(cell, pass, call->reset_after);
+  if (error.empty() && any) error = read("cell", &cell);
+  if (error.empty() && (any || operation.cell == Cell::kSimpleRNN)) error = read("activation", &activation);
+  if (error.empty() && (any || operation.cell == Cell::kGRU)) error = read("reset_after", &call->reset_after);
+  if (error.empty() && any) error = FindCell(cell, &call->operation.cell);
+  call->signature = SignatureOf(call->operation, pass, call->reset_after);
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);
   }

@@ -91,28 +91,28 @@ std::string CheckResults(const std::vector<Tensor>& expected, const std::vector<
   return "";
 }
 
-ffi::Error Invalid(Cell cell, Pass pass, const std::string& error) {
+ffi::Error Invalid(const Operation& operation, Pass pass, const std::string& error) {
   const std::string gradient = pass == Pass::kBackward ? "Grad" : "";
-  return ffi::Error::InvalidArgument("KerasSeq>" + std::string(NameOf(cell)) + gradient + ": " + error);
+  return ffi::Error::InvalidArgument("KerasSeq>" + std::string(operation.name) + gradient + ": " + error);
 }
 
-template <Cell cell, Pass pass>
+template <const Operation& operation, Pass pass>
 ffi::Error Handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
                   ffi::Dictionary attributes) {
   Call call;
-  std::string error = ReadCall(cell, pass, Reader(attributes), &call);
-  if (!error.empty()) return Invalid(cell, pass, error);
+  std::string error = ReadCall(operation, pass, Reader(attributes), &call);
+  if (!error.empty()) return Invalid(operation, pass, error);
   const std::vector<Tensor> inputs = TensorsOf(arguments), outputs = TensorsOf(results);
   Sizes sizes;
   Element element;
   error = CheckInputs(call, inputs, &sizes, &element);
   if (error.empty()) error = CheckResults(Outputs(call, sizes, element), outputs);
-  if (!error.empty()) return Invalid(cell, pass, error);
+  if (!error.empty()) return Invalid(operation, pass, error);
   Executor executor;
   executor.threads = std::max<int>(1, pool.num_threads());  // 0 where there is no pool
   executor.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
   if (Run(call, sizes, element, inputs, outputs, executor)) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "KerasSeq>" + std::string(NameOf(cell)) + ": out of memory");
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "KerasSeq>" + std::string(operation.name) + ": out of memory");
 }
 
 }  // namespace
@@ -120,29 +120,31 @@ ffi::Error Handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
 
 #define KERAS_SEQ_EXPORT extern "C" __attribute__((visibility("default")))
 
-#define KERAS_SEQ_HANDLER(symbol, cell, pass)                                       \
-  KERAS_SEQ_EXPORT XLA_FFI_Error* symbol(XLA_FFI_CallFrame* frame);                 \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(symbol, (keras_seq::Handle<keras_seq::Cell::cell,   \
-                                                           keras_seq::Pass::pass>), \
-                                xla::ffi::Ffi::Bind()                               \
-                                    .Ctx<xla::ffi::ThreadPool>()                    \
-                                    .RemainingArgs()                                \
-                                    .RemainingRets()                                \
-                                    .Attrs())
+#define KERAS_SEQ_HANDLER(symbol, operation, pass)                                        \
+  KERAS_SEQ_EXPORT XLA_FFI_Error* symbol(XLA_FFI_CallFrame* frame);                       \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(symbol, (keras_seq::Handle<keras_seq::operation,          \
+                                                           keras_seq::Pass::pass>),       \
+                                xla::ffi::Ffi::Bind()                                     \
+                                    .Ctx<xla::ffi::ThreadPool>()                          \
+                                    .RemainingArgs()                                      \
+                                    .RemainingRets()                                      \
+                                    .Attrs());
 
-KERAS_SEQ_HANDLER(KerasSeqSimpleRNN, kSimpleRNN, kForward);
-KERAS_SEQ_HANDLER(KerasSeqSimpleRNNGrad, kSimpleRNN, kBackward);
-KERAS_SEQ_HANDLER(KerasSeqGRU, kGRU, kForward);
-KERAS_SEQ_HANDLER(KerasSeqGRUGrad, kGRU, kBackward);
-KERAS_SEQ_HANDLER(KerasSeqLSTM, kLSTM, kForward);
-KERAS_SEQ_HANDLER(KerasSeqLSTMGrad, kLSTM, kBackward);
+#define KERAS_SEQ_HANDLERS(name, attends, cell)                    \
+  KERAS_SEQ_HANDLER(KerasSeq##name, k##name##Operation, kForward)  \
+  KERAS_SEQ_HANDLER(KerasSeq##name##Grad, k##name##Operation, kBackward)
+
+KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_HANDLERS)
 
 // Null, with the reason in `error`, where the instruction set asked for cannot be had.
 KERAS_SEQ_EXPORT const char* KerasSeqInstructionSet(const char** error) { return keras_seq::InstructionSet(error); }
 
-// The size of the residuals of one direction; -1 where there is no such call. JAX has to know it before the call.
+// The size of the residuals of one direction; -1 where there is no such call. JAX has to know it before the call. A
+// `source` of -1 is one that does not attend.
 KERAS_SEQ_EXPORT int64_t KerasSeqResidualSize(const char* cell, const char* dtype, const char* activation,
                                               bool reset_after, int64_t batch, int64_t time, int64_t features,
-                                              int64_t units) {
-  return keras_seq::ResidualSizeByName(cell, dtype, activation, reset_after, {batch, time, features, units});
+                                              int64_t units, int64_t source, int64_t memory_units,
+                                              int64_t attention_units) {
+  return keras_seq::ResidualSizeByName(cell, dtype, activation, reset_after,
+                                       {batch, time, features, units, source, memory_units, attention_units});
 }

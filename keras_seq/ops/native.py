@@ -8,6 +8,7 @@ import ctypes
 import functools
 import json
 import pathlib
+import re
 import threading
 from typing import NamedTuple
 
@@ -15,8 +16,16 @@ import numpy as np
 from keras import backend
 
 FOLDER = pathlib.Path(__file__).parents[1] / "_native"
-STATES = {"SimpleRNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}
-SECOND_ORDER = 'The native {cell} has no second-order gradient. Use implementation="xla" for it.'
+STATES = {"SimpleRNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}  # of each cell
+ATTENTION_DECODER = "AttentionDecoder"
+# The attributes of each op that say which recurrence it is, with their defaults.
+_ATTRIBUTES = {
+    "SimpleRNN": {"activation": "tanh"},
+    "GRU": {"reset_after": True},
+    "LSTM": {},
+    ATTENTION_DECODER: {"cell": "LSTM", "activation": "tanh", "reset_after": True},
+}
+SECOND_ORDER = 'The native {op} has no second-order gradient. Use implementation="xla" for it.'
 
 
 class _UnavailableError(Exception):
@@ -43,11 +52,12 @@ def recur(
     mask=None,
     recurrent_dropout=None,
     zoneout=None,
+    attention=None,
     reverse,
     keep_residuals,
     **attributes,
 ):
-    """Run one or two recurrences of one shape side by side; differentiable once.
+    """Run one or two recurrences of one shape side by side, or one that attends; differentiable once.
 
     Every argument but `cell`, `mask`, `keep_residuals` and the attributes is a list with one entry a direction.
     `inputs` decide the dtype of all tensors but `mask`: float32, float64 or bfloat16. No gradient reaches the masks.
@@ -64,13 +74,17 @@ def recur(
             product; or None for all.
         zoneout: tuple, one a state, of None or a multiplier m shaped as `recurrent_dropout`: a state becomes
             `m * previous + (1 - m) * new`; or None for all.
+        attention: None, or of one direction that attends a dict of `memory` (batch, source, memory_units), `keys`
+            (batch, source, attention_units), `query_kernel` (units, attention_units), `score_vector`
+            (attention_units,) and `memory_mask`, (batch, source) booleans or None. The kernel then has features +
+            memory_units rows.
         reverse: whether to run from the last step to the first; outputs keep the order of the inputs.
         keep_residuals: whether to keep what the backward pass needs; else a gradient runs the forward pass again.
         **attributes: `activation` ("tanh", "relu" or "linear") of SimpleRNN, `reset_after` of GRU.
 
     Returns:
         `(outputs, states)`, lists with one entry a direction: h of every step (batch, time, units), and the tuple of
-        final states, each (batch, units).
+        final states, each (batch, units); with `attention` also `alignments`, such a list of (batch, time, source).
 
     Raises:
         RuntimeError: if the kernels cannot run in this process.
@@ -89,9 +103,16 @@ def recur(
         "recurrent_dropout": list(recurrent_dropout or ()),
         **_by_state("zoneout", names, zoneout),
     }
-    call = _Call(cell, tuple(bool(r) for r in reverse), bool(keep_residuals), tuple(sorted(attributes.items())))
-    outputs, *final = framework(call, arguments)
-    return list(outputs), list(zip(*final, strict=True))
+    op = cell
+    if attention is not None:
+        op = ATTENTION_DECODER
+        arguments.update({name: [] if tensor is None else [tensor] for name, tensor in attention.items()})
+        attributes = {**_ATTRIBUTES[op], "cell": cell, **attributes}
+    call = _Call(op, cell, tuple(bool(r) for r in reverse), bool(keep_residuals), tuple(sorted(attributes.items())))
+    results = call.split(framework(call, {name: arguments.get(name, []) for name in call.counts()}))
+    states = list(zip(*(results[f"final_{state}"] for state in names), strict=True))
+    extra = () if attention is None else (list(results["alignments"]),)
+    return list(results["outputs"]), states, *extra
 
 
 def _by_state(prefix, names, values):
@@ -106,64 +127,94 @@ def _by_state(prefix, names, values):
 
 
 class _Call(NamedTuple):
-    """What a call has beside tensors."""
+    """What a call has beside tensors, and the lists of its op and of the op's gradient, in order.
 
+    A dict names for each list the attribute that holds its length.
+    """
+
+    op: str
     cell: str
     reverse: tuple
     keep_residuals: bool
     attributes: tuple
 
     @property
+    def attends(self):
+        return self.op == ATTENTION_DECODER
+
+    @property
     def states(self):
-        return STATES[self.cell]
+        """Those that the op has lists for; an op that attends has them for every cell."""
+        return ("h", "c") if self.attends else STATES[self.cell]
 
+    def counts(self):
+        """The forward pass's arguments."""
+        return {
+            "inputs": "directions",
+            **(dict.fromkeys(("memory", "keys", "query_kernel", "score_vector"), "directions") if self.attends else {}),
+            **({"memory_mask": "memory_masks"} if self.attends else {}),
+            "kernel": "directions",
+            "recurrent_kernel": "directions",
+            "bias": "biases",
+            **{f"initial_{state}": self._of_state("initial_states", state) for state in self.states},
+            "mask": "masks",
+            "recurrent_dropout": "recurrent_dropouts",
+            **{f"zoneout_{state}": f"zoneouts_{state}" for state in self.states},
+        }
 
-# The lists of the op and of its gradient, in order, by the attribute that holds their length.
+    def results(self):
+        """The names of its results, lists with one entry a direction; the residuals come after them."""
+        alignments = ["alignments"] if self.attends else []
+        return ["outputs", *alignments, *(f"final_{state}" for state in STATES[self.cell])]
 
+    def split(self, flat):
+        """The results by name."""
+        n = len(self.reverse)
+        return {name: flat[i * n : (i + 1) * n] for i, name in enumerate(self.results())}
 
-def _counts(states):
-    """The forward pass's arguments, and the attributes that hold the lengths of their lists."""
-    return {
-        **dict.fromkeys(("inputs", "kernel", "recurrent_kernel"), "directions"),
-        "bias": "biases",
-        **{f"initial_{state}": "initial_states" for state in states},
-        "mask": "masks",
-        "recurrent_dropout": "recurrent_dropouts",
-        **{f"zoneout_{state}": f"zoneouts_{state}" for state in states},
-    }
+    def upstream_counts(self):
+        """The gradients that arrive."""
+        alignments = {"d_alignments": "upstream_alignments"} if self.attends else {}
+        finals = {f"d_final_{state}": f"upstream_{state}" for state in self.states}
+        return {"d_outputs": "upstream_outputs", **alignments, **finals}
 
+    def wanted_counts(self):
+        """For each argument that has a gradient the attribute that says how many of its list are wanted."""
+        of_attention = {
+            "memory": "wanted_memories",
+            "keys": "wanted_keys",
+            "query_kernel": "wanted_query_kernels",
+            "score_vector": "wanted_score_vectors",
+        }
+        return {
+            "inputs": "wanted_inputs",
+            **(of_attention if self.attends else {}),
+            "kernel": "wanted_kernels",
+            "recurrent_kernel": "wanted_recurrent_kernels",
+            "bias": "wanted_biases",
+            **{f"initial_{state}": self._of_state("wanted_initial_states", state) for state in self.states},
+        }
 
-def _upstream_counts(states):
-    """The same for the gradients that arrive."""
-    return {"d_outputs": "upstream_outputs", **{f"d_final_{state}": f"upstream_{state}" for state in states}}
+    def wanted(self, arguments, is_wanted):
+        """The attributes of `wanted_counts`: a list is computed whole or not at all."""
+        wanted = dict.fromkeys(self.wanted_counts().values(), 0)
+        for name, attribute in self.wanted_counts().items():
+            if is_wanted(name):
+                wanted[attribute] = len(arguments[name])
+        return wanted
 
+    def gradients(self, arguments, wanted, flat):
+        """A list for each argument: its gradients, or None in their place."""
+        flat = iter(flat)
+        found = {name: [next(flat) for _ in range(wanted[count])] for name, count in self.wanted_counts().items()}
+        return {name: found.get(name) or [None] * len(tensors) for name, tensors in arguments.items()}
 
-def _wanted_counts(states):
-    """For each argument that has a gradient the attribute that says how many of its list are wanted."""
-    return {
-        "inputs": "wanted_inputs",
-        "kernel": "wanted_kernels",
-        "recurrent_kernel": "wanted_recurrent_kernels",
-        "bias": "wanted_biases",
-        **{f"initial_{state}": "wanted_initial_states" for state in states},
-    }
+    def result_counts(self):
+        """Lengths of lists that no argument tells."""
+        return {"cells": len(self.reverse) * ("c" in STATES[self.cell])} if self.attends else {}
 
-
-def _wanted(arguments, states, is_wanted):
-    """The attributes of `_wanted_counts`: a list is computed whole or not at all."""
-    wanted = dict.fromkeys(_wanted_counts(states).values(), 0)
-    for name, attribute in _wanted_counts(states).items():
-        if is_wanted(name):
-            wanted[attribute] = len(arguments[name])
-    return wanted
-
-
-def _gradients(arguments, states, wanted, flat):
-    """A list for each argument: its gradients, or None in their place."""
-    flat = iter(flat)
-    counts = _wanted_counts(states)
-    gradients = {name: [next(flat) for _ in range(wanted[attribute])] for name, attribute in counts.items()}
-    return {name: gradients.get(name) or [None] * len(tensors) for name, tensors in arguments.items()}
+    def _of_state(self, name, state):
+        return name.replace("states", "cells") if self.attends and state == "c" else name
 
 
 # Finding and loading the library.
@@ -234,60 +285,62 @@ def _load_tensorflow(build):
     path = str(FOLDER / "libkeras_seq_tf.so")
     ops = tf.load_op_library(path)
     _check_instruction_set(ctypes.CDLL(path))
-    for cell in STATES:
-        tf.RegisterGradient(f"KerasSeq>{cell}")(functools.partial(_tensorflow_gradient, ops, cell))
-        tf.RegisterGradient(f"KerasSeq>{cell}Grad")(functools.partial(_no_second_order, cell))
+    for name in _ATTRIBUTES:
+        tf.RegisterGradient(f"KerasSeq>{name}")(functools.partial(_tensorflow_gradient, ops, name))
+        tf.RegisterGradient(f"KerasSeq>{name}Grad")(functools.partial(_no_second_order, name))
     return functools.partial(_run_tensorflow, ops)
 
 
-_SNAKE_CASE = {"SimpleRNN": "simple_rnn", "GRU": "gru", "LSTM": "lstm"}
+def _tensorflow_op(ops, name, suffix=""):
+    """The function of a loaded library that makes an op: `keras_seq_simple_rnn` of SimpleRNN."""
+    snake_case = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return getattr(ops, f"keras_seq_{snake_case}{suffix}")
 
 
 def _run_tensorflow(ops, call, arguments):
     import tensorflow as tf
 
     arguments = {name: [tf.convert_to_tensor(t) for t in tensors] for name, tensors in arguments.items()}
-    *results, _ = getattr(ops, f"keras_seq_{_SNAKE_CASE[call.cell]}")(
+    results = _tensorflow_op(ops, call.op)(
         **arguments,
         **dict(call.attributes),
+        **call.result_counts(),
         reverse=call.reverse,
         keep_residuals=call.keep_residuals,
         R=tf.float64 if arguments["inputs"][0].dtype == tf.float64 else tf.float32,
     )
-    return results
+    return [tensor for of_name in results[:-1] for tensor in of_name]
 
 
-def _tensorflow_gradient(ops, cell, op, *upstream):
-    states = STATES[cell]
-    attributes = {"SimpleRNN": ["activation"], "GRU": ["reset_after"], "LSTM": []}[cell]
-    attributes = {name: op.get_attr(name) for name in ["reverse", "keep_residuals", *attributes]}
-    if "activation" in attributes:
-        attributes["activation"] = _text(attributes["activation"])
-    directions = len(attributes["reverse"])
+def _tensorflow_gradient(ops, name, op, *upstream):
+    attributes = {attribute: _text(op.get_attr(attribute)) for attribute in _ATTRIBUTES[name]}
+    reverse = op.get_attr("reverse")
+    call = _Call(name, attributes.get("cell", name), tuple(reverse), op.get_attr("keep_residuals"), ())
     # A tape says which gradients nobody asked for; tf.gradients does not.
     skipped = getattr(op, "skip_input_indices", None) or ()
     first, arguments, needed = 0, {}, set()
-    for name, count in _counts(states).items():
+    for argument, count in call.counts().items():
         indices = range(first, first := first + op.get_attr(count))
-        arguments[name] = [op.inputs[i] for i in indices]
+        arguments[argument] = [op.inputs[i] for i in indices]
         if not all(i in skipped for i in indices):
-            needed.add(name)
-    wanted = _wanted(arguments, states, needed.__contains__)
+            needed.add(argument)
+    wanted = call.wanted(arguments, needed.__contains__)
     if not any(wanted.values()):
         return [None] * len(op.inputs)
-    arriving = {}
-    for i, name in enumerate(_upstream_counts(states)):
-        of_name = upstream[i * directions : (i + 1) * directions]
-        arriving[name] = [] if all(_is_zero(d) for d in of_name) else list(of_name)
-    results = getattr(ops, f"keras_seq_{_SNAKE_CASE[cell]}_grad")(
+    outputs, arriving = call.split(op.outputs), dict.fromkeys(call.upstream_counts(), ())
+    for result, of_result in call.split(upstream).items():
+        arriving[f"d_{result}"] = [] if all(_is_zero(d) for d in of_result) else list(of_result)
+    results = _tensorflow_op(ops, name, "_grad")(
         **arguments,
-        outputs=op.outputs[:directions],
-        residuals=op.outputs[-directions:],
+        **{result: outputs[result] for result in ("outputs", "alignments") if result in outputs},
+        residuals=op.outputs[-len(reverse) :],
         **arriving,
         **wanted,
         **attributes,
+        reverse=reverse,
+        keep_residuals=call.keep_residuals,
     )
-    gradients = _gradients(arguments, states, wanted, [tensor for tensors in results for tensor in tensors])
+    gradients = call.gradients(arguments, wanted, [tensor for tensors in results for tensor in tensors])
     return [gradient for of_argument in gradients.values() for gradient in of_argument]
 
 
@@ -310,8 +363,8 @@ def _is_zero(tensor):
     return value is not None and not np.any(value)
 
 
-def _no_second_order(cell, op, *upstream):
-    raise NotImplementedError(SECOND_ORDER.format(cell=cell))
+def _no_second_order(name, op, *upstream):
+    raise NotImplementedError(SECOND_ORDER.format(op=name))
 
 
 # JAX.
@@ -324,12 +377,12 @@ def _load_jax():
         raise _UnavailableError(f"JAX runs on {jax.default_backend()}, and they run on a CPU")
     library = ctypes.CDLL(str(FOLDER / "libkeras_seq_xla.so"))
     _check_instruction_set(library)
-    for cell in STATES:
-        for name in (f"KerasSeq{cell}", f"KerasSeq{cell}Grad"):
+    for op in _ATTRIBUTES:
+        for name in (f"KerasSeq{op}", f"KerasSeq{op}Grad"):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     size = library.KerasSeqResidualSize
     size.restype = ctypes.c_int64
-    size.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_bool] + [ctypes.c_int64] * 4
+    size.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_bool] + [ctypes.c_int64] * 7
 
     def residual_size(call, dtype, sizes):
         options = {"activation": "tanh", "reset_after": True, **dict(call.attributes)}
@@ -343,8 +396,8 @@ def _run_jax(residual_size, call, arguments):
     import jax.numpy as jnp
 
     arguments = {name: [jnp.asarray(t) for t in tensors] for name, tensors in arguments.items()}
-    for name, rank in {"inputs": 3, "recurrent_kernel": 2}.items():
-        for tensor in arguments[name]:  # the sizes of the results are theirs; the handler checks all else
+    for name, rank in {"inputs": 3, "recurrent_kernel": 2, "memory": 3, "keys": 3}.items():
+        for tensor in arguments.get(name, ()):  # the sizes of the results are theirs; the handler checks all else
             if tensor.ndim != rank:
                 raise ValueError(f"`{name}` must have {rank} axes. Received: an array of shape {tensor.shape}")
     return _differentiable(residual_size, call)(arguments)
@@ -363,66 +416,71 @@ def _differentiable(residual_size, call):
 
     @invoke.defjvp
     def second_order(*_):
-        raise NotImplementedError(SECOND_ORDER.format(cell=call.cell))
+        raise NotImplementedError(SECOND_ORDER.format(op=call.op))
 
     def invoke_op(call, suffix, results, operands, **counts):
-        names = [*_counts(call.states), "outputs", "residuals", *_upstream_counts(call.states)]  # JAX sorts dicts
+        kept = ["outputs", *(["alignments"] if call.attends else []), "residuals"]
+        names = [*call.counts(), *kept, *call.upstream_counts()]  # JAX sorts dicts
         flat = [tensor for name in names for tensor in operands.get(name, ())]
-        counts.update({count: len(operands[name]) for name, count in _counts(call.states).items()})
+        counts.update({count: len(operands[name]) for name, count in call.counts().items()})
         counts["reverse"] = sum(int(r) << direction for direction, r in enumerate(call.reverse))
         attributes = {name: np.int64(count) for name, count in counts.items()}
         attributes.update(call.attributes, keep_residuals=call.keep_residuals)
-        return invoke(f"KerasSeq{call.cell}{suffix}", tuple(results), tuple(attributes.items()), *flat)
+        return invoke(f"KerasSeq{call.op}{suffix}", tuple(results), tuple(attributes.items()), *flat)
 
     def forward(call, arguments):
         (batch, time, features), units = arguments["inputs"][0].shape, arguments["recurrent_kernel"][0].shape[0]
-        dtype = arguments["inputs"][0].dtype
-        size = residual_size(call, dtype, (batch, time, features, units)) if call.keep_residuals else 0
+        dtype, sizes = arguments["inputs"][0].dtype, (batch, time, features, units, -1, -1, -1)
+        if call.attends:
+            _, source, memory_units = arguments["memory"][0].shape
+            sizes = (*sizes[:4], source, memory_units, arguments["keys"][0].shape[-1])
+        size = residual_size(call, dtype, sizes) if call.keep_residuals else 0
         if size < 0:
-            raise ValueError(f"There is no native {call.cell} of {dtype} and sizes {(batch, time, features, units)}")
+            raise ValueError(f"There is no native {call.op} of {dtype} and sizes {sizes}")
+        shapes = {"outputs": (batch, time, units), "alignments": (batch, time, sizes[4])}
         results = [
-            jax.ShapeDtypeStruct((batch, time, units), dtype),
-            *[jax.ShapeDtypeStruct((batch, units), dtype)] * len(call.states),
+            *[jax.ShapeDtypeStruct(shapes.get(name, (batch, units)), dtype) for name in call.results()],
             jax.ShapeDtypeStruct((size,), jnp.float64 if dtype == jnp.float64 else jnp.float32),
         ]
         n = len(call.reverse)
-        flat = invoke_op(call, "", [r for r in results for _ in range(n)], arguments)
-        *results, residuals = (flat[i * n : (i + 1) * n] for i in range(len(results)))
-        return results, residuals
+        return invoke_op(call, "", [r for r in results for _ in range(n)], arguments, **call.result_counts())
 
-    def backward(wanted, arguments, arriving, outputs, residuals):
+    def backward(wanted, arguments, arriving, results):
         shapes = [
             jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
-            for name, attribute in _wanted_counts(call.states).items()
+            for name, attribute in call.wanted_counts().items()
             for tensor in arguments[name][: wanted[attribute]]
         ]
-        operands = {**arguments, "outputs": outputs, "residuals": residuals, **arriving}
-        upstream = {attribute: len(arriving[name]) for name, attribute in _upstream_counts(call.states).items()}
+        n = len(call.reverse)
+        operands = {**arguments, **call.split(results), "residuals": results[-n:], **arriving}
+        upstream = {attribute: len(arriving[name]) for name, attribute in call.upstream_counts().items()}
         return invoke_op(call, "Grad", shapes, operands, **upstream, **wanted)
 
     @jax.custom_vjp
     def run(arguments):
-        return forward(call._replace(keep_residuals=False), arguments)[0]  # nothing is differentiated here
+        return forward(call._replace(keep_residuals=False), arguments)[
+            : -len(call.reverse)
+        ]  # nothing is differentiated
 
     def run_forward(primals):
         arguments = jax.tree.map(lambda p: p.value, primals)
         # Whether a gradient is wanted must be known to Python, so it is told by a structure, not by a value.
         needed = {name: () if any(p.perturbed for p in of_name) else None for name, of_name in primals.items()}
-        results, residuals = forward(call, arguments)
-        return results, (arguments, results[0], residuals, needed)
+        results = forward(call, arguments)
+        return results[: -len(call.reverse)], (arguments, results, needed)
 
     def run_backward(kept, upstream):
-        arguments, outputs, residuals, needed = kept
-        wanted = _wanted(arguments, call.states, lambda name: needed[name] is not None)
+        arguments, results, needed = kept
+        wanted = call.wanted(arguments, lambda name: needed[name] is not None)
         if not any(wanted.values()):
             return (dict.fromkeys(arguments),)
-        arriving = {}
-        for name, of_name in zip(_upstream_counts(call.states), upstream, strict=True):
+        arriving = dict.fromkeys(call.upstream_counts(), ())
+        for name, of_name in call.split(upstream).items():
             zero = [isinstance(d, jax.custom_derivatives.SymbolicZero) for d in of_name]
             dense = [jnp.zeros(d.shape, d.dtype) if z else d for z, d in zip(zero, of_name, strict=True)]
-            arriving[name] = [] if all(zero) else dense
-        flat = backward(wanted, arguments, arriving, outputs, residuals)
-        return (_gradients(arguments, call.states, wanted, flat),)
+            arriving[f"d_{name}"] = [] if all(zero) else dense
+        flat = backward(wanted, arguments, arriving, results)
+        return (call.gradients(arguments, wanted, flat),)
 
     run.defvjp(run_forward, run_backward, symbolic_zeros=True)
     return run
