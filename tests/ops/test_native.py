@@ -19,17 +19,23 @@ import tensorflow as tf
 from conftest import relative_error, run_with_gradients
 
 from keras_seq import layers, ops
-from keras_seq.ops import native
+from keras_seq.ops import cell_math, native
 
 WHY_NOT = native.unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 TOLERANCES = {"float32": 3e-5, "float64": 1e-11, "bfloat16": 2e-2}
-CALLS = 120
+CALLS = 150
+
+
+def equations(kind, attributes):
+    if kind == "simple_rnn":
+        return cell_math.SimpleRNN(keras.activations.get(attributes["activation"]))
+    return cell_math.GRU(**attributes) if kind == "gru" else cell_math.LSTM()
 
 
 def draw_call(seed):
-    """A function of `keras_seq.ops`, its differentiable arguments, its options and a dtype."""
+    """A function of `keras_seq.ops`, its differentiable arguments and a dtype."""
     rng = np.random.default_rng(seed)
     chance = rng.random
     kind = ("simple_rnn", "gru", "lstm")[seed % 3]
@@ -44,23 +50,29 @@ def draw_call(seed):
     if kind == "gru":
         cell["reset_after"] = bool(chance() < 0.7)
     width = GATES[kind] * units
+    attends = seed % 7 in (2, 5)  # some of every kind, dtype and size
+    source, memory_units, attention_units = (int(rng.integers(1, n)) for n in (9, 8, 7)) if attends else (0, 0, 0)
     bias_shape = (2, width) if cell.get("reset_after") else (width,)
 
     def normal(*shape, scale=1.0):
         return (rng.normal(size=shape) * scale).astype("float32")
 
-    arguments = [normal(batch, time, features), normal(features, width, scale=features**-0.5)]
+    rows = features + memory_units
+    arguments = [normal(batch, time, features), normal(rows, width, scale=rows**-0.5)]
     arguments += [normal(units, width, scale=0.5 * units**-0.5)]
     arguments += [normal(*bias_shape)] if chance() < 0.7 else []
     has_bias = len(arguments) == 4
     has_state = chance() < 0.5
     arguments += [normal(batch, units) for _ in range(states)] if has_state else []
+    if attends:
+        arguments += [normal(batch, source, memory_units), normal(batch, source, attention_units)]
+        arguments += [normal(units, attention_units, scale=units**-0.5), normal(attention_units)]
 
     def unit_mask(values):
         shape = (batch, time, units) if chance() < 0.5 else (batch, units)
         return rng.choice(values, shape).astype("float32")
 
-    options = {**cell, "reverse": bool(chance() < 0.5), "recompute": bool(chance() < 0.3)}
+    options = {"reverse": bool(chance() < 0.5), "recompute": bool(chance() < 0.3)}
     if chance() < 0.5:
         options["mask"] = rng.random((batch, time)) < 0.6
         options["mask"][0] = chance() < 0.5  # a whole row, also of nothing
@@ -70,10 +82,21 @@ def draw_call(seed):
     if chance() < 0.3:
         options["zoneout_masks"] = tuple(unit_mask([0, 0.3, 1]) if chance() < 0.7 else None for _ in range(states))
 
+    if attends and chance() < 0.6:
+        options["memory_mask"] = rng.random((batch, source)) < 0.6
+        options["memory_mask"][0] = chance() < 0.5
+
     def function(*arguments, implementation):
-        state = arguments[3 + has_bias :] or None
-        bias = arguments[3] if has_bias else None
-        return getattr(ops, kind)(*arguments[:3], bias, initial_state=state, implementation=implementation, **options)
+        x, w, u, *others = arguments
+        bias = others.pop(0) if has_bias else None
+        state = [others.pop(0) for _ in range(states)] if has_state else None
+        common = {**options, "initial_state": state, "implementation": implementation}
+        if not attends:
+            return getattr(ops, kind)(x, w, u, bias, **cell, **common)
+        memory, keys, query_kernel, score_vector = others
+        read = {"keys": keys, "query_kernel": query_kernel, "score_vector": score_vector}
+        weights = {"kernel": w, "recurrent_kernel": u, "bias": bias}
+        return ops.attention_decoder(equations(kind, cell), x, memory, **weights, **read, **common)
 
     return function, arguments, dtype
 

@@ -2,7 +2,6 @@
 """How calls reach the native kernels and come back, on TensorFlow and JAX; whether the numbers are right to the last
 digit is the subject of other tests. This file also runs itself as a program, for what needs a process of its own."""
 
-import collections
 import ctypes
 import json
 import os
@@ -280,102 +279,6 @@ def test_parallel_maps_of_a_data_set():
     data = data.map(lambda x: call("LSTM", {}, [x, *arguments[1:]])[0][0], num_parallel_calls=8)
     for outputs in data:
         assert_close(outputs, expected, 0)
-
-
-# Hostile calls, to the ops themselves: an error or a defined result, never a crash.
-
-
-def op(cell, suffix=""):
-    library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
-    return getattr(library, "keras_seq_" + native._SNAKE_CASE[cell] + suffix)
-
-
-def draw_call(rng):
-    """A good call of tiny sizes, zeros among them: the cell, its tensors and its attributes."""
-    cell, attributes = CELLS[rng.integers(len(CELLS))]
-    names = native.STATES[cell]
-    directions, (batch, time, features, units) = int(rng.integers(1, 3)), rng.integers(0, 4, 4)
-    width = GATES[cell] * units
-
-    def tensors(*shape, on=True):
-        return [tf.constant(rng.normal(size=shape).astype("float32")) for _ in range(directions * bool(on))]
-
-    def multiplier():
-        rank = rng.integers(1, 4)
-        return tensors(*((batch, time, units) if rank == 3 else (batch, units)), on=rank > 1)
-
-    with_state = rng.integers(2)
-    lists = {
-        "inputs": tensors(batch, time, features),
-        "kernel": tensors(features, width),
-        "recurrent_kernel": tensors(units, width),
-        "bias": tensors(*([2, width] if attributes.get("reset_after") else [width]), on=rng.integers(2)),
-        **{f"initial_{name}": tensors(batch, units, on=with_state) for name in names},
-        "mask": [tf.constant(rng.random((batch, time)) < 0.5)] * int(rng.integers(2)),
-        "recurrent_dropout": multiplier(),
-        **{f"zoneout_{name}": multiplier() for name in names},
-    }
-    reverse = [bool(r) for r in rng.integers(0, 2, directions)]
-    return cell, lists, {**attributes, "reverse": reverse, "keep_residuals": bool(rng.integers(2))}
-
-
-def spoil(lists, rng):
-    """Make one list of tensors wrong, or hostile."""
-    name = rng.choice(list(lists))
-    tensors = lists[name] = list(lists[name])
-    if not tensors:
-        tensors.append(tf.zeros((2, 3)))
-        return
-    tensor = tensors[-1]
-    rank = max(1, tensor.shape.rank)
-    huge = [int(2 ** rng.integers(20, 31)) for _ in range(rank)]
-    huge[rng.integers(rank)] = 0  # so that there is nothing to store, but that products of the others overflow
-    bad = [
-        lambda: tf.zeros(huge, tensor.dtype),
-        lambda: tf.zeros(rng.integers(0, 5, rng.integers(0, 5)), tensor.dtype),
-        lambda: tf.reshape(tensor, [-1]),
-        lambda: tf.cast(tensor, "float64"),
-        lambda: tf.cast(tensor, "int32"),
-        lambda: tf.zeros([min(size, 4) + 1 for size in tensor.shape], tensor.dtype),
-        lambda: tf.cast(tf.fill(tensor.shape, rng.choice([np.nan, np.inf, 1e38])), tensor.dtype),
-    ]
-    choice = rng.integers(len(bad) + 2)
-    if choice < len(bad):
-        tensors[-1] = bad[choice]()
-    elif choice == len(bad):
-        tensors.pop()
-    else:
-        tensors.append(tensor)
-
-
-@needs_native
-def test_hostile_calls():
-    rng = np.random.default_rng(0)
-    tally = collections.Counter()
-    for _ in range(2000):
-        cell, lists, attributes = draw_call(rng)
-        for _ in range(rng.integers(3)):
-            spoil(lists, rng)
-        if rng.random() < 0.05:
-            attributes["reverse"] = attributes["reverse"] * 20
-        if rng.random() < 0.05 and "activation" in attributes:
-            attributes["activation"] = "sine"
-        try:
-            *results, residuals = op(cell)(**lists, **attributes, R=tf.float64 if rng.random() < 0.05 else tf.float32)
-            tally["forward"] += 1
-            lists.update(outputs=results[0], residuals=residuals)
-            for name, tensors in zip(["outputs", *(f"final_{n}" for n in native.STATES[cell])], results, strict=True):
-                lists[f"d_{name}"] = tensors if rng.integers(2) else []
-            if rng.integers(2):
-                spoil(lists, rng)
-            wanted = native._wanted(lists, native.STATES[cell], lambda name: rng.integers(3))
-            if rng.random() < 0.05:
-                wanted["wanted_inputs"] = int(rng.integers(5))
-            op(cell, "_grad")(**lists, **attributes, **wanted)
-            tally["backward"] += 1
-        except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
-            tally[type(error).__name__] += 1
-    assert tally["forward"] > 500 and tally["backward"] > 200 and tally["InvalidArgumentError"] > 500, tally
 
 
 @needs_native

@@ -93,7 +93,7 @@ class AttentionForward {
   void Step(Worker& worker, int64_t step, const T* hidden) {
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
     worker.ForEach(panels_ * blocks, [&](int64_t item) { Project(step, hidden, item / blocks, item % blocks); });
-    worker.ForEach(problem_.batch, [&](int64_t b) { Attend(step, b); });
+    worker.ForEach(problem_.batch, [&](int64_t b) { Attend(step, b); }, step % 2 == 1);
   }
 
   const T* Context(int64_t step, int64_t b) const { return ContextRow(step, b); }
@@ -167,19 +167,33 @@ class AttentionForward {
     for (int64_t s = 0; s < memory_.source; ++s) energies[s] /= total;
   }
 
+  // Row after row of the memory, several at a time, as it lies: most of it comes from afar.
   void Average(int64_t b, const T* alignment, T* context) const {
-    constexpr int NV = 4;  // vectors of the context that stay in registers
-    for (int64_t unit = 0; unit < memory_.padded_units; unit += NV * L) {
-      V sum[NV] = {};
-      for (int64_t s = 0; s < memory_.source; ++s) {
+    memset(context, 0, memory_.padded_units * sizeof(T));
+    for (int64_t s = 0; s < memory_.source;) {
+      constexpr int kRows = 4;
+      const T* rows[kRows];
+      T weights[kRows];
+      int count = 0;
+      for (; s < memory_.source && count < kRows; ++s) {
         if (alignment[s] == 0) continue;
-        const T* value = memory_.Value(b, s);
-        for (int v = 0; v < NV; ++v) {
-          const int64_t at = unit + v * L;
-          if (at < memory_.units) sum[v] += alignment[s] * LoadUnits<T>(value, at, memory_.units);
-        }
+        rows[count] = memory_.Value(b, s);
+        weights[count++] = alignment[s];
       }
-      for (int v = 0; v < NV; ++v) Store(context + unit + v * L, sum[v]);
+      if (count == kRows) {
+        AddRows<kRows>(rows, weights, context);
+      } else {
+        for (int r = 0; r < count; ++r) AddRows<1>(rows + r, weights + r, context);
+      }
+    }
+  }
+
+  template <int R>
+  void AddRows(const T* const* rows, const T* weights, T* context) const {
+    for (int64_t unit = 0; unit < memory_.units; unit += L) {
+      V sum = Load(context + unit);
+      for (int r = 0; r < R; ++r) sum += weights[r] * LoadUnits<T>(rows[r], unit, memory_.units);
+      Store(context + unit, sum);
     }
   }
 
@@ -223,9 +237,9 @@ class AttentionBackward {
     score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
     d_queries_ = workspace.Allocate<T>(rows * memory_.padded_attention);
     d_contexts_ = workspace.Allocate<T>(rows * memory_.padded_units);
-    d_scores_ = workspace.AllocateZeros<T>(problem_.batch * memory_.padded_attention);
+    d_scores_ = workspace.Allocate<T>(problem_.batch * memory_.padded_attention);
     left_ = workspace.Allocate<T>(rows * (problem_.units + kTile));
-    energies_ = workspace.Allocate<T>(problem_.batch * memory_.source);
+    d_energies_ = workspace.Allocate<T>(rows * memory_.source);
     packed_alignments_ = workspace.Allocate<T>(problem_.batch * problem_.time * kTile);
   }
 
@@ -239,8 +253,6 @@ class AttentionBackward {
     }
     if (memory_.attention_units == 0) return;
     memcpy(score_vector_, arguments_.score_vector, memory_.attention_units * sizeof(T));
-    if (gradients_.keys == nullptr) return;
-    memset(gradients_.keys, 0, problem_.batch * memory_.source * memory_.attention_units * sizeof(T));
   }
 
   const T* Context(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * ContextStride(); }
@@ -249,9 +261,9 @@ class AttentionBackward {
   int64_t ContextPanels() const { return context_panels_; }
   T* ContextGradient(int64_t step, int64_t b) { return d_contexts_ + Row(step, b) * memory_.padded_units; }
 
-  // From the gradients of the contexts of a step to those of its queries, the keys and the score vector.
+  // From the gradients of the contexts of a step to those of its queries.
   void Step(Worker& worker, int64_t step) {
-    worker.ForEach(problem_.batch, [&](int64_t b) { Differentiate(step, b); });
+    worker.ForEach(problem_.batch, [&](int64_t b) { Differentiate(step, b); }, step % 2 == 1);
   }
 
   // sums (rows of the block, 4 vectors) = a panel of the gradients of h by way of the queries of a step.
@@ -270,7 +282,10 @@ class AttentionBackward {
   // The sums over all steps. `hidden(step, b, unit)` is the vector of h before a step.
   template <class Hidden>
   void Finish(Worker& worker, const Hidden& hidden) {
-    worker.ForEach(problem_.batch, [&](int64_t b) { MemoryGradients(b); });
+    worker.ForEach(problem_.batch, [&](int64_t b) {
+      MemoryGradients(b);
+      KeyGradients(b);
+    });
     if (gradients_.query_kernel != nullptr) {
       worker.ForEach(problem_.time, [&](int64_t step) { PackHidden(step, hidden); });
       const int64_t tiles = CeilDiv(problem_.units, kTile);
@@ -282,6 +297,8 @@ class AttentionBackward {
  private:
   int64_t UnitPanelSize() const { return memory_.padded_attention * kPlain * L; }
   int64_t Row(int64_t step, int64_t b) const { return step * problem_.batch + b; }
+  const T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
+  T* EnergyGradient(int64_t step, int64_t b) { return d_energies_ + Row(step, b) * memory_.source; }
   T* QueryGradient(int64_t step, int64_t b) { return d_queries_ + Row(step, b) * memory_.padded_attention; }
 
   int64_t AlignmentOffset(int64_t step, int64_t b) const {
@@ -289,32 +306,43 @@ class AttentionBackward {
   }
 
   void Differentiate(int64_t step, int64_t b) {
-    const T* query = queries_ + Row(step, b) * memory_.padded_attention;
     const T* d_energies = EnergyGradients(step, b);
-    T *d_query = QueryGradient(step, b), *d_score = d_scores_ + b * memory_.padded_attention;
+    const T* query = Query(step, b);
+    T* d_query = QueryGradient(step, b);
+    memset(d_query, 0, memory_.padded_attention * sizeof(T));
+    for (int64_t s = 0; s < memory_.source; ++s) {
+      if (d_energies[s] == 0) continue;
+      const T* key = memory_.Key(b, s);
+      for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
+        const V hidden = Tanh<T>(LoadUnits<T>(key, unit, memory_.attention_units) + Load(query + unit));
+        const V d_hidden = d_energies[s] * Load(score_vector_ + unit) * (1 - hidden * hidden);
+        Store(d_query + unit, Load(d_query + unit) + d_hidden);
+      }
+    }
+  }
+
+  // The gradients of the keys and of the score vector, after all steps: one more tanh costs less than to add to all keys
+  // in every step.
+  void KeyGradients(int64_t b) {
     T* d_keys = static_cast<T*>(gradients_.keys);
     const int64_t units = memory_.attention_units;
-    for (int64_t unit = 0; unit < memory_.padded_attention; unit += kPlain * L) {
-      V to_query[kPlain] = {}, to_score[kPlain] = {};
+    for (int64_t unit = 0; unit < units; unit += L) {
+      const V score = Load(score_vector_ + unit);
+      V d_score{};
       for (int64_t s = 0; s < memory_.source; ++s) {
-        if (d_energies[s] == 0) continue;
-        const T* key = memory_.Key(b, s);
-        T* d_key = d_keys == nullptr ? nullptr : d_keys + (b * memory_.source + s) * units;
-        for (int v = 0; v < kPlain; ++v) {
-          const int64_t at = unit + v * L;
-          if (at >= units) break;
-          const V hidden = Tanh<T>(LoadUnits<T>(key, at, units) + Load(query + at));
-          const V d_hidden = d_energies[s] * Load(score_vector_ + at) * (1 - hidden * hidden);
-          to_score[v] += d_energies[s] * hidden;
-          to_query[v] += d_hidden;
-          if (d_key != nullptr) StoreFirst(d_key + at, LoadUnits<T>(d_key, at, units) + d_hidden, units - at);
+        const V key = LoadUnits<T>(memory_.Key(b, s), unit, units);
+        V d_key{};
+        for (int64_t step = 0; step < problem_.time; ++step) {
+          const T d_energy = *(EnergyGradient(step, b) + s);
+          if (d_energy == 0) continue;
+          const V hidden = Tanh<T>(key + Load(Query(step, b) + unit));
+          d_key += d_energy * (1 - hidden * hidden);
+          d_score += d_energy * hidden;
         }
+        if (d_keys == nullptr) continue;
+        StoreFirst(d_keys + (b * memory_.source + s) * units + unit, d_key * score, units - unit);
       }
-      for (int v = 0; v < kPlain; ++v) {
-        T* d_scores = d_score + unit + v * L;
-        Store(d_query + unit + v * L, to_query[v]);
-        Store(d_scores, Load(d_scores) + to_score[v]);
-      }
+      Store(d_scores_ + b * memory_.padded_attention + unit, d_score);
     }
   }
 
@@ -322,7 +350,7 @@ class AttentionBackward {
     const T *alignment = alignments_ + AlignmentOffset(step, b), *d_context = ContextGradient(step, b);
     const T* upstream = static_cast<const T*>(upstream_.alignments);
     if (upstream != nullptr) upstream += AlignmentOffset(step, b);
-    T *d_energies = energies_ + b * memory_.source, centre = 0;
+    T *d_energies = EnergyGradient(step, b), centre = 0;
     for (int64_t s = 0; s < memory_.source; ++s) {
       T d_weight = 0;
       if (alignment[s] != 0) {  // else it is masked, or too small to have a gradient
@@ -420,7 +448,7 @@ class AttentionBackward {
   const int64_t unit_panels_, attention_panels_, context_panels_;
   const T *queries_ = nullptr, *contexts_ = nullptr;
   T *query_kernel_ = nullptr, *score_vector_ = nullptr, *d_queries_ = nullptr, *d_contexts_ = nullptr;
-  T *d_scores_ = nullptr, *left_ = nullptr, *energies_ = nullptr, *packed_alignments_ = nullptr;
+  T *d_scores_ = nullptr, *left_ = nullptr, *d_energies_ = nullptr, *packed_alignments_ = nullptr;
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hostile calls, to the native ops themselves: an error or a defined result, never a crash."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_seq.ops import native
+
+CELLS = [
+    ("SimpleRNN", {"activation": "tanh"}),
+    ("SimpleRNN", {"activation": "relu"}),
+    ("SimpleRNN", {"activation": "linear"}),
+    ("GRU", {"reset_after": True}),
+    ("GRU", {"reset_after": False}),
+    ("LSTM", {}),
+]
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+WHY_NOT = native.unavailable()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+def op(name, suffix=""):
+    library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
+    return native._tensorflow_op(library, name, suffix)
+
+
+def draw_call(rng, attends):
+    """A good call of tiny sizes, zeros among them: the `_Call`, its tensors and its attributes."""
+    cell, attributes = CELLS[rng.integers(len(CELLS))]
+    directions = 1 if attends else int(rng.integers(1, 3))
+    batch, time, features, units, source, memory_units, attention_units = rng.integers(0, 4, 7)
+    width = GATES[cell] * units
+
+    def tensors(*shape, on=True):
+        return [tf.constant(rng.normal(size=shape).astype("float32")) for _ in range(directions * bool(on))]
+
+    def multiplier(on=True):
+        rank = rng.integers(1, 4)
+        return tensors(*((batch, time, units) if rank == 3 else (batch, units)), on=on and rank > 1)
+
+    def mask(*shape):
+        return [tf.constant(rng.random(shape) < 0.5)] * int(rng.integers(2))
+
+    with_state, states = rng.integers(2), native.STATES[cell]
+    lists = {
+        "inputs": tensors(batch, time, features),
+        "kernel": tensors(features + attends * memory_units, width),
+        "recurrent_kernel": tensors(units, width),
+        "bias": tensors(*([2, width] if attributes.get("reset_after") else [width]), on=rng.integers(2)),
+        "mask": mask(batch, time),
+        "recurrent_dropout": multiplier(),
+    }
+    for name in ("h", "c") if attends else states:
+        lists[f"initial_{name}"] = tensors(batch, units, on=with_state and name in states)
+        lists[f"zoneout_{name}"] = multiplier(on=name in states)
+    if attends:
+        lists["memory"] = tensors(batch, source, memory_units)
+        lists["keys"] = tensors(batch, source, attention_units)
+        lists["query_kernel"] = tensors(units, attention_units)
+        lists["score_vector"] = tensors(attention_units)
+        lists["memory_mask"] = mask(batch, source)
+        attributes = {"activation": "tanh", "reset_after": True, "cell": cell, **attributes}
+    reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
+    call = native._Call(native.ATTENTION_DECODER if attends else cell, cell, tuple(reverse), keep, ())
+    return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}
+
+
+def spoil(lists, rng):
+    """Make one list of tensors wrong, or hostile."""
+    name = rng.choice(list(lists))
+    tensors = lists[name] = list(lists[name])
+    if not tensors:
+        tensors.append(tf.zeros((2, 3)))
+        return
+    tensor = tensors[-1]
+    rank = max(1, tensor.shape.rank)
+    huge = [int(2 ** rng.integers(20, 31)) for _ in range(rank)]
+    huge[rng.integers(rank)] = 0  # so that there is nothing to store, but that products of the others overflow
+    bad = [
+        lambda: tf.zeros(huge, tensor.dtype),
+        lambda: tf.zeros(rng.integers(0, 5, rng.integers(0, 5)), tensor.dtype),
+        lambda: tf.reshape(tensor, [-1]),
+        lambda: tf.cast(tensor, "float64"),
+        lambda: tf.cast(tensor, "int32"),
+        lambda: tf.zeros([min(size, 4) + 1 for size in tensor.shape], tensor.dtype),
+        lambda: tf.cast(tf.fill(tensor.shape, rng.choice([np.nan, np.inf, 1e38])), tensor.dtype),
+    ]
+    choice = rng.integers(len(bad) + 2)
+    if choice < len(bad):
+        tensors[-1] = bad[choice]()
+    elif choice == len(bad):
+        tensors.pop()
+    else:
+        tensors.append(tensor)
+
+
+@pytest.mark.parametrize("attends", [False, True])
+def test_hostile_calls(attends):
+    rng = np.random.default_rng(0)
+    tally = collections.Counter()
+    for _ in range(2000):
+        call, lists, attributes = draw_call(rng, attends)
+        for _ in range(rng.integers(3)):
+            spoil(lists, rng)
+        if rng.random() < 0.05:
+            attributes["reverse"] = attributes["reverse"] * 20
+        if rng.random() < 0.05 and "activation" in attributes:
+            attributes["activation"] = "sine"
+        counts = call.result_counts()
+        if attends and rng.random() < 0.05:
+            counts["cells"] = 1 - counts["cells"]
+        if attends and rng.random() < 0.05:
+            attributes["cell"] = str(rng.choice([*GATES, "Cell"]))
+        try:
+            kind = tf.float64 if rng.random() < 0.05 else tf.float32
+            *results, residuals = op(call.op)(**lists, **attributes, **counts, R=kind)
+            tally["forward"] += 1
+            lists.update(call.split([tensor for tensors in results for tensor in tensors]), residuals=residuals)
+            for name in call.upstream_counts():
+                lists[name] = lists.get(name.removeprefix("d_"), []) if rng.integers(2) else []
+            lists = {name: tensors for name, tensors in lists.items() if not name.startswith("final")}
+            if rng.integers(2):
+                spoil(lists, rng)
+            wanted = call.wanted(lists, lambda name: rng.integers(3))
+            if rng.random() < 0.05:
+                wanted["wanted_inputs"] = int(rng.integers(5))
+            op(call.op, "_grad")(**lists, **attributes, **wanted)
+            tally["backward"] += 1
+        except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+            tally[type(error).__name__] += 1
+    assert tally["forward"] > 500 and tally["backward"] > 200 and tally["InvalidArgumentError"] > 500, tally
