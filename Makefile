@@ -26,8 +26,10 @@ sanitize: $(VENV)/.installed-check ## run the tests of the kernels in C++ under 
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
 	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
 
-bench: $(VENV)/.installed-bench ## time the layers against their peers
-	$(BIN)/python benchmarks/layers.py $(ARGS)
+# ARGS go to the layers' benchmark alone, or to that which BENCH names: make bench BENCH=seq2seq ARGS=--memory
+BENCH ?= $(if $(ARGS),layers,layers seq2seq)
+bench: $(VENV)/.installed-bench ## time layers and the training of seq2seq models against their peers; BENCH chooses one
+	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 check: $(VENV)/.installed-check ## check format and lint
 	$(BIN)/ruff format --check .

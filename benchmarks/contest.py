@@ -9,6 +9,7 @@ not count because it brings code and data back into the caches.
 
 import gc
 import multiprocessing
+import os
 import signal
 import statistics
 import time
@@ -16,6 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from memory import release
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # processors are compared
 
 ROUNDS = 5  # at least
 PAUSE = 0.05  # seconds before a turn; ONNX Runtime spins for 30 ms, PyTorch and JAX for 10
@@ -74,7 +78,7 @@ def run_contest(contenders, cases, seconds):
     for process in dict.fromkeys(c.process or c.name for c in contenders):
         builders = {c.name: c.build for c in contenders if (c.process or c.name) == process}
         pipe, theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(builders, theirs), daemon=True))
+        processes.append(context.Process(target=_serve, args=(builders, theirs)))  # no daemon: may have children
         processes[-1].start()
         theirs.close()  # ours of it, so that we are told when the process ends
         pipes.update(dict.fromkeys(builders, pipe))

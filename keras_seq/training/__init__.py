@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses and metrics that know padding, scores of decoded text, callbacks."""
+"""Losses and metrics that know padding, scheduled sampling, scores of decoded text, callbacks."""
 
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.losses import masked_crossentropy
 from keras_seq.training.metrics import TokenAccuracy
+from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, error_rates
 
-__all__ = ["DecodingReport", "ErrorRates", "TokenAccuracy", "error_rates", "masked_crossentropy"]
+__all__ = [
+    "DecodingReport",
+    "ErrorRates",
+    "ExponentialGrowth",
+    "InverseSigmoidGrowth",
+    "ScheduledSampling",
+    "TokenAccuracy",
+    "error_rates",
+    "masked_crossentropy",
+]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrent layers that are compared, each in its framework.
 
-A maker is a function `(case) -> (draw, run)`: `draw(batch, time)` gives a tuple of inputs, `run(*inputs)` runs the case
-once on them and returns when its results are there. None of them copies results to NumPy: a TensorFlow function called
-on a CPU returns when all of them are computed (checked, graph and jit: no processor time is spent and nothing changes
-after the call), PyTorch runs as it is called, JAX is waited for; ONNX Runtime can only return arrays, without a copy.
+A maker is a function `(case) -> run`: `run()` runs the case once and returns when its results are there. None of them
+copies results to NumPy: a TensorFlow function called on a CPU returns when all of them are computed (checked, graph and
+jit: no processor time is spent and nothing changes after the call), PyTorch runs as it is called, JAX is waited for;
+ONNX Runtime can only return arrays, without a copy.
 """
 
 import functools
@@ -12,11 +12,8 @@ import importlib
 import os
 
 import numpy as np
-from cases import GATES, PASSES
 from contest import Contender
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # processors are compared
+from layer_cases import GATES, PASSES
 
 
 def build_layer(library, case, **arguments):
@@ -40,12 +37,10 @@ def tensorflow_layer(library, jit_compile, case, masked=False, **arguments):
 
     layer = build_layer(library, case, **arguments)
     variables = [variable.value for variable in layer.trainable_variables]
-
-    def draw(batch, time):
-        random = np.random.default_rng(0)
-        sequences = tf.constant(random.normal(size=(batch, time, case.shape[2])), layer.compute_dtype)
-        mask = tf.sequence_mask(random.integers(1, time + 1, size=batch), time) if masked else None
-        return sequences, mask
+    batch, time, features, _ = case.shape
+    random = np.random.default_rng(0)
+    inputs = tf.constant(random.normal(size=(batch, time, features)), layer.compute_dtype)
+    lengths = tf.sequence_mask(random.integers(1, time + 1, size=batch), time) if masked else None
 
     def forward(sequences, mask):
         return layer(sequences, mask=mask, training=False)
@@ -56,7 +51,8 @@ def tensorflow_layer(library, jit_compile, case, masked=False, **arguments):
             loss = tf.reduce_sum(tf.square(layer(sequences, mask=mask, training=True)))
         return tape.gradient(loss, [sequences, *variables])
 
-    return draw, tf.function(backward if case.backward else forward, jit_compile=jit_compile)
+    function = tf.function(backward if case.backward else forward, jit_compile=jit_compile)
+    return functools.partial(function, inputs, lengths)
 
 
 def jax_layer(library, case, **arguments):
@@ -66,9 +62,7 @@ def jax_layer(library, case, **arguments):
     layer = build_layer(library, case, **arguments)
     weights = [variable.value for variable in layer.trainable_variables]
     others = [variable.value for variable in layer.non_trainable_variables]  # an argument, or XLA would fold them
-
-    def draw(batch, time):
-        return (jax.numpy.asarray(np.random.default_rng(0).normal(size=(batch, time, case.shape[2])), "float32"),)
+    inputs = jax.numpy.asarray(np.random.default_rng(0).normal(size=case.shape[:3]), "float32")
 
     def call(weights, sequences, others):
         return layer.stateless_call(weights, others, sequences, training=case.backward)[0]
@@ -77,7 +71,7 @@ def jax_layer(library, case, **arguments):
         return (call(*arguments) ** 2).sum()
 
     function = jax.jit(jax.grad(loss, argnums=(0, 1)) if case.backward else call)
-    return draw, lambda sequences: jax.block_until_ready(function(weights, sequences, others))
+    return lambda: jax.block_until_ready(function(weights, inputs, others))
 
 
 def torch_layer(case):
@@ -86,20 +80,18 @@ def torch_layer(case):
     torch.set_num_threads(os.cpu_count())
     features, units = case.shape[2:]
     layer = getattr(torch.nn, case.layer.replace("SimpleRNN", "RNN"))(features, units, batch_first=True)
+    sequences = torch.randn(case.shape[:3], requires_grad=case.backward)
 
-    def draw(batch, time):
-        return (torch.randn(batch, time, features, requires_grad=case.backward),)
-
-    def forward(sequences):
+    def forward():
         with torch.no_grad():
             return layer(sequences)[0]
 
-    def backward(sequences):
+    def backward():
         layer.zero_grad()
         sequences.grad = None
         layer(sequences)[0].square().sum().backward()
 
-    return draw, backward if case.backward else forward
+    return backward if case.backward else forward
 
 
 def onnxruntime_layer(case):
@@ -108,7 +100,7 @@ def onnxruntime_layer(case):
     import onnxruntime
     from onnx import TensorProto, helper
 
-    features, units = case.shape[2:]
+    batch, time, features, units = case.shape
     rows, random = GATES[case.layer] * units, np.random.default_rng(0)
     shapes = {"W": (1, rows, features), "R": (1, rows, units), "B": (1, 2 * rows)}
     weights = {name: random.normal(scale=0.05, size=shape).astype("float32") for name, shape in shapes.items()}
@@ -126,22 +118,13 @@ def onnxruntime_layer(case):
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = os.cpu_count()
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-
-    def draw(batch, time):
-        return (random.normal(size=(time, batch, features)).astype("float32"),)
-
-    return draw, lambda sequences: session.run(None, {"X": sequences})
-
-
-def build_case(make, case):
-    """What `run_contest` runs: a case on inputs of its shape."""
-    draw, run = make(case)
-    return functools.partial(run, *draw(*case.shape[:2]))
+    inputs = {"X": random.normal(size=(time, batch, features)).astype("float32")}
+    return lambda: session.run(None, inputs)
 
 
 def _contender(name, make, *kinds, process=""):
     kinds = kinds or tuple(PASSES)
-    return Contender(name, functools.partial(build_case, make), lambda case: case.kind in kinds, process)
+    return Contender(name, make, lambda case: case.kind in kinds, process)
 
 
 def _keras_seq(jit_compile, implementation, **options):

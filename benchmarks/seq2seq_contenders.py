@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model, one training step, in each framework.
+
+The model: embeddings, a bidirectional GRU encoder, a tanh bridge to the first state, additive attention with a GRU
+decoder, softmax cross-entropy, Adam. A maker is a function `(case) -> step`, `step()` makes a training step by teacher
+forcing. A maker raises a `ValueError` if its model has not the weights of the others.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+import numpy as np
+from contest import Contender
+
+SIZES = [(128, 10, 9, 50, 128, 256), (64, 30, 30, 8000, 256, 512)]
+
+
+class Case(NamedTuple):
+    batch: int
+    source: int  # tokens
+    target: int
+    vocabulary: int  # of either side
+    embedding: int
+    units: int
+
+    @property
+    def tiny(self):
+        """The same of next to no size."""
+        return Case(2, 3, 3, 8, 8, 8)
+
+    @property
+    def parameters(self):
+        """Trainable numbers of the model."""
+        memory = 2 * self.units
+        encoder = 2 * self.gru(self.embedding)
+        bridge = (memory + 1) * self.units
+        attention = (memory + self.units + 1) * self.units
+        decoder = self.gru(self.embedding + memory)
+        readout = (self.units + 1) * self.vocabulary
+        return 2 * self.vocabulary * self.embedding + encoder + bridge + attention + decoder + readout
+
+    def gru(self, features):
+        """Trainable numbers of a GRU, of which the input and the recurrent product have each a bias."""
+        return 3 * self.units * (features + self.units + 2)
+
+    @property
+    def held(self):
+        """Bytes of the weights and the two moments of Adam in float32."""
+        return 3 * 4 * self.parameters
+
+    def draw(self):
+        """Token ids of the sources and the targets, and the mask of the sources."""
+        random = np.random.default_rng(0)
+        source, target = (random.integers(self.vocabulary, size=(self.batch, n)) for n in (self.source, self.target))
+        return source, target, np.ones(source.shape, bool)
+
+    def __str__(self):
+        return f"training step {tuple(self)}"
+
+
+def keras_seq_step(jit_compile, implementation, case):
+    import keras_seq
+
+    def decode(inputs, memory, state, mask):
+        layer = keras_seq.layers.AttentionDecoder(case.units, cell="gru", implementation=implementation)
+        layer.choose_implementation()  # raises here, and not in the middle of a trace
+        return layer(inputs, memory, initial_state=[state], memory_mask=mask)
+
+    gru = functools.partial(keras_seq.layers.GRU, implementation=implementation)
+    return _step(build_model(case, keras_seq.layers.Bidirectional, gru, decode), jit_compile, case)
+
+
+def keras_step(jit_compile, case):
+    import keras
+    from keras import layers, ops
+
+    class AttentionCell(layers.Layer):
+        """A GRU cell that attends to a memory. The memory is in its state, because `layers.RNN` has no constants."""
+
+        def __init__(self):
+            super().__init__()
+            self.cell = layers.GRUCell(case.units)
+            self.query = layers.Dense(case.units, use_bias=False)
+            self.score = layers.Dense(1, use_bias=False)
+            self.shapes = [(case.source, case.units), (case.source, 2 * case.units), (case.source,)]
+            self.state_size = [case.units, *map(int, map(np.prod, self.shapes))]
+            self.output_size = case.units
+
+        def build(self, input_shape):
+            self.cell.build((None, input_shape[-1] + 2 * case.units))
+            self.query.build((None, case.units))
+            self.score.build((None, None, case.units))
+
+        def call(self, inputs, states, training=False):
+            state, *constants = states
+            keys, memory, mask = (ops.reshape(c, (-1, *s)) for c, s in zip(constants, self.shapes, strict=True))
+            energies = self.score(ops.tanh(keys + self.query(state)[:, None]))[..., 0]  # (batch, source)
+            weights = ops.softmax(energies + 1e9 * (mask - 1))
+            context = ops.sum(weights[..., None] * memory, axis=1)
+            output, [state] = self.cell(ops.concatenate([inputs, context], axis=-1), [state], training=training)
+            return output, [state, *constants]
+
+    def decode(inputs, memory, state, mask):
+        keys = layers.Dense(case.units, use_bias=False)(memory)
+        constants = [layers.Flatten()(keys), layers.Flatten()(memory), ops.cast(mask, "float32")]
+        return layers.RNN(AttentionCell(), return_sequences=True)(inputs, initial_state=[state, *constants])
+
+    return _step(build_model(case, keras.layers.Bidirectional, keras.layers.GRU, decode), jit_compile, case)
+
+
+def build_model(case, bidirectional, gru, decode):
+    """The model in Keras.
+
+    Args:
+        case: a `Case`.
+        bidirectional, gru: layer classes.
+        decode: function `(inputs, memory, state, mask) -> outputs`, the decoder.
+    """
+    import keras
+    from keras import layers
+
+    source = keras.Input((case.source,), dtype="int32")
+    target = keras.Input((case.target,), dtype="int32")
+    mask = keras.Input((case.source,), dtype="bool")
+    encoder = bidirectional(gru(case.units, return_sequences=True, return_state=True))
+    memory, *states = encoder(layers.Embedding(case.vocabulary, case.embedding)(source))
+    state = layers.Dense(case.units, activation="tanh")(layers.Concatenate()(states))
+    outputs = decode(layers.Embedding(case.vocabulary, case.embedding)(target), memory, state, mask)
+    return keras.Model([source, target, mask], layers.Dense(case.vocabulary)(outputs))
+
+
+def _step(model, jit_compile, case):
+    import keras
+
+    _check_parameters(case, model.count_params())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(), loss, jit_compile=jit_compile)
+    source, target, mask = case.draw()
+    return functools.partial(model.train_on_batch, [source, target, mask], target)
+
+
+def torch_model(case):
+    import torch
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            units, memory = case.units, 2 * case.units
+            self.source_embedding = nn.Embedding(case.vocabulary, case.embedding)
+            self.target_embedding = nn.Embedding(case.vocabulary, case.embedding)
+            self.encoder = nn.GRU(case.embedding, units, batch_first=True, bidirectional=True)
+            self.bridge = nn.Linear(memory, units)
+            self.key = nn.Linear(memory, units, bias=False)
+            self.query = nn.Linear(units, units, bias=False)
+            self.score = nn.Linear(units, 1, bias=False)
+            self.cell = nn.GRUCell(case.embedding + memory, units)
+            self.readout = nn.Linear(units, case.vocabulary)
+
+        def forward(self, source, target, mask):
+            memory, states = self.encoder(self.source_embedding(source))
+            state = torch.tanh(self.bridge(torch.cat([*states], -1)))
+            keys, outputs = self.key(memory), []
+            for inputs in self.target_embedding(target).unbind(1):
+                energies = self.score(torch.tanh(keys + self.query(state)[:, None]))[..., 0]  # (batch, source)
+                weights = energies.masked_fill(~mask, -1e9).softmax(-1)
+                context = torch.bmm(weights[:, None], memory)[:, 0]
+                state = self.cell(torch.cat([inputs, context], -1), state)
+                outputs.append(state)
+            return self.readout(torch.stack(outputs, 1))
+
+    return Model()
+
+
+def torch_step(case):
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    model = torch_model(case)
+    _check_parameters(case, sum(weight.numel() for weight in model.parameters()))
+    optimizer = torch.optim.Adam(model.parameters())
+    source, target, mask = map(torch.from_numpy, case.draw())
+
+    def step():
+        optimizer.zero_grad()
+        logits = model(source, target, mask)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def _check_parameters(case, count):
+    if count != case.parameters:
+        raise ValueError(f"a model of {count:,} parameters where the others have {case.parameters:,}")
+
+
+CONTENDERS = [
+    Contender("native", functools.partial(keras_seq_step, False, "native")),
+    Contender("native-jit", functools.partial(keras_seq_step, True, "native")),
+    Contender("xla", functools.partial(keras_seq_step, False, "xla")),
+    Contender("xla-jit", functools.partial(keras_seq_step, True, "xla")),
+    Contender("keras", functools.partial(keras_step, False)),
+    Contender("keras-jit", functools.partial(keras_step, True)),
+    Contender("torch", torch_step),
+]
+LEGEND = (
+    "native, xla: keras_seq with that implementation of encoder and AttentionDecoder; keras: keras.layers.GRU and "
+    "keras.layers.RNN over an attention cell. In a TensorFlow graph, with -jit under jit_compile=True. PyTorch: eager."
+)
