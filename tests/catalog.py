@@ -50,11 +50,21 @@ KERNEL |= {"return_state": True, "initial_state_initializer": "he_normal", "go_b
 
 CATALOG = {
     "ActivationRegularization": Row({"ar": 2.0, "tar": 1.0}, (SEQUENCES,), True),
+    "AttentionCell": Row(
+        {
+            "cell": lambda: layers.GRUCell(UNITS, activation="relu"),
+            "attention": lambda: layers.LuongAttention("general"),
+            "input_feeding": False,
+        },
+        (STEP, [STATE], MEMORY),
+        False,
+    ),
     "AttentionDecoder": Row(
         {
             "units": UNITS,
             "cell": "gru",
-            "attention": lambda: layers.BahdanauAttention(UNITS + 1),
+            "attention": lambda: layers.BahdanauAttention(UNITS + 1, coverage=True),
+            "input_feeding": False,
             "dropout": 0.1,
             "recurrent_dropout": 0.2,
             "seed": 7,
@@ -64,7 +74,11 @@ CATALOG = {
         (SEQUENCES, MEMORY),
         True,
     ),
-    "BahdanauAttention": Row({"units": UNITS, "kernel_initializer": "he_normal"}, ([SEQUENCES, MEMORY],), True),
+    "BahdanauAttention": Row(
+        {"units": UNITS, "normalize": True, "coverage": True, "kernel_initializer": "he_normal"},
+        ([SEQUENCES, MEMORY],),
+        True,
+    ),
     "Bidirectional": Row(
         {"layer": lambda: layers.GRU(UNITS, return_sequences=True, activation="relu"), "merge_mode": "ave"},
         (SEQUENCES,),
@@ -79,6 +93,16 @@ CATALOG = {
     "LSTM": Row({**CELL, **LAYER, **OF_LSTM}, (SEQUENCES,), True, KERNEL),
     "LSTMCell": Row({**CELL, **OF_LSTM}, (STEP, [draw(BATCH, PROJECTION), STATE]), False),
     "LockedDropout": Row({"rate": 0.3, "seed": 7}, (SEQUENCES,), True),
+    "LuongAttention": Row(
+        {"score": "concat", "units": UNITS, "scale": True, "kernel_initializer": "he_normal"},
+        ([SEQUENCES, MEMORY],),
+        True,
+    ),
+    "MonotonicAttention": Row(
+        {"units": UNITS, "noise_std": 0.1, "score_bias_init": 0.1, "kernel_initializer": "he_normal", "seed": 7},
+        ([SEQUENCES, MEMORY],),
+        True,
+    ),
     "RNN": Row(
         {"cell": lambda: [layers.LSTMCell(UNITS, activation="relu"), layers.GRUCell(UNITS)], **RNN},
         (SEQUENCES,),

@@ -65,6 +65,97 @@ def attention_decoder(
     return *results, np.stack(alignments[::-1] if reverse else alignments, axis=1)
 
 
+def attentive(recurrence, inputs, memory, kernel, recurrent_kernel, bias=None, *, look, input_feeding=True, **options):
+    """Any attention: `look` is one of the three below. Returns outputs, state and alignments, as `attention_decoder`.
+
+    Without input feeding the outputs are `[h, context]`. The memory is what `look` looks at.
+    """
+    seen = []
+
+    def attend(x, state):
+        seen.append(look(state[0]))
+        return np.concatenate([x, seen[-1][0]], axis=-1)
+
+    options = {"before_step": attend, **options} if input_feeding else options
+    outputs, state = recurrence(inputs, kernel, recurrent_kernel, bias, **options)
+    if not input_feeding:
+        seen = [look(outputs[:, t]) for t in range(outputs.shape[1])]
+        outputs = np.concatenate([outputs, np.stack([context for context, _ in seen], axis=1)], axis=-1)
+    return outputs, state, np.stack([weights for _, weights in seen], axis=1)
+
+
+def bahdanau(memory, query_kernel, key_kernel, score_kernel, length=None, bias=0, *, coverage_kernel=None, mask=None):
+    """A function of a query (batch, features) that attends and remembers how much it has looked at each position."""
+    vector = score_kernel[:, 0]
+    if length is not None:
+        vector = length * vector / np.sqrt(np.sum(vector**2))
+    looked = np.zeros(memory.shape[:2])
+
+    def look(query):
+        nonlocal looked
+        hidden = (query @ query_kernel)[:, None] + memory @ key_kernel + bias
+        if coverage_kernel is not None:
+            hidden = hidden + looked[:, :, None] * coverage_kernel[0]
+        context, weights = _look(np.tanh(hidden) @ vector, memory, mask)
+        looked = looked + weights
+        return context, weights
+
+    return look
+
+
+def luong(memory, *weights, score, scale=1, mask=None):
+    def look(query):
+        if score == "concat":
+            query_kernel, key_kernel, score_kernel = weights
+            pairs = np.concatenate([np.broadcast_to(query[:, None], (*memory.shape[:2], query.shape[1])), memory], -1)
+            energies = np.tanh(pairs @ np.concatenate([query_kernel, key_kernel])) @ score_kernel[:, 0]
+        else:
+            keys = memory @ weights[0] if score == "general" else memory
+            energies = np.einsum("bf,bsf->bs", query, keys)
+        return _look(scale * energies, memory, mask)
+
+    return look
+
+
+def monotonic(
+    memory, query_kernel, key_kernel, score_kernel, length, bias, score_bias, *, training, mask=None, noise=None
+):
+    """As `bahdanau`; in training by expectation, else the first position from the last one on with energy above 0."""
+    batch, source = memory.shape[:2]
+    mask = np.ones((batch, source), bool) if mask is None else mask
+    vector = length * score_kernel[:, 0] / np.sqrt(np.sum(score_kernel**2))
+    previous = np.eye(source)[np.zeros(batch, int)]
+    steps = 0
+
+    def look(query):
+        nonlocal previous, steps
+        energies = np.tanh((query @ query_kernel)[:, None] + memory @ key_kernel + bias) @ vector + score_bias
+        energies = energies if noise is None else energies + noise[:, steps]
+        steps += 1
+        weights = np.zeros((batch, source), energies.dtype)
+        for b in range(batch):
+            reach = 0  # the probability that the reader comes to look at a position
+            for s in range(source):
+                stop = (1 / (1 + np.exp(-energies[b, s])) if training else energies[b, s].real > 0) * mask[b, s]
+                reach = reach + previous[b, s]
+                weights[b, s] = stop * reach
+                reach = (1 - stop) * reach
+        previous = weights
+        return np.einsum("bs,bsf->bf", weights, memory), weights
+
+    return look
+
+
+def _look(energies, memory, mask=None):
+    """The context and the softmax of energies (batch, source), position by position."""
+    weights = np.zeros_like(energies)
+    for b, row in enumerate(energies):
+        kept = [s for s in range(len(row)) if mask is None or mask[b, s]]
+        for s in kept:
+            weights[b, s] = np.exp(row[s]) / sum(np.exp(row[k]) for k in kept)
+    return np.einsum("bs,bsf->bf", weights, memory), weights
+
+
 def attention(queries, memory, keys, score_vector, memory_mask=None):
     """Additive attention with projected queries and keys: contexts, and weights (batch, time, source)."""
     (batch, time), source = queries.shape[:2], memory.shape[1]
@@ -249,7 +340,7 @@ def numerical_gradients(function, arguments):
     for position, argument in enumerate(arguments):
         gradient = np.zeros(argument.shape)
         for index in np.ndindex(argument.shape):
-            shifted = argument.astype("complex128")
+            shifted = np.array(argument, "complex128")
             shifted[index] += 1e-30j
             gradient[index] = loss(*arguments[:position], shifted, *arguments[position + 1 :]).imag / 1e-30
         gradients.append(gradient)

@@ -78,7 +78,7 @@ def run_decoder(cell, recompute):
     weights = {
         "kernel": draw(FEATURES + 2, cell.gates * UNITS),
         "recurrent_kernel": draw(UNITS, cell.gates * UNITS),
-        "bias": draw(cell.gates * UNITS),
+        "bias": draw(*((2,) if getattr(cell, "reset_after", False) else ()), cell.gates * UNITS),
         "query_kernel": draw(UNITS, 3),
         "score_vector": draw(3),
         "keys": draw(BATCH, SOURCE, 3),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras layers for sequences: variables and arguments; the recurrences themselves are in `keras_seq.ops`."""
 
-from keras_seq.layers.attention import BahdanauAttention
+from keras_seq.layers.attention import BahdanauAttention, LuongAttention, MonotonicAttention
+from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.attention_decoder import AttentionDecoder
 from keras_seq.layers.bidirectional import Bidirectional
 from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
@@ -15,6 +16,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "ActivationRegularization",
+    "AttentionCell",
     "AttentionDecoder",
     "BahdanauAttention",
     "Bidirectional",
@@ -22,6 +24,8 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "LockedDropout",
+    "LuongAttention",
+    "MonotonicAttention",
     "SimpleRNN",
     "SimpleRNNCell",
     "VariationalDropout",

@@ -4,27 +4,30 @@
 import keras
 from keras import ops
 
-from keras_seq.layers.attention import BahdanauAttention
+from keras_seq.layers.attention import get_attention
+from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
-from keras_seq.ops import recurrence
-from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
-from keras_seq.ops.cell_math import RecurrentWeights
-from keras_seq.ops.implementation import check_implementation, choose_implementation
+from keras_seq.ops.implementation import check_implementation
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class AttentionDecoder(keras.layers.Layer):
-    """A recurrent layer that attends to a memory before each step (Bahdanau, Cho & Bengio 2015).
+class AttentionDecoder(AttentiveLayer):
+    """A recurrent layer that attends to a memory in every step.
 
-    `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, `context_t = sum_s a_ts m_s`, then the cell on
-    `[x_t, context_t]`. Called on whole target sequences (teacher forcing) it is one scan, whose derivative computes
-    the `tanh` again instead of keeping target * source * units numbers; `step` runs one step for a search.
+    With input feeding (Bahdanau, Cho & Bengio 2015) `a_t = attend(h_{t-1})`, `context_t = sum_s a_ts m_s`, then the
+    cell on `[x_t, context_t]`, whose output is h_t. Called on whole target sequences (teacher forcing) it is one scan.
+    With additive attention, `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, the derivative of that is written by
+    hand and computes the `tanh` again instead of keeping target * source * units numbers. Without input feeding (Luong,
+    Pham & Manning 2015) the cell runs on x alone, then `a_t = attend(h_t)`, and the output is `[h_t, context_t]`.
+    `step` runs one step for a search.
 
     Args:
-        units: size of the state and of the output.
-        cell: "lstm", "gru" or "rnn".
-        attention: a `BahdanauAttention`; `BahdanauAttention(units)` by default.
-        dropout: fraction of the features of the inputs to drop, one mask a sequence.
+        units: size of the cell's output h.
+        cell: "lstm", "gru" or "rnn", or a cell of keras_seq, of Keras or your own, with all its options.
+        attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic";
+            `BahdanauAttention(units)` by default.
+        input_feeding: whether the context is an input of the cell.
+        dropout: fraction of the features of the inputs to drop, one mask a sequence; not of the context.
         recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
         seed: of the dropout masks.
         return_state: whether to return the final state too.
@@ -33,15 +36,23 @@ class AttentionDecoder(keras.layers.Layer):
     Call arguments:
         inputs: (batch, time, features).
         memory: (batch, source, memory features).
-        initial_state: list of states, each (batch, units); zeros by default.
-        inputs_mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was.
-        memory_mask: (batch, source) booleans, True = keep. Where all is masked, the context is zero.
+        initial_state: list of states of the cell, each (batch, units), and, optionally, of the attention, each (batch,
+            source); those of `get_initial_state(memory)` by default.
+        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was and repeats the output; its
+            weights mean nothing. Without it, the mask that `inputs` carry counts.
+        memory_mask: (batch, source) booleans, True = keep. Where all is masked, the context is zero. Without it, the
+            mask that `memory` carries counts.
         return_attention_scores: whether to return the weights a too.
         training: whether to apply dropout.
 
     Returns:
-        The outputs (batch, time, units), or a tuple of them, with `return_attention_scores` the weights (batch,
-        time, source), and with `return_state` the final states.
+        The outputs (batch, time, units), without input feeding (batch, time, units + memory features); or a tuple of
+        them, with `return_attention_scores` the weights (batch, time, source), and with `return_state` the final
+        states, those of the cell, then those of the attention.
+
+    Raises:
+        ValueError: for an argument that cannot be: the message names it.
+        NotImplementedError: if `implementation="native"` cannot be had.
 
     Example:
         >>> import numpy as np
@@ -57,6 +68,7 @@ class AttentionDecoder(keras.layers.Layer):
         units,
         cell="lstm",
         attention=None,
+        input_feeding=True,
         dropout=0.0,
         recurrent_dropout=0.0,
         seed=None,
@@ -64,64 +76,59 @@ class AttentionDecoder(keras.layers.Layer):
         implementation="auto",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        dtype = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
+        self.cell_argument = cell
+        if isinstance(cell, str):
+            options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "seed": seed}
+            cell = make_cell(cell, units, **options, **dtype)
+        elif dropout or recurrent_dropout or seed is not None:
+            raise ValueError(
+                "`dropout`, `recurrent_dropout` and `seed` are for a `cell` given by name; one that is a layer has its "
+                f"own. Received: cell={cell!r}, dropout={dropout}, recurrent_dropout={recurrent_dropout}, seed={seed}"
+            )
+        attention = get_attention("bahdanau" if attention is None else attention, units, **dtype)
+        super().__init__(cell, attention, input_feeding, **kwargs)
+        if units != self.cell_output_size:
+            raise ValueError(
+                f"`units` must be the size of the cell's output, {self.cell_output_size}. Received: {units}"
+            )
         self.units = units
-        self.cell_type = cell
-        self.cell = make_cell(
-            cell, units, dropout=dropout, recurrent_dropout=recurrent_dropout, seed=seed, dtype=self.dtype_policy
-        )
-        self.attention = BahdanauAttention(units, dtype=self.dtype_policy) if attention is None else attention
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.seed = seed
         self.return_state = return_state
         self.implementation = check_implementation(implementation)
         self.supports_masking = True
 
-    @property
-    def state_size(self):
-        """The sizes of the states, a list."""
-        sizes = self.cell.state_size
-        return list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
-
     def choose_implementation(self):
         """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
-        equations = AdditiveAttention(self.cell.equations)
-        return choose_implementation(self.implementation, equations, self.compute_dtype)
+        return self.choice(self.implementation)
 
     def build(self, inputs_shape, memory_shape):
-        self.cell.build((inputs_shape[0], inputs_shape[-1] + memory_shape[-1]))
-        if not self.attention.built:  # it is when it comes from the config of a built decoder
-            self.attention.build([(inputs_shape[0], inputs_shape[1], self.units), memory_shape])
+        self.build_parts(inputs_shape[-1], memory_shape)
 
-    def get_initial_state(self, batch_size):
-        """Zeros, a list of (batch_size, units)."""
-        return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size]
+    def get_initial_state(self, memory):
+        """What `step` starts from: a list of zeros for the cell, and the first states of the attention."""
+        memory = ops.convert_to_tensor(memory, self.compute_dtype)
+        return self.fresh_states(ops.shape(memory)[0], memory)
 
     def call(
         self,
         inputs,
         memory,
         initial_state=None,
-        inputs_mask=None,
+        mask=None,
         memory_mask=None,
         return_attention_scores=False,
         training=False,
     ):
-        drawn = self.cell.over(inputs, training=training)
-        bias, recurrent_bias = self.cell.split_bias()
-        outputs, state, weights = recurrence.attention_decoder(
-            drawn.cell,
-            drawn.inputs,
+        outputs, states, weights = self.run(
+            inputs,
             memory,
-            kernel=drawn.kernel,
-            recurrent_kernel=drawn.recurrent_kernel,
-            bias=bias,
-            recurrent_bias=recurrent_bias,
-            query_kernel=self.attention.query_kernel,
-            score_vector=self.attention.score_vector,
-            keys=self.attention.project_memory(memory),
-            memory_mask=memory_mask,
-            recurrent_dropout_mask=drawn.recurrent_dropout_mask,
-            initial_state=initial_state,
-            mask=inputs_mask,
+            initial_state,
+            getattr(inputs, "_keras_mask", None) if mask is None else mask,  # Keras hands on that of `memory` alone
+            memory_mask,
+            training,
             recompute=not training,
             implementation=self.implementation,
         )
@@ -129,7 +136,7 @@ class AttentionDecoder(keras.layers.Layer):
         if return_attention_scores:
             results += (weights,)
         if self.return_state:
-            results += tuple(state)
+            results += tuple(states)
         return results if len(results) > 1 else outputs
 
     def step(self, inputs, states, memory, keys, memory_mask=None):
@@ -137,51 +144,36 @@ class AttentionDecoder(keras.layers.Layer):
 
         Args:
             inputs: (batch, features).
-            states: list of (batch, units).
+            states: list of states, those of the cell, then those of the attention.
             memory: (batch, source, memory features).
-            keys: `self.attention.project_memory(memory)`, computed once.
+            keys: `project_memory(memory)`, computed once.
             memory_mask: (batch, source) booleans, True = keep.
 
         Returns:
-            `(output, states, weights)`: (batch, units), a list of (batch, units), and (batch, source).
+            `(output, states, weights)`: (batch, units [+ memory features]), a list of tensors, and (batch, source).
         """
-        features = inputs.shape[-1]
-        bias, recurrent_bias = self.cell.split_bias()
-        kernel = ops.convert_to_tensor(self.cell.kernel)
-        projected = ops.matmul(inputs, kernel[:features])
-        if bias is not None:
-            projected = projected + bias
-        equations = AdditiveAttention(self.cell.equations)
-        weights = AttentionWeights(
-            cell=RecurrentWeights(self.cell.recurrent_kernel, recurrent_bias),
-            context_kernel=kernel[features:],
-            query_kernel=self.attention.query_kernel,
-            score_vector=self.attention.score_vector,
-            keys=keys,
-            memory=memory,
-            memory_mask=None if memory_mask is None else ops.cast(memory_mask, memory.dtype),
-        )
-        states, (alignment,), _ = equations.step(projected, tuple(states), equations.prepare(weights))
-        return states[0], list(states), alignment
+        return self.take_step(inputs, states, memory, keys, memory_mask)
 
     def compute_mask(self, inputs, previous_mask=None):
         return previous_mask
 
     def get_config(self):
+        cell = self.cell_argument
         return {
             **super().get_config(),
             "units": self.units,
-            "cell": self.cell_type,
+            "cell": cell if isinstance(cell, str) else keras.saving.serialize_keras_object(cell),
             "attention": keras.saving.serialize_keras_object(self.attention),
-            "dropout": self.cell.dropout,
-            "recurrent_dropout": self.cell.recurrent_dropout,
-            "seed": self.cell.seed,
+            "input_feeding": self.input_feeding,
+            "dropout": self.dropout,
+            "recurrent_dropout": self.recurrent_dropout,
+            "seed": self.seed,
             "return_state": self.return_state,
             "implementation": self.implementation,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        config["attention"] = keras.saving.deserialize_keras_object(config["attention"])
-        return cls(**config)
+        parts = {name: config[name] for name in ("cell", "attention") if isinstance(config[name], dict)}
+        parts = {name: keras.saving.deserialize_keras_object(part) for name, part in parts.items()}
+        return cls(**{**config, **parts})

@@ -4,6 +4,7 @@
 import keras
 from keras import ops, tree
 
+from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.ops.implementation import Choice, check_implementation, choose_implementation
 from keras_seq.ops.recurrence import run as run_recurrences
@@ -14,7 +15,8 @@ class RNN(keras.layers.RNN):
     """A cell, or a stack of cells, over time.
 
     Cells of `keras_seq`, alone or in `keras.layers.StackedRNNCells`, run as the layers of `keras_seq` do, on native
-    kernels where there are; any other cell runs as in `keras.layers.RNN`.
+    kernels where there are; an `AttentionCell` runs as an `AttentionDecoder` does; any other cell runs as in
+    `keras.layers.RNN`.
 
     Args:
         cell: a cell, or a list of cells, which makes a stack of them.
@@ -37,10 +39,12 @@ class RNN(keras.layers.RNN):
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was. Without it, that of
             `sequences` counts, also where an initial state is given.
         training: whether to apply dropout.
+        memory: (batch, source, features), what an `AttentionCell` looks at; no other cell takes one.
+        memory_mask: (batch, source) booleans, True = keep. Without it, the mask that `memory` carries counts.
 
     Returns:
         (batch, units), or (batch, time, units) with `return_sequences`; with `return_state` a tuple of it and the
-        final states: of a stack one entry a cell.
+        final states: of a stack one entry a cell; of an `AttentionCell` those of its cell, then those of its attention.
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
@@ -94,6 +98,8 @@ class RNN(keras.layers.RNN):
                 "`initial_state_initializer` and `stateful=True` exclude each other: no gradient reaches an initial "
                 "state through the batches after the first."
             )
+        if stateful and isinstance(self.cell, AttentionCell):
+            raise ValueError("`stateful=True` excludes an `AttentionCell`, whose memory is another for each batch.")
         self.watch = None  # a function that stands between a probe of zeros and its use: see `keras_seq.diagnostics`
 
     def own_cells(self):
@@ -105,12 +111,18 @@ class RNN(keras.layers.RNN):
 
     def choose_implementation(self):
         """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        if isinstance(self.cell, AttentionCell):
+            return self.cell.choice(self.implementation)
         cells = self.own_cells()
         recurrences = [self.cell] if cells is None else [cell.equations for cell in cells]
         choices = [choose_implementation(self.implementation, r, self.compute_dtype) for r in recurrences]
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
-    def build(self, sequences_shape, initial_state_shape=None):
+    def build(self, sequences_shape, initial_state_shape=None, memory_shape=None):
+        self._check_memory(memory_shape)
+        if isinstance(self.cell, AttentionCell) and not self.cell.built:
+            self.cell.build((sequences_shape[0], sequences_shape[-1]), memory_shape=memory_shape)
+            self.cell.built = True
         super().build(sequences_shape, initial_state_shape)
         if self.initial_state_initializer is not None:
             self.learned_state = [
@@ -142,13 +154,38 @@ class RNN(keras.layers.RNN):
         for variable, value in zip(kept, given, strict=True):
             variable.assign(value)
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    def _check_memory(self, memory):
+        """Whether a memory, or its shape, is there where it must be."""
+        if isinstance(self.cell, AttentionCell) and memory is None:
+            raise ValueError("`memory` must be given to a layer with an `AttentionCell`. Received: None")
+        if memory is not None and not isinstance(self.cell, AttentionCell):
+            raise ValueError(f"`memory` is for a layer with an `AttentionCell`. Received: cell={self.cell}")
+
+    def call(self, sequences, initial_state=None, mask=None, training=False, memory=None, memory_mask=None):
+        self._check_memory(memory)
         if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
             mask = getattr(sequences, "_keras_mask", None)
+        if isinstance(self.cell, AttentionCell):
+            return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
         if self.own_cells() is None:
             self.choose_implementation()  # raises where the request cannot be met
             return super().call(sequences, initial_state=initial_state, mask=first_mask(mask), training=training)
         return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
+
+    def _attend(self, sequences, initial_state, mask, training, memory, memory_mask):
+        """What the layer returns with an `AttentionCell`, for which a run backwards is one over reversed sequences."""
+        self._check_unroll(sequences)
+        if initial_state is None and self.initial_state_initializer is not None:
+            initial_state = self.get_initial_state(ops.shape(sequences)[0])
+        options = self.run_options(mask, training)
+        if self.go_backwards:
+            sequences = ops.flip(sequences, axis=1)
+            options["mask"] = None if options["mask"] is None else ops.flip(options["mask"], axis=1)
+        outputs, states, _ = self.cell.run(
+            sequences, memory, initial_state, memory_mask=memory_mask, training=training, **options
+        )
+        outputs = ops.flip(outputs, axis=1) if self.go_backwards else outputs
+        return self.finish(outputs, [states], training)
 
     def run_options(self, mask, training):
         """How the recurrences are to be run."""
@@ -160,13 +197,16 @@ class RNN(keras.layers.RNN):
             "implementation": self.implementation,
         }
 
-    def starting_states(self, sequences, initial_state):
-        """The initial state of each cell, a list of tensors or None for zeros."""
+    def _check_unroll(self, sequences):
         if self.unroll and sequences.shape[1] is None:
             raise ValueError(
                 "`unroll=True` needs a static number of time steps. Received: sequences of shape "
                 f"{tuple(sequences.shape)}; give `keras.Input` a full shape, or set `unroll=False`."
             )
+
+    def starting_states(self, sequences, initial_state):
+        """The initial state of each cell, a list of tensors or None for zeros."""
+        self._check_unroll(sequences)
         if self.stateful:
             expected, received = self._expected_batch_size, sequences.shape[0]
             if expected is not None and received is not None and expected != received:
@@ -215,9 +255,18 @@ class RNN(keras.layers.RNN):
             output = outputs[:, 0 if self.go_backwards else -1]
         return (output, *states) if self.return_state else output
 
+    def compute_output_shape(self, sequences_shape, initial_state_shape=None, memory_shape=None):
+        shapes = super().compute_output_shape(sequences_shape, initial_state_shape)
+        if not (self.return_state and isinstance(self.cell, AttentionCell)):
+            return shapes
+        return *shapes, *[(sequences_shape[0], memory_shape[1])] * self.cell.attention.states
+
     def compute_mask(self, sequences, mask=None):
         output_mask = first_mask(mask) if self.return_sequences else None
-        return [output_mask, *(None for _ in tree.flatten(self.state_size))] if self.return_state else output_mask
+        if not self.return_state:
+            return output_mask
+        of_attention = self.cell.attention.states if isinstance(self.cell, AttentionCell) else 0
+        return [output_mask, *[None] * (len(tree.flatten(self.state_size)) + of_attention)]
 
     def get_config(self):
         own = {

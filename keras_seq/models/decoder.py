@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoder: from a memory and the tokens so far to scores of the next token."""
 
+import contextlib
+
 import keras
 from keras import ops
 
-from keras_seq.layers import AttentionDecoder, BahdanauAttention, LockedDropout
+from keras_seq.layers import AttentionDecoder, LockedDropout
 from keras_seq.layers.recurrent import make_layer
 
 
@@ -20,7 +22,7 @@ class Decoder(keras.layers.Layer):
         embedding_dim: size of an embedding.
         units: size of the state.
         cell: "lstm", "gru" or "rnn".
-        attention: "bahdanau", a `BahdanauAttention` layer, or None.
+        attention: "bahdanau", "luong", "monotonic", an attention layer of `keras_seq.layers`, or None.
         dropout: fraction of the features to drop, one mask a sequence, from the embeddings and from the outputs.
         recurrent_dropout: as of `keras_seq.layers.LSTM`.
         seed: of the dropout masks.
@@ -86,15 +88,7 @@ class Decoder(keras.layers.Layer):
         }
         if self.attention is None:
             return make_layer(self.cell, self.units, return_sequences=True, **options)
-        if self.attention == "bahdanau":
-            attention = BahdanauAttention(self.units, dtype=self.dtype_policy)
-        elif isinstance(self.attention, BahdanauAttention):
-            attention = self.attention
-        else:
-            raise ValueError(
-                f"`attention` must be 'bahdanau', a BahdanauAttention layer or None. Received: {self.attention!r}"
-            )
-        return AttentionDecoder(self.units, cell=self.cell, attention=attention, **options)
+        return AttentionDecoder(self.units, cell=self.cell, attention=self.attention, **options)
 
     def build(self, tokens_shape, memory_shape, summary_shape):
         self.embedding.build((None, None))
@@ -125,9 +119,15 @@ class Decoder(keras.layers.Layer):
         logits = self.readout(self.output_dropout(outputs, training=training))
         return (logits, weights) if return_attention_scores else logits
 
-    def start(self, summary):
-        """The first state, a list of (batch, units), from the encoder's summary."""
-        return [bridge(summary) for bridge in self.bridges]
+    def start(self, summary, memory=None):
+        """The first state, a list of (batch, units), from the encoder's summary.
+
+        With a memory that of the attention follows, which a search needs: with coverage and if monotonic it has one.
+        """
+        state = [bridge(summary) for bridge in self.bridges]
+        if memory is None or self.attention is None:
+            return state
+        return [*state, *self.recurrence.attention.get_initial_state(memory)]
 
     def stepper(self, memory, memory_mask=None):
         """The decoder as a search sees it: one step at inference over a memory whose keys are computed once.
@@ -137,18 +137,50 @@ class Decoder(keras.layers.Layer):
             memory_mask: (batch, source) booleans, True = keep.
 
         Returns:
-            Function `(tokens, state) -> (logits, state, weights)`: tokens (batch,), state a list of (batch, units),
+            Function `(tokens, state) -> (logits, state, weights)`: tokens (batch,), state `start(summary, memory)`,
             logits (batch, vocabulary), weights (batch, source), or (batch, 0) without attention.
         """
-        keys = None if self.attention is None else self.recurrence.attention.project_memory(memory)
+        return self._stepper(memory, memory_mask)
+
+    @contextlib.contextmanager
+    def training_stepper(self, memory, memory_mask=None):
+        """`stepper` in training, for the steps within a `with` block.
+
+        Its dropout masks hold in all steps, and are those that the next `call` in training draws. Any noise of the
+        attention is not: each step draws its own.
+        """
+        batch, dtype = ops.shape(memory)[0], self.compute_dtype
+        inputs, outputs = ops.ones((batch, self.embedding_dim), dtype), ops.ones((batch, self.units), dtype)
+        cell = self.recurrence.cell
+        with keras.StatelessScope():  # in it seeds stand still
+            masks = (
+                self.input_dropout(inputs[:, None], training=True)[:, 0],
+                self.output_dropout(outputs[:, None], training=True)[:, 0],
+            )
+            cell.get_dropout_mask(inputs)  # as in a loop of Keras, the cell keeps its masks until they are reset
+            cell.get_recurrent_dropout_mask(outputs)
+        try:
+            yield self._stepper(memory, memory_mask, masks)
+        finally:
+            cell.reset_dropout_mask()
+            cell.reset_recurrent_dropout_mask()
+
+    def _stepper(self, memory, memory_mask, masks=None):
+        """The steps at inference, or in training with masks of inputs (batch, embedding_dim) and outputs."""
+        keys = None if self.attention is None else self.recurrence.project_memory(memory)
+        training = masks is not None
 
         def step(tokens, state):
             inputs = self.embedding(tokens)  # (batch, embedding_dim)
+            if training:
+                inputs = inputs * masks[0]
             if keys is None:
-                output, state = self.recurrence.cell(inputs, state)
+                output, state = self.recurrence.cell(inputs, state, training=training)
                 weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
             else:
-                output, state, weights = self.recurrence.step(inputs, state, memory, keys, memory_mask)
+                output, state, weights = self.recurrence.take_step(inputs, state, memory, keys, memory_mask, training)
+            if training:
+                output = output * masks[1]
             return self.readout(output), state, weights
 
         return step

@@ -9,7 +9,7 @@ from keras import ops
 from keras_seq import export
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import greedy_search
-from keras_seq.training import TokenAccuracy, masked_crossentropy
+from keras_seq.training import ScheduledSampling, TokenAccuracy, masked_crossentropy
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -51,6 +51,8 @@ class Seq2Seq(keras.Model):
         >>> len(model.generate(["cat", "tact"]))
         2
     """
+
+    scheduled_sampling = None  # until compiled with one
 
     def __init__(self, encoder, decoder, source_vectorizer=None, target_vectorizer=None, **kwargs):
         super().__init__(**kwargs)
@@ -99,11 +101,31 @@ class Seq2Seq(keras.Model):
             memory_shape = (None, None, self.encoder.memory_units)
             self.decoder.build((None, None), memory_shape, (None, self.encoder.summary_units))
 
-    def compile(self, optimizer="adam", loss="auto", metrics="auto", **kwargs):
-        """As `keras.Model.compile`; "auto" is cross-entropy and token accuracy that leave out padding."""
+    def compile(self, optimizer="adam", loss="auto", metrics="auto", *, scheduled_sampling=None, **kwargs):
+        """As `keras.Model.compile`; "auto" is cross-entropy and token accuracy that leave out padding.
+
+        Args:
+            optimizer: as of Keras.
+            loss: as of Keras, or "auto".
+            metrics: as of Keras, or "auto".
+            scheduled_sampling: a `keras_seq.training.ScheduledSampling`, which then acts in every call with
+                `training=True`, or None for the truth alone. Its steps are those of the optimizer.
+            **kwargs: those of `keras.Model.compile`.
+        """
+        if not isinstance(scheduled_sampling, ScheduledSampling | None):
+            raise ValueError(
+                "`scheduled_sampling` must be a `keras_seq.training.ScheduledSampling` or None. "
+                f"Received: {scheduled_sampling!r}"
+            )
+        self.scheduled_sampling = scheduled_sampling
         loss = masked_crossentropy() if loss == "auto" else loss
         metrics = [TokenAccuracy()] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()  # empty where the model is not compiled
+        sampling = keras.saving.serialize_keras_object(self.scheduled_sampling)
+        return {**config, "scheduled_sampling": sampling} if config else config
 
     def compile_from_config(self, config):
         # Keras leaves this to every model with a `compile` of its own.
@@ -119,7 +141,20 @@ class Seq2Seq(keras.Model):
         source, decoder_inputs = inputs
         memory, summary = self.encoder(source, training=training)
         mask = ops.not_equal(source, PAD_ID)
+        if training and self.scheduled_sampling is not None:
+            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, mask)
         return self.decoder(decoder_inputs, memory, summary, memory_mask=mask, training=training)
+
+    def _mix_inputs(self, tokens, memory, summary, mask):
+        """The decoder's inputs (batch, time) with predictions among them, as `scheduled_sampling` has it."""
+        sampling = self.scheduled_sampling
+        draws = sampling.draw(tokens, self.optimizer.iterations)
+        if sampling.mode == "sequential":
+            with self.decoder.training_stepper(memory, mask) as step:
+                return sampling.mix_sequential(tokens, step, self.decoder.start(summary, memory), draws)
+        with keras.StatelessScope():  # in it seeds stand still, so that the pass that is trained draws the same masks
+            logits = self.decoder(tokens, memory, summary, memory_mask=mask, training=True)
+        return sampling.mix_parallel(tokens, logits, draws)
 
     def prepare(self, source, target, sample_weight=None):
         """What a training step takes, from what a user has.
@@ -246,7 +281,7 @@ class Seq2Seq(keras.Model):
         limits = tf.where(max_length > 0, max_length, 2 * lengths + 10)
         found = greedy_search(
             self.decoder.stepper(memory, mask),
-            self.decoder.start(summary),
+            self.decoder.start(summary, memory),
             tf.fill([tf.shape(source)[0]], START_ID),
             limits,
             end_id=END_ID,

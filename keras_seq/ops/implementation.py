@@ -9,7 +9,7 @@ from typing import NamedTuple
 from keras import activations
 
 from keras_seq.ops import cell_math, native
-from keras_seq.ops.attention_math import AdditiveAttention
+from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention
 
 IMPLEMENTATIONS = ("auto", "native", "xla")
 _DTYPES = ("float32", "float64", "bfloat16")
@@ -99,7 +99,12 @@ def why_not_native(cell, dtype):
 
 
 def native_kernel(cell):
-    """The name and the attributes of the native kernel of a recurrence of `cell_math`, or None."""
+    """The name and the attributes of the native kernel of a recurrence of `cell_math`, or None.
+
+    Those of a recurrence with additive attention are those of its cell.
+    """
+    if isinstance(cell, AdditiveAttention):
+        cell = cell.cell
     if isinstance(cell, cell_math.SimpleRNN):
         if cell.activation in (activations.tanh, activations.relu, activations.linear):
             return "SimpleRNN", {"activation": cell.activation.__name__}
@@ -113,7 +118,9 @@ def native_kernel(cell):
 
 def _describe(cell):
     if isinstance(cell, AdditiveAttention):
-        return "recurrences with attention"
+        return f"{_describe(cell.cell)} with attention"
+    if isinstance(cell, AnyAttention):
+        return "attention that is not additive with a softmax"
     if isinstance(cell, cell_math.ExtendedLSTM):
         parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}
         return "LSTM with " + ", ".join(name for name, there in parts.items() if there)

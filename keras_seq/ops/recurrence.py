@@ -116,7 +116,6 @@ def attention_decoder(
     kernel,
     recurrent_kernel,
     bias=None,
-    recurrent_bias=None,
     query_kernel,
     score_vector,
     keys,
@@ -134,38 +133,113 @@ def attention_decoder(
         memory: (batch, source, memory_units).
         kernel: (features + memory_units, gates * units).
         recurrent_kernel: (units, gates * units).
-        bias: (gates * units,), or None.
-        recurrent_bias: (3 * units,), of a GRU with `reset_after`, or None.
+        bias: as the cell's own function has it, or None.
         query_kernel: W_q, (units, attention_units).
         score_vector: v, (attention_units,).
         keys: (batch, source, attention_units), the memory times the key kernel.
         memory_mask: (batch, source) booleans, True = keep. Where nothing is left, the context is zero.
-        **options: `initial_state`, `mask`, `recurrent_dropout_mask`, `zoneout_masks`, `reverse`, `unroll`,
-            `recompute`, `implementation` as of `lstm`.
+        **options: `initial_state`, `mask`, `zero_output_for_mask`, `recurrent_dropout_mask`, `zoneout_masks`,
+            `reverse`, `unroll`, `recompute`, `implementation` as of `lstm`.
 
     Returns:
         `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source).
     """
-    cell = AdditiveAttention(cell)
-    memory = ops.convert_to_tensor(memory)
-    features = inputs.shape[-1]
+    recurrence, options = _split_options(Recurrence(cell, inputs, kernel, recurrent_kernel, bias), options)
+    read = {"query_kernel": query_kernel, "score_vector": score_vector}
+    return run_attending(recurrence, AdditiveAttention(cell), memory, keys, memory_mask, **read, **options)
+
+
+def run_attending(
+    recurrence,
+    attention,
+    memory,
+    keys,
+    memory_mask=None,
+    *,
+    query_kernel=None,
+    score_vector=None,
+    attention_state=(),
+    drawn=None,
+    mask=None,
+    zero_output_for_mask=False,
+    unroll=False,
+    recompute=False,
+    implementation="auto",
+):
+    """Run a recurrence that attends to a memory before each step.
+
+    Args:
+        recurrence: a `Recurrence`, whose kernel is for `[x, context]`.
+        attention: `AdditiveAttention` or `AnyAttention` around its cell.
+        memory, keys, memory_mask, query_kernel, score_vector: as of `attention_decoder`.
+        attention_state: tuple of tensors, from which the attention's own states start.
+        drawn: (batch, time, any), what the attention reads in each step, or None.
+        mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
+
+    Returns:
+        `(outputs, state, alignments)`, the state with those of the attention after those of the cell.
+    """
+    recurrence = _checked(recurrence)
+    cell, features, dtype = recurrence.cell, recurrence.inputs.shape[-1], recurrence.inputs.dtype
+
+    def cast(x):
+        return None if x is None else ops.cast(x, dtype)
+
+    memory, keys, memory_mask = cast(memory), cast(keys), cast(memory_mask)
+    _check_memory(recurrence, memory, keys, memory_mask)
+    if choose_implementation(implementation, attention, dtype).implementation == "native":
+        read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
+        read |= {"memory": memory, "keys": keys, "memory_mask": None if memory_mask is None else memory_mask > 0}
+        ((outputs, state, alignments),) = _run_native([recurrence], mask, recompute, attention=read)
+        return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
+    bias, recurrent_bias = cell.split_bias(recurrence.bias)
     weights = AttentionWeights(
-        cell=RecurrentWeights(recurrent_kernel, recurrent_bias),
-        context_kernel=kernel[features:],
-        query_kernel=query_kernel,
-        score_vector=score_vector,
+        cell=RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=recurrence.further_weights),
+        context_kernel=None if recurrence.kernel is None else recurrence.kernel[features:],
+        query_kernel=cast(query_kernel),
+        score_vector=cast(score_vector),
         keys=keys,
         memory=memory,
-        memory_mask=None if memory_mask is None else ops.cast(memory_mask, memory.dtype),
+        memory_mask=memory_mask,
     )
-    recurrence, run_options = _split_options(
-        Recurrence(cell, inputs, kernel[:features], recurrent_kernel, bias), options
+    attending = recurrence._replace(
+        cell=attention, kernel=None if recurrence.kernel is None else recurrence.kernel[:features]
     )
-    mask, implementation = run_options.get("mask"), run_options.pop("implementation", "auto")
-    recurrence = _checked(recurrence)
-    choose_implementation(implementation, cell, recurrence.inputs.dtype)  # raises where the request cannot be met
-    outputs, state, (alignments,) = _run_xla(recurrence, weights, bias, **run_options)
-    return _show(outputs, recurrence, mask), state, alignments
+    if attention_state:
+        state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
+        state = _zero_state(recurrence, ops.shape(memory)[0]) if state is None else state
+        zoneout = zoneout and (*zoneout, *(None for _ in attention_state))
+        attending = attending._replace(initial_state=(*state, *attention_state), zoneout_masks=zoneout)
+    options = {"drawn": drawn, "mask": mask, "unroll": unroll, "recompute": recompute}
+    outputs, state, (alignments,) = _run_xla(attending, weights, bias, **options)
+    return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
+
+
+def _check_memory(recurrence, memory, keys, memory_mask):
+    if len(memory.shape) != 3:
+        raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
+    batch, source, features = memory.shape
+    if not _may_equal((batch,), recurrence.inputs.shape[:1]):
+        raise ValueError(
+            f"`memory` and `inputs` must be of one batch. Received: memory of shape {tuple(memory.shape)}, inputs of "
+            f"shape {tuple(recurrence.inputs.shape)}"
+        )
+    if len(keys.shape) != 3 or not _may_equal(keys.shape[:2], (batch, source)):
+        raise ValueError(
+            f"`keys` must be (batch, source, attention_units), of the memory's shape {tuple(memory.shape)}. Received: "
+            f"shape {tuple(keys.shape)}"
+        )
+    if memory_mask is not None and not _may_equal(memory_mask.shape, (batch, source)):
+        raise ValueError(
+            f"`memory_mask` must have shape (batch, source) = {(batch, source)}. Received: shape "
+            f"{tuple(memory_mask.shape)}"
+        )
+    rows = recurrence.inputs.shape[-1] + features
+    if recurrence.kernel is not None and recurrence.kernel.shape[0] != rows:
+        raise ValueError(
+            f"`kernel` must have a row for each feature of inputs and memory, {rows}. Received: shape "
+            f"{tuple(recurrence.kernel.shape)}"
+        )
 
 
 class Recurrence(NamedTuple):
@@ -173,8 +247,8 @@ class Recurrence(NamedTuple):
 
     cell: object  # of `cell_math`
     inputs: object  # (batch, time, features)
-    kernel: object  # (features, gates * units)
-    recurrent_kernel: object  # (units, gates * units)
+    kernel: object = None  # (features, gates * units); None where nothing projects the inputs before the loop
+    recurrent_kernel: object = None  # (units, gates * units)
     bias: object = None  # (gates * units,), or (2, 3 * units) of a GRU with `reset_after`
     initial_state: object = None  # tuple of (batch, units), one a state
     recurrent_dropout_mask: object = None  # (batch, units) or (batch, time, units)
@@ -241,10 +315,11 @@ def _look(recurrence):
     return recurrence.cell, {name: tuple(x.shape) for name, x in recurrence.parts().items()}
 
 
-def _run_native(recurrences, mask, recompute):
+def _run_native(recurrences, mask, recompute, attention=None):
+    """A list of `(outputs, state)`, of one that attends `(outputs, state, alignments)`."""
     first = recurrences[0]
     kernel, attributes = native_kernel(first.cell)
-    outputs, states = native.recur(
+    results = native.recur(
         kernel,
         [r.inputs for r in recurrences],
         [r.kernel for r in recurrences],
@@ -256,14 +331,15 @@ def _run_native(recurrences, mask, recompute):
         if first.recurrent_dropout_mask is None
         else [r.recurrent_dropout_mask for r in recurrences],
         zoneout=None if first.zoneout_masks is None else [r.zoneout_masks for r in recurrences],
+        attention=attention,
         reverse=[r.reverse for r in recurrences],
         keep_residuals=not recompute,
         **attributes,
     )
-    return list(zip(outputs, states, strict=True))
+    return list(zip(*results, strict=True))
 
 
-def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=False):
+def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, recompute=False):
     """Project the inputs, scan over time, and put the results into batch-major order."""
     cell, kernel = recurrence.cell, recurrence.kernel
 
@@ -274,17 +350,18 @@ def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=Fa
         x = ops.transpose(x, (1, 0, 2))
         return ops.flip(x, axis=0) if recurrence.reverse else x
 
-    inputs = time_major(recurrence.inputs)  # (time, batch, features)
-    time, batch, features = ops.shape(inputs)
-    projected = cell.project(ops.reshape(inputs, (-1, features)), kernel, bias, weights)  # one product over all steps
-    projected = ops.reshape(projected, (time, batch, kernel.shape[-1]))
+    projected = time_major(recurrence.inputs)  # (time, batch, features)
+    time, batch, features = ops.shape(projected)
+    if kernel is not None:  # one product over all steps
+        projected = cell.project(ops.reshape(projected, (-1, features)), kernel, bias, weights)
+        projected = ops.reshape(projected, (time, batch, kernel.shape[-1]))
     state = recurrence.initial_state
     if state is None:
-        sizes = cell.state_sizes(kernel.shape[-1] // cell.gates)
-        state = [ops.zeros((batch, size), projected.dtype) for size in sizes]
+        state = _zero_state(recurrence, batch)
     if recurrence.probe is not None:
-        cell = Probed(cell)
-        projected = ops.concatenate([projected, time_major(recurrence.probe)], axis=-1)
+        cell, drawn = Probed(cell), recurrence.probe
+    if drawn is not None:
+        projected = ops.concatenate([projected, time_major(drawn)], axis=-1)
     weights = cell.with_dropout_mask(weights, time_major(recurrence.recurrent_dropout_mask))
     zoneout_masks = recurrence.zoneout_masks and [time_major(m) for m in recurrence.zoneout_masks]
     time_mask = None if mask is None else time_major(ops.cast(mask, "bool")[:, :, None])[:, :, 0]  # (time, batch)
@@ -293,6 +370,11 @@ def _run_xla(recurrence, weights, bias, *, mask=None, unroll=False, recompute=Fa
     sequences = [ops.flip(x, axis=0) if recurrence.reverse else x for x in (outputs, *emitted)]
     outputs, *emitted = (ops.transpose(x, (1, 0, 2)) for x in sequences)
     return outputs, state, tuple(emitted)
+
+
+def _zero_state(recurrence, batch):
+    sizes = recurrence.cell.state_sizes(recurrence.kernel.shape[-1] // recurrence.cell.gates)
+    return [ops.zeros((batch, size), recurrence.inputs.dtype) for size in sizes]
 
 
 def _show(outputs, recurrence, mask, zero_output_for_mask=False):
@@ -312,6 +394,8 @@ def _seen(mask, reverse):
 
 def _checked(recurrence):
     """The recurrence with tensors of one dtype, once they are what they must be."""
+    if recurrence.kernel is None:  # of a cell that is not ours, as is all it reads
+        return recurrence
     inputs, kernel = ops.convert_to_tensor(recurrence.inputs), ops.convert_to_tensor(recurrence.kernel)
     dtype = backend.result_type(inputs.dtype, kernel.dtype)
     cell = recurrence.cell

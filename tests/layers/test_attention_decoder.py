@@ -73,7 +73,7 @@ def test_values_and_gradients(cell, memory_mask, masked, training, seed):
     rng = np.random.default_rng(seed)
     decoder, arguments = make(cell, rng)
     masks = {
-        "inputs_mask": rng.random((BATCH, TIME)) < 0.6 if masked else None,
+        "mask": rng.random((BATCH, TIME)) < 0.6 if masked else None,
         "memory_mask": MEMORY_MASKS[memory_mask],
     }
     run = decode_with(decoder, training, **masks)
@@ -108,7 +108,7 @@ def test_steps_are_the_teacher_forced_call(cell, memory_mask):
 
 def test_steps_of_a_fresh_decoder_start_at_zero():
     decoder, (inputs, memory, *_) = make("lstm", np.random.default_rng(1))
-    states = decoder.get_initial_state(BATCH)
+    states = decoder.get_initial_state(memory)
     assert [tuple(state.shape) for state in states] == [(BATCH, UNITS)] * 2
     output, _, _ = decoder.step(inputs[:, 0], states, memory, decoder.attention.project_memory(memory))
     assert_close(output, decoder(inputs, memory)[0][:, 0], 1e-13)
@@ -125,7 +125,7 @@ def test_padding_changes_nothing(cell):
         def function(inputs, memory, *state):
             inputs = tf.pad(inputs, [*padding, (0, 0)], constant_values=5)
             memory = tf.pad(memory, [*padding, (0, 0)], constant_values=5)
-            masks = {"inputs_mask": np.pad(inputs_mask, padding), "memory_mask": np.pad(memory_mask, padding)}
+            masks = {"mask": np.pad(inputs_mask, padding), "memory_mask": np.pad(memory_mask, padding)}
             outputs, alignments, *state = decode_with(decoder, **masks)(inputs, memory, *state)
             return outputs[:, :TIME], alignments[:, :TIME, :SOURCE], *state
 
@@ -156,7 +156,7 @@ def test_implicit_masks_reach_the_decoder():
     target, source = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
     results = decoder(embedding(target), embedding(source), return_attention_scores=True)
     implicit = keras.Model([target, source], results)([tokens, memory_tokens])
-    masks = {"inputs_mask": tokens > 0, "memory_mask": memory_tokens > 0}
+    masks = {"mask": tokens > 0, "memory_mask": memory_tokens > 0}
     vectors = [np.array(embedding(t)) for t in (tokens, memory_tokens)]
     assert_close(implicit, decoder(*vectors, return_attention_scores=True, **masks), 1e-6)
     unmasked = decoder(*vectors, return_attention_scores=True)

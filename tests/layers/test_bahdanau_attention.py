@@ -34,7 +34,7 @@ def reference(value_mask, query_mask, inputs_count):
         contexts, weights = references.attention(
             inputs[0] @ query_kernel, inputs[1], keys, score_kernel[:, 0], value_mask
         )
-        return [contexts if query_mask is None else contexts * query_mask[:, :, None], weights]
+        return [x if query_mask is None else x * query_mask[:, :, None] for x in (contexts, weights)]
 
     return attend
 
@@ -120,7 +120,7 @@ def test_implicit_masks():
     query, value = np.array(embedding(tokens)), np.array(embedding(memory_tokens))
     explicit = layer([query, value], mask=[tokens > 0, memory_tokens > 0], return_attention_scores=True)
     assert_close(implicit, explicit, 1e-6)
-    np.testing.assert_array_equal(np.array(implicit[1]) > 0, np.repeat(memory_tokens[:, None] > 0, 3, axis=1))
+    np.testing.assert_array_equal(np.array(implicit[1]) > 0, (tokens > 0)[:, :, None] & (memory_tokens > 0)[:, None])
 
 
 @pytest.mark.parametrize("units", [0, -1, 2.5, None])

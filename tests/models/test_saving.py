@@ -29,6 +29,18 @@ np.savez(sys.argv[2], **{**results, "text": results["text"].astype("S")})
 """
 
 
+LOAD_ATTENTIONS = """
+import sys, tensorflow as tf, numpy as np
+inputs = [np.load(path) for path in sys.argv[3:]]
+saved = tf.saved_model.load(sys.argv[1] + "/exported")
+exported = saved.serve([tf.constant(x) for x in inputs])
+assert "keras_seq" not in sys.modules
+import keras, keras_seq
+outputs = keras.saving.load_model(sys.argv[1] + "/model.keras")(inputs)
+np.savez(sys.argv[2], exported=exported, loaded=outputs)
+"""
+
+
 def trained(cell="lstm", attention="bahdanau", dropout=0.1):
     keras.utils.set_random_seed(0)
     source = keras_seq.data.text_vectorizer(WORDS[:-1])  # the last word has unknown letters
@@ -76,6 +88,42 @@ def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_pat
     with keras_seq.ops.use_implementation("xla"):  # as exported
         expected = model.generate(WORDS, return_dict=True)
     assert_same(in_new_process(LOAD_SAVED_MODEL, tmp_path / "saved_model", tmp_path), expected)
+
+
+def test_every_attention_in_a_new_process(tmp_path):
+    """By `RNN` and by `AttentionDecoder`, with input feeding and without, around cells of ours and of Keras."""
+    layers = keras_seq.layers
+    attentions = [
+        layers.BahdanauAttention(3),
+        layers.BahdanauAttention(3, normalize=True, coverage=True),
+        layers.LuongAttention(scale=0.5),
+        layers.LuongAttention("general", scale=True),
+        layers.LuongAttention("concat", 3),
+        layers.MonotonicAttention(3, score_bias_init=0.5),
+    ]
+    arrays = np.random.default_rng(0).normal(size=(2, 2, 4, 5)).astype("float32")
+    inputs, memory = keras.Input((4, 5)), keras.Input((4, 5))
+    outputs = []
+    for i, attention in enumerate(attentions):
+        cell = (layers.LSTMCell if i % 4 < 2 else keras.layers.GRUCell)(5)
+        if i % 2:
+            layer = layers.RNN(layers.AttentionCell(cell, attention, input_feeding=i != 3), return_sequences=True)
+        else:
+            layer = layers.AttentionDecoder(5, cell, attention, input_feeding=i != 2)
+        outputs.append(layer(inputs, memory=memory))
+    model = keras.Model([inputs, memory], keras.layers.Concatenate()(outputs))
+    model.save(tmp_path / "model.keras")
+    with keras_seq.ops.use_implementation("xla"):
+        model.export(tmp_path / "exported", verbose=False)
+    paths = [tmp_path / f"{i}.npy" for i in range(2)]
+    for path, array in zip(paths, arrays, strict=True):
+        np.save(path, array)
+    script = [sys.executable, "-c", LOAD_ATTENTIONS, tmp_path, tmp_path / "results.npz", *paths]
+    run = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    results = np.load(tmp_path / "results.npz")
+    np.testing.assert_array_equal(results["loaded"], model(list(arrays)))
+    np.testing.assert_allclose(results["exported"], model(list(arrays)), rtol=1e-5, atol=1e-6)
 
 
 def test_saved_model_holds_stock_operations_only(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_seq
+from keras_seq.training import InverseSigmoidGrowth, ScheduledSampling
 
 LETTERS = "abcdefgh"
 
@@ -189,6 +190,195 @@ def test_sample_weights_reach_the_loss():
     assert weighted == pytest.approx(loss / 2, rel=1e-5)  # Keras divides by the number of tokens, not of weights
 
 
+class TestScheduledSampling:
+    """The decoder's own predictions among its inputs, in training."""
+
+    @staticmethod
+    def numbers(**decoder):
+        """A model of token ids, and `((source, decoder inputs), targets)` with padding."""
+        rng = np.random.default_rng(0)
+        source, target = rng.integers(4, 12, (6, 5)), rng.integers(4, 12, (6, 8))
+        source[0, 3:] = target[0, 4:] = 0
+        model = make_model(vectorizers=False, **decoder)
+        for variable in model.trainable_variables:
+            variable.assign(
+                variable * (20 if "embeddings" in variable.path else 2)
+            )  # no token should be as good as any
+        inputs, targets = model.prepare(source, target)
+        return model, tuple(np.asarray(ids) for ids in inputs), np.asarray(targets)
+
+    @staticmethod
+    def successors(**options):
+        """A decoder that predicts the successor of its input, 4 after 11, by weights set by hand."""
+        model, inputs, targets = TestScheduledSampling.numbers(cell="rnn", attention=None, **options)
+        decoder, successor = model.decoder, np.eye(12)[[5, 5, 5, 5, 5, 6, 7, 8, 9, 10, 11, 4]]
+        decoder.embedding.set_weights([np.eye(12, 8, k=-4)])  # of the letters alone; the others are zero
+        decoder.recurrence.set_weights([np.eye(8, 16), np.zeros((16, 16)), np.zeros(16)])
+        decoder.readout.set_weights([np.eye(16, 8) @ successor[4:], 0.1 * successor[0]])
+        return model, inputs, targets, successor.argmax(-1)
+
+    @staticmethod
+    def trained_pass(model, inputs, monkeypatch):
+        """The logits of a call in training, and the decoder's inputs in its last pass."""
+        seen, call = [], model.decoder.call
+        with monkeypatch.context() as patch:
+            patch.setattr(model.decoder, "call", lambda tokens, *a, **k: seen.append(tokens) or call(tokens, *a, **k))
+            return np.array(model(inputs, training=True)), np.asarray(seen[-1])
+
+    @staticmethod
+    def losses(model, inputs, targets, steps=4):
+        """The losses of training steps."""
+        results = []
+        for _ in range(steps):
+            model.reset_metrics()
+            results.append(float(model.train_on_batch(inputs, targets)[0]))
+        return results
+
+    @pytest.mark.parametrize("mode", ["parallel", "sequential"])
+    def test_probability_0_is_teacher_forcing(self, mode):
+        """With the same dropout masks too: the further pass takes none of the random numbers."""
+        logits = []
+        for sampling in (None, ScheduledSampling(0.0, mode)):
+            model, inputs, _ = self.numbers(dropout=0.2, recurrent_dropout=0.3)
+            model.compile(scheduled_sampling=sampling)
+            logits.append([np.asarray(model(inputs, training=True)) for _ in range(2)])
+        np.testing.assert_array_equal(*logits)
+        assert np.any(logits[0][0] != logits[0][1])
+
+    def test_what_a_known_model_is_fed(self, monkeypatch):
+        model, inputs, _, successor = self.successors()
+        decoder_inputs = inputs[1]
+        fed = {}
+        for mode in ("parallel", "sequential"):
+            model.compile(scheduled_sampling=ScheduledSampling(1.0, mode, "argmax"))
+            _, fed[mode] = self.trained_pass(model, inputs, monkeypatch)
+        chain = np.array([2, 5, 6, 7, 8, 9, 10, 11])  # of [START], then of each prediction before
+        truth = np.concatenate([decoder_inputs[:, :1], successor[decoder_inputs[:, :-1]]], axis=1)
+        kept = decoder_inputs != 0
+        np.testing.assert_array_equal(fed["sequential"], np.where(kept, chain, 0))
+        np.testing.assert_array_equal(fed["parallel"], np.where(kept, truth, 0))
+
+    @pytest.mark.parametrize(("cell", "attention"), [("lstm", "bahdanau"), ("gru", None)])
+    def test_always_sampling_the_likeliest_is_greedy_search(self, cell, attention, monkeypatch):
+        model, inputs, _ = self.numbers(cell=cell, attention=attention)
+        model.compile(scheduled_sampling=ScheduledSampling(1.0, "sequential", "argmax"))
+        _, fed = self.trained_pass(model, inputs, monkeypatch)
+        memory, summary = model.encoder(inputs[0])
+        step, state = model.decoder.stepper(memory, inputs[0] != 0), model.decoder.start(summary)
+        token = np.full(6, 2)
+        for t in range(1, 8):
+            logits, state, _ = step(token, state)
+            token = np.array(logits)
+            token[:, [0, 2]] = -np.inf
+            token = np.where(inputs[1][:, t] == 0, 0, token.argmax(-1))
+            np.testing.assert_array_equal(fed[:, t], token)
+
+    @pytest.mark.parametrize(("cell", "attention"), [("lstm", "bahdanau"), ("gru", None)])
+    def test_sequential_inputs_are_what_the_trained_pass_predicts(self, cell, attention, monkeypatch):
+        """So the loop before it has the dropout masks of that pass, and they stand still in its steps."""
+        options = {"dropout": 0.3, "recurrent_dropout": 0.4}
+        model, inputs, _ = self.numbers(cell=cell, attention=attention, **options)
+        model.compile(scheduled_sampling=ScheduledSampling(0.5, "sequential", "argmax", seed=1))
+        logits, fed = self.trained_pass(model, inputs, monkeypatch)
+        logits[:, :, [0, 2]] = -np.inf
+        draws = ScheduledSampling(0.5, seed=1).draw(inputs[1], 0)
+        predicted = np.where(draws.replaced[:, 1:], logits[:, :-1].argmax(-1), inputs[1][:, 1:])
+        np.testing.assert_array_equal(fed[:, 1:], predicted)
+        assert np.any(fed != inputs[1])
+
+    @pytest.mark.parametrize(("cell", "attention"), [("gru", "bahdanau"), ("lstm", None), ("lstm", "coverage")])
+    def test_steps_in_training_are_those_of_the_fused_pass(self, cell, attention):
+        if attention == "coverage":  # which has a state
+            attention = keras_seq.layers.BahdanauAttention(16, coverage=True)
+        model, (source, tokens), _ = self.numbers(cell=cell, attention=attention, dropout=0.3, recurrent_dropout=0.4)
+        memory, summary = model.encoder(source)
+        with model.decoder.training_stepper(memory, source != 0) as step:
+            state, logits = model.decoder.start(summary, memory), []
+            for token in tokens.T:
+                of_step, state, _ = step(token, state)
+                logits.append(of_step)
+        fused = model.decoder(tokens, memory, summary, memory_mask=source != 0, training=True)
+        np.testing.assert_allclose(np.stack(logits, axis=1), fused, atol=1e-5)
+        other = model.decoder(tokens, memory, summary, memory_mask=source != 0, training=True)
+        assert np.abs(np.asarray(other - fused)).max() > 1e-3  # each call draws its own masks
+
+    def test_parallel_again_and_again_becomes_sequential(self):
+        """With the same draws, each pass is right for one more step (Duckworth et al. 2019)."""
+        model, (source, tokens), _ = self.numbers()
+        sampling = ScheduledSampling(0.7, "sequential", seed=2)
+        draws = sampling.draw(tokens, 0)
+        memory, summary = model.encoder(source)
+        with model.decoder.training_stepper(memory, source != 0) as step:
+            expected = sampling.mix_sequential(tokens, step, model.decoder.start(summary, memory), draws)
+        mixed, passes = tokens, []
+        for _ in range(7):
+            logits = model.decoder(mixed, memory, summary, memory_mask=source != 0)
+            mixed = np.where(draws.replaced, sampling.mix_parallel(tokens, logits, draws), tokens)
+            passes.append(mixed)
+        np.testing.assert_array_equal(mixed, expected)
+        assert np.any(passes[0] != mixed)
+
+    @pytest.mark.parametrize("mode", ["parallel", "sequential"])
+    def test_gradients_are_those_of_teacher_forcing_on_the_mixed_inputs(self, mode, monkeypatch):
+        model, inputs, targets = self.numbers()
+        variables = [v.value for v in model.trainable_variables]
+
+        def gradients(inputs):
+            with tf.GradientTape() as tape:
+                loss = model.loss(targets, model(inputs, training=True))
+            return [np.asarray(tf.convert_to_tensor(g)) for g in tape.gradient(loss, variables)]
+
+        sampling = ScheduledSampling(0.6, mode, seed=4)
+        model.compile(scheduled_sampling=sampling)
+        _, mixed = self.trained_pass(model, inputs, monkeypatch)
+        model.compile(scheduled_sampling=ScheduledSampling.from_config(sampling.get_config()))  # draws the same again
+        sampled = gradients(inputs)
+        model.compile()
+        for a, b, truth in zip(sampled, gradients((inputs[0], mixed)), gradients(inputs), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+            assert np.abs(b - truth).max() > 1e-4
+
+    @pytest.mark.parametrize(("mode", "jit_compile"), [("parallel", True), ("sequential", False), ("sequential", True)])
+    def test_the_step_of_the_schedule_is_that_of_the_optimizer(self, mode, jit_compile):
+        """And sampling is new in every step; neither an evaluation nor a search knows of it."""
+        model, inputs, targets = self.numbers()
+        model.compile("adam")
+        truth = model.test_on_batch(inputs, targets)[0]
+        found = model.generate(inputs[0])
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.5])  # up to step 1; from then on
+        frozen = keras.optimizers.SGD(0.0)
+        model.compile(frozen, jit_compile=jit_compile, scheduled_sampling=ScheduledSampling(schedule, mode, seed=1))
+        losses = self.losses(model, inputs, targets, steps=5)
+        np.testing.assert_allclose(losses[:2], truth, rtol=1e-5)
+        assert len({*losses[1:]}) == 4
+        assert model.test_on_batch(inputs, targets)[0] == pytest.approx(truth, rel=1e-5)
+        np.testing.assert_array_equal(model.generate(inputs[0]), found)
+
+    @pytest.mark.parametrize("mode", ["parallel", "sequential"])
+    def test_a_saved_model_trains_on_as_it_was_compiled(self, mode, tmp_path):
+        model = make_model()
+        schedule = InverseSigmoidGrowth(20)
+        model.compile("adam", scheduled_sampling=ScheduledSampling(schedule, mode, "argmax", seed=7))
+        model.fit(pairs_of(random_words(64)), verbose=0)  # strings
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.scheduled_sampling.get_config() == model.scheduled_sampling.get_config()
+        assert float(loaded.scheduled_sampling.probability(loaded.optimizer.iterations)) == float(schedule(2))
+
+    def test_a_model_without_it_has_none(self, tmp_path):
+        model = make_model()
+        model.save(tmp_path / "plain.keras")
+        assert not keras.saving.load_model(tmp_path / "plain.keras").compiled
+        model.compile(scheduled_sampling=ScheduledSampling(0.5))
+        model.compile("adam")
+        model.save(tmp_path / "model.keras")
+        assert keras.saving.load_model(tmp_path / "model.keras").scheduled_sampling is None
+
+    def test_anything_else_is_refused(self):
+        with pytest.raises(ValueError, match=r"`scheduled_sampling` must be a `keras_seq.training.ScheduledSampling`"):
+            make_model().compile(scheduled_sampling=0.5)
+
+
 class TestErrors:
     def test_strings_need_a_vectorizer(self):
         with pytest.raises(ValueError, match="source_vectorizer"):
@@ -218,7 +408,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"source_vectorizer.* has 12 tokens"):
             keras_seq.Seq2Seq(*parts, vectorizer, vectorizer)
 
-    @pytest.mark.parametrize("attention", ["luong", 3])
+    @pytest.mark.parametrize("attention", ["dot", 3])
     def test_unknown_attention(self, attention):
         with pytest.raises(ValueError, match=r"attention.*bahdanau"):
             keras_seq.Decoder(10, 4, 4, attention=attention)

@@ -58,7 +58,7 @@ def draw(name, call):
     weights = [
         rng.normal(size=(FEATURES + MEMORY * has_memory, width)),
         rng.normal(size=(UNITS, width)),
-        rng.normal(size=(2, width) if name == "gru_reset_after" else (width,)),
+        rng.normal(size=(2, width) if name in ("gru_reset_after", "attention_gru") else (width,)),
     ]
     if has_memory:
         weights += [

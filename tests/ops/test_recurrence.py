@@ -133,10 +133,8 @@ def test_attention_decoder(kind, cell, call):
     arguments_of_cell = {name: activations.get(f) if "activation" in name else f for name, f in cell.items()}
     equations = EQUATIONS[kind](**arguments_of_cell)
 
-    def function(bias, **arguments):
-        biases = (bias[0], bias[1]) if bias is not None and len(bias.shape) == 2 else (bias, None)
-        biases = dict(zip(("bias", "recurrent_bias"), biases, strict=True))
-        return ops.attention_decoder(equations, **biases, **arguments, **options, recompute=call["recompute"])
+    def function(**arguments):
+        return ops.attention_decoder(equations, **arguments, **options, recompute=call["recompute"])
 
     def reference(**arguments):
         return references.attention_decoder(getattr(references, kind), **arguments, **cell, **options)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Additive attention."""
+
+import keras
+from keras import ops
+
+from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units, per_step
+from keras_seq.ops.attention_math import additive_energies
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class BahdanauAttention(AttentionMechanism):
+    """Additive attention with its own projections (Bahdanau, Cho & Bengio 2015).
+
+    `e_ts = v . tanh(q_t W_q + k_s W_k)`, `a_t = softmax_s(e_t)`, `context_t = sum_s a_ts value_s`. With `normalize`
+    (Salimans & Kingma 2016) `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b)`, with `coverage` (Tu et al. 2016)
+    `e_ts = v . tanh(q_t W_q + k_s W_k + w_c sum_{i < t} a_is)`: each position is told how much it has been looked at.
+
+    The memory is an argument of every call, never state of the layer; `project_memory` computes its projected keys
+    once for many calls.
+
+    Args:
+        units: size of the space in which query and key are added.
+        normalize: whether v has a direction and a learned length g, which starts at sqrt(1 / units), and a bias b.
+        coverage: whether the sum of the weights of earlier steps enters the score. Then one step waits for the other.
+        kernel_initializer: of W_q, W_k, v and w_c.
+        **kwargs: those of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: list of query (batch, time, features), value (batch, source, features) and, optionally, key (batch,
+            source, features); the key is the value by default.
+        mask: list of query mask (batch, time) and value mask (batch, source), True = keep, either may be None.
+            Masked steps of the query give zeros; masked positions of the value get no weight.
+        return_attention_scores: whether to return the weights a too.
+        training: accepted as Keras's attention layers do; nothing depends on it.
+
+    Returns:
+        Contexts (batch, time, value features), with `return_attention_scores` and a (batch, time, source), which
+        sums to 1 over the unmasked positions; where all are masked, weights and context are zero.
+
+    Raises:
+        ValueError: for an argument that cannot be: the message names it.
+
+    Example:
+        >>> import numpy as np
+        >>> query, value = np.ones((2, 3, 8)), np.ones((2, 5, 6))
+        >>> context, weights = BahdanauAttention(4)([query, value], return_attention_scores=True)
+        >>> context.shape, weights.shape
+        (TensorShape([2, 3, 6]), TensorShape([2, 3, 5]))
+    """
+
+    def __init__(self, units, normalize=False, coverage=False, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.units = check_units(units)
+        self.normalize = normalize
+        self.coverage = coverage
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    @property
+    def states(self):
+        """How many tensors one step hands to the next: the coverage, if there is one."""
+        return int(self.coverage)
+
+    @property
+    def is_additive(self):
+        return not self.coverage and self.computes_as(BahdanauAttention)
+
+    def make_weights(self, query_units, key_units):
+        initializer = self.kernel_initializer
+        self.query_kernel = self.add_weight((query_units, self.units), initializer, name="query_kernel")
+        self.key_kernel = self.add_weight((key_units, self.units), initializer, name="key_kernel")
+        # Drawn as the column of a matrix, so that its scale follows from its length.
+        self.score_kernel = self.add_weight((self.units, 1), initializer, name="score_kernel")
+        if self.normalize:
+            length = keras.initializers.Constant(self.units**-0.5)
+            self.score_length = self.add_weight((), length, name="score_length")
+            self.bias = self.add_weight((self.units,), "zeros", name="bias")
+        if self.coverage:
+            self.coverage_kernel = self.add_weight((1, self.units), initializer, name="coverage_kernel")
+
+    @property
+    def score_vector(self):
+        """v, or `g v / |v|` with `normalize`: (units,)."""
+        vector = self.score_kernel[:, 0]
+        if not self.normalize:
+            return vector
+        return ops.multiply(self.score_length, vector * ops.rsqrt(ops.sum(vector * vector)))
+
+    def project_memory(self, memory):
+        """The keys (batch, source, units) of a memory (batch, source, features)."""
+        keys = ops.matmul(memory, self.key_kernel)
+        return ops.add(keys, self.bias) if self.normalize else keys
+
+    def get_initial_state(self, memory):
+        return (ops.zeros(ops.shape(memory)[:2], memory.dtype),) if self.coverage else ()
+
+    def energies(self, query, keys, state):
+        if self.coverage:
+            keys = keys + ops.multiply(state[0][:, :, None], self.coverage_kernel)
+        return additive_energies(ops.matmul(query, self.query_kernel), per_step(query, keys), self.score_vector)[0]
+
+    def weigh(self, energies, mask, state, drawn=None, training=False):
+        weights, _ = super().weigh(energies, mask, state, drawn, training)
+        return weights, tuple(coverage + weights for coverage in state)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("units", "normalize", "coverage")}
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        return {**super().get_config(), **own, "kernel_initializer": initializer}

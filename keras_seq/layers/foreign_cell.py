@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cells that are not of keras_seq, or not run by its equations: called step by step, whatever they compute."""
+
+import inspect
+
+import keras
+from keras import ops, tree
+
+
+class ForeignCell:
+    """A cell that is not of keras_seq as a recurrence of `cell_math`, called in every step.
+
+    Automatic differentiation finds its derivative. Its output leads its states, so that a masked step repeats it as it
+    does them.
+
+    Args:
+        cell: of Keras, or of a user.
+        inputs: (batch, features), states: flat list of (batch, size): as of a step, for the shapes of dropout masks.
+        training: whether to drop.
+    """
+
+    differentiable = False
+
+    def __init__(self, cell, inputs, states, training):
+        self.cell = cell
+        self.training = training
+        self.states = 1 + len(states)
+        if training:
+            _draw_masks(cell, inputs, _packed(cell, states))
+
+    def finish(self):
+        """Forget the masks of this run."""
+        for cell in _flat_cells(self.cell):
+            for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
+                getattr(cell, name, lambda: None)()
+
+    def split_bias(self, bias):
+        return None, None
+
+    def prepare(self, weights):
+        return weights
+
+    def dropout_mask(self, weights):
+        return None
+
+    def with_dropout_mask(self, weights, mask):
+        return weights
+
+    def step(self, inputs, state, weights):
+        output, state = call_cell(self.cell, inputs, state[1:], self.training)
+        return (output, *state), (), ()
+
+
+def call_cell(cell, inputs, flat_states, training):
+    """One step of any cell: the output, and a flat list of states, of the inputs' dtype whatever the cell's."""
+    options = {"training": training} if "training" in inspect.signature(cell.call).parameters else {}
+    output, states = cell(inputs, _packed(cell, flat_states), **options)
+    return ops.cast(output, inputs.dtype), [ops.cast(state, inputs.dtype) for state in tree.flatten(states)]
+
+
+def _packed(cell, flat_states):
+    """States as a cell wants them."""
+    if isinstance(cell.state_size, int):
+        return [flat_states[0]]
+    return tree.pack_sequence_as(cell.state_size, list(flat_states))
+
+
+def _flat_cells(cell):
+    if not isinstance(cell, keras.layers.StackedRNNCells):
+        return [cell]
+    return [inner for outer in cell.cells for inner in _flat_cells(outer)]
+
+
+def _draw_masks(cell, inputs, states):
+    """Have the masks drawn that last a sequence, before the loop: `keras.layers.RNN` says when, cells keep them."""
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        for inner, inner_states in zip(cell.cells, states, strict=True):
+            inner_states = inner_states if isinstance(inner_states, (list, tuple)) else [inner_states]
+            _draw_masks(inner, inputs, inner_states)
+            size = getattr(inner, "output_size", None) or inner_states[0].shape[-1]
+            inputs = ops.zeros((ops.shape(inputs)[0], size), inputs.dtype)
+    elif hasattr(cell, "get_dropout_mask"):
+        cell.get_dropout_mask(inputs)
+        cell.get_recurrent_dropout_mask(states[0])
