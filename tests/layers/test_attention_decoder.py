@@ -65,13 +65,14 @@ def decode_with(decoder, training=False, **masks):
     return decode
 
 
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
 @pytest.mark.parametrize("memory_mask", MEMORY_MASKS)
 @pytest.mark.parametrize("cell", RECURRENCES)
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(masked=st.booleans(), training=st.booleans(), seed=st.integers(0, 999))
-def test_values_and_gradients(cell, memory_mask, masked, training, seed):
+def test_values_and_gradients(cell, memory_mask, implementation, masked, training, seed):
     rng = np.random.default_rng(seed)
-    decoder, arguments = make(cell, rng)
+    decoder, arguments = make(cell, rng, implementation=implementation)
     masks = {
         "mask": rng.random((BATCH, TIME)) < 0.6 if masked else None,
         "memory_mask": MEMORY_MASKS[memory_mask],
@@ -83,10 +84,11 @@ def test_values_and_gradients(cell, memory_mask, masked, training, seed):
     assert_close(gradients, references.numerical_gradients(expected, arguments), TOLERANCE)
 
 
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
 @pytest.mark.parametrize("mode", ["graph", "jit"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_graph_and_compiled(cell, mode):
-    decoder, arguments = make(cell, np.random.default_rng(0))
+def test_graph_and_compiled(cell, mode, implementation):
+    decoder, arguments = make(cell, np.random.default_rng(0), implementation=implementation)
     run = decode_with(decoder, memory_mask=tf.constant(MEMORY_MASKS["tails"]))
     actual = run_with_gradients(run, arguments, decoder.trainable_variables, mode)
     assert_close(actual, run_with_gradients(run, arguments, decoder.trainable_variables), 1e-12)

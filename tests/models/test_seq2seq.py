@@ -123,6 +123,26 @@ def test_generation_is_greedy_search_with_the_teacher_forced_model():
         assert results["log_probabilities"][row] == pytest.approx(score, rel=1e-4)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("attention", ["bahdanau", "luong", "monotonic", "coverage"])
+def test_a_search_in_mixed_precision_scores_as_the_teacher_forced_model(attention, policy):
+    """It steps outside of any `__call__`, within which alone Keras casts weights."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        if attention == "coverage":
+            attention = keras_seq.layers.BahdanauAttention(8, normalize=True, coverage=True)
+        model = make_model(attention=attention)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    results = model.generate(["abc", "fedcba"], max_length=5, return_dict=True)
+    source = model.prepare(["abc", "fedcba"], ["", ""])[0][0]
+    said = results["token_ids"]
+    logits = model((source, np.pad(said[:, :-1], [(0, 0), (1, 0)], constant_values=2)))
+    scores = keras.ops.take_along_axis(keras.ops.log_softmax(keras.ops.cast(logits, "float32")), said[..., None], -1)
+    expected = np.sum(np.where(said > 0, np.asarray(scores)[..., 0], 0), axis=1)
+    np.testing.assert_allclose(results["log_probabilities"], expected, rtol=0.02)
+
+
 def test_outputs_depend_neither_on_the_batch_nor_on_its_size():
     model = make_model(seed=1)
     words = random_words(20, seed=5)

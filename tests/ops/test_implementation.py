@@ -33,10 +33,8 @@ def nothing_forced(monkeypatch):
 def test_accepted(make, implementation):
     layer = make(4, implementation=implementation)
     assert layer.implementation == ("auto" if implementation in (1, 2) else implementation)
-    if make in RECURRENT or implementation != "native":
-        run(layer)
-        expected = "native" if make in RECURRENT and implementation != "xla" else "xla"
-        assert layer.choose_implementation().implementation == expected
+    run(layer)
+    assert layer.choose_implementation().implementation == ("xla" if implementation == "xla" else "native")
 
 
 @WITH_KERNELS
@@ -47,7 +45,8 @@ def test_accepted(make, implementation):
         (layers.LSTM, {"recurrent_activation": "hard_sigmoid"}, "LSTM with the activation.* tanh, hard_sigmoid"),
         (layers.SimpleRNN, {"activation": "gelu"}, "SimpleRNN with the activation.* gelu"),
         (layers.LSTM, {"dtype": "mixed_float16"}, "float16"),
-        (layers.AttentionDecoder, {}, "attention"),
+        (layers.AttentionDecoder, {"attention": "monotonic"}, "attention that is not additive"),
+        (layers.AttentionDecoder, {"cell": layers.GRUCell(4, activation="relu")}, "GRU with .* relu.* with attention"),
     ],
 )
 def test_what_has_no_kernel_says_so_and_runs_without(make, options, reason):

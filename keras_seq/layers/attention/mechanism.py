@@ -44,6 +44,10 @@ class AttentionMechanism(keras.layers.Layer):
     def make_weights(self, query_units, key_units):
         """Make the weights for queries and keys of so many features."""
 
+    def read(self, weight):
+        """A weight in the dtype of computations: Keras casts within `__call__` alone, and a search steps outside it."""
+        return ops.cast(weight, self.compute_dtype)
+
     def project_memory(self, memory):
         """The keys (batch, source, any) of a memory (batch, source, features): computed once, read in every step."""
         return memory

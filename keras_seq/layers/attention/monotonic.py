@@ -86,7 +86,7 @@ class MonotonicAttention(BahdanauAttention):
         return keras.random.normal(shape, stddev=self.noise_std, dtype=self.compute_dtype, seed=self.seed_generator)
 
     def energies(self, query, keys, state):
-        return ops.add(super().energies(query, keys, state), self.score_bias)
+        return super().energies(query, keys, state) + self.read(self.score_bias)
 
     def weigh(self, energies, mask, state, drawn=None, training=False):
         if not training:
