@@ -66,7 +66,7 @@ def fill(source, target, seed=1):
     target.set_weights(source.get_weights())
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     drawn=st.lists(CELL, min_size=1, max_size=3),
     mask=st.sampled_from(list(MASKS)),
