@@ -193,6 +193,27 @@ def test_a_layer_a_decoder_and_steps_are_one(kind, attention, input_feeding):
         assert_close([s[row : row + 1] for s in states], state, 1e-13)
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@either_feeding
+def test_parts_compute_in_the_dtype_of_the_decoder(attention, input_feeding):
+    """As Keras's layers within layers do: an attention made in float32 runs at the precision of its decoder."""
+    decoders = []
+    for dtype in ("float32", "float64"):
+        attending = ATTENTIONS[attention][0](dtype=dtype)
+        decoders.append(layers.AttentionDecoder(SOURCES.shape[-1], "gru", attending, input_feeding, dtype="float64"))
+        decoders[-1](INPUTS, SOURCES)
+    made_single, made_double = decoders
+    fill(made_single)
+    made_double.set_weights(made_single.get_weights())
+    outputs = made_single(INPUTS, SOURCES)
+    assert_close(outputs, made_double(INPUTS, SOURCES), 1e-13)
+
+    keys, state = made_single.attention.project_memory(SOURCES), made_single.get_initial_state(SOURCES)
+    for t in range(INPUTS.shape[1]):
+        output, state, _ = made_single.step(INPUTS[:, t], state, SOURCES, keys)
+        assert_close(output, outputs[:, t], 1e-13)
+
+
 @pytest.mark.parametrize("kind", ["lstm", "keras"])
 @either_feeding
 def test_a_run_goes_on_from_its_states(kind, input_feeding):

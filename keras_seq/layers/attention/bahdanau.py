@@ -81,24 +81,24 @@ class BahdanauAttention(AttentionMechanism):
     @property
     def score_vector(self):
         """v, or `g v / |v|` with `normalize`: (units,)."""
-        vector = self.read(self.score_kernel)[:, 0]
+        vector = self.score_kernel[:, 0]
         if not self.normalize:
             return vector
-        return self.read(self.score_length) * vector * ops.rsqrt(ops.sum(vector * vector))
+        return self.score_length * vector * ops.rsqrt(ops.sum(vector * vector))
 
     def project_memory(self, memory):
         """The keys (batch, source, units) of a memory (batch, source, features)."""
-        keys = ops.matmul(memory, self.read(self.key_kernel))
-        return keys + self.read(self.bias) if self.normalize else keys
+        keys = ops.matmul(memory, self.read(self.key_kernel, memory))
+        return keys + self.read(self.bias, keys) if self.normalize else keys
 
     def get_initial_state(self, memory):
         return (ops.zeros(ops.shape(memory)[:2], memory.dtype),) if self.coverage else ()
 
     def energies(self, query, keys, state):
         if self.coverage:
-            keys = keys + state[0][:, :, None] * self.read(self.coverage_kernel)
-        query = ops.matmul(query, self.read(self.query_kernel))
-        return additive_energies(query, per_step(query, keys), self.score_vector)[0]
+            keys = keys + state[0][:, :, None] * self.read(self.coverage_kernel, keys)
+        query = ops.matmul(query, self.read(self.query_kernel, query))
+        return additive_energies(query, per_step(query, keys), self.read(self.score_vector, query))[0]
 
     def weigh(self, energies, mask, state, drawn=None, training=False):
         weights, _ = super().weigh(energies, mask, state, drawn, training)

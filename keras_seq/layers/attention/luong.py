@@ -95,25 +95,25 @@ class LuongAttention(AttentionMechanism):
     @property
     def score_vector(self):
         """`c v` of "concat", (units,)."""
-        return self._scaled(self.read(self.score_kernel)[:, 0])
+        return self._scaled(self.score_kernel[:, 0])
 
     def project_memory(self, memory):
         """The keys (batch, source, query features or units) of a memory (batch, source, features).
 
         Of "dot" and "general" they are scaled.
         """
-        keys = memory if self.score == "dot" else ops.matmul(memory, self.read(self.key_kernel))
+        keys = memory if self.score == "dot" else ops.matmul(memory, self.read(self.key_kernel, memory))
         return keys if self.score == "concat" else self._scaled(keys)
 
     def _scaled(self, x):
         if self.scale is False:
             return x
-        return x * (self.read(self.learned_scale) if self.scale is True else self.scale)
+        return x * (self.read(self.learned_scale, x) if self.scale is True else self.scale)
 
     def energies(self, query, keys, state):
         if self.score == "concat":
-            query = ops.matmul(query, self.read(self.query_kernel))
-            return additive_energies(query, per_step(query, keys), self.score_vector)[0]
+            query = ops.matmul(query, self.read(self.query_kernel, query))
+            return additive_energies(query, per_step(query, keys), self.read(self.score_vector, query))[0]
         if len(query.shape) == 3:
             return ops.matmul(query, ops.transpose(keys, (0, 2, 1)))
         return ops.sum(ops.multiply(keys, ops.expand_dims(query, axis=1)), axis=-1)  # as in `attend`

@@ -44,9 +44,12 @@ class AttentionMechanism(keras.layers.Layer):
     def make_weights(self, query_units, key_units):
         """Make the weights for queries and keys of so many features."""
 
-    def read(self, weight):
-        """A weight in the dtype of computations: Keras casts within `__call__` alone, and a search steps outside it."""
-        return ops.cast(weight, self.compute_dtype)
+    def read(self, weight, data):
+        """A weight in the dtype of the data it meets.
+
+        Keras casts weights within `__call__` alone, to the dtype of the outermost layer. A search steps outside it.
+        """
+        return ops.cast(weight, data.dtype)
 
     def project_memory(self, memory):
         """The keys (batch, source, any) of a memory (batch, source, features): computed once, read in every step."""

@@ -86,7 +86,8 @@ class MonotonicAttention(BahdanauAttention):
         return keras.random.normal(shape, stddev=self.noise_std, dtype=self.compute_dtype, seed=self.seed_generator)
 
     def energies(self, query, keys, state):
-        return super().energies(query, keys, state) + self.read(self.score_bias)
+        energies = super().energies(query, keys, state)
+        return energies + self.read(self.score_bias, energies)
 
     def weigh(self, energies, mask, state, drawn=None, training=False):
         if not training:
