@@ -128,7 +128,7 @@ class AttentiveLayer(keras.layers.Layer):
         recurrence = self._over(sequences, state, memory.shape[-1], training)
         if self._is_ours() and attention.is_additive:
             recurring = AdditiveAttention(recurrence.cell)
-            options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector}
+            options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector(memory)}
         else:
             recurring = self._attending(recurrence, training)
             drawn = attention.draw((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None

@@ -107,7 +107,7 @@ def test_padding_of_the_memory_changes_nothing():
 def test_projected_memory_are_the_keys():
     layer, (_, value), _ = draw_case(batch=2, time=3, source=4, separate_keys=False, seed=1)
     np.testing.assert_allclose(layer.project_memory(value), value @ layer.get_weights()[1], rtol=1e-12)
-    np.testing.assert_array_equal(layer.score_vector, layer.get_weights()[2][:, 0])
+    np.testing.assert_array_equal(layer.score_vector(value), layer.get_weights()[2][:, 0])
 
 
 def test_implicit_masks():

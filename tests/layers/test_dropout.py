@@ -172,7 +172,7 @@ def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
         MEMORY,
         *map(np.array, (decoder.cell.kernel, decoder.cell.recurrent_kernel, decoder.cell.bias)),
         query_kernel=np.array(decoder.attention.query_kernel),
-        score_vector=np.array(decoder.attention.score_vector),
+        score_vector=np.array(decoder.attention.score_kernel)[:, 0],
         keys=MEMORY @ np.array(decoder.attention.key_kernel),
         recurrent_dropout_mask=recurrent_mask,
     )

@@ -78,13 +78,12 @@ class BahdanauAttention(AttentionMechanism):
         if self.coverage:
             self.coverage_kernel = self.add_weight((1, self.units), initializer, name="coverage_kernel")
 
-    @property
-    def score_vector(self):
-        """v, or `g v / |v|` with `normalize`: (units,)."""
-        vector = self.score_kernel[:, 0]
+    def score_vector(self, data):
+        """v, or `g v / |v|` with `normalize`: (units,), in the dtype of data."""
+        vector = self.read(self.score_kernel, data)[:, 0]
         if not self.normalize:
             return vector
-        return self.score_length * vector * ops.rsqrt(ops.sum(vector * vector))
+        return self.read(self.score_length, data) * vector * ops.rsqrt(ops.sum(vector * vector))
 
     def project_memory(self, memory):
         """The keys (batch, source, units) of a memory (batch, source, features)."""
@@ -98,7 +97,7 @@ class BahdanauAttention(AttentionMechanism):
         if self.coverage:
             keys = keys + state[0][:, :, None] * self.read(self.coverage_kernel, keys)
         query = ops.matmul(query, self.read(self.query_kernel, query))
-        return additive_energies(query, per_step(query, keys), self.read(self.score_vector, query))[0]
+        return additive_energies(query, per_step(query, keys), self.score_vector(query))[0]
 
     def weigh(self, energies, mask, state, drawn=None, training=False):
         weights, _ = super().weigh(energies, mask, state, drawn, training)

@@ -92,10 +92,9 @@ class LuongAttention(AttentionMechanism):
         if self.scale is True:
             self.learned_scale = self.add_weight((), "ones", name="scale")
 
-    @property
-    def score_vector(self):
-        """`c v` of "concat", (units,)."""
-        return self._scaled(self.score_kernel[:, 0])
+    def score_vector(self, data):
+        """`c v` of "concat", (units,), in the dtype of data."""
+        return self._scaled(self.read(self.score_kernel, data)[:, 0])
 
     def project_memory(self, memory):
         """The keys (batch, source, query features or units) of a memory (batch, source, features).
@@ -113,7 +112,7 @@ class LuongAttention(AttentionMechanism):
     def energies(self, query, keys, state):
         if self.score == "concat":
             query = ops.matmul(query, self.read(self.query_kernel, query))
-            return additive_energies(query, per_step(query, keys), self.read(self.score_vector, query))[0]
+            return additive_energies(query, per_step(query, keys), self.score_vector(query))[0]
         if len(query.shape) == 3:
             return ops.matmul(query, ops.transpose(keys, (0, 2, 1)))
         return ops.sum(ops.multiply(keys, ops.expand_dims(query, axis=1)), axis=-1)  # as in `attend`

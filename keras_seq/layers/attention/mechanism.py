@@ -57,7 +57,7 @@ class AttentionMechanism(keras.layers.Layer):
 
     @property
     def is_additive(self):
-        """Whether it is the softmax of `score_vector . tanh(keys + query query_kernel)`: ops run that, fused."""
+        """Whether it is the softmax of `score_vector(query) . tanh(keys + query query_kernel)`: ops run that, fused."""
         return False
 
     def computes_as(self, kind):
