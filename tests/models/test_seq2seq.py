@@ -200,6 +200,17 @@ def test_fit_and_evaluate_take_what_keras_takes():
     assert history["val_loss"][0] == pytest.approx(both[0][0], rel=1e-2)
 
 
+def test_an_epoch_does_not_wait_for_the_tuner_of_its_data(monkeypatch):
+    model, datasets = make_model(), []
+    model.compile("adam")
+    monkeypatch.setattr(keras.Model, "fit", lambda self, x, *args, **kwargs: datasets.append(x))
+    asked = tf.data.Options()
+    asked.autotune.enabled = True
+    model.fit(pairs_of(random_words(4)))
+    model.fit(pairs_of(random_words(4)).with_options(asked))
+    assert [dataset.options().autotune.enabled for dataset in datasets] == [False, True]
+
+
 def test_sample_weights_reach_the_loss():
     model = make_model()
     model.compile("adam")
