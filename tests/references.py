@@ -53,7 +53,10 @@ def attention_decoder(
     reverse=False,
     **options,
 ):
-    """`recurrence` is one of the three above; returns outputs, state and alignments (batch, time, source)."""
+    """`recurrence` is one of the three above; returns outputs, state and alignments (batch, time, source).
+
+    Alignments are zero where a step is masked.
+    """
     alignments = []
 
     def attend(x, state):
@@ -62,7 +65,9 @@ def attention_decoder(
         return np.concatenate([x, context[:, 0]], axis=-1)
 
     results = recurrence(inputs, kernel, recurrent_kernel, bias, before_step=attend, reverse=reverse, **options)
-    return *results, np.stack(alignments[::-1] if reverse else alignments, axis=1)
+    alignments = np.stack(alignments[::-1] if reverse else alignments, axis=1)
+    mask = options.get("mask")
+    return *results, alignments if mask is None else alignments * np.asarray(mask)[:, :, None]
 
 
 def attentive(recurrence, inputs, memory, kernel, recurrent_kernel, bias=None, *, look, input_feeding=True, **options):

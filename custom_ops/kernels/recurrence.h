@@ -65,7 +65,7 @@ struct Results {
   void* outputs;            // h of every step, (batch, time, units)
   void* final_state[2];     // (batch, units) each
   void* residuals = nullptr;  // what the backward pass needs beside outputs; null to keep nothing
-  void* alignments = nullptr;  // a of every step, (batch, time, source)
+  void* alignments = nullptr;  // a of every step, (batch, time, source); zero where it is masked
 };
 
 // The gradients that arrive; null is zero.

@@ -155,7 +155,7 @@ Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
                                &score_vector}) {
     all.push_back(sized(argument->size()));
   }
-  std::vector<T> residuals(keep ? ResidualSize(p) : 0);
+  std::vector<T> residuals(keep ? ResidualSize(p) : 0, nan);
   Results results{all[0].data(), {all[1].data(), p.cell == Cell::kLSTM ? all[2].data() : nullptr},
                   keep ? residuals.data() : nullptr, all[3].data()};
   KERAS_SEQ_CHECK(Forward(p, {arguments}, {results}, executor), "forward");

@@ -80,7 +80,7 @@ inline Outcome RunPlainly(const Case& c) {
       if (p.attends) {
         const Numbers weights = Align(c, b, h);
         for (int64_t i = 0; i < p.source; ++i) {
-          out.alignments[(b * p.time + t) * p.source + i] = weights[i];
+          if (c.mask.empty() || c.mask[b * p.time + t]) out.alignments[(b * p.time + t) * p.source + i] = weights[i];
           for (int64_t d = 0; d < p.memory_units; ++d) {
             context[d] += weights[i] * c.memory[(b * p.source + i) * p.memory_units + d];
           }

@@ -143,8 +143,10 @@ class AttentiveLayer(keras.layers.Layer):
         contexts, weights, attention_state = self.attention.attend_over_time(
             outputs, *seen, attention_state, mask, training, options.get("unroll", False)
         )
-        if mask is not None and options.get("zero_output_for_mask"):
-            contexts = ops.where(ops.cast(mask, "bool")[:, :, None], contexts, 0)
+        if mask is not None:
+            visible = ops.cast(mask, "bool")[:, :, None]
+            weights = ops.where(visible, weights, 0)
+            contexts = ops.where(visible, contexts, 0) if options.get("zero_output_for_mask") else contexts
         outputs = ops.concatenate([outputs, contexts], axis=-1)
         return outputs, [*self._own_states(recurrence, state), *attention_state], weights
 

@@ -39,7 +39,7 @@ class AttentionDecoder(AttentiveLayer):
         initial_state: list of states of the cell, each (batch, units), and, optionally, of the attention, each (batch,
             source); those of `get_initial_state(memory)` by default.
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was and repeats the output; its
-            weights mean nothing. Without it, the mask that `inputs` carry counts.
+            weights are zero. Without it, the mask that `inputs` carry counts.
         memory_mask: (batch, source) booleans, True = keep. Where all is masked, the context is zero. Without it, the
             mask that `memory` carries counts.
         return_attention_scores: whether to return the weights a too.

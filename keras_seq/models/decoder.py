@@ -32,6 +32,7 @@ class Decoder(keras.layers.Layer):
         tokens: (batch, time) integers, the target shifted right.
         memory: (batch, source, features).
         summary: (batch, state features).
+        mask: (batch, time) booleans, True = keep. Masked steps cost a kernel nothing; their logits mean nothing.
         memory_mask: (batch, source) booleans, True = keep.
         return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
@@ -78,6 +79,7 @@ class Decoder(keras.layers.Layer):
         self.bridges = [keras.layers.Dense(n, activation="tanh", dtype=self.dtype_policy) for n in state_sizes]
         self.output_dropout = LockedDropout(dropout, seed=seed, dtype=self.dtype_policy)
         self.readout = keras.layers.Dense(vocabulary_size, dtype=self.dtype_policy)
+        self.supports_masking = True
 
     def _make_recurrence(self):
         options = {
@@ -101,22 +103,24 @@ class Decoder(keras.layers.Layer):
             bridge.build((None, summary_shape[-1]))
         self.readout.build((None, None, self.units))
 
-    def call(self, tokens, memory, summary, memory_mask=None, return_attention_scores=False, training=False):
+    def call(self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False):
         inputs = self.input_dropout(self.embedding(tokens), training=training)
         initial_state = self.start(summary)
         if self.attention is None:
-            outputs = self.recurrence(inputs, initial_state=initial_state, training=training)
+            outputs = self.recurrence(inputs, initial_state=initial_state, mask=mask, training=training)
             weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
         else:
             outputs, weights = self.recurrence(
                 inputs,
                 memory,
                 initial_state=initial_state,
+                mask=mask,
                 memory_mask=memory_mask,
                 return_attention_scores=True,
                 training=training,
             )
         logits = self.readout(self.output_dropout(outputs, training=training))
+        logits = ops.copy(logits)  # without the mask that Keras attached: the loss leaves out padding itself
         return (logits, weights) if return_attention_scores else logits
 
     def start(self, summary, memory=None):
@@ -186,13 +190,16 @@ class Decoder(keras.layers.Layer):
         return step
 
     def compute_output_spec(
-        self, tokens, memory, summary, memory_mask=None, return_attention_scores=False, training=False
+        self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False
     ):
         logits = keras.KerasTensor((*tokens.shape, self.vocabulary_size), dtype=self.compute_dtype)
         if not return_attention_scores:
             return logits
         source = 0 if self.attention is None else memory.shape[1]
         return logits, keras.KerasTensor((*tokens.shape, source), dtype=self.compute_dtype)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return None
 
     def get_config(self):
         names = "vocabulary_size embedding_dim units cell attention dropout recurrent_dropout seed implementation"

@@ -140,20 +140,20 @@ class Seq2Seq(keras.Model):
             )
         source, decoder_inputs = inputs
         memory, summary = self.encoder(source, training=training)
-        mask = ops.not_equal(source, PAD_ID)
+        masks = {"mask": _before_padding(decoder_inputs), "memory_mask": ops.not_equal(source, PAD_ID)}
         if training and self.scheduled_sampling is not None:
-            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, mask)
-        return self.decoder(decoder_inputs, memory, summary, memory_mask=mask, training=training)
+            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, masks)
+        return self.decoder(decoder_inputs, memory, summary, **masks, training=training)
 
-    def _mix_inputs(self, tokens, memory, summary, mask):
+    def _mix_inputs(self, tokens, memory, summary, masks):
         """The decoder's inputs (batch, time) with predictions among them, as `scheduled_sampling` has it."""
         sampling = self.scheduled_sampling
         draws = sampling.draw(tokens, self.optimizer.iterations)
         if sampling.mode == "sequential":
-            with self.decoder.training_stepper(memory, mask) as step:
+            with self.decoder.training_stepper(memory, masks["memory_mask"]) as step:
                 return sampling.mix_sequential(tokens, step, self.decoder.start(summary, memory), draws)
         with keras.StatelessScope():  # in it seeds stand still, so that the pass that is trained draws the same masks
-            logits = self.decoder(tokens, memory, summary, memory_mask=mask, training=True)
+            logits = self.decoder(tokens, memory, summary, **masks, training=True)
         return sampling.mix_parallel(tokens, logits, draws)
 
     def prepare(self, source, target, sample_weight=None):
@@ -339,6 +339,12 @@ class _Vocabularies:
     @property
     def layers(self):
         return [layer for layer in (self.source, self.target, self.detokenizer) if layer is not None]
+
+
+def _before_padding(decoder_inputs):
+    """Where the target has tokens, given the decoder's inputs: none after the final [END], and none after padding."""
+    says = ops.logical_and(ops.not_equal(decoder_inputs, PAD_ID), ops.not_equal(decoder_inputs, END_ID))
+    return ops.flip(ops.cumsum(ops.flip(ops.cast(says, "int32"), axis=1), axis=1), axis=1) > 0
 
 
 def _untuned(dataset):

@@ -142,7 +142,8 @@ def attention_decoder(
             `reverse`, `unroll`, `recompute`, `implementation` as of `lstm`.
 
     Returns:
-        `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source).
+        `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source), zero where
+        a step is masked.
     """
     recurrence, options = _split_options(Recurrence(cell, inputs, kernel, recurrent_kernel, bias), options)
     read = {"query_kernel": query_kernel, "score_vector": score_vector}
@@ -177,7 +178,8 @@ def run_attending(
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
 
     Returns:
-        `(outputs, state, alignments)`, the state with those of the attention after those of the cell.
+        `(outputs, state, alignments)`, the state with those of the attention after those of the cell; alignments are
+        zero where a step is masked.
     """
     recurrence = _checked(recurrence)
     cell, features, dtype = recurrence.cell, recurrence.inputs.shape[-1], recurrence.inputs.dtype
@@ -212,6 +214,8 @@ def run_attending(
         attending = attending._replace(initial_state=(*state, *attention_state), zoneout_masks=zoneout)
     options = {"drawn": drawn, "mask": mask, "unroll": unroll, "recompute": recompute}
     outputs, state, (alignments,) = _run_xla(attending, weights, bias, **options)
+    if mask is not None:
+        alignments = ops.where(ops.cast(mask, "bool")[:, :, None], alignments, 0)
     return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
 
 

@@ -112,20 +112,24 @@ class AttentionForward {
   void Project(int64_t step, const T* hidden, int64_t panel, int64_t block) {
     constexpr int NV = kPlainColumns.unit_vectors;
     static const T kZeros[NV * L] = {};
+    const Block rows(problem_, block, TimeOf(problem_, arguments_, step));
     const T* left[kRowBlock];
-    T* rows[kRowBlock];
-    const int64_t first = block * kRowBlock, count = Smaller(kRowBlock, problem_.batch - first);
-    for (int64_t row = 0; row < count; ++row) {
-      left[row] = hidden + (first + row) * depth_;
-      rows[row] = Query(step, first + row) + panel * NV * L;
+    T* queries[kRowBlock];
+    for (int64_t i = 0; i < rows.count; ++i) {
+      left[i] = hidden + rows.sequence[i] * depth_;
+      queries[i] = Query(step, rows.sequence[i]) + panel * NV * L;
     }
-    MultiplyRows<NV>(Rows<T>{left, depth_, 0, 1}, count, query_kernel_ + panel * PanelSize<T>(depth_, NV), rows, L,
-                     kZeros);
+    MultiplyRows<NV>(Rows<T>{left, depth_, 0, 1}, rows.count, query_kernel_ + panel * PanelSize<T>(depth_, NV),
+                     queries, L, kZeros);
   }
 
   void Attend(int64_t step, int64_t b) {
     const T* query = Query(step, b);
     T* alignment = Alignment(step, b);
+    if (!Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
+      memset(alignment, 0, memory_.source * sizeof(T));
+      return;
+    }
     for (int64_t s = 0; s < memory_.source; ++s) {
       if (memory_.Visible(b, s)) alignment[s] = Energy(query, memory_.Key(b, s));
     }
@@ -255,8 +259,7 @@ class AttentionBackward {
     memcpy(score_vector_, arguments_.score_vector, memory_.attention_units * sizeof(T));
   }
 
-  const T* Context(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * ContextStride(); }
-  int64_t ContextStride() const { return memory_.padded_units; }
+  const T* Context(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * memory_.padded_units; }
 
   int64_t ContextPanels() const { return context_panels_; }
   T* ContextGradient(int64_t step, int64_t b) { return d_contexts_ + Row(step, b) * memory_.padded_units; }
@@ -266,17 +269,17 @@ class AttentionBackward {
     worker.ForEach(problem_.batch, [&](int64_t b) { Differentiate(step, b); }, step % 2 == 1);
   }
 
-  // sums (rows of the block, 4 vectors) = a panel of the gradients of h by way of the queries of a step.
-  void HiddenGradients(int64_t step, int64_t panel, int64_t first, int64_t count, T* sums) {
+  // sums (rows, 4 vectors) = a panel of the gradients of h by way of the queries of a step.
+  void HiddenGradients(int64_t step, int64_t panel, const Block& rows, T* sums) {
     static const T kZeros[kPlain * L] = {};
     const T* left[kRowBlock];
-    T* rows[kRowBlock] = {};
-    for (int64_t row = 0; row < count; ++row) {
-      left[row] = QueryGradient(step, first + row);
-      rows[row] = sums + row * kPlain * L;
+    T* sum_rows[kRowBlock] = {};
+    for (int64_t i = 0; i < rows.count; ++i) {
+      left[i] = QueryGradient(step, rows.sequence[i]);
+      sum_rows[i] = sums + i * kPlain * L;
     }
-    MultiplyRows<kPlain>(Rows<T>{left, memory_.padded_attention, 0, 1}, count,
-                         query_kernel_ + panel * UnitPanelSize(), rows, L, kZeros);
+    MultiplyRows<kPlain>(Rows<T>{left, memory_.padded_attention, 0, 1}, rows.count,
+                         query_kernel_ + panel * UnitPanelSize(), sum_rows, L, kZeros);
   }
 
   // The sums over all steps. `hidden(step, b, unit)` is the vector of h before a step.
@@ -306,6 +309,11 @@ class AttentionBackward {
   }
 
   void Differentiate(int64_t step, int64_t b) {
+    if (!Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
+      memset(EnergyGradient(step, b), 0, memory_.source * sizeof(T));
+      memset(QueryGradient(step, b), 0, memory_.padded_attention * sizeof(T));
+      return;
+    }
     const T* d_energies = EnergyGradients(step, b);
     const T* query = Query(step, b);
     T* d_query = QueryGradient(step, b);
@@ -380,8 +388,8 @@ class AttentionBackward {
       }
       for (int64_t unit = 0; unit < memory_.units; unit += kPlain * L) {
         alignas(64) T sums[kTile * kPlain * L] = {};
-        const Stacked<T> right{ContextGradient(0, b) + unit, 1, problem_.time, problem_.batch * memory_.padded_units, 0};
-        OuterTile<kTile, kPlain>(packed, right, L, sums);
+        const StridedRows<T> right{ContextGradient(0, b) + unit, problem_.batch * memory_.padded_units};
+        OuterTile<kTile, kPlain>(packed, right, problem_.time, L, sums);
         for (int64_t r = 0; r < count; ++r) {
           StoreRow(sums + r * kPlain * L, d_memory + (b * memory_.source + first + r) * memory_.units, unit,
                    memory_.units);
@@ -419,8 +427,8 @@ class AttentionBackward {
   void KernelGradients(int64_t tile, int64_t panel) {
     alignas(64) T sums[kTile * kPlain * L] = {};
     const int64_t rows = problem_.time * problem_.batch, unit = panel * kPlain * L;
-    const Stacked<T> right{d_queries_ + unit, 1, rows, memory_.padded_attention, 0};
-    OuterTile<kTile, kPlain>(left_ + tile * rows * kTile, right, L, sums);
+    const StridedRows<T> right{d_queries_ + unit, memory_.padded_attention};
+    OuterTile<kTile, kPlain>(left_ + tile * rows * kTile, right, rows, L, sums);
     T* d_kernel = static_cast<T*>(gradients_.query_kernel);
     for (int64_t r = 0; r < Smaller<int64_t>(kTile, problem_.units - tile * kTile); ++r) {
       StoreRow(sums + r * kPlain * L, d_kernel + (tile * kTile + r) * memory_.attention_units, unit,

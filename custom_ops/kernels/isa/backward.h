@@ -48,6 +48,7 @@ class BackwardPass {
       lane.carry = workspace_.AllocateZeros<T>(states);
       if (CellType::kStates == 2) lane.d_c = workspace_.AllocateZeros<T>(states);
       lane.initial_c = workspace_.AllocateZeros<T>(CellType::kStates == 2 ? states : 0);
+      lane.rows = workspace_.Allocate<int64_t>(rows);
       lane.left_inputs = workspace_.Allocate<T>(rows * (problem_.features + kMaxTile));
       lane.left_h = workspace_.Allocate<T>(rows * (problem_.units + kMaxTile));
       if (kTwoProducts) {
@@ -90,8 +91,10 @@ class BackwardPass {
     T* carry;        // of h, what does not pass the product; (batch, padded)
     T* reset_carry;  // of the dropped h, through r * h
     T *d_c, *initial_c;
-    T *left_inputs, *left_h, *left_reset;  // the chunk's rows, packed for `OuterTile`
-    T *context_kernel, *left_contexts;     // of attention
+    // The chunk's rows that are not masked, for `OuterTile`: where their slot gradients lie, and what they meet, packed.
+    int64_t* rows;
+    T *left_inputs, *left_h, *left_reset;
+    T *context_kernel, *left_contexts;  // of attention
   };
 
   int64_t InputPanelSize() const { return CellType::kInputSlots.count * layout_.padded * kPlain * L; }
@@ -204,14 +207,14 @@ class BackwardPass {
   // The gradient of h by way of the queries joins what does not pass the recurrent product.
   void AddQueries(int64_t step, int64_t panel, int64_t block) {
     T sums[kRowBlock * kPlain * L];
-    const int64_t first = block * kRowBlock, count = BlockEnd(block) - first;
-    attention_.HiddenGradients(step, panel, first, count, sums);
-    for (int64_t row = 0; row < count; ++row) {
+    const Block rows(problem_, block, TimeOf(problem_, arguments_[0], step));
+    attention_.HiddenGradients(step, panel, rows, sums);
+    for (int64_t i = 0; i < rows.count; ++i) {
       for (int v = 0; v < kPlain; ++v) {
         const int64_t unit = (panel * kPlain + v) * L;
         if (unit >= problem_.units) break;
-        T* carry = lanes_[0].carry + (first + row) * layout_.padded + unit;
-        Store(carry, Load(carry) + Load(sums + (row * kPlain + v) * L));
+        T* carry = lanes_[0].carry + rows.sequence[i] * layout_.padded + unit;
+        Store(carry, Load(carry) + Load(sums + (i * kPlain + v) * L));
       }
     }
   }
@@ -226,17 +229,17 @@ class BackwardPass {
     }
   }
 
-  // sums += the slot gradients of a step times a panel of a transposed kernel.
+  // sums += the slot gradients of a step, which are zero where it is masked, times a panel of a transposed kernel.
   void Product(int64_t d, int64_t step, int64_t block, const Slots& slots, const T* kernel, T* sums) {
+    const Block rows(problem_, block, TimeOf(problem_, arguments_[d], step));
     const T* left[kRowBlock];
-    T* rows[kRowBlock];
-    const int64_t first = block * kRowBlock, count = BlockEnd(block) - first;
+    T* sum_rows[kRowBlock];
     const T* gradients = SlotGradients(lanes_[d], step, 0) + slots.first * layout_.width;
-    for (int64_t row = 0; row < count; ++row) {
-      left[row] = gradients + (first + row) * kGradientSlots * layout_.width;
-      rows[row] = sums + row * kPlain * L;
+    for (int64_t i = 0; i < rows.count; ++i) {
+      left[i] = gradients + rows.sequence[i] * kGradientSlots * layout_.width;
+      sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * kPlain * L;
     }
-    MultiplySlots(slots, count, left, kernel, rows);
+    MultiplySlots(slots, rows.count, left, kernel, sum_rows);
   }
 
   // The whole depth of the product, a part of all groups at a time. Moves the `left` pointers.
@@ -360,9 +363,13 @@ class BackwardPass {
   void Products(Worker& worker, int64_t begin, int64_t end) {
     const int64_t steps = end - begin;
     const int64_t lefts = 1 + CellType::kProducts + problem_.attends;
+    int64_t depths[2];  // of the directions
+    for (int64_t d = 0; d < directions_; ++d) depths[d] = VisibleRows(d, begin, end);
     worker.ForEach(directions_ * steps * lefts, [&](int64_t item) {
-      const int64_t d = item % directions_, step = begin + item / directions_ % steps;
-      PackLeft(d, item / directions_ / steps, step, begin, end);
+      const int64_t d = item % directions_, step = begin + item / directions_ % steps, which = item / directions_ / steps;
+      const PackedRows rows{step, VisibleRows(d, begin, step), depths[d]};
+      if (which == 0) ListRows(d, rows);
+      PackLeft(d, which, rows);
     });
     const int64_t rows = steps * problem_.batch, blocks = CeilDiv(rows, kRowBlock);
     const int64_t inputs = blocks * input_panels_;
@@ -371,31 +378,33 @@ class BackwardPass {
     const int64_t candidate = kTwoProducts ? OuterItems<1>(problem_.units) : 0;
     const int64_t contexts = problem_.attends ? OuterItems<CellType::kInputSlots.count>(problem_.memory_units) : 0;
     const int64_t items = inputs + kernel + recurrent + candidate + contexts;
+    const bool first = end == problem_.time;  // the sums of weights start here
     worker.ForEach(directions_ * items, [&](int64_t item) {
       const int64_t d = item / items;
       const Direction& lane = lanes_[d];
       const Gradients& gradients = gradients_[d];
+      const int64_t depth = depths[d];
       item %= items;
       if (item < inputs) {
         InputGradients(d, begin, rows, blocks, item);
       } else if ((item -= inputs) < kernel) {
-        WeightGradients<CellType::kInputSlots.count>(d, begin, end, item, CellType::kInputGradient,
+        WeightGradients<CellType::kInputSlots.count>(d, depth, first, item, CellType::kInputGradient,
                                                      CellType::kInputSlots, lane.left_inputs, problem_.features,
                                                      gradients.kernel, gradients.bias);
       } else if ((item -= kernel) < recurrent) {
         T* bias = static_cast<T*>(gradients.bias);
         constexpr bool kBias = CellType::kGates == 3 && CellType::kProducts == 1;
         WeightGradients<CellType::kRecurrentSlots.count>(
-            d, begin, end, item, CellType::kRecurrentGradient, CellType::kRecurrentSlots, lane.left_h, problem_.units,
+            d, depth, first, item, CellType::kRecurrentGradient, CellType::kRecurrentSlots, lane.left_h, problem_.units,
             gradients.recurrent_kernel, kBias && bias ? bias + CellType::kGates * problem_.units : nullptr);
       } else if ((item -= recurrent) < candidate) {
         if constexpr (kTwoProducts) {
-          WeightGradients<1>(d, begin, end, item, CellType::kCandidate, CellType::kCandidateSlots, lane.left_reset,
+          WeightGradients<1>(d, depth, first, item, CellType::kCandidate, CellType::kCandidateSlots, lane.left_reset,
                              problem_.units, gradients.recurrent_kernel, nullptr);
         }
       } else if (gradients.kernel != nullptr) {
         T* rows = static_cast<T*>(gradients.kernel) + problem_.features * CellType::kGates * problem_.units;
-        WeightGradients<CellType::kInputSlots.count>(d, begin, end, item - candidate, CellType::kInputGradient,
+        WeightGradients<CellType::kInputSlots.count>(d, depth, first, item - candidate, CellType::kInputGradient,
                                                      CellType::kInputSlots, lane.left_contexts, problem_.memory_units,
                                                      rows, nullptr);
       }
@@ -421,73 +430,108 @@ class BackwardPass {
     return OuterPanels() * OuterBlocks<SlotCount>(columns);
   }
 
+  // The rows of a step that are packed, and where they go.
+  struct PackedRows {
+    int64_t step, first, depth;  // `first` is how many of the chunk's `depth` rows come before
+  };
+
+  // How many rows of the steps [begin, end) are not masked.
+  int64_t VisibleRows(int64_t d, int64_t begin, int64_t end) const {
+    if (problem_.mask == nullptr) return (end - begin) * problem_.batch;
+    int64_t count = 0;
+    for (int64_t step = begin; step < end; ++step) {
+      const int64_t t = TimeOf(problem_, arguments_[d], step);
+      for (int64_t b = 0; b < problem_.batch; ++b) count += Visible(problem_, b, t);
+    }
+    return count;
+  }
+
+  // function(i, rows) for each block of sequences, of which `i` come before.
+  template <class Function>
+  void ForEachBlock(int64_t d, int64_t step, Function&& function) const {
+    int64_t i = 0;
+    for (int64_t block = 0; block < CeilDiv(problem_.batch, kRowBlock); ++block) {
+      const Block rows(problem_, block, TimeOf(problem_, arguments_[d], step));
+      function(i, rows);
+      i += rows.count;
+    }
+  }
+
+  void ListRows(int64_t d, const PackedRows& packed) {
+    const int64_t step = packed.step % (chunk_ + 1) * layout_.StepSize(kGradientSlots);
+    ForEachBlock(d, packed.step, [&](int64_t first, const Block& rows) {
+      for (int64_t i = 0; i < rows.count; ++i) {
+        lanes_[d].rows[packed.first + first + i] = step + rows.sequence[i] * kGradientSlots * layout_.width;
+      }
+    });
+  }
+
   // Packs the rows of one step: of the inputs (0), the dropped h (1), r times it (2 of a cell with two products), or,
   // last of all, the contexts.
-  void PackLeft(int64_t d, int64_t which, int64_t step, int64_t begin, int64_t end) {
+  void PackLeft(int64_t d, int64_t which, const PackedRows& packed) {
     const Direction& lane = lanes_[d];
-    const int64_t units = problem_.units;
     const bool contexts = which > CellType::kProducts;
     if ((which == 0 || contexts ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
-    if (contexts) {
-      const int64_t stride = attention_.ContextStride();
-      PackStep<kTileRows<kOuterVectors<CellType::kInputSlots.count>>>(
-          lane.left_contexts, problem_.memory_units, attention_.Context(step, 0), stride, step, begin, end);
-      return;
-    }
-    if (which == 0) {
-      const int64_t t = TimeOf(problem_, arguments_[d], step), features = problem_.features;
-      const T* inputs = static_cast<const T*>(arguments_[d].inputs) + t * features;
-      PackStep<kTileRows<kOuterVectors<CellType::kInputSlots.count>>>(lane.left_inputs, features, inputs,
-                                                                      problem_.time * features, step, begin, end);
-      return;
-    }
-    constexpr int64_t kRows = 8;
-    alignas(64) T dropped[kRows * 512];
-    // Rows of h are dropped, a block of sequences and units at a time, before they are packed.
-    for (int64_t first = 0; first < problem_.batch; first += kRows) {
-      const int64_t count = Smaller(kRows, problem_.batch - first);
-      for (int64_t start = 0; start < units; start += 480) {  // a multiple of every tile's height
-        const int64_t width = Smaller<int64_t>(480, units - start);
-        for (int64_t b = 0; b < count; ++b) {
+    constexpr int kInputTile = kTileRows<kOuterVectors<CellType::kInputSlots.count>>;
+    ForEachBlock(d, packed.step, [&](int64_t first, const Block& rows) {
+      const int64_t at = packed.first + first, t = TimeOf(problem_, arguments_[d], packed.step);
+      if (contexts) {
+        PackBlock<kInputTile>(lane.left_contexts, 0, problem_.memory_units, problem_.memory_units, rows.count, at,
+                              packed.depth,
+                              [&](int64_t i) { return attention_.Context(packed.step, rows.sequence[i]); });
+      } else if (which == 0) {
+        const int64_t features = problem_.features;
+        const T* inputs = static_cast<const T*>(arguments_[d].inputs) + t * features;
+        PackBlock<kInputTile>(lane.left_inputs, 0, features, features, rows.count, at, packed.depth, [&](int64_t i) {
+          return inputs + rows.sequence[i] * problem_.time * features;
+        });
+      } else {
+        PackHidden(d, which, packed, at, rows);
+      }
+    });
+  }
+
+  // Rows of h are dropped, some sequences and units at a time, before they are packed.
+  void PackHidden(int64_t d, int64_t which, const PackedRows& packed, int64_t at, const Block& rows) {
+    const Direction& lane = lanes_[d];
+    const int64_t units = problem_.units, step = packed.step;
+    constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;  // kColumns is a multiple of every tile's height
+    alignas(64) T dropped[kRows * kStride];
+    const auto row = [&](int64_t i) { return dropped + i * kStride; };
+    for (int64_t first = 0; first < rows.count; first += kRows) {
+      const int64_t count = Smaller(kRows, rows.count - first);
+      for (int64_t start = 0; start < units; start += kColumns) {
+        const int64_t width = Smaller(kColumns, units - start);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t b = rows.sequence[first + i];
           for (int64_t unit = 0; unit < width; unit += L) {
-            V value = Drop(d, step, first + b, start + unit, PreviousHidden(d, step, first + b, start + unit));
+            V value = Drop(d, step, b, start + unit, PreviousHidden(d, step, b, start + unit));
             if constexpr (kTwoProducts) {
-              if (which == 2) {
-                value *= Load(Kept(d, step, start + unit) + ((first + b) * kSlots + 1) * layout_.width);
-              }
+              if (which == 2) value *= Load(Kept(d, step, start + unit) + (b * kSlots + 1) * layout_.width);
             }
-            Store(dropped + b * 512 + unit, value);
+            Store(dropped + i * kStride + unit, value);
           }
         }
         if (which == 1) {
           constexpr int R = kTileRows<kOuterVectors<CellType::kRecurrentSlots.count>>;
-          PackBlock<R>(lane.left_h, start, width, units, dropped, 512, first, count, step, begin, end);
+          PackBlock<R>(lane.left_h, start, width, units, count, at + first, packed.depth, row);
         } else {
-          PackBlock<kTileRows<1>>(lane.left_reset, start, width, units, dropped, 512, first, count, step, begin, end);
+          PackBlock<kTileRows<1>>(lane.left_reset, start, width, units, count, at + first, packed.depth, row);
         }
       }
     }
   }
 
-  template <int R>
-  void PackStep(T* packed, int64_t columns, const T* rows, int64_t row_stride, int64_t step, int64_t begin,
-                int64_t end) {
-    for (int64_t first = 0; first < problem_.batch; first += 16) {
-      PackBlock<R>(packed, 0, columns, columns, rows + first * row_stride, row_stride, first,
-                   Smaller<int64_t>(16, problem_.batch - first), step, begin, end);
-    }
-  }
-
-  // packed: (tiles of R columns, rows of the chunk in the order of the slot gradients, R).
-  template <int R>
-  void PackBlock(T* packed, int64_t start, int64_t width, int64_t columns, const T* rows, int64_t row_stride,
-                 int64_t first, int64_t count, int64_t step, int64_t begin, int64_t end) {
-    const int64_t depth = (end - begin) * problem_.batch, at = (step - begin) * problem_.batch + first;
+  // packed: (tiles of R columns, `depth` rows in the order of the list, R). `row(i)` is the row that goes to `at` + i,
+  // from the column `start` on.
+  template <int R, class Row>
+  static void PackBlock(T* packed, int64_t start, int64_t width, int64_t columns, int64_t count, int64_t at,
+                        int64_t depth, const Row& row) {
     for (int64_t column = 0; column < width; column += R) {
       T* to = packed + ((start + column) / R * depth + at) * R;
       const int64_t valid = Smaller<int64_t>(R, columns - start - column);
-      for (int64_t row = 0; row < count; ++row, to += R) {
-        const T* from = rows + row * row_stride + column;
+      for (int64_t i = 0; i < count; ++i, to += R) {
+        const T* from = row(i) + column;
         if (valid == R) {
           for (int r = 0; r < R; ++r) to[r] = from[r];
         } else {
@@ -506,32 +550,34 @@ class BackwardPass {
     T sums[kRowBlock * kPlain * L] = {};
     const T* left[kRowBlock];
     T* sum_rows[kRowBlock];
+    int64_t visible = 0;
     for (int64_t row = 0; row < count; ++row) {
       const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
-      left[row] = SlotGradients(lanes_[d], step, 0) + (b * kGradientSlots + CellType::kInputSlots.first) * layout_.width;
-      sum_rows[row] = sums + row * kPlain * L;
+      if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
+      left[visible] = SlotGradients(lanes_[d], step, 0) + (b * kGradientSlots + CellType::kInputSlots.first) * layout_.width;
+      sum_rows[visible++] = sums + row * kPlain * L;
     }
-    MultiplySlots(CellType::kInputSlots, count, left, lanes_[d].kernel + panel * InputPanelSize(), sum_rows);
+    MultiplySlots(CellType::kInputSlots, visible, left, lanes_[d].kernel + panel * InputPanelSize(), sum_rows);
     for (int64_t row = 0; row < count; ++row) {
       const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
       T* to = d_inputs + (b * problem_.time + TimeOf(problem_, arguments_[d], step)) * features;
       for (int v = 0; v < kPlain; ++v) {
         const int64_t column = (panel * kPlain + v) * L;
-        if (column < features) StoreFirst(to + column, Load(sum_rows[row] + v * L), features - column);
+        if (column < features) StoreFirst(to + column, Load(sums + (row * kPlain + v) * L), features - column);
       }
     }
   }
 
   // gradient (columns, gates * units) += left' times the slot gradients, for a panel of slots and a block of columns.
   template <int SlotCount>
-  void WeightGradients(int64_t d, int64_t begin, int64_t end, int64_t item, const Columns& map, const Slots& slots,
+  void WeightGradients(int64_t d, int64_t depth, bool first, int64_t item, const Columns& map, const Slots& slots,
                        const T* left, int64_t columns, void* gradient, void* bias) {
     constexpr int NV = kOuterVectors<SlotCount>, R = kTileRows<NV>;
     const int64_t panel = item % OuterPanels(), block = item / OuterPanels();
     const int64_t blocks = OuterBlocks<SlotCount>(columns), tiles = CeilDiv(columns, R);
-    const int64_t unit = panel * CellType::kUnitVectors * L, depth = (end - begin) * problem_.batch;
-    const int64_t row_size = CellType::kGates * problem_.units, vector_stride = CellType::kUnitVectors > 1 ? L : layout_.width;
-    const bool first = end == problem_.time;  // the sums start here
+    const int64_t unit = panel * CellType::kUnitVectors * L, row_size = CellType::kGates * problem_.units;
+    const int64_t vector_stride = CellType::kUnitVectors > 1 ? L : layout_.width;
+    const ListedRows<T> right{SlotGradients(lanes_[d], 0, unit) + slots.first * layout_.width, lanes_[d].rows};
     const int64_t last = gradient == nullptr ? 0 : tiles * (block + 1) / blocks;  // nobody may want it
     for (int64_t tile = tiles * block / blocks; tile < last; ++tile) {
       alignas(64) T sums[R * NV * L] = {};
@@ -542,20 +588,12 @@ class BackwardPass {
           Store(sums + at, LoadFirst(rows + offset, count));
         });
       }
-      const T* packed = left + tile * depth * R;
-      for (int64_t step = begin; step < end;) {  // until the ring of slot gradients wraps around
-        const int64_t until = Smaller(end, (step / (chunk_ + 1) + 1) * (chunk_ + 1));
-        const Stacked<T> right{SlotGradients(lanes_[d], step, unit) + slots.first * layout_.width, until - step,
-                               problem_.batch, kGradientSlots * layout_.width, layout_.StepSize(kGradientSlots)};
-        OuterTile<R, NV>(packed, right, vector_stride, sums);
-        packed += (until - step) * problem_.batch * R;
-        step = until;
-      }
+      OuterTile<R, NV>(left + tile * depth * R, right, depth, vector_stride, sums);
       ForEachVector<NV>(map, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
         StoreFirst(rows + offset, Load(sums + at), count);
       });
     }
-    if (bias != nullptr && block == 0) BiasGradients<NV>(d, begin, end, map, slots, unit, static_cast<T*>(bias));
+    if (bias != nullptr && block == 0) BiasGradients<NV>(right, depth, first, map, unit, static_cast<T*>(bias));
   }
 
   // function(place in a tile's sums, place in the gradient, how many columns there are) for each vector of a tile.
@@ -572,17 +610,12 @@ class BackwardPass {
   }
 
   template <int NV>
-  void BiasGradients(int64_t d, int64_t begin, int64_t end, const Columns& map, const Slots& slots, int64_t unit,
-                     T* bias) {
+  void BiasGradients(const ListedRows<T>& rows, int64_t depth, bool first, const Columns& map, int64_t unit, T* bias) {
     alignas(64) T sums[NV * L] = {};
     const int64_t stride = CellType::kUnitVectors > 1 ? L : layout_.width;
-    for (int64_t step = begin; step < end; ++step) {
-      const T* row = SlotGradients(lanes_[d], step, unit) + slots.first * layout_.width;
-      for (int64_t b = 0; b < problem_.batch; ++b, row += kGradientSlots * layout_.width) {
-        for (int v = 0; v < NV; ++v) Store(sums + v * L, Load(sums + v * L) + Load(row + v * stride));
-      }
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int v = 0; v < NV; ++v) Store(sums + v * L, Load(sums + v * L) + Load(rows[k] + v * stride));
     }
-    const bool first = end == problem_.time;
     ForEachVector<NV>(map, unit, 1, 0, [&](int at, int64_t offset, int64_t count) {
       const V before = first ? V{} : LoadFirst(bias + offset, count);
       StoreFirst(bias + offset, before + Load(sums + at), count);

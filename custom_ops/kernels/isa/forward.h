@@ -23,10 +23,6 @@ inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b,
   return static_cast<const S*>(mask.data) + row * problem.units;
 }
 
-inline bool Visible(const Problem& problem, int64_t b, int64_t t) {
-  return problem.mask == nullptr || problem.mask[b * problem.time + t];
-}
-
 // `S` is what the caller's buffers hold, `Element` what is multiplied.
 template <class CellType, class S, class Element>
 class ForwardPass {
@@ -242,13 +238,15 @@ class ForwardPass {
       const Element* left[kRows];
       T* sums[kRows];
       const int64_t unit = panel * CellType::kInput.unit_vectors * L;
-      for (int64_t row = 0; row < count; ++row) {
-        const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
-        left[row] = InputRow(d, begin, step, b);
-        sums[row] = Gates(lanes_[d], step, unit) + b * lanes_[d].slots * layout_.width;
+      int64_t visible = 0;
+      for (int64_t row = first; row < first + count; ++row) {
+        const int64_t step = begin + row / problem_.batch, b = row % problem_.batch;
+        if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
+        left[visible] = InputRow(d, begin, step, b);
+        sums[visible++] = Gates(lanes_[d], step, unit) + b * lanes_[d].slots * layout_.width;
       }
       const int64_t stride = CellType::kUnitVectors > 1 ? L : layout_.width;
-      MultiplyRows<kInputVectors>(Rows<Element>{left, depth_ / Types::kDepth, 0, 1}, count,
+      MultiplyRows<kInputVectors>(Rows<Element>{left, depth_ / Types::kDepth, 0, 1}, visible,
                                   lanes_[d].kernel + panel * PanelSize<Element>(depth_, kInputVectors), sums, stride,
                                   lanes_[d].bias + panel * kInputVectors * L);
     });
@@ -292,31 +290,37 @@ class ForwardPass {
       const Direction& lane = lanes_[0];
       const T* left[kRowBlock];
       T* sums[kRowBlock];
-      const int64_t first = block * kRowBlock, count = BlockEnd(block) - first, depth = problem_.memory_units;
+      const Block rows(problem_, block, TimeOf(problem_, arguments_[0], step));
+      const int64_t depth = problem_.memory_units;
       T* slots = Gates(lane, step, panel * CellType::kInput.unit_vectors * L);
-      for (int64_t row = 0; row < count; ++row) {
-        left[row] = attention_.Context(step, first + row);
-        sums[row] = slots + (first + row) * lane.slots * layout_.width;
+      for (int64_t i = 0; i < rows.count; ++i) {
+        left[i] = attention_.Context(step, rows.sequence[i]);
+        sums[i] = slots + rows.sequence[i] * lane.slots * layout_.width;
       }
-      MultiplyRows<kInputVectors>(Rows<T>{left, depth, 0, 1}, count,
+      MultiplyRows<kInputVectors>(Rows<T>{left, depth, 0, 1}, rows.count,
                                   lane.context_kernel + panel * PanelSize<T>(depth, kInputVectors), sums,
                                   CellType::kUnitVectors > 1 ? L : layout_.width, nullptr);
     }
   }
 
-  // sums (rows of the block, NV vectors) = the slots' x W + b, plus operand times a panel of the kernel.
+  // sums (rows of the block, NV vectors) = the slots' x W + b, plus operand times a panel of the kernel. Those of
+  // masked sequences are left as they are.
   template <int NV>
   void Product(int64_t d, int64_t step, int64_t panel, int64_t block, const Element* operand, const Element* kernel,
                T* sums) {
     const Direction& lane = lanes_[d];
+    const Block rows(problem_, block, TimeOf(problem_, arguments_[d], step));
     const Element* left[kRowBlock];
-    T* rows[kRowBlock];
-    const int64_t first = block * kRowBlock, count = BlockEnd(block) - first;
+    T* sum_rows[kRowBlock];
+    for (int64_t i = 0; i < rows.count; ++i) {
+      left[i] = operand + rows.sequence[i] * operand_stride_;
+      sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * NV * L;
+    }
     for (int j = 0; j < CellType::kUnitVectors; ++j) {
       const int64_t unit = (panel * CellType::kUnitVectors + j) * L;
-      const T* slots = Gates(lane, step, unit) + first * lane.slots * layout_.width;
-      for (int64_t row = 0; row < count; ++row, slots += lane.slots * layout_.width) {
-        T* start = sums + (row * NV + j) * L;
+      for (int64_t i = 0; i < rows.count; ++i) {
+        const T* slots = Gates(lane, step, unit) + rows.sequence[i] * lane.slots * layout_.width;
+        T* start = sum_rows[i] + j * L;
         if constexpr (CellType::kProducts == 2 && NV == 1) {
           Store(start, Load(slots + 2 * layout_.width));
         } else {
@@ -325,18 +329,15 @@ class ForwardPass {
       }
     }
     if (step == 0 && arguments_[d].initial_state[0] == nullptr) return;  // h is zero
-    for (int64_t row = 0; row < count; ++row) {
-      left[row] = operand + (first + row) * operand_stride_;
-      rows[row] = sums + row * NV * L;
-    }
-    MultiplyRows<NV>(Rows<Element>{left, layout_.padded / Types::kDepth, 0, 1}, count,
-                     kernel + panel * PanelSize<Element>(layout_.padded, NV), rows, L, nullptr);
+    MultiplyRows<NV>(Rows<Element>{left, layout_.padded / Types::kDepth, 0, 1}, rows.count,
+                     kernel + panel * PanelSize<Element>(layout_.padded, NV), sum_rows, L, nullptr);
   }
 
   void Reset(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
     const Direction& lane = lanes_[d];
     const int64_t unit = panel * L;
     for (int64_t b = block * kRowBlock; b < BlockEnd(block); ++b, sums += kVectors * L) {
+      if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
       T* slots = Gates(lane, step, unit) + b * lane.slots * layout_.width;
       const S* h = reinterpret_cast<const S*>(lane.operand[step % 2] + b * operand_stride_);
       if constexpr (CellType::kProducts == 2) {

@@ -127,17 +127,25 @@ void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel
   }
 }
 
-// The right operand of `AccumulateOuter`: `pieces` runs of `piece_rows` rows each.
+// Right operands of `OuterTile`.
 template <class T>
-struct Stacked {
+struct StridedRows {
   const T* data;
-  int64_t pieces, piece_rows, row_stride;
-  int64_t piece_stride;  // may be negative
+  int64_t stride;
+  const T* operator[](int64_t k) const { return data + k * stride; }
+};
+
+template <class T>
+struct ListedRows {
+  const T* data;
+  const int64_t* offsets;
+  const T* operator[](int64_t k) const { return data + offsets[k]; }
 };
 
 // sums[m][v] += sum over k of left[k][m] * right[k][v]: `left` is packed R columns to a row.
-template <int R, int NV, class T>
-__attribute__((noinline)) void OuterTile(const T* left, const Stacked<T>& right, int64_t vector_stride, T* sums) {
+template <int R, int NV, class T, class RightRows>
+__attribute__((noinline)) void OuterTile(const T* left, const RightRows& right, int64_t rows, int64_t vector_stride,
+                                         T* sums) {
   constexpr int L = kLanes<T>;
   Vector<T> sum[R][NV];
 #pragma GCC unroll 16
@@ -145,19 +153,15 @@ __attribute__((noinline)) void OuterTile(const T* left, const Stacked<T>& right,
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) sum[r][v] = Load(sums + (r * NV + v) * L);
   }
-  for (int64_t piece = 0; piece < right.pieces; ++piece) {
-    const T* row = right.data + piece * right.piece_stride;
-    for (int64_t k = 0; k < right.piece_rows; ++k) {
-      Vector<T> b[NV];
+  for (int64_t k = 0; k < rows; ++k, left += R) {
+    const T* row = right[k];
+    Vector<T> b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+    for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
-      }
-      left += R;
-      row += right.row_stride;
+      for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
     }
   }
 #pragma GCC unroll 16

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How matrices and sequences lie in the kernels' own buffers.
+// How matrices and sequences lie in the kernels' own buffers, and which rows are worth a product.
 #ifndef KERAS_SEQ_KERNELS_ISA_PACKING_H_
 #define KERAS_SEQ_KERNELS_ISA_PACKING_H_
 
@@ -36,6 +36,22 @@ struct Layout {
     if (groups == 1) return step * StepSize(slots) + unit;
     return step * StepSize(slots) + unit / kWidth * batch * slots * kWidth + unit % kWidth;
   }
+};
+
+inline bool Visible(const Problem& problem, int64_t b, int64_t t) {
+  return problem.mask == nullptr || problem.mask[b * problem.time + t];
+}
+
+// The sequences of a block that are not masked at a time: `sequence[i]` for i below the count returned. Products are
+// made for these alone, so that padding costs next to nothing.
+struct Block {
+  Block(const Problem& problem, int64_t block, int64_t t) {
+    for (int64_t b = block * kRowBlock; b < Smaller((block + 1) * kRowBlock, problem.batch); ++b) {
+      if (Visible(problem, b, t)) sequence[count++] = b;
+    }
+  }
+
+  int64_t sequence[kRowBlock], count = 0;
 };
 
 inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_t step) {
