@@ -148,13 +148,14 @@ CHECKS = [name for name in list(globals()) if name.startswith("check_")]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-@pytest.mark.parametrize("check", CHECKS)
-def test_on_jax(check):
+@pytest.mark.parametrize("checks", [CHECKS[::2], CHECKS[1::2]], ids=" ".join)
+def test_on_jax(checks):
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    run = subprocess.run([sys.executable, __file__, check], env=environment, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, __file__, *checks], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
 if __name__ == "__main__":
     assert keras.backend.backend() == "jax"
-    globals()[sys.argv[1]]()
+    for name in sys.argv[1:]:
+        globals()[name]()

@@ -25,7 +25,7 @@ WHY_NOT = native.unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 TOLERANCES = {"float32": 3e-5, "float64": 1e-11, "bfloat16": 2e-2}
-CALLS = 150
+CALLS = 100
 
 
 def equations(kind, attributes):
