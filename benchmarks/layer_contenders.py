@@ -163,8 +163,9 @@ CONTENDERS = [
 ]
 PEERS = ["keras", "keras-jit", "keras-jax", "torch", "onnxruntime"]
 LEGEND = (
-    "native, xla: keras_seq with that implementation, native+…: with something more; keras: keras.layers. In a "
-    "TensorFlow graph, with -jit under jit_compile=True, with -jax on JAX. ONNX Runtime: forward alone. "
+    "native, xla: keras_seq with that implementation, native+…: with something more (a mask: of lengths drawn "
+    "evenly up to the longest); keras: keras.layers. In a TensorFlow graph, with -jit under jit_compile=True, with -jax "
+    "on JAX. ONNX Runtime: forward alone. "
     "PyTorch has no recurrent dropout."
 )
 
