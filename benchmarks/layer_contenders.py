@@ -164,9 +164,8 @@ CONTENDERS = [
 PEERS = ["keras", "keras-jit", "keras-jax", "torch", "onnxruntime"]
 LEGEND = (
     "native, xla: keras_seq with that implementation, native+…: with something more (a mask: of lengths drawn "
-    "evenly up to the longest); keras: keras.layers. In a TensorFlow graph, with -jit under jit_compile=True, with -jax "
-    "on JAX. ONNX Runtime: forward alone. "
-    "PyTorch has no recurrent dropout."
+    "evenly up to the longest); keras: keras.layers. In a TensorFlow graph, with -jit under jit_compile=True, with "
+    "-jax on JAX. ONNX Runtime: forward alone. PyTorch has no recurrent dropout."
 )
 
 # Those whose memory is measured: name, maker, pass. Random initializers would leave memory behind for the step to use.
