@@ -62,10 +62,10 @@ class Bidirectional(keras.layers.Bidirectional):
         states = [initial_state[:half], initial_state[half:]] if half else [None, None]
         (y, *state), (y_reversed, *state_reversed) = (
             result if self.return_state else (result,)
-            for result in run_side_by_side(both, sequences, states, mask, training)
+            for result in run_side_by_side(both, sequences, states, mask, training, in_time=True)
         )
-        if self.return_sequences:
-            y_reversed = ops.flip(y_reversed, axis=1)
+        if self.return_sequences and self.forward_layer.go_backwards:  # Keras has the order of the forward layer
+            y, y_reversed = (ops.flip(outputs, axis=1) for outputs in (y, y_reversed))
         outputs = (y, y_reversed) if self.merge_mode is None else (_MERGE[self.merge_mode](y, y_reversed),)
         if self.return_state:
             return (*outputs, *state, *state_reversed)

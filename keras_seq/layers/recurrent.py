@@ -51,11 +51,11 @@ class RecurrentLayer(RNN):
         """The cell, or the first one of a stack. A method, because Keras saves what attributes hold."""
         return self.own_cells()[0]
 
-    def finish(self, outputs, states, training):
+    def finish(self, outputs, states, training, in_time=False):
         if training:
             mask = self.own_cells()[-1].draw_mask(self.output_dropout, *keras.ops.shape(outputs))
             outputs = outputs if mask is None else outputs * mask
-        return super().finish(outputs, states, training)
+        return super().finish(outputs, states, training, in_time)
 
     def get_config(self):
         config = super().get_config()

@@ -242,15 +242,18 @@ class RNN(keras.layers.RNN):
         batch, time, _ = ops.shape(sequences)
         return recurrence._replace(probe=self.watch(ops.zeros((batch, time, cell.output_size), self.compute_dtype)))
 
-    def finish(self, outputs, states, training):
-        """What the layer returns of the outputs of all steps and the final states of all cells."""
+    def finish(self, outputs, states, training, in_time=False):
+        """What the layer returns of the outputs of all steps and the final states of all cells.
+
+        With `in_time` a sequence stays in the order of time, also where the layer goes backwards.
+        """
         # As Keras has it, a list for each cell; of a stack of one cell that list alone.
         states = [list(state) for state in states] if len(states) > 1 else list(states[0])
         if self.stateful:
             self._keep_state(states)
         # Keras's outputs are in the order of computation.
         if self.return_sequences:
-            output = ops.flip(outputs, axis=1) if self.go_backwards else outputs
+            output = ops.flip(outputs, axis=1) if self.go_backwards and not in_time else outputs
         else:
             output = outputs[:, 0 if self.go_backwards else -1]
         return (output, *states) if self.return_state else output
@@ -279,7 +282,7 @@ class RNN(keras.layers.RNN):
         return {**super().get_config(), **own}
 
 
-def run_side_by_side(layers, sequences, initial_states, mask, training):
+def run_side_by_side(layers, sequences, initial_states, mask, training, in_time=False):
     """Run layers with cells of ours over the same sequences.
 
     Cells of one depth run in one call, which native kernels serve at the same time where they are alike.
@@ -290,6 +293,7 @@ def run_side_by_side(layers, sequences, initial_states, mask, training):
         initial_states: what each layer was given.
         mask: (batch, time) booleans, or None.
         training: whether to drop.
+        in_time: whether sequences are returned in the order of time, also by a layer that goes backwards.
 
     Returns:
         What each layer returns.
@@ -305,7 +309,7 @@ def run_side_by_side(layers, sequences, initial_states, mask, training):
         for i, (output, state) in enumerate(run_recurrences(started, **options)):
             outputs[i] = output + outputs[i] if depth and layers[i].residual else output
             states[i].append(state)
-    return [layer.finish(*result, training) for layer, *result in zip(layers, outputs, states, strict=True)]
+    return [layer.finish(*result, training, in_time) for layer, *result in zip(layers, outputs, states, strict=True)]
 
 
 def first_mask(mask):

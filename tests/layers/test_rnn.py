@@ -180,6 +180,18 @@ def test_bidirectional_of_any_layer(merge_mode, forward):
     assert_close(run(ours), run(theirs), TOLERANCE)
 
 
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_bidirectional_whose_forward_layer_goes_backwards(return_sequences):
+    def make(module):
+        options = {"return_sequences": return_sequences}
+        forward = module.GRU(3, go_backwards=True, **options)
+        return module.Bidirectional(forward, backward_layer=module.GRU(3, **options))
+
+    ours, theirs = make(layers), make(keras.layers)
+    fill(theirs, ours)
+    assert_close(ours(SEQUENCES, mask=MASKS["right"]), theirs(SEQUENCES, mask=MASKS["right"]), 1e-6)
+
+
 def test_two_layers_of_different_kinds_in_bidirectional():
     def make(module):
         backward = keras.layers.LSTM(3, return_sequences=True, go_backwards=True)
