@@ -10,6 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 
+def pytest_runtest_setup(item):
+    """Every test starts from one seed: what it draws does not depend on which tests ran before it."""
+    keras.utils.set_random_seed(0)
+
+
 def relative_error(actual, expected):
     """`||a - b|| / ||b||`, and `||a||` where b is zero."""
     actual, expected = (np.asarray(keras.ops.convert_to_numpy(a), "float64") for a in (actual, expected))

@@ -171,7 +171,6 @@ def assert_converted(copy, model):
 
 @every_model
 def test_the_copy_predicts_the_same(name):
-    keras.utils.set_random_seed(1)
     model = MODELS[name]()
     inputs = inputs_of(model)
     kinds, weights, expected = list(map(type, recurrent(model))), model.get_weights(), model(inputs)
