@@ -9,6 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# What the kernels compute: cells, each with the attributes of its op, and how many gates a cell has.
+KERNEL_CELLS = [
+    ("SimpleRNN", {"activation": "tanh"}),
+    ("SimpleRNN", {"activation": "relu"}),
+    ("SimpleRNN", {"activation": "linear"}),
+    ("GRU", {"reset_after": True}),
+    ("GRU", {"reset_after": False}),
+    ("LSTM", {}),
+]
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
 
 def pytest_runtest_setup(item):
     """Every test starts from one seed: what it draws does not depend on which tests ran before it."""

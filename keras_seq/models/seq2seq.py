@@ -33,7 +33,7 @@ class Seq2Seq(keras.Model):
         training: whether to apply dropout.
 
     Returns:
-        Logits (batch, time, target vocabulary).
+        Logits (batch, time, target vocabulary). Those of padding, after `[END]`, mean nothing.
 
     Example:
         >>> import keras_seq, tensorflow as tf
@@ -351,7 +351,7 @@ def _untuned(dataset):
     """The dataset without tf.data's tuner, unless the user asked for it.
 
     The thread of the tuner sleeps twice as long each time, and in TensorFlow 2.21 an epoch may end by waiting for it to
-    wake: an epoch of 4.9 s took 5.25 s, or 10.4. What tuning would gain is little; what is `AUTOTUNE` uses all cores.
+    wake: epochs of 4.9 s took 5.25, and one 10.4. Tuning would gain little; what is `AUTOTUNE` uses all cores.
     """
     if dataset.options().autotune.enabled is not None:
         return dataset

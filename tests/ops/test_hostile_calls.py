@@ -6,18 +6,10 @@ import collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import GATES, KERNEL_CELLS
 
 from keras_seq.ops import native
 
-CELLS = [
-    ("SimpleRNN", {"activation": "tanh"}),
-    ("SimpleRNN", {"activation": "relu"}),
-    ("SimpleRNN", {"activation": "linear"}),
-    ("GRU", {"reset_after": True}),
-    ("GRU", {"reset_after": False}),
-    ("LSTM", {}),
-]
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 WHY_NOT = native.unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
@@ -29,7 +21,7 @@ def op(name, suffix=""):
 
 def draw_call(rng, attends):
     """A good call of tiny sizes, zeros among them: the `_Call`, its tensors and its attributes."""
-    cell, attributes = CELLS[rng.integers(len(CELLS))]
+    cell, attributes = KERNEL_CELLS[rng.integers(len(KERNEL_CELLS))]
     directions = 1 if attends else int(rng.integers(1, 3))
     batch, time, features, units, source, memory_units, attention_units = rng.integers(0, 4, 7)
     width = GATES[cell] * units

@@ -13,28 +13,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
+from conftest import GATES, KERNEL_CELLS, assert_close, run_with_gradients
 
 from keras_seq import ops
 from keras_seq.ops import native
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
 STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
-CELLS = [
-    ("SimpleRNN", {"activation": "tanh"}),
-    ("SimpleRNN", {"activation": "relu"}),
-    ("SimpleRNN", {"activation": "linear"}),
-    ("GRU", {"reset_after": True}),
-    ("GRU", {"reset_after": False}),
-    ("LSTM", {}),
-]
 # The first and the last step are kept: before them, ops with an initial state give zeros, as Keras does.
 MASK = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1]], bool)
 
 WHY_NOT = native.unavailable()
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-on_cells = pytest.mark.parametrize("cell, attributes", CELLS, ids=str)
+on_cells = pytest.mark.parametrize("cell, attributes", KERNEL_CELLS, ids=str)
 
 
 def draw(*shape, seed=0, dtype="float64"):
@@ -377,7 +368,7 @@ def check_jax():
         upstream = jax.tree.map(lambda y: jnp.cos(jnp.arange(1.0, y.size + 1, dtype=y.dtype)).reshape(y.shape), results)
         return jax.tree.leaves(results), list(pull_back(upstream))
 
-    for cell, attributes in CELLS:
+    for cell, attributes in KERNEL_CELLS:
         arguments = [jnp.asarray(a) for a in draw_arguments(cell, attributes, dtype="float32")]
         for reverse, keep in [(False, True), (True, False)]:
             options = {"reverse": (reverse,), "keep_residuals": keep, "mask": jnp.asarray(MASK)}

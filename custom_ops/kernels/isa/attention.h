@@ -112,7 +112,7 @@ class AttentionForward {
   void Project(int64_t step, const T* hidden, int64_t panel, int64_t block) {
     constexpr int NV = kPlainColumns.unit_vectors;
     static const T kZeros[NV * L] = {};
-    const Block rows(problem_, block, TimeOf(problem_, arguments_, step));
+    const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_, step));
     const T* left[kRowBlock];
     T* queries[kRowBlock];
     for (int64_t i = 0; i < rows.count; ++i) {
@@ -270,7 +270,7 @@ class AttentionBackward {
   }
 
   // sums (rows, 4 vectors) = a panel of the gradients of h by way of the queries of a step.
-  void HiddenGradients(int64_t step, int64_t panel, const Block& rows, T* sums) {
+  void HiddenGradients(int64_t step, int64_t panel, const VisibleSequences& rows, T* sums) {
     static const T kZeros[kPlain * L] = {};
     const T* left[kRowBlock];
     T* sum_rows[kRowBlock] = {};

@@ -207,7 +207,7 @@ class BackwardPass {
   // The gradient of h by way of the queries joins what does not pass the recurrent product.
   void AddQueries(int64_t step, int64_t panel, int64_t block) {
     T sums[kRowBlock * kPlain * L];
-    const Block rows(problem_, block, TimeOf(problem_, arguments_[0], step));
+    const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[0], step));
     attention_.HiddenGradients(step, panel, rows, sums);
     for (int64_t i = 0; i < rows.count; ++i) {
       for (int v = 0; v < kPlain; ++v) {
@@ -231,7 +231,7 @@ class BackwardPass {
 
   // sums += the slot gradients of a step, which are zero where it is masked, times a panel of a transposed kernel.
   void Product(int64_t d, int64_t step, int64_t block, const Slots& slots, const T* kernel, T* sums) {
-    const Block rows(problem_, block, TimeOf(problem_, arguments_[d], step));
+    const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[d], step));
     const T* left[kRowBlock];
     T* sum_rows[kRowBlock];
     const T* gradients = SlotGradients(lanes_[d], step, 0) + slots.first * layout_.width;
@@ -366,7 +366,8 @@ class BackwardPass {
     int64_t depths[2];  // of the directions
     for (int64_t d = 0; d < directions_; ++d) depths[d] = VisibleRows(d, begin, end);
     worker.ForEach(directions_ * steps * lefts, [&](int64_t item) {
-      const int64_t d = item % directions_, step = begin + item / directions_ % steps, which = item / directions_ / steps;
+      const int64_t d = item % directions_, which = item / directions_ / steps;
+      const int64_t step = begin + item / directions_ % steps;
       const PackedRows rows{step, VisibleRows(d, begin, step), depths[d]};
       if (which == 0) ListRows(d, rows);
       PackLeft(d, which, rows);
@@ -451,7 +452,7 @@ class BackwardPass {
   void ForEachBlock(int64_t d, int64_t step, Function&& function) const {
     int64_t i = 0;
     for (int64_t block = 0; block < CeilDiv(problem_.batch, kRowBlock); ++block) {
-      const Block rows(problem_, block, TimeOf(problem_, arguments_[d], step));
+      const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[d], step));
       function(i, rows);
       i += rows.count;
     }
@@ -459,7 +460,7 @@ class BackwardPass {
 
   void ListRows(int64_t d, const PackedRows& packed) {
     const int64_t step = packed.step % (chunk_ + 1) * layout_.StepSize(kGradientSlots);
-    ForEachBlock(d, packed.step, [&](int64_t first, const Block& rows) {
+    ForEachBlock(d, packed.step, [&](int64_t first, const VisibleSequences& rows) {
       for (int64_t i = 0; i < rows.count; ++i) {
         lanes_[d].rows[packed.first + first + i] = step + rows.sequence[i] * kGradientSlots * layout_.width;
       }
@@ -473,7 +474,7 @@ class BackwardPass {
     const bool contexts = which > CellType::kProducts;
     if ((which == 0 || contexts ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
     constexpr int kInputTile = kTileRows<kOuterVectors<CellType::kInputSlots.count>>;
-    ForEachBlock(d, packed.step, [&](int64_t first, const Block& rows) {
+    ForEachBlock(d, packed.step, [&](int64_t first, const VisibleSequences& rows) {
       const int64_t at = packed.first + first, t = TimeOf(problem_, arguments_[d], packed.step);
       if (contexts) {
         PackBlock<kInputTile>(lane.left_contexts, 0, problem_.memory_units, problem_.memory_units, rows.count, at,
@@ -492,7 +493,7 @@ class BackwardPass {
   }
 
   // Rows of h are dropped, some sequences and units at a time, before they are packed.
-  void PackHidden(int64_t d, int64_t which, const PackedRows& packed, int64_t at, const Block& rows) {
+  void PackHidden(int64_t d, int64_t which, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     const Direction& lane = lanes_[d];
     const int64_t units = problem_.units, step = packed.step;
     constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;  // kColumns is a multiple of every tile's height
@@ -554,7 +555,8 @@ class BackwardPass {
     for (int64_t row = 0; row < count; ++row) {
       const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
       if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
-      left[visible] = SlotGradients(lanes_[d], step, 0) + (b * kGradientSlots + CellType::kInputSlots.first) * layout_.width;
+      const int64_t slot = b * kGradientSlots + CellType::kInputSlots.first;
+      left[visible] = SlotGradients(lanes_[d], step, 0) + slot * layout_.width;
       sum_rows[visible++] = sums + row * kPlain * L;
     }
     MultiplySlots(CellType::kInputSlots, visible, left, lanes_[d].kernel + panel * InputPanelSize(), sum_rows);

@@ -290,7 +290,7 @@ class ForwardPass {
       const Direction& lane = lanes_[0];
       const T* left[kRowBlock];
       T* sums[kRowBlock];
-      const Block rows(problem_, block, TimeOf(problem_, arguments_[0], step));
+      const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[0], step));
       const int64_t depth = problem_.memory_units;
       T* slots = Gates(lane, step, panel * CellType::kInput.unit_vectors * L);
       for (int64_t i = 0; i < rows.count; ++i) {
@@ -309,7 +309,7 @@ class ForwardPass {
   void Product(int64_t d, int64_t step, int64_t panel, int64_t block, const Element* operand, const Element* kernel,
                T* sums) {
     const Direction& lane = lanes_[d];
-    const Block rows(problem_, block, TimeOf(problem_, arguments_[d], step));
+    const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[d], step));
     const Element* left[kRowBlock];
     T* sum_rows[kRowBlock];
     for (int64_t i = 0; i < rows.count; ++i) {

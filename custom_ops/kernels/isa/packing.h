@@ -42,16 +42,16 @@ inline bool Visible(const Problem& problem, int64_t b, int64_t t) {
   return problem.mask == nullptr || problem.mask[b * problem.time + t];
 }
 
-// The sequences of a block that are not masked at a time: `sequence[i]` for i below the count returned. Products are
-// made for these alone, so that padding costs next to nothing.
-struct Block {
-  Block(const Problem& problem, int64_t block, int64_t t) {
+// Those of a block of sequences that are not masked at a time. Products are made for these alone, so that padding costs
+// next to nothing.
+struct VisibleSequences {
+  VisibleSequences(const Problem& problem, int64_t block, int64_t t) {
     for (int64_t b = block * kRowBlock; b < Smaller((block + 1) * kRowBlock, problem.batch); ++b) {
       if (Visible(problem, b, t)) sequence[count++] = b;
     }
   }
 
-  int64_t sequence[kRowBlock], count = 0;
+  int64_t sequence[kRowBlock], count = 0;  // the first `count` are set
 };
 
 inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_t step) {
