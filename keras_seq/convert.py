@@ -9,11 +9,9 @@ import warnings
 
 import keras
 
-from keras_seq import layers
+from keras_seq.layers.counterparts import COUNTERPARTS, point_to_ours
 
-_NAMES = ("GRU", "LSTM", "RNN", "Bidirectional", "GRUCell", "LSTMCell", "SimpleRNN", "SimpleRNNCell")
-_COUNTERPARTS = {name: getattr(layers, name) for name in _NAMES}
-_REPLACEABLE = tuple(getattr(keras.layers, name) for name in _COUNTERPARTS)
+_REPLACEABLE = tuple(getattr(keras.layers, name) for name in COUNTERPARTS)
 
 
 def convert(model):
@@ -63,7 +61,7 @@ def convert(model):
             warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
             config = keras.saving.serialize_keras_object(model)
         compile_config = config.pop("compile_config", None)
-        config = _keep_shared(_point_to_ours(config), _shared_names(model), custom_objects)
+        config = _keep_shared(point_to_ours(config), _shared_names(model), custom_objects)
         copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
     _check_that_none_is_left(copy)
     for original, twin in _pairs(model, copy):
@@ -86,19 +84,6 @@ def _errors_about(model):
             "`model` must have a configuration from which Keras can make it again, as `model.save` and `load_model` "
             f"need it; the error above says what is missing. Received: {_described(model)}"
         ) from error
-
-
-def _point_to_ours(config):
-    """A configuration in which the recurrent layers of Keras are replaced."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_point_to_ours, config))
-    if not isinstance(config, dict):
-        return config
-    config = {key: _point_to_ours(value) for key, value in config.items()}
-    if str(config.get("module")).startswith("keras.") and config.get("class_name") in _COUNTERPARTS:
-        ours = _COUNTERPARTS[config["class_name"]]
-        config |= {"module": ours.__module__, "registered_name": keras.saving.get_registered_name(ours)}
-    return config
 
 
 class _Shared:
@@ -180,7 +165,7 @@ def _check_that_none_is_left(copy):
 
 def _inner_layers(parent):
     """Each layer in another one, with it. What a class derived from a recurrent layer is made of is its own matter."""
-    if isinstance(parent, keras.layers.RNN) and type(parent) not in _COUNTERPARTS.values():
+    if isinstance(parent, keras.layers.RNN) and type(parent) not in COUNTERPARTS.values():
         return
     for layer in _children(parent):
         yield parent, layer

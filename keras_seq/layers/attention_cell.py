@@ -88,7 +88,7 @@ class AttentiveLayer(keras.layers.Layer):
             context, weights, attention_state = self.attention.attend(
                 state[0], memory, keys, memory_mask, attention_state, drawn, training
             )
-            output, state = call_cell(self.cell, ops.concatenate([inputs, context], axis=-1), state, training)
+            output, state = call_cell(self.cell, inputs, state, training, context)
         else:
             output, state = call_cell(self.cell, inputs, state, training)
             context, weights, attention_state = self.attention.attend(
@@ -160,8 +160,8 @@ class AttentiveLayer(keras.layers.Layer):
         state = tree.flatten(state)
         self._split(state, None)
         state = [ops.convert_to_tensor(s, self.compute_dtype) for s in state]
-        inputs = ops.zeros((batch, sequences.shape[-1] + context_units), self.compute_dtype)
-        cell = ForeignCell(self.cell, inputs, state, training)
+        inputs = ops.zeros((batch, sequences.shape[-1]), self.compute_dtype)
+        cell = ForeignCell(self.cell, inputs, state, training, context_units)
         output = ops.zeros((batch, self.cell_output_size), self.compute_dtype)
         return Recurrence(cell, sequences, initial_state=(output, *state))
 
@@ -222,7 +222,8 @@ class AttentionCell(AttentiveLayer):
 
     Args:
         cell: a cell of keras_seq, of Keras, or your own, or a `keras.layers.StackedRNNCells`. With input feeding the
-            first of its states is the h that asks.
+            first of its states is the h that asks. The `dropout` of a cell of keras_seq drops x alone, never the
+            context; what another cell drops is up to its `call`, whose input is `[x, context]`.
         attention: an attention layer of keras_seq.
         input_feeding: whether the context is an input of the cell.
         **kwargs: those of `keras.layers.Layer`.

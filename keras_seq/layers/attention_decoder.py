@@ -8,6 +8,7 @@ from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
 from keras_seq.ops.implementation import check_implementation
+from keras_seq.ops.random import child_seed
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -23,13 +24,15 @@ class AttentionDecoder(AttentiveLayer):
 
     Args:
         units: size of the cell's output h.
-        cell: "lstm", "gru" or "rnn", or a cell of keras_seq, of Keras or your own, with all its options.
+        cell: "lstm", "gru" or "rnn", or a cell of keras_seq, of Keras or your own, with all its options. What a cell of
+            Keras or your own drops is up to its `call`, whose input with input feeding is `[x, context]`.
         attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic";
             `BahdanauAttention(units)` by default.
         input_feeding: whether the context is an input of the cell.
-        dropout: fraction of the features of the inputs to drop, one mask a sequence; not of the context.
+        dropout: fraction of the features of the inputs x to drop, one mask a sequence. The context is never dropped,
+            neither here nor by the `dropout` of a cell of keras_seq.
         recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
-        seed: of the dropout masks.
+        seed: of the dropout masks, and of the noise of an attention given by name.
         return_state: whether to return the final state too.
         implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
 
@@ -79,14 +82,16 @@ class AttentionDecoder(AttentiveLayer):
         dtype = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
         self.cell_argument = cell
         if isinstance(cell, str):
-            options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "seed": seed}
+            options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout}
+            options["seed"] = child_seed(seed, "AttentionDecoder", "cell")
             cell = make_cell(cell, units, **options, **dtype)
         elif dropout or recurrent_dropout or seed is not None:
             raise ValueError(
                 "`dropout`, `recurrent_dropout` and `seed` are for a `cell` given by name; one that is a layer has its "
                 f"own. Received: cell={cell!r}, dropout={dropout}, recurrent_dropout={recurrent_dropout}, seed={seed}"
             )
-        attention = get_attention("bahdanau" if attention is None else attention, units, **dtype)
+        attention_seed = child_seed(seed, "AttentionDecoder", "attention")
+        attention = get_attention("bahdanau" if attention is None else attention, units, attention_seed, **dtype)
         super().__init__(cell, attention, input_feeding, **kwargs)
         if units != self.cell_output_size:
             raise ValueError(

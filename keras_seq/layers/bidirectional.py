@@ -4,8 +4,8 @@
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.recurrent import RecurrentLayer
 from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
+from keras_seq.ops.random import with_child_seeds
 
 _MERGE = {
     "concat": lambda y, y_reversed: ops.concatenate([y, y_reversed], axis=-1),
@@ -25,7 +25,8 @@ class Bidirectional(keras.layers.Bidirectional):
         layer: a recurrent layer, of ours or of Keras.
         merge_mode: "concat" (default), "sum", "mul", "ave", or None for a tuple of both.
         weights: initial weights, forward then backward.
-        backward_layer: the layer for the other direction, with `go_backwards=True`; a copy of `layer` by default.
+        backward_layer: the layer for the other direction, with `go_backwards=True`. By default it is a copy of `layer`
+            whose seeds, of masks and of initializers, are derived from those of `layer`.
 
     Call arguments:
         sequences: (batch, time, features).
@@ -45,10 +46,12 @@ class Bidirectional(keras.layers.Bidirectional):
     """
 
     def __init__(self, layer, merge_mode="concat", weights=None, backward_layer=None, **kwargs):
-        if backward_layer is None and isinstance(layer, RecurrentLayer) and layer.seed is not None:
-            # Else both directions would draw the same masks.
-            config = {"go_backwards": True, "seed": layer.seed + layer.num_layers, "name": f"backward_{layer.name}"}
-            backward_layer = type(layer).from_config(layer.get_config() | config)
+        if backward_layer is None and isinstance(layer, keras.layers.Layer):
+            # Keras's own copy would have the same seeds: the same masks, and where initializers are seeded weights.
+            config = with_child_seeds(keras.saving.serialize_keras_object(layer), "backward")
+            name = f"backward_{layer.name.removeprefix('backward_')}"
+            config["config"] |= {"go_backwards": True, "name": name}
+            backward_layer = keras.saving.deserialize_keras_object(config)
         super().__init__(layer, merge_mode, weights, backward_layer, **kwargs)
         self.supports_masking = True  # which Keras 3.16 no longer says of its own
 

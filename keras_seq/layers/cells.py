@@ -9,10 +9,17 @@ from keras import ops
 
 from keras_seq.ops import cell_math
 from keras_seq.ops.cell_math import RecurrentWeights
-from keras_seq.ops.random import check_rate, dropout_mask
+from keras_seq.ops.random import check_rate, child_initializer, draw_alike, dropout_mask
 from keras_seq.ops.recurrence import Recurrence
 
 DROPOUT_MODES = ("variational", "locked", "naive")
+
+# The weights of Keras's cells, in the order in which they are made, and the attributes that hold their initializers.
+INITIALIZERS = {
+    "kernel": "kernel_initializer",
+    "recurrent_kernel": "recurrent_initializer",
+    "bias": "bias_initializer",
+}
 
 
 class Masks(NamedTuple):
@@ -87,7 +94,21 @@ class RecurrentCell:
     def build(self, input_shape):
         super().build(input_shape)
         for name, (shape, initializer) in self.further_shapes().items():
+            if not isinstance(initializer, str):
+                initializer = child_initializer(initializer, name)
             setattr(self, name, self.add_weight(shape=shape, initializer=initializer, name=name))
+
+    def add_weight(self, shape=None, initializer=None, *args, name=None, **kwargs):
+        if name in INITIALIZERS and initializer is getattr(self, INITIALIZERS[name]):
+            initializer = self.independent_initializer(name)
+        return super().add_weight(shape, initializer, *args, name=name, **kwargs)
+
+    def independent_initializer(self, name):
+        """The initializer of one of Keras's weights, or its child where a weight before it draws the same numbers."""
+        initializer, names = getattr(self, INITIALIZERS[name]), list(INITIALIZERS)
+        earlier = [getattr(self, INITIALIZERS[other]) for other in names[: names.index(name)]]
+        repeats = any(draw_alike(initializer, other) for other in earlier)
+        return child_initializer(initializer, name) if repeats else initializer
 
     def over(self, sequences, initial_state=None, *, reverse=False, training=False):
         """This cell over whole sequences, its masks drawn: a `Recurrence` for `keras_seq.ops` to run.
@@ -122,16 +143,14 @@ class RecurrentCell:
                 for rate, size in zip(rates, sizes, strict=True)
             ]
             return Masks(zoneout=shares if any(rates) else None)
+        # Drawn in the order of a loop of Keras, so that a seed gives the same masks step by step.
+        inputs = self.draw_mask(self.dropout, batch, time, features)
         recurrent = self.draw_mask(self.recurrent_dropout, batch, time, sizes[0])
         if recurrent is not None and self.dropout_mode != "naive":
             recurrent = recurrent[:, 0]
+        kernel = self._draw_kernel_mask()
         shares = [self._draw_zoneout((batch, time, size), rate) for rate, size in zip(rates, sizes, strict=True)]
-        return Masks(
-            self.draw_mask(self.dropout, batch, time, features),
-            recurrent,
-            self._draw_kernel_mask(),
-            shares if any(rates) else None,
-        )
+        return Masks(inputs, recurrent, kernel, shares if any(rates) else None)
 
     def draw_mask(self, rate, batch, time, features):
         """A mask that stands in time as `dropout_mode` has it, (batch, 1 or time, features); None for a rate of 0."""
@@ -157,7 +176,8 @@ class RecurrentCell:
     def _sizes(self):
         return self.state_size if isinstance(self.state_size, (list, tuple)) else [self.state_size]
 
-    def call(self, inputs, states, training=False):
+    def call(self, inputs, states, training=False, context=None):
+        # `context` (batch, any) are further features of the inputs: what an attention found, which is never dropped.
         state = tuple(states) if isinstance(states, (list, tuple)) else (states,)
         masks = self._step_masks(inputs, state, training)
         kernel = ops.convert_to_tensor(self.recurrent_kernel)
@@ -166,6 +186,7 @@ class RecurrentCell:
         equations, (bias, recurrent_bias) = self.equations, self.split_bias()
         weights = RecurrentWeights(kernel, recurrent_bias, masks.recurrent, self.further_weights())
         inputs = inputs if masks.inputs is None else inputs * masks.inputs
+        inputs = inputs if context is None else ops.concatenate([inputs, context], axis=-1)
         projected = equations.project(inputs, self.kernel, bias, weights)
         candidate, _, _ = equations.step(projected, state, equations.prepare(weights))
         state = cell_math.zone_out(masks.zoneout, state, candidate)
@@ -194,9 +215,9 @@ class RecurrentCell:
         return self._input_mask
 
     def get_recurrent_dropout_mask(self, step_input):
-        self._kernel_mask = self._draw_kernel_mask()
         if self.dropout_mode != "naive":
             self._recurrent_mask = self._draw(ops.shape(step_input), self.recurrent_dropout)
+        self._kernel_mask = self._draw_kernel_mask()
         return self._recurrent_mask
 
     def reset_dropout_mask(self):
@@ -341,14 +362,26 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
             shapes |= {"state_gamma": ((units,), "ones"), "state_beta": ((units,), "zeros")}
         return shapes
 
-    def add_weight(self, shape=None, *args, name=None, **kwargs):
+    def add_weight(self, shape=None, initializer=None, *args, name=None, **kwargs):
         if name == "recurrent_kernel" and self.projection_units:  # which Keras's `build` makes for `units`
             shape = (self.projection_units, shape[1])
-        return super().add_weight(shape, *args, name=name, **kwargs)
+        if name == "bias" and self.unit_forget_bias:  # Keras's `build` hides `bias_initializer` in a function
+            initializer = _with_forget_bias(self.independent_initializer(name), self.units)
+        return super().add_weight(shape, initializer, *args, name=name, **kwargs)
 
     def get_config(self):
         own = {name: getattr(self, name) for name in ("peephole", "projection_units", "layer_norm")}
         return {**super().get_config(), **own}
+
+
+def _with_forget_bias(initializer, units):
+    """The initializer of a bias that is 1 for the forget gate: the gates are i, f, g, o, drawn as Keras draws them."""
+
+    def initialize(shape, dtype=None):
+        parts = initializer((units,), dtype=dtype), ops.ones((units,), dtype), initializer((2 * units,), dtype=dtype)
+        return ops.concatenate(parts)
+
+    return initialize
 
 
 CELLS = {"rnn": SimpleRNNCell, "gru": GRUCell, "lstm": LSTMCell}

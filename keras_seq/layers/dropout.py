@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dropout for sequences: of features, of recurrent connections and of words, with masks that last a sequence."""
 
-import random
-
 import keras
 from keras import ops
 
-from keras_seq.ops.random import check_rate
+from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.counterparts import point_to_ours
+from keras_seq.ops.random import check_rate, child_seed, dropout_mask
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -34,6 +34,14 @@ class LockedDropout(keras.layers.SpatialDropout1D):
         True
     """
 
+    def call(self, inputs, training=False):
+        if not training or not self.rate:
+            return inputs
+        if self.rate == 1:
+            return ops.zeros_like(inputs)
+        batch, _, features = ops.shape(inputs)
+        return inputs * dropout_mask((batch, 1, features), self.rate, self.seed_generator, inputs.dtype)
+
 
 @keras.saving.register_keras_serializable("keras_seq")
 class VariationalDropout(keras.layers.Wrapper):
@@ -44,16 +52,17 @@ class VariationalDropout(keras.layers.Wrapper):
     dropped.
 
     The wrapper holds a copy of the layer, with fresh weights, in which every `recurrent_dropout` is `recurrent_rate`;
-    the layer runs on whatever implementation it would run on alone.
+    the layer runs on whatever implementation it would run on alone. In the copy, layers and cells of Keras are replaced
+    by those of keras_seq, as by `keras_seq.convert`: Keras's GRU and LSTM draw one mask for each gate.
 
     Args:
-        layer: a recurrent layer, of ours or of Keras: an RNN with any cell or stack of cells, or a `Bidirectional`.
+        layer: a recurrent layer, of keras_seq or of Keras: an RNN with any cell or stack of cells, or a
+            `Bidirectional`.
         input_rate: fraction of the input features to drop, in [0, 1).
         recurrent_rate: fraction of the previous output's units to drop in the recurrent product, in [0, 1). In a
             stack of cells, of each cell.
         output_rate: fraction of the output features to drop, in [0, 1).
-        seed: of all masks. The layer's own seeds, where it has any, stay. (`keras.layers.SimpleRNN` has none in its
-            configuration, and draws its recurrent masks unseeded.)
+        seed: of all masks, each of which is drawn independently. The layer's own seeds, where it has any, stay.
 
     Call arguments:
         sequences: (batch, time, features).
@@ -66,7 +75,8 @@ class VariationalDropout(keras.layers.Wrapper):
 
     Raises:
         ValueError: for a rate outside [0, 1), for a layer that is not recurrent, that has no `recurrent_dropout` to
-            be set, or that has a dropout of its own which a rate given here would double or replace.
+            be set, that has a dropout of its own which a rate given here would double or replace, or whose cell derives
+            from Keras's and draws one mask for each gate.
 
     Example:
         >>> import numpy as np, keras_seq
@@ -206,11 +216,9 @@ class EmbeddingDropout(keras.layers.Wrapper):
         vectors = ops.cast(self.layer(inputs), self.compute_dtype)  # (batch, time, output_dim)
         if not training or not self.rate:
             return vectors
-        # In float32: bfloat16 has too few numbers in [0, 1) to meet a rate.
-        ones = ops.ones(ops.shape(inputs), dtype="float32")
-        scales = keras.random.dropout(ones, self.rate, seed=self.seed_generator)  # (batch, time)
+        scales = dropout_mask(ops.shape(inputs), self.rate, self.seed_generator, self.compute_dtype)  # (batch, time)
         scales = ops.take_along_axis(scales, _first_occurrences(inputs), axis=1)
-        return vectors * ops.expand_dims(ops.cast(scales, self.compute_dtype), axis=-1)
+        return vectors * ops.expand_dims(scales, axis=-1)
 
     def compute_mask(self, inputs, mask=None):
         return self.layer.compute_mask(inputs)
@@ -238,11 +246,8 @@ def _with_dtype_of(layer, kwargs):
 
 
 def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
-    """A copy of the layer with a recurrent dropout, and seeds for the masks of inputs and outputs.
-
-    The seeds differ, and so do those of the copy: two generators of one seed draw the same masks.
-    """
-    config = keras.saving.serialize_keras_object(layer)
+    """A copy of the layer with a recurrent dropout, and seeds for the masks of inputs and outputs."""
+    config = point_to_ours(keras.saving.serialize_keras_object(layer))
     config.pop("build_config", None)  # the copy is built in the wrapper
     found = [*_find_dropout(config)]
     if recurrent_rate and not any("recurrent_dropout" in inner for inner, _ in found):
@@ -250,10 +255,7 @@ def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
             "`recurrent_rate` must be 0 for a layer without `recurrent_dropout`. Received: "
             f"recurrent_rate={recurrent_rate} for the {type(layer).__name__} {layer.name!r}"
         )
-    seeds = [None] * (2 + len(found))
-    if seed is not None:
-        seeds = random.Random(seed).sample(range(2**31), len(seeds))
-    for (inner, reads_inputs), own_seed in zip(found, seeds[2:], strict=True):
+    for i, (inner, reads_inputs) in enumerate(found):
         if reads_inputs and input_rate and inner.get("dropout"):
             raise ValueError(
                 "`layer` must not drop its inputs where `input_rate` does. Received: "
@@ -272,11 +274,24 @@ def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
         if "recurrent_dropout" in inner:
             inner["recurrent_dropout"] = recurrent_rate
         if inner.get("seed", 0) is None:
-            inner["seed"] = own_seed
+            inner["seed"] = child_seed(seed, "VariationalDropout", "layer", i)
     copy = keras.saving.deserialize_keras_object(config)
     if hasattr(layer, "use_cudnn"):
         copy.use_cudnn = layer.use_cudnn  # which Keras does not serialize
-    return copy, *seeds[:2]
+    if recurrent_rate:
+        _check_that_gates_share_a_mask(copy)
+    return copy, *(child_seed(seed, "VariationalDropout", part) for part in ("inputs", "outputs"))
+
+
+def _check_that_gates_share_a_mask(layer):
+    """Refuse cells of a user's class that derives from Keras's GRU or LSTM cell."""
+    for cell in layer._flatten_layers():
+        if getattr(cell, "dropout_mask_count", None) and not isinstance(cell, RecurrentCell):
+            raise ValueError(
+                "`recurrent_rate` must be 0 for a cell that draws one mask for each gate, as those of Keras do; let "
+                f"it derive from a cell of keras_seq. Received: recurrent_rate={cell.recurrent_dropout} for the "
+                f"{type(cell).__name__} {cell.name!r}"
+            )
 
 
 def _find_dropout(config, reads_inputs=True):

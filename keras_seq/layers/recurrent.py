@@ -3,9 +3,9 @@
 
 import keras
 
-from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
+from keras_seq.layers.cells import INITIALIZERS, GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.rnn import RNN
-from keras_seq.ops.random import check_rate
+from keras_seq.ops.random import check_rate, child_initializer, child_seed
 
 
 def _of_cell(name):
@@ -39,8 +39,7 @@ class RecurrentLayer(RNN):
         of_cell |= {name: arguments[name] for name in ("dtype", "trainable") if name in arguments}
         cells = [self.cell_type(**of_cell, name=self.cell_name)]
         for i in range(1, num_layers):
-            if of_cell.get("seed") is not None:
-                of_cell["seed"] += 1  # else all cells would draw the same masks
+            of_cell |= _children_of(cells[0], "cell", i)
             cells.append(self.cell_type(**of_cell, name=f"{self.cell_name}_{i}"))
         super().__init__(cells if num_layers > 1 else cells[0], **arguments)
         self.num_layers = num_layers
@@ -70,6 +69,12 @@ class RecurrentLayer(RNN):
         return cls(**config)
 
 
+def _children_of(cell, *path):
+    """The arguments with which another cell draws masks and weights of its own."""
+    initializers = {name: child_initializer(getattr(cell, name), *path) for name in INITIALIZERS.values()}
+    return {"seed": child_seed(cell.seed, *path), **initializers}
+
+
 def _given(arguments):
     """The arguments of a constructor, from its `locals()`."""
     own = {name: value for name, value in arguments.items() if name not in ("self", "__class__", "kwargs")}
@@ -94,7 +99,7 @@ class SimpleRNN(RecurrentLayer):
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
         stateful: whether the final state of a batch starts the next one, until `reset_state()`.
         unroll: whether to lay out the steps instead of looping.
-        seed: of the masks.
+        seed: of the masks. With `num_layers` each cell draws its own numbers.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         output_dropout: fraction of the output features to drop. Final states are not dropped.
         dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
@@ -189,7 +194,7 @@ class GRU(RecurrentLayer):
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
         stateful: whether the final state of a batch starts the next one, until `reset_state()`.
         unroll: whether to lay out the steps instead of looping.
-        seed: of the masks.
+        seed: of the masks. With `num_layers` each cell draws its own numbers.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         output_dropout: fraction of the output features to drop. Final states are not dropped.
         dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
@@ -199,7 +204,8 @@ class GRU(RecurrentLayer):
         zoneout: probability m that a unit keeps its state in a step, `s_t = m s_{t-1} + (1 - m) s~_t`; at inference
             every unit moves by the expectation (Krueger et al. 2017).
         layer_norm: whether to normalise the products, z and r together and the candidate by itself, input and recurrent
-            product apart, each entry with a gain (Ba et al. 2016). Runs on xla.
+            product apart, each entry with a gain (Ba et al. 2016). It adds 0.001 to the variance, as
+            `keras.layers.LayerNormalization` does. Runs on xla.
         num_layers: how many cells stand on one another.
         residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
@@ -287,7 +293,7 @@ class LSTM(RecurrentLayer):
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
         stateful: whether the final state of a batch starts the next one, until `reset_state()`.
         unroll: whether to lay out the steps instead of looping.
-        seed: of the masks.
+        seed: of the masks. With `num_layers` each cell draws its own numbers.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         output_dropout: fraction of the output features to drop. Final states are not dropped.
         dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
@@ -300,7 +306,8 @@ class LSTM(RecurrentLayer):
             own (Gers & Schmidhuber 2000). The weights start at zero. Runs on xla.
         projection_units: size p of h, where it is a projection of the output (Sak et al. 2014). Runs on xla.
         layer_norm: whether to normalise both products, with a gain for each entry, and c' before the output, with gain
-            and shift (Ba et al. 2016). Runs on xla.
+            and shift (Ba et al. 2016). It adds 0.001 to the variance, as `keras.layers.LayerNormalization` does. Runs
+            on xla.
         num_layers: how many cells stand on one another.
         residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.

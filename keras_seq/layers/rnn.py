@@ -7,6 +7,7 @@ from keras import ops, tree
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.ops.implementation import Choice, check_implementation, choose_implementation
+from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences
 
 
@@ -126,8 +127,8 @@ class RNN(keras.layers.RNN):
         super().build(sequences_shape, initial_state_shape)
         if self.initial_state_initializer is not None:
             self.learned_state = [
-                self.add_weight(shape=(size,), initializer=self.initial_state_initializer, name=f"initial_state_{i}")
-                for i, size in enumerate(tree.flatten(self.state_size))
+                self.add_weight((size,), child_initializer(self.initial_state_initializer, name), name=name)
+                for name, size in ((f"initial_state_{i}", n) for i, n in enumerate(tree.flatten(self.state_size)))
             ]
 
     def get_initial_state(self, batch_size):

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_seq.layers import AttentionDecoder, LockedDropout
 from keras_seq.layers.recurrent import make_layer
+from keras_seq.ops.random import child_seed
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -25,7 +26,8 @@ class Decoder(keras.layers.Layer):
         attention: "bahdanau", "luong", "monotonic", an attention layer of `keras_seq.layers`, or None.
         dropout: fraction of the features to drop, one mask a sequence, from the embeddings and from the outputs.
         recurrent_dropout: as of `keras_seq.layers.LSTM`.
-        seed: of the dropout masks.
+        seed: of the dropout masks, and of the noise of an attention given by name. All parts draw their own numbers,
+            also beside an `Encoder` with the same seed.
         implementation: as of `keras_seq.layers.LSTM`.
 
     Call arguments:
@@ -73,18 +75,19 @@ class Decoder(keras.layers.Layer):
         self.seed = seed
         self.implementation = implementation
         self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
-        self.input_dropout = LockedDropout(dropout, seed=seed, dtype=self.dtype_policy)
-        self.recurrence = self._make_recurrence()
+        seeds = {part: child_seed(seed, "Decoder", part) for part in ("input_dropout", "recurrence", "output_dropout")}
+        self.input_dropout = LockedDropout(dropout, seed=seeds["input_dropout"], dtype=self.dtype_policy)
+        self.recurrence = self._make_recurrence(seeds["recurrence"])
         state_sizes = self.recurrence.state_size
         self.bridges = [keras.layers.Dense(n, activation="tanh", dtype=self.dtype_policy) for n in state_sizes]
-        self.output_dropout = LockedDropout(dropout, seed=seed, dtype=self.dtype_policy)
+        self.output_dropout = LockedDropout(dropout, seed=seeds["output_dropout"], dtype=self.dtype_policy)
         self.readout = keras.layers.Dense(vocabulary_size, dtype=self.dtype_policy)
         self.supports_masking = True
 
-    def _make_recurrence(self):
+    def _make_recurrence(self, seed):
         options = {
             "recurrent_dropout": self.recurrent_dropout,
-            "seed": self.seed,
+            "seed": seed,
             "implementation": self.implementation,
             "dtype": self.dtype_policy,
         }

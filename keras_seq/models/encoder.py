@@ -7,6 +7,7 @@ from keras import ops
 from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
 from keras_seq.layers.recurrent import make_layer
+from keras_seq.ops.random import child_seed
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -22,7 +23,7 @@ class Encoder(keras.layers.Layer):
         bidirectional: whether each layer reads in both directions.
         dropout: fraction of the features to drop before each layer, one mask a sequence.
         recurrent_dropout: as of `keras_seq.layers.LSTM`.
-        seed: of the dropout masks.
+        seed: of the dropout masks. All layers and both directions draw their own numbers.
         implementation: as of `keras_seq.layers.LSTM`.
 
     Call arguments:
@@ -69,15 +70,16 @@ class Encoder(keras.layers.Layer):
         self.seed = seed
         self.implementation = implementation
         self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
-        self.dropouts = [LockedDropout(dropout, seed=seed, dtype=self.dtype_policy) for _ in range(num_layers)]
-        self.layers = [self._make_layer() for _ in range(num_layers)]
+        seeds = [child_seed(seed, "Encoder", "dropout", i) for i in range(num_layers)]
+        self.dropouts = [LockedDropout(dropout, seed=own, dtype=self.dtype_policy) for own in seeds]
+        self.layers = [self._make_layer(child_seed(seed, "Encoder", "layer", i)) for i in range(num_layers)]
 
-    def _make_layer(self):
+    def _make_layer(self, seed):
         layer = make_layer(
             self.cell,
             self.units,
             recurrent_dropout=self.recurrent_dropout,
-            seed=self.seed,
+            seed=seed,
             return_sequences=True,
             return_state=True,
             implementation=self.implementation,

@@ -202,7 +202,7 @@ class AnyAttention(_AttentionRecurrence):
     """A cell that looks at a memory before each step, by any attention. Automatic differentiation finds its derivative.
 
     Its states are those of the cell, then those of the attention. What the attention draws comes with the inputs, after
-    them. Without a context kernel the cell's inputs are `[x, context]`, which nothing has projected.
+    them. Without a context kernel nothing has projected the inputs, and the cell's step takes the pair (x, context).
     """
 
     attend: Callable  # as of `layers.attention.AttentionMechanism`
@@ -228,7 +228,7 @@ class AnyAttention(_AttentionRecurrence):
             drawn if drawn.shape[-1] != 0 else None,
         )
         if weights.context_kernel is None:
-            inputs = ops.concatenate([inputs, context], axis=-1)
+            inputs = inputs, context
         else:
             inputs = inputs + ops.matmul(context, weights.context_kernel)
         cell_state, _, _ = self.cell.step(inputs, cell_state, weights.cell)

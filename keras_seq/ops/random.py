@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random masks for dropout and zoneout."""
+"""Seeds for the parts of a layer or model, and random masks for dropout and zoneout.
 
+A layer that draws one stream of numbers takes its seed as it is, as in Keras. What consists of several parts gives each
+part a seed of its own: `child_seed`.
+"""
+
+import hashlib
 import math
 import numbers
 
@@ -13,6 +18,65 @@ def check_rate(name, rate):
     if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
         raise ValueError(f"`{name}` must be a number in [0, 1). Received: {rate!r}")
     return float(rate)
+
+
+def child_seed(seed, *path):
+    """Derive the seed of one part from the seed of the whole.
+
+    The result is a hash of seed and path: parts draw independent numbers, the same ones in every run. With `seed + 1`
+    the second part of a layer with seed 1 would draw the numbers of a layer with seed 2.
+
+    Args:
+        seed: an integer, or None.
+        *path: names and numbers that tell this part from all others of the same whole.
+
+    Returns:
+        An integer in [0, 2^31); None if `seed` is None.
+
+    Example:
+        >>> child_seed(7, "Encoder", "layer", 0) == child_seed(7, "Encoder", "layer", 1)
+        False
+    """
+    if seed is None:
+        return None
+    if not isinstance(seed, int):
+        raise ValueError(f"`seed` must be an integer or None. Received: {seed!r}")
+    digest = hashlib.sha256(repr((int(seed), *path)).encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
+
+
+def with_child_seeds(config, *path):
+    """A configuration in which each seed, at any depth, is replaced by its `child_seed`."""
+    if isinstance(config, dict):
+        return {
+            key: child_seed(value, *path)
+            if key == "seed" and isinstance(value, int)
+            else with_child_seeds(value, *path)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(with_child_seeds(value, *path) for value in config)
+    return config
+
+
+def child_initializer(initializer, *path):
+    """A copy of an initializer that draws other numbers, for one of several weights.
+
+    An initializer of Keras returns the same numbers in every call. The copy of an unseeded one has a new random seed;
+    that of a seeded one has the `child_seed`. An initializer without a seed is returned as it is.
+    """
+    config = initializer.get_config() if hasattr(initializer, "get_config") else {}
+    return type(initializer).from_config(with_child_seeds(config, *path)) if "seed" in config else initializer
+
+
+def draw_alike(initializer, other):
+    """Whether two initializers draw the same numbers: they are one object, or equal ones with a seed."""
+    if initializer is other:
+        return True
+    if type(initializer) is not type(other) or not hasattr(initializer, "get_config"):
+        return False
+    config = initializer.get_config()
+    return config.get("seed") is not None and config == other.get_config()
 
 
 def dropout_mask(shape, rate, seed_generator, dtype=None, scale=True):

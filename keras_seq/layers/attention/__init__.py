@@ -15,7 +15,7 @@ ATTENTIONS = {
 }
 
 
-def get_attention(attention, units, **options):
+def get_attention(attention, units, seed=None, **options):
     """The attention called "bahdanau", "luong" or "monotonic", of so many units; a layer is returned as it is."""
     if isinstance(attention, AttentionMechanism):
         return attention
@@ -24,4 +24,6 @@ def get_attention(attention, units, **options):
             f"`attention` must be one of {sorted(ATTENTIONS)} or an attention layer of keras_seq. "
             f"Received: {attention!r}"
         )
+    if attention == "monotonic":  # the only one that draws
+        options["seed"] = seed
     return ATTENTIONS[attention](units, **options)

@@ -13,8 +13,9 @@ class BahdanauAttention(AttentionMechanism):
     """Additive attention with its own projections (Bahdanau, Cho & Bengio 2015).
 
     `e_ts = v . tanh(q_t W_q + k_s W_k)`, `a_t = softmax_s(e_t)`, `context_t = sum_s a_ts value_s`. With `normalize`
-    (Salimans & Kingma 2016) `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b)`, with `coverage` (Tu et al. 2016)
-    `e_ts = v . tanh(q_t W_q + k_s W_k + w_c sum_{i < t} a_is)`: each position is told how much it has been looked at.
+    (Salimans & Kingma 2016) `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b)`. With `coverage` (See, Liu & Manning 2017)
+    `e_ts = v . tanh(q_t W_q + k_s W_k + w_c c_ts)`, where the coverage `c_ts = sum_{i < t} a_is` is the attention that
+    position s got so far; their coverage loss is not added. Both can be combined.
 
     The memory is an argument of every call, never state of the layer; `project_memory` computes its projected keys
     once for many calls.
@@ -66,17 +67,16 @@ class BahdanauAttention(AttentionMechanism):
         return not self.coverage and self.computes_as(BahdanauAttention)
 
     def make_weights(self, query_units, key_units):
-        initializer = self.kernel_initializer
-        self.query_kernel = self.add_weight((query_units, self.units), initializer, name="query_kernel")
-        self.key_kernel = self.add_weight((key_units, self.units), initializer, name="key_kernel")
+        self.query_kernel = self.add_kernel((query_units, self.units), "query_kernel")
+        self.key_kernel = self.add_kernel((key_units, self.units), "key_kernel")
         # Drawn as the column of a matrix, so that its scale follows from its length.
-        self.score_kernel = self.add_weight((self.units, 1), initializer, name="score_kernel")
+        self.score_kernel = self.add_kernel((self.units, 1), "score_kernel")
         if self.normalize:
             length = keras.initializers.Constant(self.units**-0.5)
             self.score_length = self.add_weight((), length, name="score_length")
             self.bias = self.add_weight((self.units,), "zeros", name="bias")
         if self.coverage:
-            self.coverage_kernel = self.add_weight((1, self.units), initializer, name="coverage_kernel")
+            self.coverage_kernel = self.add_kernel((1, self.units), "coverage_kernel")
 
     def score_vector(self, data):
         """v, or `g v / |v|` with `normalize`: (units,), in the dtype of data."""

@@ -76,19 +76,18 @@ class LuongAttention(AttentionMechanism):
         return self.score == "concat" and self.computes_as(LuongAttention)
 
     def make_weights(self, query_units, key_units):
-        initializer = self.kernel_initializer
         if self.score == "dot" and query_units != key_units:
             raise ValueError(
                 "`score='dot'` needs query and key of one size; `score='general'` does not. "
                 f"Received: a query of {query_units} features, a key of {key_units}"
             )
         if self.score == "general":
-            self.key_kernel = self.add_weight((key_units, query_units), initializer, name="key_kernel")
+            self.key_kernel = self.add_kernel((key_units, query_units), "key_kernel")
         if self.score == "concat":
-            self.query_kernel = self.add_weight((query_units, self.units), initializer, name="query_kernel")
-            self.key_kernel = self.add_weight((key_units, self.units), initializer, name="key_kernel")
+            self.query_kernel = self.add_kernel((query_units, self.units), "query_kernel")
+            self.key_kernel = self.add_kernel((key_units, self.units), "key_kernel")
             # Drawn as the column of a matrix, so that its scale follows from its length.
-            self.score_kernel = self.add_weight((self.units, 1), initializer, name="score_kernel")
+            self.score_kernel = self.add_kernel((self.units, 1), "score_kernel")
         if self.scale is True:
             self.learned_scale = self.add_weight((), "ones", name="scale")
 

@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from keras_seq.ops.attention_math import attend, masked_softmax
+from keras_seq.ops.random import child_initializer
 from keras_seq.ops.scan import time_loop
 
 
@@ -43,6 +44,10 @@ class AttentionMechanism(keras.layers.Layer):
 
     def make_weights(self, query_units, key_units):
         """Make the weights for queries and keys of so many features."""
+
+    def add_kernel(self, shape, name):
+        """A weight that the `kernel_initializer` of a subclass draws, independently of its other weights."""
+        return self.add_weight(shape, child_initializer(self.kernel_initializer, name), name=name)
 
     def read(self, weight, data):
         """A weight in the dtype of the data it meets.

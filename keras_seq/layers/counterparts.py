@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recurrent layers and cells of Keras, and ours for each of them."""
+
+import keras
+
+from keras_seq.layers.bidirectional import Bidirectional
+from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
+from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+from keras_seq.layers.rnn import RNN
+
+COUNTERPARTS = {
+    kind.__name__: kind for kind in (GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell)
+}
+
+
+def point_to_ours(config):
+    """A configuration in which the recurrent layers of Keras are replaced."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(point_to_ours, config))
+    if not isinstance(config, dict):
+        return config
+    config = {key: point_to_ours(value) for key, value in config.items()}
+    if str(config.get("module")).startswith("keras.") and config.get("class_name") in COUNTERPARTS:
+        ours = COUNTERPARTS[config["class_name"]]
+        config |= {"module": ours.__module__, "registered_name": keras.saving.get_registered_name(ours)}
+        if ours is SimpleRNN:  # Keras's does not write its seed down
+            config["config"].setdefault("seed", None)
+    return config
