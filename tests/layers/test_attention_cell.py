@@ -296,6 +296,79 @@ def test_dropout(kind):
     assert_close(layer(INPUTS, memory=SOURCES), run(False), 1e-5)  # no mask is left over from the graph
 
 
+def identity_cell(kind, **options):
+    """A cell whose output is its input `[x, context]`: what is zero there has been dropped."""
+    cell = layers.SimpleRNNCell(FEATURES + MEMORY, "linear", use_bias=False, kernel_initializer="identity",
+                                recurrent_initializer="zeros", seed=1, **options)  # fmt: skip
+    return keras.layers.StackedRNNCells([cell]) if kind == "stack" else cell
+
+
+@pytest.mark.parametrize("mode", ["variational", "naive"])
+@pytest.mark.parametrize("attention", ["bahdanau", "coverage"])  # fused, and by the scan of any attention
+@pytest.mark.parametrize("kind", ["cell", "stack"])
+def test_dropout_drops_inputs_and_never_the_context(kind, attention, mode):
+    inputs, sources = np.ones((400, 2, FEATURES)), np.ones((400, SOURCE, MEMORY))  # every context is of ones
+    cell = layers.AttentionCell(identity_cell(kind, dropout=0.5, dropout_mode=mode), ATTENTIONS[attention][0]())
+    layer = layers.RNN(cell, return_sequences=True)
+    outputs = [np.array(layer(inputs, memory=sources, training=True))]
+    state = cell.get_initial_state(memory=sources)
+    outputs.append(np.array(cell(inputs[:, 0], state, sources, training=True)[0])[:, None])
+    for output in outputs:
+        x, context = np.split(output, [FEATURES], axis=-1)
+        np.testing.assert_array_equal(np.unique(x), [0, 2])
+        assert abs(np.mean(x == 0) - 0.5) < 5 * 0.5 / x[:, 0].size ** 0.5
+        assert_close(context, np.ones_like(context), 1e-6)
+    x = outputs[0][..., :FEATURES]
+    assert np.array_equal(x[:, 0], x[:, 1]) == (mode == "variational")
+
+
+DROPPED = {"dropout": 0.5, "recurrent_dropout": 0.5, "recurrent_weight_dropout": 0.5, "dtype": "float64"}
+
+
+@pytest.mark.parametrize("attention", ["bahdanau", "coverage", "general"])
+@pytest.mark.parametrize("kind", ["plain", "normalized", "stack"])
+def test_every_path_draws_and_applies_the_same_masks(kind, attention):
+    """Whole sequences at once, by Keras's protocol in the scan, and step by step."""
+
+    def make_cell(seed, **options):
+        cell = layers.GRUCell(UNITS, layer_norm=kind == "normalized", seed=seed, **options)
+        if kind != "stack":
+            return cell
+        return keras.layers.StackedRNNCells([cell, layers.LSTMCell(UNITS, dtype="float64")])
+
+    decoder, stepping = (make_decoder(make_cell(1, **DROPPED), attention) for _ in range(2))
+    cell = make_cell(1, **DROPPED)
+    first = cell.cells[0] if kind == "stack" else cell
+    masks = first.draw_masks(INPUTS, training=True)
+
+    # The same decoder at inference, with the masks in its inputs and kernel.
+    plain = make_decoder(make_cell(1, dtype="float64"), attention)
+    outputs, *_ = decoder(INPUTS, SOURCES, training=True)
+    inner = stepping.cell.cells[0] if kind == "stack" else stepping.cell
+    inner.get_dropout_mask(INPUTS[:, 0])
+    inner.get_recurrent_dropout_mask(np.ones((BATCH, UNITS)))
+    state = stepping.get_initial_state(SOURCES)
+    for t in range(TIME):
+        output, state, _ = stepping.take_step(INPUTS[:, t], state, SOURCES, training=True)
+        assert_close(outputs[:, t], output, 1e-12)
+
+    kernel = (plain.cell.cells[0] if kind == "stack" else plain.cell).recurrent_kernel
+    kernel.assign(kernel * masks.recurrent_kernel)
+    state = plain.get_initial_state(SOURCES)
+    output, _, _ = plain.take_step(INPUTS[:, 0] * masks.inputs[:, 0], state, SOURCES)
+    assert_close(outputs[:, 0], output, 1e-12)  # of the first step, whose previous output is zero
+
+
+def test_a_cell_of_keras_drops_what_it_is_given():
+    """The context too: its dropout is part of its `call`."""
+    cell = keras.layers.SimpleRNNCell(FEATURES + MEMORY, "linear", use_bias=False, kernel_initializer="identity",
+                                      recurrent_initializer="zeros", seed=1, dropout=0.5)  # fmt: skip
+    cell = layers.AttentionCell(cell, layers.BahdanauAttention(ATTENTION))
+    inputs, sources = np.ones((400, 2, FEATURES)), np.ones((400, SOURCE, MEMORY))
+    outputs = np.array(layers.RNN(cell, return_sequences=True)(inputs, memory=sources, training=True))
+    assert abs(np.mean(outputs[..., FEATURES:] == 0) - 0.5) < 5 * 0.5 / (400 * MEMORY) ** 0.5
+
+
 def test_compiled():
     decoder = make_decoder("gru", "monotonic, soft")
     run = decode_with(decoder, training=True, mask=tf.constant(MASK), memory_mask=tf.constant(MEMORY_MASK))

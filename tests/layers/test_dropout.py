@@ -107,6 +107,39 @@ def test_locked_dropout_is_one_mask_a_sequence():
     assert_masks_drop(outputs[:, 0])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["LockedDropout", "EmbeddingDropout", "GRUCell"])
+def test_rates_are_met_in_every_dtype(name, dtype):
+    """A number of bfloat16 in [0, 1) has 8 bits: too few to be compared with a rate."""
+    rate, ones = 0.05, np.ones((1000, 1, 1000), "float32")
+    if name == "LockedDropout":
+        masks = layers.LockedDropout(rate, seed=1, dtype=dtype)(ones, training=True)
+    elif name == "EmbeddingDropout":
+        embedding = keras.layers.Embedding(20, 1, embeddings_initializer="ones")
+        layer = layers.EmbeddingDropout(embedding, rate, seed=1, dtype=dtype)
+        masks = layer(np.tile(np.arange(20), (50_000, 1)), training=True)
+    else:
+        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_masks(ones, training=True).inputs
+    assert keras.backend.standardize_dtype(masks.dtype) == dtype
+    masks = np.array(keras.ops.cast(masks, "float32"))
+    assert abs(np.mean(masks == 0) - rate) < 5 * (rate * (1 - rate) / masks.size) ** 0.5
+    np.testing.assert_allclose(np.unique(masks), [0, 1 / (1 - rate)], rtol=1e-6 if dtype == "float32" else 4e-3)
+
+
+def test_locked_dropout_is_otherwise_that_of_keras():
+    for rate in (0, 0.3, 1, 1.0):
+        ours, theirs = (kind(rate, seed=1) for kind in (layers.LockedDropout, keras.layers.SpatialDropout1D))
+        assert {**ours.get_config(), "name": ""} == {**theirs.get_config(), "name": ""}
+        assert ours.compute_output_shape((None, 3, 4)) == theirs.compute_output_shape((None, 3, 4))
+        for training in (False, True) if rate in (0, 1) else (False,):
+            np.testing.assert_array_equal(ours(SEQUENCES, training=training), theirs(SEQUENCES, training=training))
+        assert len(ours.variables) == len(theirs.variables)
+    with pytest.raises(ValueError, match="rate"):
+        layers.LockedDropout(1.1)
+    with pytest.raises(ValueError, match="expected ndim=3"):
+        layers.LockedDropout(0.5)(SEQUENCES[0])
+
+
 def identity_rnn(features, **options):
     """A layer with `h_t = W x_t + U h_{t-1}`, both matrices the identity."""
     layer = layers.SimpleRNN(features, activation="linear", use_bias=False, return_sequences=True, seed=1, **options)

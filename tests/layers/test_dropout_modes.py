@@ -217,7 +217,7 @@ def test_cells_drop_in_a_layer_of_keras_too(kind, mode):
     twin = getattr(layers, f"{kind}Cell")(UNITS, recurrent_dropout=RATE, recurrent_weight_dropout=RATE, seed=3)
     twin.build((None, FEATURES))
     twin.set_weights(layer.get_weights())
-    kernel_mask, recurrent_mask = twin._draw_kernel_mask(), twin._draw((BATCH, UNITS), RATE)
+    recurrent_mask, kernel_mask = twin._draw((BATCH, UNITS), RATE), twin._draw_kernel_mask()
     expected, _ = RECURRENCES[kind](
         SEQUENCES,
         np.array(twin.kernel),

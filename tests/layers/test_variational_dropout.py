@@ -10,6 +10,7 @@ from conftest import assert_close
 import keras_seq
 from keras_seq import layers
 from keras_seq.layers.dropout import VariationalDropout
+from keras_seq.ops.random import dropout_mask
 
 RATE = 0.3
 BATCH, TIME, UNITS = 3, 5, 4
@@ -93,6 +94,23 @@ def test_the_three_masks_act_where_they_should(return_sequences):
     assert_close(layer(X, training=True), expected, 1e-5)
 
 
+@pytest.mark.parametrize("module", [layers, keras.layers])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+@pytest.mark.parametrize("wrapper", ["layer", "cell"])
+def test_one_recurrent_mask_serves_all_gates(wrapper, kind, module):
+    """With identities as recurrent kernels, a step from ones gives two values: one where h is dropped, one elsewhere."""
+    options = {"use_bias": False, "kernel_initializer": "zeros"}
+    cell = getattr(module, f"{kind}Cell")(40, **options)
+    rnn = module.RNN(cell) if wrapper == "cell" else getattr(module, kind)(40, **options)
+    layer = VariationalDropout(rnn, recurrent_rate=0.5, seed=1)
+    layer.build((None, None, 40))
+    gates = 4 if kind == "LSTM" else 3
+    layer.layer.set_weights([np.zeros((40, 40 * gates)), np.tile(np.eye(40), (1, gates))])
+    states = [np.ones((50, 40), "float32")] * (gates - 2)
+    outputs = np.array(layer(np.zeros((50, 1, 40), "float32"), initial_state=states, training=True))
+    assert len(np.unique(outputs.round(5))) == 2
+
+
 @every_layer
 def test_it_is_a_layer_with_recurrent_dropout_between_masks(name):
     layer, outputs = wrap(name), WRAPPED[name][1]
@@ -103,7 +121,7 @@ def test_it_is_a_layer_with_recurrent_dropout_between_masks(name):
     inner.set_weights(layer.layer.get_weights())
 
     def mask(dropout, features):
-        return keras.random.dropout(np.ones((BATCH, 1, features), "float32"), dropout.rate, seed=generators[dropout])
+        return dropout_mask((BATCH, 1, features), dropout.rate, generators[dropout])
 
     generators = {d: keras.random.SeedGenerator(d.seed) for d in (layer.input_dropout, layer.output_dropout)}
     expected = as_list(inner(X * mask(layer.input_dropout, UNITS), training=True))
@@ -123,15 +141,14 @@ def test_at_inference_it_is_the_layer(name):
     mask = np.arange(TIME) < np.array([[5], [3], [1]])
     state = plain(X, mask=mask)[-1] if name == "LSTM" else None
     states = None if state is None else [state, state]
-    of_keras = "Keras" in name  # whose layers with recurrent dropout split the products, and draw at inference too
+    of_keras = "Keras" in name  # which computes the same in another order
     for training in (None, False):
         assert_close(
             layer(X, mask=mask, initial_state=states, training=training),
             plain(X, mask=mask, initial_state=states),
             1e-6 if of_keras else 0,
         )
-    if not of_keras:
-        np.testing.assert_array_equal(before, seeds(layer))
+    np.testing.assert_array_equal(before, seeds(layer))
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
@@ -246,9 +263,15 @@ class Cell(keras.layers.Layer):
         return inputs, states
 
 
+@keras.saving.register_keras_serializable("test")
+class CellOfKeras(keras.layers.LSTMCell):
+    """A cell that draws one mask for each gate."""
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: VariationalDropout(keras.layers.RNN(CellOfKeras(2)), recurrent_rate=0.1), "one mask for each gate"),
         (lambda: VariationalDropout("lstm"), "`layer` must be a recurrent layer. Received: 'lstm'"),
         (lambda: VariationalDropout(keras.layers.Dense(2), 0.1), "`layer` must be a recurrent layer"),
         (lambda: VariationalDropout(layers.GRU(2), 0.1, seed=1.5), "`seed`"),
