@@ -177,7 +177,6 @@ class RecurrentCell:
         return self.state_size if isinstance(self.state_size, (list, tuple)) else [self.state_size]
 
     def call(self, inputs, states, training=False, context=None):
-        # `context` (batch, any) are further features of the inputs: what an attention found, which is never dropped.
         state = tuple(states) if isinstance(states, (list, tuple)) else (states,)
         masks = self._step_masks(inputs, state, training)
         kernel = ops.convert_to_tensor(self.recurrent_kernel)
@@ -244,6 +243,7 @@ class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
         inputs: (batch, features).
         states: h (batch, units), or a list of it.
         training: whether to apply dropout.
+        context: (batch, any) or None, further features of the inputs, from an attention, which are never dropped.
 
     Returns:
         The output h' (batch, units), and the new state as it was given: a tensor or a list.
@@ -277,6 +277,7 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
         inputs: (batch, features).
         states: h (batch, units), or a list of it.
         training: whether to apply dropout.
+        context: (batch, any) or None, further features of the inputs, from an attention, which are never dropped.
 
     Returns:
         The output h' (batch, units), and the new state as it was given: a tensor or a list.
@@ -322,6 +323,7 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
         inputs: (batch, features).
         states: list of h and c, each (batch, units).
         training: whether to apply dropout.
+        context: (batch, any) or None, further features of the inputs, from an attention, which are never dropped.
 
     Returns:
         The output h' (batch, units), and the list of h' and c'.

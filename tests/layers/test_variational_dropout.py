@@ -98,7 +98,7 @@ def test_the_three_masks_act_where_they_should(return_sequences):
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 @pytest.mark.parametrize("wrapper", ["layer", "cell"])
 def test_one_recurrent_mask_serves_all_gates(wrapper, kind, module):
-    """With identities as recurrent kernels, a step from ones gives two values: one where h is dropped, one elsewhere."""
+    """A step from ones, with identities as recurrent kernels, gives one value where h is dropped and one elsewhere."""
     options = {"use_bias": False, "kernel_initializer": "zeros"}
     cell = getattr(module, f"{kind}Cell")(40, **options)
     rnn = module.RNN(cell) if wrapper == "cell" else getattr(module, kind)(40, **options)
