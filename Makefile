@@ -10,17 +10,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What an installation depends on; the Python sources are installed editable and so are always current.
 PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo test sanitize bench check format clean
+.PHONY: help demo test test-slow sanitize bench check format clean
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
 	$(BIN)/python examples/g2p/train.py $(ARGS)
 
-test: $(VENV)/.installed-test ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed-test ## run the quick tests: each feature once, in 5 minutes
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-test ## run the other tests: compiled by XLA, in other processes, over wider ranges
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 sanitize: $(VENV)/.installed-check ## run the tests of the kernels in C++ under sanitizers
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")

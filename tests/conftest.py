@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 # What the kernels compute: cells, each with the attributes of its op, and how many gates a cell has.
@@ -19,6 +20,10 @@ KERNEL_CELLS = [
     ("LSTM", {}),
 ]
 GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
+# XLA takes seconds to compile what TensorFlow traces in a tenth of one: what is compiled runs with `make test-slow`.
+JIT = [False, pytest.param(True, marks=pytest.mark.slow)]
+MODES = ["eager", "graph", pytest.param("jit", marks=pytest.mark.slow)]
 
 
 def pytest_runtest_setup(item):

@@ -53,7 +53,11 @@ def test_random_search(vectorizers, datasets, pairs, tmp_path):
 
     def new_tuner():
         return keras_tuner.RandomSearch(
-            Seq2SeqHyperModel(*vectorizers, **RANGES), "val_loss", max_trials=2, seed=1, directory=tmp_path
+            Seq2SeqHyperModel(*vectorizers, cell=["gru"], **RANGES),
+            "val_loss",
+            max_trials=2,
+            seed=1,
+            directory=tmp_path,
         )
 
     new_tuner().search(training, validation_data=held_out, epochs=2, verbose=0)
@@ -69,6 +73,7 @@ def test_random_search(vectorizers, datasets, pairs, tmp_path):
         assert_generates(model, pairs)
 
 
+@pytest.mark.slow
 def test_hyperband(vectorizers, datasets, pairs, tmp_path):
     training, held_out = datasets
     tuner = keras_tuner.Hyperband(

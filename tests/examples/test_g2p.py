@@ -98,6 +98,7 @@ def test_a_bad_option_is_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_trains_on_any_tsv_and_leaves_everything_it_promises(files, tmp_path):
     output = tmp_path / "out"
     output.mkdir()

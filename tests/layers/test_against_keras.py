@@ -120,6 +120,7 @@ def test_eager(kind, data, call):
     check(kind, data.draw(layers_of(kind)), call, "eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data(), call=st.fixed_dictionaries(CALLS))
@@ -127,6 +128,7 @@ def test_graph(kind, data, call):
     check(kind, data.draw(layers_of(kind)), call, "graph")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("go_backwards", "training"), [(False, True), (True, False)])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled(kind, go_backwards, training):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from catalog import BATCH, CATALOG, MASK, SOURCE, TIME, call, make, make_native
-from conftest import assert_close, run_with_gradients
+from conftest import JIT, MODES, assert_close, run_with_gradients
 
 import keras_seq
 from keras_seq import layers
@@ -135,7 +135,7 @@ def test_symbolic_shapes_are_real_ones(name, static):
 
 
 @every_layer
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", JIT)
 def test_compiled_with_dynamic_batch_and_time(name, jit, policy):
     policy("float64")  # of layers within layers too
     layer = make_rolled(name)
@@ -153,12 +153,12 @@ def test_compiled_with_dynamic_batch_and_time(name, jit, policy):
 
 
 @every_layer
-@pytest.mark.parametrize("jit", [False, True])
-def test_a_model_trains(name, jit):
+@pytest.mark.parametrize("mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("graph", "jit"))])
+def test_a_model_trains(name, mode):
     inputs = symbolic(CATALOG[name].inputs)
     [output, *_] = keras.tree.flatten(make_rolled(name)(*inputs))
     model = keras.Model(keras.tree.flatten(inputs), keras.layers.Dense(1)(output))
-    model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=jit)
+    model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=mode == "jit", run_eagerly=mode == "eager")
     arrays = keras.tree.flatten(CATALOG[name].inputs)
     targets = np.ones((*model.output_shape[:-1], 1)[1:], "float32")[None].repeat(BATCH, axis=0)
     losses = model.fit(arrays, targets, epochs=8, batch_size=BATCH, verbose=0).history["loss"]
@@ -196,7 +196,7 @@ def test_float64(name):
 
 
 @every_layer_with_a_kernel
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 def test_native_and_xla_agree(name, mode):
     """In training, with the same masks drawn: outputs and the gradients of inputs and weights."""
     results = []

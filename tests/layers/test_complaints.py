@@ -257,6 +257,7 @@ def trained():
     return make_trained()
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_with_tensorflow_alone(trained, tmp_path):
     """tensorflow#77442: a trained LSTM runs where there is no GPU, no Keras and no keras_seq."""
     with keras_seq.ops.use_implementation("xla"):
@@ -268,6 +269,7 @@ def test_a_saved_model_loads_with_tensorflow_alone(trained, tmp_path):
     assert_close(np.load(arguments[-1]), trained(TOKENS), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:\\s*Warning. tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("unroll", [False, True])
 def test_litert(trained, tmp_path, unroll):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references
 import tensorflow as tf
-from conftest import assert_close
+from conftest import JIT, MODES, assert_close
 
 from keras_seq import layers
 
@@ -69,7 +69,7 @@ def test_nothing_is_drawn_at_inference(name):
 
 
 @every_dropping_layer
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 def test_every_call_draws_anew(name, mode):
     make, arguments = DROPPING[name]
     layer = make()
@@ -213,7 +213,7 @@ def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
 
 
 @pytest.mark.parametrize("name", ["LSTM recurrent", "LSTM naive", "LSTM zoneout", "GRU weights", "GRU output", "RNN"])
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", JIT)
 def test_every_step_of_training_draws_anew(name, jit):
     """With a learning rate of 0 and one batch, only the masks can move the loss."""
     make, [sequences] = DROPPING[name]

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import references
-from conftest import assert_close, run_with_gradients
+from conftest import MODES, assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,14 +55,14 @@ def reference(layer, **options):
 
 
 @every_extension
-@settings(max_examples=8, deadline=None, derandomize=True)
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     masked=st.booleans(),
     zoneout=st.booleans(),
     go_backwards=st.booleans(),
     with_state=st.booleans(),
     training=st.booleans(),
-    mode=st.sampled_from(["eager", "graph", "jit"]),
 )
 def test_an_extension_is_that_of_the_paper(kind, options, masked, zoneout, go_backwards, with_state, training, mode):
     """Outputs and every gradient, in float64, against NumPy and complex-step derivatives."""
@@ -151,7 +151,7 @@ def test_a_stack_is_its_layers_one_after_the_other(kind, go_backwards):
 
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_stack_is_that_of_keras(kind, mode, masked):
     ours = getattr(layers, kind)(UNITS, num_layers=2, return_sequences=True, return_state=True)

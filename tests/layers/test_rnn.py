@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
+from conftest import MODES, assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,7 +144,9 @@ MERGE_MODES = ["concat", "sum", "mul", "ave", None]
 INNER = ["ours", "stack of ours", "Keras's", "RNN"]
 
 
-@pytest.mark.parametrize("merge_mode", MERGE_MODES)
+@pytest.mark.parametrize(
+    "merge_mode", ["concat", None, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("sum", "mul", "ave"))]
+)
 @pytest.mark.parametrize("forward", INNER)
 def test_bidirectional_of_any_layer(merge_mode, forward):
     # Each merge mode and each layer, with states and without.
@@ -221,7 +223,7 @@ def test_activity_regularizers_in_bidirectional(directions):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 def test_time_distributed(kind, mode):
     """A layer over each of several sequences: (batch, sequences, time, features)."""
     ours, theirs = (
@@ -254,7 +256,7 @@ def test_ragged_sequences_are_a_tensor_and_a_mask(kind):
     ("policy", "tolerance"),
     [("float64", 1e-11), ("mixed_bfloat16", 2e-2), ("mixed_float16", 3e-3), ("float16", 3e-3)],
 )
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_dtype_policy_is_that_of_keras(kind, policy, tolerance, bidirectional):
     """Outputs, states and gradients; those of low precision against Keras in float32, beside Keras's own error."""
 

@@ -73,7 +73,9 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(other, value, err_msg=name)  # to the last bit
 
 
-@pytest.mark.parametrize(("cell", "attention"), [("lstm", "bahdanau"), ("gru", None)])
+@pytest.mark.parametrize(
+    ("cell", "attention"), [("lstm", "bahdanau"), pytest.param("gru", None, marks=pytest.mark.slow)]
+)
 def test_keras_file_in_a_new_process(cell, attention, tmp_path):
     model = trained(cell, attention)
     model.save(tmp_path / "model.keras")
@@ -81,7 +83,9 @@ def test_keras_file_in_a_new_process(cell, attention, tmp_path):
     assert_same(in_new_process(LOAD_KERAS, tmp_path / "model.keras", tmp_path), expected)
 
 
-@pytest.mark.parametrize(("cell", "attention"), [("gru", "bahdanau"), ("lstm", None)])
+@pytest.mark.parametrize(
+    ("cell", "attention"), [("gru", "bahdanau"), pytest.param("lstm", None, marks=pytest.mark.slow)]
+)
 def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_path):
     model = trained(cell, attention)
     model.export(tmp_path / "saved_model")
@@ -90,6 +94,7 @@ def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_pat
     assert_same(in_new_process(LOAD_SAVED_MODEL, tmp_path / "saved_model", tmp_path), expected)
 
 
+@pytest.mark.slow
 def test_every_attention_in_a_new_process(tmp_path):
     """By `RNN` and by `AttentionDecoder`, with input feeding and without, around cells of ours and of Keras."""
     layers = keras_seq.layers
@@ -147,7 +152,7 @@ def test_export_of_token_ids(tmp_path):
 
 
 def test_export_replaces_an_earlier_saved_model_but_nothing_else(tmp_path):
-    model = trained()
+    model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
     model.export(tmp_path / "saved_model")
     model.export(tmp_path / "saved_model")
     (tmp_path / "notes").mkdir()

@@ -45,8 +45,13 @@ def test_learns_to_reverse():
     assert model.generate(unseen) == [word[::-1] for word in unseen]
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("attention", ["bahdanau", None])
+COMBINATIONS = [(cell, attention) for cell in ("lstm", "gru", "rnn") for attention in ("bahdanau", None)]
+QUICK = [("lstm", "bahdanau"), ("gru", None)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "attention"), [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in COMBINATIONS if c not in QUICK)]
+)
 def test_every_combination_trains(cell, attention):
     model = make_model(cell=cell, attention=attention)
     model.compile(keras.optimizers.Adam(1e-2))
@@ -56,6 +61,7 @@ def test_every_combination_trains(cell, attention):
     assert results["attention_weights"].shape[2] == (0 if attention is None else 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["bahdanau", None])
 def test_jit_and_graph_train_to_the_same_loss(attention):
     losses = []
@@ -123,7 +129,7 @@ def test_generation_is_greedy_search_with_the_teacher_forced_model():
         assert results["log_probabilities"][row] == pytest.approx(score, rel=1e-4)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("attention", ["bahdanau", "luong", "monotonic", "coverage"])
 def test_a_search_in_mixed_precision_scores_as_the_teacher_forced_model(attention, policy):
     """It steps outside of any `__call__`, within which alone Keras casts weights."""
@@ -375,7 +381,14 @@ class TestScheduledSampling:
             np.testing.assert_allclose(a, b, atol=1e-6)
             assert np.abs(b - truth).max() > 1e-4
 
-    @pytest.mark.parametrize(("mode", "jit_compile"), [("parallel", True), ("sequential", False), ("sequential", True)])
+    @pytest.mark.parametrize(
+        ("mode", "jit_compile"),
+        [
+            pytest.param("parallel", True, marks=pytest.mark.slow),
+            ("sequential", False),
+            pytest.param("sequential", True, marks=pytest.mark.slow),
+        ],
+    )
     def test_the_step_of_the_schedule_is_that_of_the_optimizer(self, mode, jit_compile):
         """And sampling is new in every step; neither an evaluation nor a search knows of it."""
         model, inputs, targets = self.numbers()
@@ -391,7 +404,7 @@ class TestScheduledSampling:
         assert model.test_on_batch(inputs, targets)[0] == pytest.approx(truth, rel=1e-5)
         np.testing.assert_array_equal(model.generate(inputs[0]), found)
 
-    @pytest.mark.parametrize("mode", ["parallel", "sequential"])
+    @pytest.mark.parametrize("mode", ["parallel", pytest.param("sequential", marks=pytest.mark.slow)])
     def test_a_saved_model_trains_on_as_it_was_compiled(self, mode, tmp_path):
         model = make_model()
         schedule = InverseSigmoidGrowth(20)

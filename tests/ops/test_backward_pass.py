@@ -124,11 +124,13 @@ def test_eager(name, call):
     assert_gradients_agree(CELLS[name], call, "eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_graph(name):
     assert_gradients_agree(CELLS[name], EVERYTHING, "graph")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", ["gru reset before", "lstm", "attention over gru reset after"])
 def test_compiled(name, recompute):

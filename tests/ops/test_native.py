@@ -158,6 +158,7 @@ def supported(isa):
     return all(flag in present for flag in flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", instruction_sets())
 def test_each_instruction_set_agrees_with_xla_whatever_the_threads(isa, expected, tmp_path):
     if not supported(isa):

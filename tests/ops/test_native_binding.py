@@ -351,6 +351,7 @@ def ask_for_an_unknown_instruction_set():
 # JAX.
 
 
+@pytest.mark.slow
 @needs_native
 def test_on_jax():
     pytest.importorskip("jax")

@@ -111,6 +111,7 @@ def test_on_tensorflow(check):
     globals()[check]()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_on_jax():
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
