@@ -98,7 +98,7 @@ def check_input_feeding_against_numpy():
         decoder = layers.AttentionDecoder(UNITS, "gru", layers.LuongAttention(), attend="after", **options)
         decoder.build(inputs.shape, memory.shape)
         decoder.set_weights([draw(*w.shape, seed=i) / 2 for i, w in enumerate(decoder.weights)])
-        kernel = np.array(decoder.attentional_kernel) if options else None
+        kernel = np.array(decoder.attentional_kernel.value) if options else None
         hidden, attentions, _, alignments = references.attention_wrapper(
             references.gru, inputs, memory, *decoder.cell.get_weights(), kernel,
             look=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
