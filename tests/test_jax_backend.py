@@ -92,6 +92,28 @@ def run_decoder(cell, recompute):
     return value_and_gradients(decode, draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, 2), weights)
 
 
+def check_input_feeding_against_numpy():
+    inputs, memory = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, UNITS)
+    for options in ({}, {"attentional_units": 3}):
+        decoder = layers.AttentionDecoder(UNITS, "gru", layers.LuongAttention(), attend="after", **options)
+        decoder.build(inputs.shape, memory.shape)
+        decoder.set_weights([draw(*w.shape, seed=i) / 2 for i, w in enumerate(decoder.weights)])
+        kernel = np.array(decoder.attentional_kernel.value) if options else None
+        hidden, attentions, _, alignments = references.attention_wrapper(
+            references.gru, inputs, memory, *decoder.cell.get_weights(), kernel,
+            look=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
+        )  # fmt: skip
+        expected = attentions if options else np.concatenate([hidden, attentions], axis=-1)
+        assert_close(decoder(inputs, memory, return_attention_scores=True), [expected, alignments], 1e-5)
+
+        def loss(variables, decoder=decoder):
+            seeds = [variable.value for variable in decoder.non_trainable_variables]
+            return decoder.stateless_call(variables, seeds, inputs, memory, training=True)[0]
+
+        _, [gradients] = value_and_gradients(loss, [variable.value for variable in decoder.trainable_variables])
+        assert all(np.any(gradient) for gradient in gradients)
+
+
 def check_dropout_draws_anew():
     layer = layers.LSTM(UNITS, dropout=0.3, recurrent_dropout=0.3)
     sequences = draw(BATCH, TIME, FEATURES)

@@ -263,13 +263,13 @@ class RNN(keras.layers.RNN):
         shapes = super().compute_output_shape(sequences_shape, initial_state_shape)
         if not (self.return_state and isinstance(self.cell, AttentionCell)):
             return shapes
-        return *shapes, *[(sequences_shape[0], memory_shape[1])] * self.cell.attention.states
+        return *shapes, *self.cell.attention_state_shapes((sequences_shape[0], *memory_shape[1:]))
 
     def compute_mask(self, sequences, mask=None):
         output_mask = first_mask(mask) if self.return_sequences else None
         if not self.return_state:
             return output_mask
-        of_attention = self.cell.attention.states if isinstance(self.cell, AttentionCell) else 0
+        of_attention = self.cell.attention_states if isinstance(self.cell, AttentionCell) else 0
         return [output_mask, *[None] * (len(tree.flatten(self.state_size)) + of_attention)]
 
     def get_config(self):

@@ -10,6 +10,7 @@ from keras_seq import export
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import greedy_search
 from keras_seq.training import ScheduledSampling, TokenAccuracy, masked_crossentropy
+from keras_seq.training.callbacks import reports_first
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -203,6 +204,7 @@ class Seq2Seq(keras.Model):
         """
         if y is None:
             kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras warns of its own default
+        kwargs["callbacks"] = reports_first(kwargs.get("callbacks"))
         x, y = self._prepare_data(x, y)
         if isinstance(validation_data, tuple):
             validation_data = self.prepare(*validation_data)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from keras import activations
 
 from keras_seq.ops import cell_math, native
-from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention
+from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
 
 IMPLEMENTATIONS = ("auto", "native", "xla")
 _DTYPES = ("float32", "float64", "bfloat16")
@@ -121,6 +121,8 @@ def _describe(cell):
         return f"{_describe(cell.cell)} with attention"
     if isinstance(cell, AnyAttention):
         return "attention that is not additive with a softmax"
+    if isinstance(cell, InputFeeding):
+        return "attention after the cell with input feeding"
     if isinstance(cell, cell_math.ExtendedLSTM):
         parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}
         return "LSTM with " + ", ".join(name for name, there in parts.items() if there)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrences as functions of tensors, and the one place where they are handed to an implementation."""
 
+import dataclasses
 from typing import NamedTuple
 
 from keras import activations, backend, ops
 
 from keras_seq.ops import cell_math, native
-from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
+from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights, InputFeeding
 from keras_seq.ops.cell_math import RecurrentWeights
 from keras_seq.ops.implementation import choose_implementation, native_kernel
 from keras_seq.ops.scan import Probed, scan
@@ -167,19 +168,20 @@ def run_attending(
     recompute=False,
     implementation="auto",
 ):
-    """Run a recurrence that attends to a memory before each step.
+    """Run a recurrence that attends to a memory in each step.
 
     Args:
-        recurrence: a `Recurrence`, whose kernel is for `[x, context]`.
-        attention: `AdditiveAttention` or `AnyAttention` around its cell.
+        recurrence: a `Recurrence`, whose kernel is for `[x, context]`, or what else the attention feeds.
+        attention: `AdditiveAttention`, `AnyAttention` or `InputFeeding` around its cell.
         memory, keys, memory_mask, query_kernel, score_vector: as of `attention_decoder`.
-        attention_state: tuple of tensors, from which the attention's own states start.
+        attention_state: tuple of tensors, from which the attention's own states start; of `InputFeeding` the output
+            is the first.
         drawn: (batch, time, any), what the attention reads in each step, or None.
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
 
     Returns:
-        `(outputs, state, alignments)`, the state with those of the attention after those of the cell; alignments are
-        zero where a step is masked.
+        `(outputs, state, alignments)`, the state in the order of the attention's recurrence; alignments are zero where
+        a step is masked.
     """
     recurrence = _checked(recurrence)
     cell, features, dtype = recurrence.cell, recurrence.inputs.shape[-1], recurrence.inputs.dtype
@@ -188,7 +190,7 @@ def run_attending(
         return None if x is None else ops.cast(x, dtype)
 
     memory, keys, memory_mask = cast(memory), cast(keys), cast(memory_mask)
-    _check_memory(recurrence, memory, keys, memory_mask)
+    _check_memory(recurrence, memory, keys, memory_mask, attention.fed)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
         read |= {"memory": memory, "keys": keys, "memory_mask": None if memory_mask is None else memory_mask > 0}
@@ -204,14 +206,19 @@ def run_attending(
         memory=memory,
         memory_mask=memory_mask,
     )
-    attending = recurrence._replace(
-        cell=attention, kernel=None if recurrence.kernel is None else recurrence.kernel[:features]
-    )
+    state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
+    if isinstance(attention, InputFeeding) and zoneout:
+        attention, drawn, zoneout = *_zone_out_within(attention, recurrence, drawn), None
     if attention_state:
-        state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
         state = _zero_state(recurrence, ops.shape(memory)[0]) if state is None else state
+        state = (*attention_state[: attention.leading], *state, *attention_state[attention.leading :])
         zoneout = zoneout and (*zoneout, *(None for _ in attention_state))
-        attending = attending._replace(initial_state=(*state, *attention_state), zoneout_masks=zoneout)
+    attending = recurrence._replace(
+        cell=attention,
+        kernel=None if recurrence.kernel is None else recurrence.kernel[:features],
+        initial_state=state,
+        zoneout_masks=zoneout,
+    )
     options = {"drawn": drawn, "mask": mask, "unroll": unroll, "recompute": recompute}
     outputs, state, (alignments,) = _run_xla(attending, weights, bias, **options)
     if mask is not None:
@@ -219,7 +226,17 @@ def run_attending(
     return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
 
 
-def _check_memory(recurrence, memory, keys, memory_mask):
+def _zone_out_within(attention, recurrence, drawn):
+    """`InputFeeding` that zones out within its step, before it attends, and the masks for it before what was drawn."""
+    masks = recurrence.zoneout_masks
+    steps = ops.shape(recurrence.inputs)[:2]
+    wide = [m if m is None or len(m.shape) == 3 else ops.expand_dims(m, axis=1) for m in masks]
+    wide = [ops.broadcast_to(m, (*steps, m.shape[-1])) for m in wide if m is not None]
+    attention = dataclasses.replace(attention, zoneout=tuple(0 if m is None else m.shape[-1] for m in masks))
+    return attention, ops.concatenate(wide if drawn is None else [*wide, drawn], axis=-1)
+
+
+def _check_memory(recurrence, memory, keys, memory_mask, fed=None):
     if len(memory.shape) != 3:
         raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
     batch, source, features = memory.shape
@@ -238,7 +255,7 @@ def _check_memory(recurrence, memory, keys, memory_mask):
             f"`memory_mask` must have shape (batch, source) = {(batch, source)}. Received: shape "
             f"{tuple(memory_mask.shape)}"
         )
-    rows = recurrence.inputs.shape[-1] + features
+    rows = recurrence.inputs.shape[-1] + (features if fed is None else fed)
     if recurrence.kernel is not None and recurrence.kernel.shape[0] != rows:
         raise ValueError(
             f"`kernel` must have a row for each feature of inputs and memory, {rows}. Received: shape "
