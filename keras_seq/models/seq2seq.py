@@ -371,10 +371,10 @@ class Seq2Seq(keras.Model):
                 `max_length` or `batch_size` that is no positive integer.
         """
         for name, value in (("max_length", max_length), ("batch_size", batch_size)):
-            is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
+            is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < 2**31
             if not is_count and not (name == "max_length" and value is None):
-                raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
-        limit = tf.constant(0 if max_length is None else min(max_length, tf.int32.max), tf.int32)
+                raise ValueError(f"`{name}` must be a positive integer, less than 2**31. Received: {value!r}")
+        limit = tf.constant(0 if max_length is None else max_length, tf.int32)
         is_single = isinstance(inputs, (str, bytes))
         batches = []
         for sources in source_batches(self._pairs.source, [inputs] if is_single else inputs, batch_size):

@@ -28,16 +28,17 @@ class TokenSide:
             values: strings (batch,) or integers (batch, time): a list, an array, a tensor or a ragged tensor.
         """
         values = as_tensor(values, self.label)
-        if values.dtype == tf.string and self.vectorizer is None:
-            raise ValueError(
-                f"{self.label} must be token ids: the model has no `{self.name}_vectorizer`. Received: strings"
-            )
-        rank = 1 if values.dtype == tf.string else 2
-        if not (values.dtype == tf.string or values.dtype.is_integer) or values.shape.rank not in (None, rank):
-            raise ValueError(
-                f"{self.label} must be a batch of strings, shape (batch,), or of integer token ids, shape (batch, "
-                f"time). Received: dtype {values.dtype.name}, shape {values.shape}"
-            )
+        dtype, rank = values.dtype, values.shape.rank
+        if dtype == tf.string:
+            is_right = self.vectorizer is not None and rank in (None, 1)
+        else:
+            is_right = dtype.is_integer and rank in (None, 2)
+        if not is_right:
+            ids = "integer token ids, shape (batch, time)"
+            expected = f"strings, shape (batch,), or {ids}"
+            if self.vectorizer is None:
+                expected = f"{ids}: the model has no `{self.name}_vectorizer`"
+            raise ValueError(f"{self.label} must be {expected}. Received: dtype {dtype.name}, shape {values.shape}")
         if values.dtype == tf.string:
             return self.close_texts(tf.ensure_shape(values, [None]))
         return self._checked(values)
@@ -88,25 +89,21 @@ def source_batches(side, inputs, batch_size):
             count += 1
             yield batch
     if count == 0:
-        raise ValueError(f"`inputs` must be {_expected_sources(side)}, at least one. Received: none")
-
-
-def _expected_sources(side):
-    return "token ids of shape (batch, source)" if side.vectorizer is None else "a list of strings"
+        raise ValueError("`inputs` must hold at least one source. Received: none")
 
 
 def _checked_sources(side, inputs):
     sources = as_tensor(inputs, side.label)
     if sources.shape == (0,):
         return ()  # the elements of an empty list have no type
-    if side.vectorizer is not None and sources.dtype != tf.string:
-        raise ValueError(f"`inputs` must hold strings: the model has a vectorizer. Received: {sources.dtype.name}")
-    if sources.shape.rank != (2 if side.vectorizer is None else 1):
+    if side.vectorizer is None:
+        return side.token_ids(sources)
+    if sources.dtype != tf.string or sources.shape.rank != 1:
         raise ValueError(
-            f"`inputs` must be {_expected_sources(side)}, at least one. "
+            "`inputs` must hold strings, shape (batch,): the model has a `source_vectorizer`. "
             f"Received: dtype {sources.dtype.name}, shape {sources.shape}"
         )
-    return sources if side.vectorizer is not None else side.token_ids(sources)
+    return sources
 
 
 def as_tensor(values, label):
@@ -121,7 +118,8 @@ def as_tensor(values, label):
         except (ValueError, TypeError, OverflowError, tf.errors.OpError):
             continue
     raise ValueError(
-        f"{label} must be strings, or integer token ids of shape (batch, time). Received: {shortened(values)}"
+        f"{label} must be strings, shape (batch,), or integer token ids, shape (batch, time). "
+        f"Received: {shortened(values)}"
     )
 
 

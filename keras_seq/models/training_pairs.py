@@ -180,16 +180,17 @@ def _token_weights(weights, target, are_ids):
     """Weights (batch, time): where a loss leaves out tokens, Keras does not broadcast the weights of sequences."""
     weights = as_tensor(weights, "`sample_weight`")
     expected = "one weight a sequence, shape (batch,)" + (", or one a token, shape (batch, time)" if are_ids else "")
-    message = f"`sample_weight` must be {expected}."
-    if weights.dtype == tf.string or weights.shape.rank not in ((1, 2) if are_ids else (1,)):
+    message = f"`sample_weight` must be {expected}. The targets have shape {target.shape}."
+    rank = weights.shape.rank
+    is_possible = weights.dtype != tf.string and rank in ((1, 2) if are_ids else (1,))
+    if not is_possible or not weights.shape.is_compatible_with(target.shape[:rank]):
         raise ValueError(f"{message} Received: dtype {weights.dtype.name}, shape {weights.shape}")
     if isinstance(weights, tf.RaggedTensor):
         weights = weights.to_tensor()
     weights = tf.cast(weights, keras.config.floatx())
-    shape, expected = tf.shape(weights), tf.shape(target)[: weights.shape.rank]
-    message = f"{message} The targets have shape {target.shape}."
-    with tf.control_dependencies([require(tf.reduce_all(shape == expected), message, shape, "shape")]):
-        return weights if weights.shape.rank == 2 else weights[:, None] * tf.ones_like(target, weights.dtype)
+    shape = tf.shape(weights)
+    with tf.control_dependencies([require(tf.reduce_all(shape == tf.shape(target)[:rank]), message, shape, "shape")]):
+        return weights if rank == 2 else weights[:, None] * tf.ones_like(target, weights.dtype)
 
 
 def _untuned(dataset):

@@ -396,7 +396,7 @@ class TestErrors:
         pairs = list(zip(SOURCES, TARGETS, strict=True))
         model = make_model()
         for data in (tf.data.Dataset.from_tensor_slices((SOURCES, TARGETS)), iter(pairs), Batches(pairs, workers=0)):
-            with pytest.raises(ValueError, match=r"`x` \(sources\) must be a batch of strings, shape \(batch,\)"):
+            with pytest.raises(ValueError, match=r"`x` \(sources\) must be strings, shape \(batch,\)"):
                 model.fit(data, verbose=0)
 
     @pytest.mark.parametrize("batch", [["a", "b", "c", "d"], "ab", ("a",), {"x": ["a"]}])
