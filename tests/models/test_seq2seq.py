@@ -446,10 +446,6 @@ class TestErrors:
         with pytest.raises(ValueError, match="at least one"):
             make_model().generate([])
 
-    def test_a_single_string(self):
-        with pytest.raises(ValueError, match="list of strings"):
-            make_model().generate("abc")
-
     def test_call_on_strings(self):
         with pytest.raises(ValueError, match="decoder_inputs"):
             make_model()(tf.constant([[1, 2]]))
