@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import references
 from conftest import assert_close, automatic
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_math
+from keras_seq.ops import cell_math, native
 
 BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
 RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
@@ -65,6 +66,34 @@ def run_layer(layer, initial_state, call):
 
     variables = [variable.value for variable in layer.trainable_variables]
     return value_and_gradients(run, variables, draw(BATCH, TIME, FEATURES), initial_state)
+
+
+def check_cudnn_against_the_scan():
+    """Where Keras finds a GPU its LSTM is cuDNN's, of which JAX has a reference in its own operations."""
+    from jax.experimental import rnn
+
+    def reference(x, h_0, c_0, weights, lengths, **sizes):
+        layout = {name: size for name, size in sizes.items() if name != "dropout"}
+        calls.append(sizes)
+        return rnn.lstm_ref(x, h_0, c_0, *rnn.unpack_lstm_weights(weights, **layout), lengths, *sizes.values())
+
+    calls = []
+    gpu = mock.patch("keras.src.backend.jax.rnn._is_gpu_available", lambda: True)
+    no_kernels = mock.patch.object(native, "unavailable", lambda: "JAX runs on gpu, and they run on a CPU")
+    with gpu, no_kernels, mock.patch.object(rnn, "lstm", reference):
+        initial_state = [draw(BATCH, UNITS, seed=i) for i in range(2)]
+        for options, call in [({}, {}), ({"go_backwards": True}, {}), ({}, {"mask": RIGHT})]:
+            options = {"units": UNITS, "return_sequences": True, "return_state": True, **options}
+            chosen = layers.LSTM(**options)
+            assert chosen.choose_implementation().implementation == "cudnn"
+            assert chosen.supports_jit
+            expected = run_layer(layers.LSTM(**options, implementation="xla"), initial_state, call)
+            assert_close(run_layer(chosen, initial_state, call), expected, 1e-5)
+        assert len(calls) == 2  # not with a mask
+        for layer, reason in [(layers.GRU(UNITS), "GRU on JAX"), (layers.LSTM(UNITS, dtype="bfloat16"), "bfloat16 on")]:
+            choice = layer.choose_implementation()
+            assert choice.implementation == "xla"
+            assert f"cuDNN has no {reason}" in choice.reason
 
 
 def check_attention_decoder_against_automatic_differentiation():

@@ -7,7 +7,7 @@ from keras import ops
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
-from keras_seq.ops.implementation import check_implementation
+from keras_seq.ops.implementation import can_compile, check_implementation
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -31,7 +31,8 @@ class AttentionDecoder(AttentiveLayer):
         recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
         seed: of the dropout masks.
         return_state: whether to return the final state too.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        implementation: "auto", "native", "xla" or, without input feeding, "cudnn"; `keras_seq.explain` tells which
+            runs.
 
     Call arguments:
         inputs: (batch, time, features).
@@ -52,7 +53,7 @@ class AttentionDecoder(AttentiveLayer):
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np
@@ -98,6 +99,7 @@ class AttentionDecoder(AttentiveLayer):
         self.seed = seed
         self.return_state = return_state
         self.implementation = check_implementation(implementation)
+        self.supports_jit = can_compile(implementation)
         self.supports_masking = True
 
     def choose_implementation(self):
