@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 
 class ErrorRates(NamedTuple):
