@@ -184,6 +184,37 @@ def test_on_jax(checks):
     assert run.returncode == 0, run.stderr
 
 
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # which makes an import of it fail
+import keras, numpy as np
+import keras_seq
+from keras_seq import layers
+x = np.ones((2, 3, 4), "float32")
+assert layers.LSTM(4)(x).shape == (2, 4)
+assert layers.AttentionDecoder(4)(x, x, training=True).shape == (2, 3, 4)
+theirs = keras.Sequential([keras.Input((3, 4)), keras.layers.Bidirectional(keras.layers.GRU(4, dropout=0.1))])
+model = keras_seq.convert(theirs)
+model.compile(loss="mse")
+model.fit(x, np.ones((2, 8)), verbose=0)
+assert [row.kind for row in keras_seq.explain(model, print_fn=None)] == ["GRU", "GRU"]
+try:
+    keras_seq.data.bucket_by_length(["a"], ["b"], 1)
+except ImportError as error:
+    assert "requires the tensorflow module" in str(error)
+else:
+    raise AssertionError("needs TensorFlow")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_tensorflow_need_not_be_installed():
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 if __name__ == "__main__":
     assert keras.backend.backend() == "jax"
     for name in sys.argv[1:]:
