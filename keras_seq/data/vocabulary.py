@@ -2,7 +2,7 @@
 """From texts to token ids and back."""
 
 import keras
-import tensorflow as tf
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 PAD_ID = 0
 UNKNOWN_ID = 1

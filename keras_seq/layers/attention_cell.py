@@ -8,6 +8,7 @@ from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import ForeignCell, call_cell
 from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
+from keras_seq.ops.cudnn import PLAIN
 from keras_seq.ops.implementation import choose_implementation
 from keras_seq.ops.recurrence import Recurrence, run, run_attending
 
@@ -302,12 +303,12 @@ class AttentiveLayer(keras.layers.Layer):
 
     def choice(self, implementation):
         """The implementation that `run` takes, and why: a `Choice`."""
-        cell = self.cell.equations if self._has_equations() else self.cell
+        cell, extras = (self.cell.equations, self.cell.extras()) if self._has_equations() else (self.cell, PLAIN)
         if self._is_ours() and self._feeds_next:
             cell = InputFeeding(cell, None, 0, 0, 0)
         elif self._is_ours() and self.attend == "before":
             cell = AdditiveAttention(cell) if self.attention.is_additive else AnyAttention(cell, None, 0, 0)
-        choice = choose_implementation(implementation, cell, self.compute_dtype)
+        choice = choose_implementation(implementation, cell, self.compute_dtype, extras)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 
     def _split(self, flat, memory):

@@ -7,7 +7,7 @@ from keras import ops
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
-from keras_seq.ops.implementation import check_implementation
+from keras_seq.ops.implementation import can_compile, check_implementation
 from keras_seq.ops.random import child_seed
 
 
@@ -43,7 +43,8 @@ class AttentionDecoder(AttentiveLayer):
         recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
         seed: of the dropout masks, and of the noise of an attention given by name.
         return_state: whether to return the final state too.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        implementation: "auto", "native", "xla" or, without input feeding, "cudnn"; `keras_seq.explain` tells which
+            runs.
         attend: "before" or "after" the cell; "before" by default, and "after" with `input_feeding=False`.
         attentional_units: size of the attentional vector, with `attend="after"`; None for none.
         attentional_activation: of the attentional vector; "tanh" by default, None for a linear one.
@@ -68,7 +69,7 @@ class AttentionDecoder(AttentiveLayer):
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np
@@ -128,6 +129,7 @@ class AttentionDecoder(AttentiveLayer):
         self.seed = seed
         self.return_state = return_state
         self.implementation = check_implementation(implementation)
+        self.supports_jit = can_compile(implementation)
         self.supports_masking = True
 
     def choose_implementation(self):

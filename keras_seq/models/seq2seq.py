@@ -5,8 +5,8 @@ import warnings
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 from keras_seq import export
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from keras import activations, backend, ops
 
-from keras_seq.ops import cell_math, native
+from keras_seq.ops import cell_math, cudnn, native
 from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights, InputFeeding
 from keras_seq.ops.cell_math import RecurrentWeights
 from keras_seq.ops.implementation import choose_implementation, native_kernel
@@ -100,7 +100,7 @@ def lstm(
         reverse: whether to run from the last step to the first; outputs keep the order of the inputs.
         unroll: whether to lay out the steps instead of looping. Needs a static time.
         recompute: whether to run the forward pass again for the gradient instead of keeping its residuals.
-        implementation: "auto", "native" or "xla".
+        implementation: "auto", "native", "cudnn" or "xla".
 
     Returns:
         `(outputs, (h, c))`, outputs (batch, time, units) and the final state, each (batch, units).
@@ -288,12 +288,22 @@ class Recurrence(NamedTuple):
 _OF_STATES = ("initial_state", "zoneout_masks")
 
 
-def run(recurrences, *, mask=None, zero_output_for_mask=False, unroll=False, recompute=False, implementation="auto"):
+def run(
+    recurrences,
+    *,
+    mask=None,
+    zero_output_for_mask=False,
+    unroll=False,
+    recompute=False,
+    implementation="auto",
+    use_cudnn=True,
+):
     """Run recurrences that share a mask: native kernels run them side by side where they are alike.
 
     Args:
         recurrences: list of `Recurrence`, all of one cell and dtype.
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
+        use_cudnn: whether "auto" may take "cudnn".
 
     Returns:
         A list of `(outputs, state)`.
@@ -302,18 +312,18 @@ def run(recurrences, *, mask=None, zero_output_for_mask=False, unroll=False, rec
     cell, dtype = recurrences[0].cell, backend.standardize_dtype(recurrences[0].inputs.dtype)
     if any(recurrence.probe is not None for recurrence in recurrences):
         implementation = "xla"
-    if choose_implementation(implementation, cell, dtype).implementation == "native":
+    extras = _extras(recurrences, mask, unroll, use_cudnn)
+    chosen = choose_implementation(implementation, cell, dtype, extras).implementation
+    if chosen == "native":
         alike = all(_look(recurrence) == _look(recurrences[0]) for recurrence in recurrences)
         results = []
         for group in [recurrences] if alike else [[recurrence] for recurrence in recurrences]:
             results += _run_native(group, mask, recompute)
+    elif chosen == "cudnn":
+        results = [_run_cudnn(recurrence, mask, recompute) for recurrence in recurrences]
     else:
-        results = []
-        for recurrence in recurrences:
-            bias, recurrent_bias = cell.split_bias(recurrence.bias)
-            further = recurrence.further_weights
-            weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=further)
-            results.append(_run_xla(recurrence, weights, bias, mask=mask, unroll=unroll, recompute=recompute)[:2])
+        options = {"mask": mask, "unroll": unroll, "recompute": recompute}
+        results = [_run_xla_alone(recurrence, **options) for recurrence in recurrences]
     return [
         (_show(outputs, recurrence, mask, zero_output_for_mask), state)
         for recurrence, (outputs, state) in zip(recurrences, results, strict=True)
@@ -358,6 +368,41 @@ def _run_native(recurrences, mask, recompute, attention=None):
         **attributes,
     )
     return list(zip(*results, strict=True))
+
+
+def _extras(recurrences, mask, unroll, use_cudnn):
+    return cudnn.Extras(
+        no_bias=any(r.bias is None for r in recurrences),
+        recurrent_dropout=any(r.recurrent_dropout_mask is not None for r in recurrences),
+        zoneout=any(r.zoneout_masks is not None for r in recurrences),
+        unroll=unroll,
+        mask=mask is not None,
+        refused=not use_cudnn,
+    )
+
+
+def _run_cudnn(recurrence, mask, recompute):
+    kernel, _ = native_kernel(recurrence.cell)  # the name is cuDNN's too
+    state = recurrence.initial_state
+    return cudnn.run(
+        kernel,
+        recurrence.inputs,
+        recurrence.kernel,
+        recurrence.recurrent_kernel,
+        recurrence.bias,
+        _zero_state(recurrence, ops.shape(recurrence.inputs)[0]) if state is None else state,
+        mask=mask,
+        reverse=recurrence.reverse,
+        otherwise=lambda: _run_xla_alone(recurrence, mask=mask, recompute=recompute),
+    )
+
+
+def _run_xla_alone(recurrence, **options):
+    """`(outputs, state)` of a recurrence that does not attend."""
+    bias, recurrent_bias = recurrence.cell.split_bias(recurrence.bias)
+    weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=recurrence.further_weights)
+    outputs, state, _ = _run_xla(recurrence, weights, bias, **options)
+    return outputs, tuple(state)
 
 
 def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, recompute=False):

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 
 class ErrorRates(NamedTuple):
