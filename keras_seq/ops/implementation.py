@@ -83,7 +83,7 @@ def choose_implementation(implementation, cell, dtype):
         return Choice("xla", f"asked for by {source}")
     missing = why_not_native(cell, dtype)
     if requested == "native" and missing:
-        raise NotImplementedError(f"{source} is 'native', but {missing}. Use 'auto' or 'xla'.")
+        raise NotImplementedError(f"{source} asks for 'native', but {missing}. Use 'auto' or 'xla'.")
     if missing:
         return Choice("xla", missing)
     return Choice("native", "a kernel covers it" if requested == "auto" else f"asked for by {source}")
