@@ -126,7 +126,7 @@ def test_hostile_calls(attends):
     assert tally["forward"] > 500 and tally["backward"] > 200 and tally["InvalidArgumentError"] > 500, tally
 
 
-HUGE = 2**39
+HUGE = 2**30
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ HUGE = 2**39
 )
 @pytest.mark.parametrize("cell, attributes", [KERNEL_CELLS[0], KERNEL_CELLS[4], KERNEL_CELLS[5]], ids=str)
 def test_huge_axes_of_empty_tensors_cost_nothing(cell, attributes, batch, time, features, units):
-    """The kernels would count for hours to a size that costs no memory."""
+    """A size that costs no memory must not cost time either: the kernels would count up to it."""
     arguments = [
         tf.zeros(shape)
         for shape in ((batch, time, features), (features, GATES[cell] * units), (units, GATES[cell] * units))
