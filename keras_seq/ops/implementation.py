@@ -94,7 +94,7 @@ def choose_implementation(implementation, cell, dtype, extras=cudnn.PLAIN):
     if requested != "auto":
         missing = why_not_native(cell, dtype) if requested == "native" else why_not_cudnn(cell, dtype, extras)
         if missing:
-            raise NotImplementedError(f"{source} is '{requested}', but {missing}. Use 'auto' or 'xla'.")
+            raise NotImplementedError(f"{source} asks for '{requested}', but {missing}. Use 'auto' or 'xla'.")
         return Choice(requested, f"asked for by {source}")
     missing = why_not_native(cell, dtype)
     if missing is None:

@@ -189,7 +189,8 @@ def run_attending(
     def cast(x):
         return None if x is None else ops.cast(x, dtype)
 
-    memory, keys, memory_mask = cast(memory), cast(keys), cast(memory_mask)
+    mask = _as_booleans(mask)
+    memory, keys, memory_mask = cast(memory), cast(keys), cast(_as_booleans(memory_mask))
     _check_memory(recurrence, memory, keys, memory_mask, attention.fed)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
@@ -222,7 +223,7 @@ def run_attending(
     options = {"drawn": drawn, "mask": mask, "unroll": unroll, "recompute": recompute}
     outputs, state, (alignments,) = _run_xla(attending, weights, bias, **options)
     if mask is not None:
-        alignments = ops.where(ops.cast(mask, "bool")[:, :, None], alignments, 0)
+        alignments = ops.where(mask[:, :, None], alignments, 0)
     return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
 
 
@@ -308,7 +309,7 @@ def run(
     Returns:
         A list of `(outputs, state)`.
     """
-    recurrences = [_checked(recurrence) for recurrence in recurrences]
+    recurrences, mask = [_checked(recurrence) for recurrence in recurrences], _as_booleans(mask)
     cell, dtype = recurrences[0].cell, backend.standardize_dtype(recurrences[0].inputs.dtype)
     if any(recurrence.probe is not None for recurrence in recurrences):
         implementation = "xla"
@@ -357,7 +358,7 @@ def _run_native(recurrences, mask, recompute, attention=None):
         [r.recurrent_kernel for r in recurrences],
         None if first.bias is None else [r.bias for r in recurrences],
         initial_state=None if first.initial_state is None else [r.initial_state for r in recurrences],
-        mask=None if mask is None else ops.cast(mask, "bool"),
+        mask=mask,
         recurrent_dropout=None
         if first.recurrent_dropout_mask is None
         else [r.recurrent_dropout_mask for r in recurrences],
@@ -430,12 +431,21 @@ def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, 
         projected = ops.concatenate([projected, time_major(drawn)], axis=-1)
     weights = cell.with_dropout_mask(weights, time_major(recurrence.recurrent_dropout_mask))
     zoneout_masks = recurrence.zoneout_masks and [time_major(m) for m in recurrence.zoneout_masks]
-    time_mask = None if mask is None else time_major(ops.cast(mask, "bool")[:, :, None])[:, :, 0]  # (time, batch)
+    time_mask = None if mask is None else time_major(mask[:, :, None])[:, :, 0]  # (time, batch)
     options = {"unroll": unroll, "recompute": recompute}
     outputs, emitted, state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
     sequences = [ops.flip(x, axis=0) if recurrence.reverse else x for x in (outputs, *emitted)]
     outputs, *emitted = (ops.transpose(x, (1, 0, 2)) for x in sequences)
     return outputs, state, tuple(emitted)
+
+
+def _as_booleans(mask):
+    """A mask as booleans of the bytes 0 and 1.
+
+    Other bytes arrive from NumPy views, such as the 0 and 255 of images. Eager TensorFlow takes 255 for True, but XLA
+    casts it to -1.0, which is not above 0.
+    """
+    return None if mask is None else ops.not_equal(ops.cast(ops.cast(mask, "bool"), "uint8"), 0)
 
 
 def _zero_state(recurrence, batch):
@@ -447,7 +457,7 @@ def _show(outputs, recurrence, mask, zero_output_for_mask=False):
     """What Keras shows of the states of masked steps: the last output, zero before the first one; or always zero."""
     if mask is None or not (zero_output_for_mask or recurrence.initial_state is not None):
         return outputs
-    visible = ops.cast(mask, "bool") if zero_output_for_mask else _seen(mask, recurrence.reverse)
+    visible = mask if zero_output_for_mask else _seen(mask, recurrence.reverse)
     return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
 
 
