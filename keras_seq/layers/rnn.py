@@ -28,7 +28,7 @@ class RNN(keras.layers.RNN):
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         residual: whether each cell of a stack but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, the same for every sequence; None starts from zeros.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 1 and 2 mean
+        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs); Keras's 0, 1 and 2 mean
             "auto".
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
