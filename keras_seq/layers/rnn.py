@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.masks import carried_mask
 from keras_seq.ops.implementation import Choice, check_implementation, choose_implementation
 from keras_seq.ops.recurrence import run as run_recurrences
 
@@ -163,8 +164,7 @@ class RNN(keras.layers.RNN):
 
     def call(self, sequences, initial_state=None, mask=None, training=False, memory=None, memory_mask=None):
         self._check_memory(memory)
-        if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
-            mask = getattr(sequences, "_keras_mask", None)
+        mask = carried_mask(sequences) if mask is None else mask
         if isinstance(self.cell, AttentionCell):
             return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
         if self.own_cells() is None:
