@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention import AttentionMechanism
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import ForeignCell, call_cell
+from keras_seq.layers.foreign_cell import ForeignCell, call_cell, reset_masks
 from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention
 from keras_seq.ops.implementation import choose_implementation
 from keras_seq.ops.recurrence import Recurrence, run, run_attending
@@ -120,7 +120,11 @@ class AttentiveLayer(keras.layers.Layer):
                 state, attention_state = self._split(flat, memory)
         seen = memory, self.project_memory(memory), memory_mask
         attend = self._attend_before if self.input_feeding else self._attend_after
-        return attend(sequences, seen, state, attention_state, training, mask=mask, **options)
+        try:
+            return attend(sequences, seen, state, attention_state, training, mask=mask, **options)
+        finally:  # else a run that fails would leave the masks of its graph to the next one
+            if not self._is_ours():
+                reset_masks(self.cell)
 
     def _attend_before(self, sequences, seen, state, attention_state, training, **options):
         """Input feeding: each step attends, then goes on."""
@@ -167,10 +171,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _own_states(self, recurrence, state):
         """The states without the output, which leads those of a foreign cell."""
-        if not isinstance(recurrence.cell, ForeignCell):
-            return list(state)
-        recurrence.cell.finish()
-        return list(state[1:])
+        return list(state[1:] if isinstance(recurrence.cell, ForeignCell) else state)
 
     def _attending(self, recurrence, training):
         def attend(query, memory, keys, memory_mask, state, drawn):

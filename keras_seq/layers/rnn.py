@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.foreign_cell import reset_masks
 from keras_seq.layers.masks import carried_mask
 from keras_seq.ops.implementation import Choice, check_implementation, choose_implementation
 from keras_seq.ops.recurrence import run as run_recurrences
@@ -169,7 +170,10 @@ class RNN(keras.layers.RNN):
             return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
         if self.own_cells() is None:
             self.choose_implementation()  # raises where the request cannot be met
-            return super().call(sequences, initial_state=initial_state, mask=first_mask(mask), training=training)
+            try:
+                return super().call(sequences, initial_state=initial_state, mask=first_mask(mask), training=training)
+            finally:  # else a call that fails would leave the masks of its graph to the next one
+                reset_masks(self.cell)
         return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
 
     def _attend(self, sequences, initial_state, mask, training, memory, memory_mask):
