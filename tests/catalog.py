@@ -25,6 +25,7 @@ def draw(*shape, seed=0):
 
 
 SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, UNITS)
+WORDS = draw(BATCH, TIME, SOURCE, FEATURES)  # a sequence in every step
 STEP, STATE = draw(BATCH, FEATURES), draw(BATCH, UNITS)
 MASK = np.array([[True, True, False, True], [True, False, False, False]])
 TOKENS = np.array([[1, 2, 0, 1], [4, 0, 0, 0]])  # 0 where the mask hides a step
@@ -112,6 +113,7 @@ CATALOG = {
     ),
     "SimpleRNN": Row({**CELL, **LAYER}, (SEQUENCES,), True, {**KERNEL, "activation": "relu"}),
     "SimpleRNNCell": Row(CELL, (STEP, [STATE]), False),
+    "TimeDistributed": Row({"layer": lambda: layers.GRU(UNITS, activation="relu")}, (WORDS,), True),
     "VariationalDropout": Row(
         {
             "layer": lambda: layers.SimpleRNN(UNITS, return_sequences=True, activation="elu"),

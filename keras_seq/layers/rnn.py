@@ -169,12 +169,23 @@ class RNN(keras.layers.RNN):
         if isinstance(self.cell, AttentionCell):
             return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
         if self.own_cells() is None:
-            self.choose_implementation()  # raises where the request cannot be met
-            try:
-                return super().call(sequences, initial_state=initial_state, mask=first_mask(mask), training=training)
-            finally:  # else a call that fails would leave the masks of its graph to the next one
-                reset_masks(self.cell)
+            return self._run_foreign_cell(sequences, initial_state, first_mask(mask), training)
         return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
+
+    def _run_foreign_cell(self, sequences, initial_state, mask, training):
+        """What the layer returns with a cell that is not of keras_seq, by Keras's loop."""
+        self.choose_implementation()  # raises where the request cannot be met
+        empty = sequences.shape[1] == 0
+        if empty:  # Keras's loop wants a step, and passes over a masked one
+            sequences = ops.pad(sequences, [[0, 0], [0, 1], *[[0, 0]] * (len(sequences.shape) - 2)])
+            mask = ops.zeros(ops.shape(sequences)[:2], "bool")
+        try:
+            results = super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        finally:  # else a call that fails would leave the masks of its graph to the next one
+            reset_masks(self.cell)
+        if not (empty and self.return_sequences):
+            return results
+        return (results[0][:, :0], *results[1:]) if self.return_state else results[:, :0]
 
     def _attend(self, sequences, initial_state, mask, training, memory, memory_mask):
         """What the layer returns with an `AttentionCell`, for which a run backwards is one over reversed sequences."""
@@ -259,7 +270,7 @@ class RNN(keras.layers.RNN):
         if self.return_sequences:
             output = ops.flip(outputs, axis=1) if self.go_backwards and not in_time else outputs
         else:
-            output = outputs[:, 0 if self.go_backwards else -1]
+            output = last_output(outputs, self.go_backwards)
         return (output, *states) if self.return_state else output
 
     def compute_output_shape(self, sequences_shape, initial_state_shape=None, memory_shape=None):
@@ -314,6 +325,16 @@ def run_side_by_side(layers, sequences, initial_states, mask, training, in_time=
             outputs[i] = output + outputs[i] if depth and layers[i].residual else output
             states[i].append(state)
     return [layer.finish(*result, training, in_time) for layer, *result in zip(layers, outputs, states, strict=True)]
+
+
+def last_output(outputs, reverse=False):
+    """The output (batch, size) of the step that came last, of outputs (batch, time, size).
+
+    Without any step it is zero, as that of a sequence whose steps are all masked.
+    """
+    if outputs.shape[1]:
+        return outputs[:, 0 if reverse else -1]
+    return ops.sum(outputs[:, :1] if reverse else outputs[:, -1:], axis=1)  # of one step, or of none
 
 
 def first_mask(mask):
