@@ -16,19 +16,15 @@ __all__ = [
     "__version__",
     "convert",
     "data",
-    "decoding",
     "diagnostics",
     "explain",
-    "export",
     "layers",
     "models",
     "ops",
-    "plots",
-    "training",
-    "tuning",
 ]
 
-_IMPORTED_WHEN_USED = ("decoding", "export", "plots", "training", "tuning")  # plots and tuning need optional packages
+# Not in `__all__`: plots and tuning need optional packages, which `from keras_seq import *` must not ask for.
+_IMPORTED_WHEN_USED = ("decoding", "export", "plots", "training", "tuning")
 
 
 def __getattr__(name):
@@ -38,4 +34,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_IMPORTED_WHEN_USED})
