@@ -17,9 +17,10 @@ _REPLACEABLE = tuple(getattr(keras.layers, name) for name in COUNTERPARTS)
 def convert(model):
     """A copy of a Keras model in which the recurrent layers and cells are those of keras_seq.
 
-    Replaced are `SimpleRNN`, `GRU`, `LSTM`, `RNN`, `Bidirectional`, `SimpleRNNCell`, `GRUCell` and `LSTMCell` of
-    Keras, wherever the configuration of the model holds them: in nested models, wrappers, stacked cells, layers of
-    your own. What is not one of them stays what it is, also `ConvLSTM1D` and classes of your own that derive from one.
+    Replaced are `SimpleRNN`, `GRU`, `LSTM`, `RNN`, `Bidirectional`, `TimeDistributed`, `SimpleRNNCell`, `GRUCell` and
+    `LSTMCell` of Keras, wherever the configuration of the model holds them: in nested models, wrappers, stacked cells,
+    layers of your own. What is not one of them stays what it is, also `ConvLSTM1D` and classes of your own that derive
+    from one.
 
     The copy has the names, weights, trainable flags, dtype policies, random seeds and states (`stateful=True`) of the
     model and shares no variable with it; the model stays as it is. An unbuilt model gives an unbuilt copy. A compiled

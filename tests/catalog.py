@@ -25,6 +25,7 @@ def draw(*shape, seed=0):
 
 
 SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, UNITS)
+WORDS = draw(BATCH, TIME, SOURCE, FEATURES)  # a sequence in every step
 STEP, STATE = draw(BATCH, FEATURES), draw(BATCH, UNITS)
 MASK = np.array([[True, True, False, True], [True, False, False, False]])
 TOKENS = np.array([[1, 2, 0, 1], [4, 0, 0, 0]])  # 0 where the mask hides a step
@@ -36,12 +37,13 @@ CELL = {"units": UNITS, "activation": "relu", "dropout": 0.1, "recurrent_dropout
 CELL |= {"zoneout": 0.3, "recurrent_weight_dropout": 0.4, "dropout_mode": "naive"}
 CELL |= {**INITIALIZERS, **REGULARIZERS, **CONSTRAINTS}
 GATES = {"recurrent_activation": "hard_sigmoid", "layer_norm": True}
+CUDNN = {"use_cudnn": False}
 OF_GRU = {**GATES, "reset_after": False}
 OF_LSTM = {**GATES, "unit_forget_bias": False, "peephole": True, "projection_units": PROJECTION}
 RNN = {"return_sequences": True, "return_state": True, "go_backwards": True, "zero_output_for_mask": True}
 RNN |= {"unroll": True, "activity_regularizer": "l2", "implementation": "xla", "recompute": True}
 RNN |= {"residual": True, "initial_state_initializer": "he_normal"}
-LAYER = {**RNN, "num_layers": 2, "output_dropout": 0.1, "use_cudnn": False}
+LAYER = {**RNN, "num_layers": 2, "output_dropout": 0.1}
 
 # Each with what a kernel serves; masks that are drawn are those of a training step.
 DROPPED = {"dropout": 0.1, "recurrent_dropout": 0.2, "zoneout": 0.3, "recurrent_weight_dropout": 0.4, "seed": 7}
@@ -93,9 +95,9 @@ CATALOG = {
     "EmbeddingDropout": Row(
         {"layer": lambda: keras.layers.Embedding(5, 3, mask_zero=True), "rate": 0.3, "seed": 7}, (TOKENS,), True
     ),
-    "GRU": Row({**CELL, **LAYER, **OF_GRU}, (SEQUENCES,), True, {**KERNEL, "reset_after": False}),
+    "GRU": Row({**CELL, **LAYER, **OF_GRU, **CUDNN}, (SEQUENCES,), True, {**KERNEL, "reset_after": False}),
     "GRUCell": Row({**CELL, **OF_GRU}, (STEP, [STATE]), False),
-    "LSTM": Row({**CELL, **LAYER, **OF_LSTM}, (SEQUENCES,), True, KERNEL),
+    "LSTM": Row({**CELL, **LAYER, **OF_LSTM, **CUDNN}, (SEQUENCES,), True, KERNEL),
     "LSTMCell": Row({**CELL, **OF_LSTM}, (STEP, [draw(BATCH, PROJECTION), STATE]), False),
     "LockedDropout": Row({"rate": 0.3, "seed": 7}, (SEQUENCES,), True),
     "LuongAttention": Row(
@@ -116,6 +118,7 @@ CATALOG = {
     ),
     "SimpleRNN": Row({**CELL, **LAYER}, (SEQUENCES,), True, {**KERNEL, "activation": "relu"}),
     "SimpleRNNCell": Row(CELL, (STEP, [STATE]), False),
+    "TimeDistributed": Row({"layer": lambda: layers.GRU(UNITS, activation="relu")}, (WORDS,), True),
     "VariationalDropout": Row(
         {
             "layer": lambda: layers.SimpleRNN(UNITS, return_sequences=True, activation="elu"),

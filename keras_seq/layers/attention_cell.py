@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import ForeignCell, call_cell
+from keras_seq.layers.foreign_cell import ForeignCell, call_cell, reset_masks
 from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
 from keras_seq.ops.cudnn import PLAIN
 from keras_seq.ops.implementation import choose_implementation
@@ -208,7 +208,11 @@ class AttentiveLayer(keras.layers.Layer):
             attend = self._attend_and_feed
         else:
             attend = self._attend_before if self.attend == "before" else self._attend_after
-        return attend(sequences, seen, state, attention_state, training, mask=mask, **options)
+        try:
+            return attend(sequences, seen, state, attention_state, training, mask=mask, **options)
+        finally:  # else a run that fails would leave the masks of its graph to the next one
+            if not self._is_ours():
+                reset_masks(self.cell)
 
     def _attend_before(self, sequences, seen, state, attention_state, training, **options):
         """Each step attends, then the cell reads what it saw."""
@@ -274,10 +278,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _own_states(self, recurrence, state):
         """The states without the output, which leads those of a foreign cell."""
-        if not isinstance(recurrence.cell, ForeignCell):
-            return list(state)
-        recurrence.cell.finish()
-        return list(state[1:])
+        return list(state[1:] if isinstance(recurrence.cell, ForeignCell) else state)
 
     def _attending(self, recurrence, training, fed=None):
         """The recurrence that attends: before the cell, or after it where so many features of the output are fed."""

@@ -4,6 +4,7 @@
 import keras
 from keras import ops, tree
 
+from keras_seq.layers.masks import carried_mask
 from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
 from keras_seq.ops.random import with_child_seeds
 
@@ -56,8 +57,7 @@ class Bidirectional(keras.layers.Bidirectional):
         self.supports_masking = True  # which Keras 3.16 no longer says of its own
 
     def call(self, sequences, initial_state=None, mask=None, training=None):
-        if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
-            mask = getattr(sequences, "_keras_mask", None)
+        mask = carried_mask(sequences) if mask is None else mask
         if not self._alike():
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         both = [self.forward_layer, self.backward_layer]

@@ -7,9 +7,11 @@ from keras_seq.layers.bidirectional import Bidirectional
 from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
 from keras_seq.layers.rnn import RNN
+from keras_seq.layers.time_distributed import TimeDistributed
 
 COUNTERPARTS = {
-    kind.__name__: kind for kind in (GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell)
+    kind.__name__: kind
+    for kind in (GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell, TimeDistributed)
 }
 
 

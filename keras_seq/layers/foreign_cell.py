@@ -13,7 +13,7 @@ class ForeignCell:
     """A cell that is not of keras_seq as a recurrence of `cell_math`, called in every step.
 
     Automatic differentiation finds its derivative. Its output leads its states, so that a masked step repeats it as it
-    does them.
+    does them. The cell keeps its dropout masks until `reset_masks`.
 
     Args:
         cell: of Keras, or of a user.
@@ -33,12 +33,6 @@ class ForeignCell:
                 context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
                 inputs = ops.concatenate([inputs, context], axis=-1)
             _draw_masks(cell, inputs, _packed(cell, states))
-
-    def finish(self):
-        """Forget the masks of this run."""
-        for cell in _flat_cells(self.cell):
-            for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
-                getattr(cell, name, lambda: None)()
 
     def split_bias(self, bias):
         return None, None
@@ -101,6 +95,13 @@ def _packed(cell, flat_states):
     if isinstance(cell.state_size, int):
         return [flat_states[0]]
     return tree.pack_sequence_as(cell.state_size, list(flat_states))
+
+
+def reset_masks(cell):
+    """Have a cell, or each cell of a stack, forget the dropout masks that it keeps for a run."""
+    for flat_cell in _flat_cells(cell):
+        for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
+            getattr(flat_cell, name, lambda: None)()
 
 
 def _flat_cells(cell):

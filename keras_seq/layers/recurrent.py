@@ -32,7 +32,7 @@ class RecurrentLayer(RNN):
             for name in cls.cell_type.argument_names():
                 setattr(cls, name, _of_cell(name))
 
-    def __init__(self, *, num_layers=1, output_dropout=0.0, use_cudnn="auto", **arguments):
+    def __init__(self, *, num_layers=1, output_dropout=0.0, **arguments):
         if num_layers < 1:
             raise ValueError(f"`num_layers` must be at least 1. Received: {num_layers}")
         of_cell = {n: arguments.pop(n) for n in self.cell_type.argument_names() if n in arguments}
@@ -44,14 +44,10 @@ class RecurrentLayer(RNN):
         super().__init__(cells if num_layers > 1 else cells[0], **arguments)
         self.num_layers = num_layers
         self.output_dropout = check_rate("output_dropout", output_dropout)
-        self.use_cudnn = use_cudnn
 
     def first_cell(self):
         """The cell, or the first one of a stack. A method, because Keras saves what attributes hold."""
         return self.own_cells()[0]
-
-    def run_options(self, mask, training):
-        return {**super().run_options(mask, training), "use_cudnn": self.use_cudnn}
 
     def finish(self, outputs, states, training, in_time=False):
         if training:
@@ -64,12 +60,28 @@ class RecurrentLayer(RNN):
         del config["cell"]
         names = self.cell_type.argument_names()
         of_cell = {name: value for name, value in self.first_cell().get_config().items() if name in names}
-        own = {name: getattr(self, name) for name in ("num_layers", "output_dropout", "use_cudnn")}
+        own = {name: getattr(self, name) for name in ("num_layers", "output_dropout")}
         return {**config, **of_cell, **own}
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+class GatedLayer(RecurrentLayer):
+    """What `GRU` and `LSTM` share: Keras's `use_cudnn`."""
+
+    def __init__(self, *, use_cudnn="auto", **arguments):
+        if use_cudnn not in ("auto", True, False):
+            raise ValueError(f"`use_cudnn` must be 'auto', True or False. Received: {use_cudnn!r}")
+        super().__init__(**arguments)
+        self.use_cudnn = use_cudnn
+
+    def run_options(self, mask, training):
+        return {**super().run_options(mask, training), "use_cudnn": self.use_cudnn}
+
+    def get_config(self):
+        return {**super().get_config(), "use_cudnn": self.use_cudnn}
 
 
 def _children_of(cell, *path):
@@ -117,7 +129,6 @@ class SimpleRNN(RecurrentLayer):
         implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
-        use_cudnn: False keeps `implementation="auto"` off cuDNN. Keras's `"auto"` and True leave it the choice.
 
     Call arguments:
         sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
@@ -175,7 +186,7 @@ class SimpleRNN(RecurrentLayer):
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class GRU(RecurrentLayer):
+class GRU(GatedLayer):
     """The gated recurrent unit (Cho et al. 2014).
 
     `z_t = s(x_t W_z + h_{t-1} U_z + b_z)`, `r_t = s(x_t W_r + h_{t-1} U_r + b_r)`,
@@ -269,13 +280,14 @@ class GRU(RecurrentLayer):
         stateful=False,
         unroll=False,
         reset_after=True,
+        use_cudnn="auto",
         **kwargs,
     ):
         super().__init__(**_given(locals()))
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class LSTM(RecurrentLayer):
+class LSTM(GatedLayer):
     """Long short-term memory (Hochreiter & Schmidhuber 1997).
 
     `i, f, g, o = split(x_t W + h_{t-1} U + b)`, `c_t = s(f) c_{t-1} + s(i) f(g)`, `h_t = s(o) f(c_t)`. With all its
@@ -371,6 +383,7 @@ class LSTM(RecurrentLayer):
         go_backwards=False,
         stateful=False,
         unroll=False,
+        use_cudnn="auto",
         **kwargs,
     ):
         super().__init__(**_given(locals()))

@@ -6,6 +6,8 @@ from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.foreign_cell import reset_masks
+from keras_seq.layers.masks import carried_mask
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences
@@ -29,8 +31,8 @@ class RNN(keras.layers.RNN):
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         residual: whether each cell of a stack but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, the same for every sequence; None starts from zeros.
-        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 1
-            and 2 mean "auto".
+        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 0,
+            1 and 2 mean "auto".
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
 
@@ -172,14 +174,27 @@ class RNN(keras.layers.RNN):
 
     def call(self, sequences, initial_state=None, mask=None, training=False, memory=None, memory_mask=None):
         self._check_memory(memory)
-        if mask is None:  # Keras hands on the mask of `sequences` only where they are the only tensor
-            mask = getattr(sequences, "_keras_mask", None)
+        mask = carried_mask(sequences) if mask is None else mask
         if isinstance(self.cell, AttentionCell):
             return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
         if self.own_cells() is None:
-            self.choose_implementation()  # raises where the request cannot be met
-            return super().call(sequences, initial_state=initial_state, mask=first_mask(mask), training=training)
+            return self._run_foreign_cell(sequences, initial_state, first_mask(mask), training)
         return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
+
+    def _run_foreign_cell(self, sequences, initial_state, mask, training):
+        """What the layer returns with a cell that is not of keras_seq, by Keras's loop."""
+        self.choose_implementation()  # raises where the request cannot be met
+        empty = sequences.shape[1] == 0
+        if empty:  # Keras's loop wants a step, and passes over a masked one
+            sequences = ops.pad(sequences, [[0, 0], [0, 1], *[[0, 0]] * (len(sequences.shape) - 2)])
+            mask = ops.zeros(ops.shape(sequences)[:2], "bool")
+        try:
+            results = super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        finally:  # else a call that fails would leave the masks of its graph to the next one
+            reset_masks(self.cell)
+        if not (empty and self.return_sequences):
+            return results
+        return (results[0][:, :0], *results[1:]) if self.return_state else results[:, :0]
 
     def _attend(self, sequences, initial_state, mask, training, memory, memory_mask):
         """What the layer returns with an `AttentionCell`, for which a run backwards is one over reversed sequences."""
@@ -264,7 +279,7 @@ class RNN(keras.layers.RNN):
         if self.return_sequences:
             output = ops.flip(outputs, axis=1) if self.go_backwards and not in_time else outputs
         else:
-            output = outputs[:, 0 if self.go_backwards else -1]
+            output = last_output(outputs, self.go_backwards)
         return (output, *states) if self.return_state else output
 
     def compute_output_shape(self, sequences_shape, initial_state_shape=None, memory_shape=None):
@@ -319,6 +334,16 @@ def run_side_by_side(layers, sequences, initial_states, mask, training, in_time=
             outputs[i] = output + outputs[i] if depth and layers[i].residual else output
             states[i].append(state)
     return [layer.finish(*result, training, in_time) for layer, *result in zip(layers, outputs, states, strict=True)]
+
+
+def last_output(outputs, reverse=False):
+    """The output (batch, size) of the step that came last, of outputs (batch, time, size).
+
+    Without any step it is zero, as that of a sequence whose steps are all masked.
+    """
+    if outputs.shape[1]:
+        return outputs[:, 0 if reverse else -1]
+    return ops.sum(outputs[:, :1] if reverse else outputs[:, -1:], axis=1)  # of one step, or of none
 
 
 def first_mask(mask):

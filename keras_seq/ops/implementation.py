@@ -28,8 +28,8 @@ class Choice(NamedTuple):
 
 
 def check_implementation(implementation):
-    """Return one of `IMPLEMENTATIONS`; Keras's legacy integers 1 and 2 mean "auto"."""
-    if implementation in (1, 2):
+    """Return one of `IMPLEMENTATIONS`; Keras's legacy integers 0, 1 and 2 mean "auto"."""
+    if isinstance(implementation, int) and implementation in (0, 1, 2):
         return "auto"
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")

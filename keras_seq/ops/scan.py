@@ -153,7 +153,7 @@ def _kept_shares(masks, dtype):
 
 def _shift(first, states):
     """The state before each step, from the first one and the states after each step."""
-    return ops.concatenate([ops.expand_dims(first, axis=0), states[:-1]], axis=0)
+    return ops.concatenate([ops.expand_dims(first, axis=0), states], axis=0)[:-1]  # also where there is no step
 
 
 class Probed:
@@ -187,8 +187,10 @@ def time_loop(step, carry, sequences, *, reverse=False, unroll=False):
         unroll: whether to lay out the steps one after the other. Needs a static time.
 
     Returns:
-        The last carry, and the results with a leading time axis.
+        The last carry, and the results with a leading time axis. Without any step that is `carry`, and no results.
     """
+    if tree.flatten(sequences)[0].shape[0] == 0:
+        return carry, _results_of_no_step(step, carry, sequences)
     if backend.backend() == "jax":
         import jax
 
@@ -199,6 +201,12 @@ def time_loop(step, carry, sequences, *, reverse=False, unroll=False):
         if not tf.executing_eagerly():
             return _tensorflow_graph_loop(step, carry, sequences, reverse)
     return _python_loop(step, carry, sequences, reverse)
+
+
+def _results_of_no_step(step, carry, sequences):
+    """Empty results, whose shapes a step over zeros tells."""
+    slices = tree.map_structure(lambda s: ops.zeros(ops.shape(s)[1:], s.dtype), sequences)
+    return tree.map_structure(lambda result: ops.expand_dims(result, axis=0)[:0], step(carry, slices)[1])
 
 
 def _python_loop(step, carry, sequences, reverse):
@@ -212,6 +220,25 @@ def _python_loop(step, carry, sequences, reverse):
 
 
 def _tensorflow_graph_loop(step, carry, sequences, reverse):
+    """A loop in a graph; where the number of steps is unknown there, there may be none."""
+    import tensorflow as tf
+
+    flat_sequences = tree.flatten(sequences)
+    if flat_sequences[0].shape[0] is not None:
+        return _tensorflow_while_loop(step, carry, sequences, reverse)
+    # Neither XLA nor a TensorArray of unknown batch takes a loop over nothing. So it makes a step that does not count.
+    # A `tf.cond` in the place of `tf.pad` would copy nothing, but TensorFlow 2.21 crashes where XLA compiles it.
+    steps = tf.shape(flat_sequences[0])[0]
+    filled = []
+    for sequence in flat_sequences:
+        padding = [[0, tf.maximum(1 - steps, 0)], *[[0, 0]] * (sequence.shape.rank - 1)]
+        filled.append(tf.ensure_shape(tf.pad(sequence, padding), sequence.shape))
+    new_carry, results = _tensorflow_while_loop(step, carry, tree.pack_sequence_as(sequences, filled), reverse)
+    new_carry = tree.map_structure(lambda new, old: tf.where(steps > 0, new, old), new_carry, carry)
+    return new_carry, tree.map_structure(lambda result: result[:steps], results)
+
+
+def _tensorflow_while_loop(step, carry, sequences, reverse):
     import tensorflow as tf
 
     flat_sequences = tree.flatten(sequences)

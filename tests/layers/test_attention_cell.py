@@ -494,3 +494,39 @@ CELL = layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(2, c
 def test_hostile_calls(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class FailingCell(keras.layers.GRUCell):
+    """A cell of Keras that fails as long as it is told to."""
+
+    fails = True
+
+    def call(self, inputs, states, training=False):
+        result = super().call(inputs, states, training)
+        if self.fails:
+            raise RuntimeError("the cell failed")
+        return result
+
+
+@pytest.mark.parametrize("kind", ["decoder", "RNN", "no input feeding", "RNN without attention"])
+def test_a_cell_that_fails_while_traced_leaves_no_masks(kind):
+    cell = FailingCell(UNITS, dropout=0.5, recurrent_dropout=0.5)
+    attention = layers.BahdanauAttention(ATTENTION)
+    if kind == "RNN":
+        layer = layers.RNN(layers.AttentionCell(cell, attention))
+    elif kind == "RNN without attention":
+        layer = layers.RNN(cell)
+    else:
+        layer = layers.AttentionDecoder(UNITS, cell, attention, input_feeding=kind == "decoder")
+
+    def run():
+        memory = {} if kind == "RNN without attention" else {"memory": SOURCES}
+        return layer(INPUTS, **memory, training=True)
+
+    cell.fails = False
+    run()
+    cell.fails = True
+    with pytest.raises(RuntimeError, match="the cell failed"):
+        tf.function(run, autograph=False)()
+    cell.fails = False
+    assert np.isfinite(run()).all()

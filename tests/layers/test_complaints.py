@@ -156,7 +156,6 @@ FAST = {
     "learned state": {"initial_state_initializer": "zeros", "recompute": True},
     "bfloat16": {"dtype": "mixed_bfloat16", "recurrent_dropout": RATE},
     "float64": {"dtype": "float64"},
-    "use_cudnn": {"use_cudnn": False},
     "Keras's implementation": {"implementation": 1},
 }
 SLOW = {
@@ -499,7 +498,7 @@ def test_an_lstm_trains_in_half_precision(dtype, implementation, jit, policy):
 # 11. Details of Keras 3.15.
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 def test_use_cudnn_is_in_the_config(kind):
     """Keras 3.15 loses it."""
     layer = getattr(layers, kind)(UNITS, use_cudnn=False)
