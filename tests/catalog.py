@@ -54,9 +54,11 @@ CATALOG = {
         {
             "cell": lambda: layers.GRUCell(UNITS, activation="relu"),
             "attention": lambda: layers.LuongAttention("general"),
-            "input_feeding": False,
+            "attend": "after",
+            "attentional_units": PROJECTION,
+            "attentional_activation": "softsign",
         },
-        (STEP, [STATE], MEMORY),
+        (STEP, [STATE, draw(BATCH, PROJECTION)], MEMORY),
         False,
     ),
     "AttentionDecoder": Row(
@@ -65,6 +67,9 @@ CATALOG = {
             "cell": "gru",
             "attention": lambda: layers.BahdanauAttention(UNITS + 1, coverage=True),
             "input_feeding": False,
+            "attend": "after",
+            "attentional_units": PROJECTION,
+            "attentional_activation": "softsign",
             "dropout": 0.1,
             "recurrent_dropout": 0.2,
             "seed": 7,

@@ -89,6 +89,29 @@ def attentive(recurrence, inputs, memory, kernel, recurrent_kernel, bias=None, *
     return outputs, state, np.stack([weights for _, weights in seen], axis=1)
 
 
+def attention_wrapper(
+    recurrence, inputs, memory, kernel, recurrent_kernel, bias=None, attention_kernel=None, *, look, initial_state,
+    attention=None, activation=np.tanh,
+):  # fmt: skip
+    """The steps of TensorFlow Addons' `AttentionWrapper`, or of Luong et al. (2015) with input feeding.
+
+    The cell runs on `[x_t, attention_{t-1}]`, its output asks, and `attention_t` is `f([h_t, context_t] W)`, or the
+    context without W. Returns h of all steps, the attention of all steps, the state, and the alignments.
+    """
+    size = memory.shape[2] if attention_kernel is None else attention_kernel.shape[1]
+    attention = np.zeros((len(inputs), size)) if attention is None else attention
+    state, steps = initial_state, []
+    for t in range(inputs.shape[1]):
+        x = np.concatenate([inputs[:, t], attention], axis=-1)[:, None]
+        hidden, state = recurrence(x, kernel, recurrent_kernel, bias, initial_state=state)
+        context, weights = look(hidden[:, 0])
+        joined = np.concatenate([hidden[:, 0], context], axis=-1)
+        attention = context if attention_kernel is None else activation(joined @ attention_kernel)
+        steps.append((hidden[:, 0], attention, weights))
+    hidden, attentions, alignments = (np.stack(parts, axis=1) for parts in zip(*steps, strict=True))
+    return hidden, attentions, state, alignments
+
+
 def bahdanau(memory, query_kernel, key_kernel, score_kernel, length=None, bias=0, *, coverage_kernel=None, mask=None):
     """A function of a query (batch, features) that attends and remembers how much it has looked at each position."""
     vector = score_kernel[:, 0]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import references
 from conftest import assert_close, automatic
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_math
+from keras_seq.ops import cell_math, native
 
 BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
 RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
@@ -67,6 +68,34 @@ def run_layer(layer, initial_state, call):
     return value_and_gradients(run, variables, draw(BATCH, TIME, FEATURES), initial_state)
 
 
+def check_cudnn_against_the_scan():
+    """Where Keras finds a GPU its LSTM is cuDNN's, of which JAX has a reference in its own operations."""
+    from jax.experimental import rnn
+
+    def reference(x, h_0, c_0, weights, lengths, **sizes):
+        layout = {name: size for name, size in sizes.items() if name != "dropout"}
+        calls.append(sizes)
+        return rnn.lstm_ref(x, h_0, c_0, *rnn.unpack_lstm_weights(weights, **layout), lengths, *sizes.values())
+
+    calls = []
+    gpu = mock.patch("keras.src.backend.jax.rnn._is_gpu_available", lambda: True)
+    no_kernels = mock.patch.object(native, "unavailable", lambda: "JAX runs on gpu, and they run on a CPU")
+    with gpu, no_kernels, mock.patch.object(rnn, "lstm", reference):
+        initial_state = [draw(BATCH, UNITS, seed=i) for i in range(2)]
+        for options, call in [({}, {}), ({"go_backwards": True}, {}), ({}, {"mask": RIGHT})]:
+            options = {"units": UNITS, "return_sequences": True, "return_state": True, **options}
+            chosen = layers.LSTM(**options)
+            assert chosen.choose_implementation().implementation == "cudnn"
+            assert chosen.supports_jit
+            expected = run_layer(layers.LSTM(**options, implementation="xla"), initial_state, call)
+            assert_close(run_layer(chosen, initial_state, call), expected, 1e-5)
+        assert len(calls) == 2  # not with a mask
+        for layer, reason in [(layers.GRU(UNITS), "GRU on JAX"), (layers.LSTM(UNITS, dtype="bfloat16"), "bfloat16 on")]:
+            choice = layer.choose_implementation()
+            assert choice.implementation == "xla"
+            assert f"cuDNN has no {reason}" in choice.reason
+
+
 def check_attention_decoder_against_automatic_differentiation():
     cells = [(cell_math.SimpleRNN(), True), (cell_math.GRU(), False), (cell_math.LSTM(), True)]
     for cell, recompute in [*cells, (cell_math.GRU(reset_after=False), False)]:
@@ -90,6 +119,28 @@ def run_decoder(cell, recompute):
         return ops.attention_decoder(cell, inputs, memory, **weights, **masks, recompute=recompute)
 
     return value_and_gradients(decode, draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, 2), weights)
+
+
+def check_input_feeding_against_numpy():
+    inputs, memory = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, UNITS)
+    for options in ({}, {"attentional_units": 3}):
+        decoder = layers.AttentionDecoder(UNITS, "gru", layers.LuongAttention(), attend="after", **options)
+        decoder.build(inputs.shape, memory.shape)
+        decoder.set_weights([draw(*w.shape, seed=i) / 2 for i, w in enumerate(decoder.weights)])
+        kernel = np.array(decoder.attentional_kernel.value) if options else None
+        hidden, attentions, _, alignments = references.attention_wrapper(
+            references.gru, inputs, memory, *decoder.cell.get_weights(), kernel,
+            look=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
+        )  # fmt: skip
+        expected = attentions if options else np.concatenate([hidden, attentions], axis=-1)
+        assert_close(decoder(inputs, memory, return_attention_scores=True), [expected, alignments], 1e-5)
+
+        def loss(variables, decoder=decoder):
+            seeds = [variable.value for variable in decoder.non_trainable_variables]
+            return decoder.stateless_call(variables, seeds, inputs, memory, training=True)[0]
+
+        _, [gradients] = value_and_gradients(loss, [variable.value for variable in decoder.trainable_variables])
+        assert all(np.any(gradient) for gradient in gradients)
 
 
 def check_dropout_draws_anew():
@@ -153,6 +204,37 @@ OTHERS = [name for name in list(globals()) if name.startswith("check_") and name
 def test_on_jax(checks):
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     run = subprocess.run([sys.executable, __file__, *checks], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # which makes an import of it fail
+import keras, numpy as np
+import keras_seq
+from keras_seq import layers
+x = np.ones((2, 3, 4), "float32")
+assert layers.LSTM(4)(x).shape == (2, 4)
+assert layers.AttentionDecoder(4)(x, x, training=True).shape == (2, 3, 4)
+theirs = keras.Sequential([keras.Input((3, 4)), keras.layers.Bidirectional(keras.layers.GRU(4, dropout=0.1))])
+model = keras_seq.convert(theirs)
+model.compile(loss="mse")
+model.fit(x, np.ones((2, 8)), verbose=0)
+assert [row.kind for row in keras_seq.explain(model, print_fn=None)] == ["GRU", "GRU"]
+try:
+    keras_seq.data.bucket_by_length(["a"], ["b"], 1)
+except ImportError as error:
+    assert "requires the tensorflow module" in str(error)
+else:
+    raise AssertionError("needs TensorFlow")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_tensorflow_need_not_be_installed():
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 

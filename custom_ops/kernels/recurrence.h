@@ -2,8 +2,9 @@
 // The recurrences over whole sequences, forward and backward: the only header that bindings include.
 //
 // Buffer contract. Every buffer is dense, row-major and aligned to its element; shapes stand beside the fields below.
-// Outputs never alias inputs and need not be initialised; all of them are written. Optional buffers are null where
-// absent. Sizes may be zero. The caller has checked shapes: nothing here does.
+// Outputs never alias inputs and need not be initialised; all of them are written, every element of the residuals too.
+// Optional buffers are null where absent. Sizes may be zero. The caller has checked shapes: nothing here does. A call has
+// any number of directions, one if it attends.
 //
 // gates is 1 for SimpleRNN, 3 for GRU (z, r, g), 4 for LSTM (i, f, g, o); states is 2 for LSTM (h, c), else 1 (h).
 // Results do not depend, to the last bit, on the number of threads or on which thread does what.
@@ -27,7 +28,7 @@ struct Problem {
   Activation activation = Activation::kTanh;
   bool reset_after = true;  // of GRU
   int64_t batch, time, features, units;
-  const bool* mask = nullptr;  // (batch, time), true = keep; a masked step carries the state
+  const bool* mask = nullptr;  // (batch, time), true = keep; a masked step carries the state. Each byte is 0 or 1
 
   // Whether each step looks at a memory first (Bahdanau, Cho & Bengio 2015), with additive attention:
   //   a_t = softmax_s(v . tanh(keys_s + h_{t-1} W_q)), context_t = sum_s a_ts memory_s, and the cell on [x_t, context_t].

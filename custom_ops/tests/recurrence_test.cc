@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Drawn calls of every cell against the plain computation: outputs and all gradients, in float64 and float32, with one,
-// two and three threads, which must agree to the last bit. Usage: recurrence_test [calls] [seed]
+// two and three threads, which must agree to the last bit; and many directions in one call against one call for each.
+// Usage: recurrence_test [calls] [seed]
 #include <cstring>
 #include <random>
 #include <string>
@@ -121,8 +122,10 @@ using Everything = std::vector<std::vector<T>>;
 const char* kNames[] = {"outputs", "h",   "c",   "alignments", "d inputs", "d kernel",       "d recurrent_kernel",
                         "d bias",  "d h", "d c", "d memory",   "d keys",   "d query_kernel", "d score_vector"};
 
+// Runs one call whose directions differ only in `reverse`.
 template <class T>
-Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
+std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>& reverse, const Executor& executor,
+                                         bool keep) {
   Problem p = c.problem;
   p.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
   std::vector<char> mask = c.mask;
@@ -138,7 +141,6 @@ Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
   Arguments arguments;
   arguments.memory = memory.data(), arguments.keys = keys.data();
   arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
-  arguments.reverse = c.reverse;
   arguments.inputs = inputs.data(), arguments.kernel = kernel.data(), arguments.recurrent_kernel = recurrent.data();
   arguments.bias = OrNull(bias, !bias.empty());
   arguments.initial_state[0] = OrNull(h, !h.empty()), arguments.initial_state[1] = OrNull(cell, !cell.empty());
@@ -149,23 +151,46 @@ Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
   const int64_t states = p.batch * p.units;
   const T nan = std::numeric_limits<T>::quiet_NaN();  // an output left unwritten shows
   const auto sized = [nan](size_t size) { return std::vector<T>(size, nan); };
-  Everything<T> all{sized(states * p.time), sized(states), sized(p.cell == Cell::kLSTM ? states : 0)};
-  all.push_back(sized(p.batch * p.time * p.source));
-  for (const auto* argument : {&inputs, &kernel, &recurrent, &bias, &h, &cell, &memory, &keys, &query_kernel,
-                               &score_vector}) {
-    all.push_back(sized(argument->size()));
-  }
-  std::vector<T> residuals(keep ? ResidualSize(p) : 0, nan);
-  Results results{all[0].data(), {all[1].data(), p.cell == Cell::kLSTM ? all[2].data() : nullptr},
-                  keep ? residuals.data() : nullptr, all[3].data()};
-  KERAS_SEQ_CHECK(Forward(p, {arguments}, {results}, executor), "forward");
   const Upstream upstream{d_outputs.data(), {OrNull(d_h, !d_h.empty()), OrNull(d_c, !d_c.empty())},
                           OrNull(d_alignments, !d_alignments.empty())};
-  const auto found = [&all](size_t i) { return all[i].empty() ? nullptr : all[i].data(); };
-  const Gradients gradients{all[4].data(), all[5].data(), all[6].data(), found(7), {found(8), found(9)},
-                            found(10),     found(11),     found(12),     found(13)};
-  KERAS_SEQ_CHECK(Backward(p, {arguments}, {results}, {upstream}, {gradients}, executor), "backward");
-  return all;
+  std::vector<Everything<T>> directions(reverse.size());
+  std::vector<std::vector<T>> residuals(reverse.size(), sized(keep ? ResidualSize(p) : 0));
+  std::vector<Arguments> all_arguments;
+  std::vector<Results> results;
+  std::vector<Gradients> gradients;
+  for (size_t d = 0; d < reverse.size(); ++d) {
+    Everything<T>& all = directions[d];
+    all = {sized(states * p.time), sized(states), sized(p.cell == Cell::kLSTM ? states : 0)};
+    all.push_back(sized(p.batch * p.time * p.source));
+    for (const auto* argument : {&inputs, &kernel, &recurrent, &bias, &h, &cell, &memory, &keys, &query_kernel,
+                                 &score_vector}) {
+      all.push_back(sized(argument->size()));
+    }
+    arguments.reverse = reverse[d];
+    all_arguments.push_back(arguments);
+    results.push_back({all[0].data(), {all[1].data(), p.cell == Cell::kLSTM ? all[2].data() : nullptr},
+                       keep ? residuals[d].data() : nullptr, all[3].data()});
+    const auto found = [&all](size_t i) { return all[i].empty() ? nullptr : all[i].data(); };
+    gradients.push_back({all[4].data(), all[5].data(), all[6].data(), found(7), {found(8), found(9)},
+                         found(10),     found(11),     found(12),     found(13)});
+  }
+  KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
+  for (const std::vector<T>& of_direction : residuals) {
+    for (T number : of_direction) KERAS_SEQ_CHECK(number == number, "a residual was left unwritten");
+  }
+  const std::vector<Upstream> all_upstream(reverse.size(), upstream);
+  KERAS_SEQ_CHECK(Backward(p, all_arguments, results, all_upstream, gradients, executor), "backward");
+  return directions;
+}
+
+template <class T>
+Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
+  return RunDirections<T>(c, {c.reverse}, executor, keep)[0];
+}
+
+template <class T>
+bool Same(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * sizeof(T)));
 }
 
 template <class T>
@@ -200,8 +225,23 @@ void TestCall(Case& c, ThreadPool& pool, const std::string& name) {
   for (int threads : {2, 3}) {
     const auto together = RunKernels<double>(c, pool.WithThreads(threads), threads == 2);  // kept or recomputed
     for (size_t i = 0; i < expected.size(); ++i) {
-      KERAS_SEQ_CHECK(alone[i].empty() || !std::memcmp(alone[i].data(), together[i].data(), alone[i].size() * 8),
-                      "%s %s differs with %d threads", name.c_str(), kNames[i], threads);
+      KERAS_SEQ_CHECK(Same(alone[i], together[i]), "%s %s differs with %d threads", name.c_str(), kNames[i], threads);
+    }
+  }
+}
+
+// A call that attends has one direction; any other may have any number of them.
+void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string& name) {
+  std::vector<bool> reverse;
+  for (int64_t d = 0; d < count; ++d) reverse.push_back((d % 3 == 1) != c.reverse);
+  const auto together = RunDirections<float>(c, reverse, pool.WithThreads(1 + count % 3), count % 2);
+  for (bool reversed : {false, true}) {
+    const auto alone = RunDirections<float>(c, {reversed}, pool.WithThreads(1), true)[0];
+    for (int64_t d = 0; d < count; ++d) {
+      for (size_t i = 0; i < alone.size() && reverse[d] == reversed; ++i) {
+        KERAS_SEQ_CHECK(Same(alone[i], together[d][i]), "%s %s of direction %d of %d is not that of one alone",
+                        name.c_str(), kNames[i], static_cast<int>(d), static_cast<int>(count));
+      }
     }
   }
 }
@@ -224,8 +264,7 @@ void TestThreads(Cell cell, bool reset_after, bool attends, ThreadPool& pool, Dr
   for (int threads : {2, 3, 3}) {
     const auto together = RunKernels<float>(c, pool.WithThreads(threads), threads == 2);
     for (size_t i = 0; i < alone.size(); ++i) {
-      KERAS_SEQ_CHECK(alone[i].empty() || !std::memcmp(alone[i].data(), together[i].data(), alone[i].size() * 4),
-                      "part %zu differs with %d threads", i, threads);
+      KERAS_SEQ_CHECK(Same(alone[i], together[i]), "part %zu differs with %d threads", i, threads);
     }
   }
 }
@@ -243,6 +282,7 @@ int main(int count, char** arguments) {
     Draw draw(seed * 1000003 + call);
     Case c = draw.Call();
     TestCall(c, pool, "call " + std::to_string(call));
+    if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, "call " + std::to_string(call));
   }
   Draw draw(seed);
   for (bool attends : {false, true}) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
 #include <new>
 
 namespace keras_seq {
@@ -88,45 +89,48 @@ int64_t SizeOf(Axis axis, const Call& call, const Sizes& sizes, Element element)
   return ResidualSize(ProblemOf(call, sizes, element));
 }
 
+// The sizes that the size of an axis depends on.
+std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
+  switch (axis) {
+    case Axis::kBatch:
+      return {&sizes->batch};
+    case Axis::kTime:
+      return {&sizes->time};
+    case Axis::kFeatures:
+      return {&sizes->features};
+    case Axis::kUnits:
+    case Axis::kGateUnits:
+      return {&sizes->units};
+    case Axis::kSource:
+      return {&sizes->source};
+    case Axis::kMemoryUnits:
+      return {&sizes->memory_units};
+    case Axis::kAttentionUnits:
+      return {&sizes->attention_units};
+    case Axis::kInputUnits:
+      return {&sizes->features, &sizes->memory_units};
+    case Axis::kResiduals:
+      return {&sizes->batch, &sizes->time, &sizes->units, &sizes->memory_units, &sizes->attention_units};
+    case Axis::kTwo:
+      break;
+  }
+  return {};
+}
+
 // Makes `size` that of the axis, or returns false where another one is known.
 bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* sizes) {
   const int64_t known = SizeOf(axis, call, *sizes, element);
   if (size == kUnknown || size == known) return true;
   if (known != kUnknown || size < 0 || size > kMaxElements) return false;
-  switch (axis) {
-    case Axis::kBatch:
-      sizes->batch = size;
-      break;
-    case Axis::kTime:
-      sizes->time = size;
-      break;
-    case Axis::kFeatures:
-      sizes->features = size;
-      break;
-    case Axis::kUnits:
-      sizes->units = size;
-      break;
-    case Axis::kGateUnits:
-      if (size % Gates(call.operation.cell)) return false;
-      sizes->units = size / Gates(call.operation.cell);
-      break;
-    case Axis::kSource:
-      sizes->source = size;
-      break;
-    case Axis::kMemoryUnits:
-      sizes->memory_units = size;
-      break;
-    case Axis::kAttentionUnits:
-      sizes->attention_units = size;
-      break;
-    case Axis::kInputUnits:
-      if (sizes->features == kUnknown) break;
-      if (size < sizes->features) return false;
-      sizes->memory_units = size - sizes->features;
-      break;
-    case Axis::kTwo:
-    case Axis::kResiduals:
-      break;
+  if (axis == Axis::kGateUnits) {
+    if (size % Gates(call.operation.cell)) return false;
+    sizes->units = size / Gates(call.operation.cell);
+  } else if (axis == Axis::kInputUnits) {
+    if (sizes->features == kUnknown) return true;
+    if (size < sizes->features) return false;
+    sizes->memory_units = size - sizes->features;
+  } else if (axis != Axis::kResiduals) {
+    for (int64_t* part : PartsOf(axis, sizes)) *part = size;
   }
   return true;
 }
@@ -295,6 +299,58 @@ class Operands {
   std::vector<Entry> entries_;
 };
 
+int64_t ElementsOf(const Tensor& tensor) {
+  int64_t elements = 1;
+  for (int64_t size : tensor.shape) elements *= size;  // at most 2^40, as `CheckInputs` has seen
+  return elements;
+}
+
+// Marks the sizes that lists of tensors need: those of tensors that have elements.
+void KeepNeeded(const std::vector<Slot>& slots, const std::vector<int64_t>& counts, const std::vector<Tensor>& tensors,
+                Sizes* all, Sizes* needed) {
+  size_t next = 0;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    for (int64_t j = 0; j < counts[i]; ++j) {
+      const Tensor& tensor = tensors[next++];
+      if (ElementsOf(tensor) == 0) continue;
+      for (const Axes& axes : slots[i].shapes) {
+        if (axes.size() != tensor.shape.size()) continue;
+        for (Axis axis : axes) {
+          const std::vector<int64_t*> from = PartsOf(axis, all), to = PartsOf(axis, needed);
+          for (size_t part = 0; part < to.size(); ++part) *to[part] = *from[part];
+        }
+      }
+    }
+  }
+}
+
+// The sizes without those that only empty tensors have. They cost no memory and so may be of any size, such as the time
+// of (0, 2^40, 8), and the kernels would count up to them for nothing.
+Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs) {
+  Sizes needed{0, 0, 0, 0, 0, 0, 0};
+  KeepNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
+  KeepNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
+  return needed;
+}
+
+// A copy of a mask. A framework hands on what it was given: bytes that are neither 0 nor 1, such as those of a NumPy view
+// of 0 and 255, in memory that another thread may change while the kernels count its rows.
+class Mask {
+ public:
+  explicit Mask(const Tensor* tensor) {
+    if (tensor == nullptr) return;
+    const int64_t size = ElementsOf(*tensor);
+    const unsigned char* bytes = static_cast<const unsigned char*>(tensor->data);
+    data_.reset(new bool[size]);
+    for (int64_t i = 0; i < size; ++i) data_[i] = bytes[i] != 0;
+  }
+
+  const bool* data() const { return data_.get(); }  // null where there is no mask
+
+ private:
+  std::unique_ptr<bool[]> data_;
+};
+
 void* ResidualsOf(const Call& call, const Operands& operands, int64_t direction) {
   static char nothing;  // null would ask for another forward pass, but there are calls whose residuals are empty
   if (!call.keep_residuals) return nullptr;
@@ -443,6 +499,8 @@ static std::string CheckAttention(const Call& call) {
 }
 
 std::string FinishCall(const std::string& activation, Call* call) {
+  const char* no_instruction_set;
+  if (InstructionSet(&no_instruction_set) == nullptr) return no_instruction_set;
   if (!FindActivation(activation, &call->activation)) {
     return "`activation` must be \"tanh\", \"relu\" or \"linear\". Received: \"" + activation + "\"";
   }
@@ -518,9 +576,10 @@ bool Run(const Call& call, const Sizes& sizes, Element element, const std::vecto
     const Operands in(call.signature.inputs, call.input_counts, inputs);
     const Operands out(call.signature.outputs, call.output_counts, outputs);
     const bool forward = call.pass == Pass::kForward;
-    Problem problem = ProblemOf(call, sizes, element);
-    problem.mask = static_cast<const bool*>(in.Data("mask", 0));
-    problem.memory_mask = static_cast<const bool*>(in.Data("memory_mask", 0));
+    Problem problem = ProblemOf(call, NeededSizes(call, sizes, inputs, outputs), element);
+    const Mask mask(in.Find("mask", 0)), memory_mask(in.Find("memory_mask", 0));
+    problem.mask = mask.data();
+    problem.memory_mask = memory_mask.data();
     std::vector<Arguments> arguments;
     std::vector<Results> results;
     std::vector<Upstream> upstream;

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,11 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+# What TensorFlow prints as it starts, whatever TF_CPP_MIN_LOG_LEVEL is: information, and errors that are none on a CPU.
+STARTUP_LINE = re.compile(
+    r"I\d{4} |WARNING: All log messages before absl::InitializeLog|"
+    r"E\d{4} .*(failed call to cuInit|oneDNN supports DT_INT64 only)"
+)
 
 
 def parse_arguments(arguments=None):
@@ -140,11 +146,16 @@ def train(options, splits):
     model = build_model(options, splits, len(batches))
     held_out = data.group_by_source(*splits["dev"])
     watched = list(held_out)[:: max(1, len(held_out) // 1000)]  # about a thousand, from all over
-    separator = " " if options.target_split == "whitespace" else ""
-    report = training.DecodingReport(watched, [held_out[word] for word in watched], separator=separator)
+    report = training.DecodingReport(watched, [held_out[word] for word in watched], separator=separator(options))
+    verbose = 1 if sys.stdout.isatty() else 2  # in a file, one line an epoch instead of a progress bar
     start = time.perf_counter()
-    history = model.fit(batches, epochs=options.epochs, validation_data=dev, callbacks=[report])
+    history = model.fit(batches, epochs=options.epochs, validation_data=dev, callbacks=[report], verbose=verbose)
     return model, history, time.perf_counter() - start
+
+
+def separator(options):
+    """What stands between two tokens of a target."""
+    return " " if options.target_split == "whitespace" else ""
 
 
 def score(options, model, test):
@@ -152,12 +163,8 @@ def score(options, model, test):
     from keras_seq import data, training
 
     grouped = data.group_by_source(*test)
-    spaced = (lambda text: text) if options.target_split == "whitespace" else " ".join
     outputs = dict(zip(grouped, model.generate(list(grouped)), strict=True))
-    rates = training.error_rates(
-        [spaced(output) for output in outputs.values()],
-        [[spaced(target) for target in targets] for targets in grouped.values()],
-    )
+    rates = training.error_rates(outputs.values(), grouped.values(), separator(options))
     return outputs, grouped, rates
 
 
@@ -186,16 +193,27 @@ def write_results(options, folder, model, history, metrics, samples):
 
 @contextlib.contextmanager
 def staged(output):
-    """A new folder beside `output`, whose contents move there when all of them are written."""
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as name:
-        folder = pathlib.Path(name)
-        yield folder
-        for item in folder.iterdir():
-            old = output / item.name
-            if old.is_dir():
-                shutil.rmtree(old)
-            item.replace(old)
+    """A new folder in `output`, whose contents move there when all of them are written.
+
+    Where it cannot be made, the program ends with one line and status 2.
+    """
+    created = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.TemporaryDirectory(dir=output, prefix=".staging-")
+    except OSError as error:
+        fail(f"--output: cannot write to {output}: {error.strerror}")
+    try:
+        with staging as name:
+            yield pathlib.Path(name)
+            for item in pathlib.Path(name).iterdir():
+                old = output / item.name
+                if old.is_dir():
+                    shutil.rmtree(old)
+                item.replace(old)
+    finally:
+        if created and not any(output.iterdir()):  # after a failure
+            output.rmdir()
 
 
 def print_table(options, metrics, outputs, references):
@@ -222,25 +240,36 @@ def print_table(options, metrics, outputs, references):
     console.print(table)
 
 
+def use_saved_model(path, samples):
+    """Run use_saved_model.py, without the lines that TensorFlow prints as it starts."""
+    command = [sys.executable, HERE / "use_saved_model.py", path, "--", *samples]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        for line in process.stderr:
+            if not STARTUP_LINE.match(line):
+                sys.stderr.write(line)
+    if process.returncode:
+        raise SystemExit(f"use_saved_model.py ended with status {process.returncode}")
+
+
 def main(arguments=None):
     options = parse_arguments(arguments)
     splits = load_data(options)
-    model, history, seconds = train(options, splits)
-    outputs, references, rates = score(options, model, splits["test"])
-    metrics = {
-        "per": rates.token,
-        "wer": rates.sequence,
-        "train_words_per_second": len(splits["train"][0]) * options.epochs / seconds,
-        "train_seconds": seconds,
-        "words_tested": len(outputs),
-    }
-    samples = sorted(outputs, key=len)[len(outputs) // 2 :: max(1, len(outputs) // 12)][:6]  # of middle to great length
-    with staged(options.output) as folder:
+    with staged(options.output) as folder:  # before training: a folder that cannot be written would waste it
+        model, history, seconds = train(options, splits)
+        outputs, references, rates = score(options, model, splits["test"])
+        metrics = {
+            "per": rates.token,
+            "wer": rates.sequence,
+            "train_words_per_second": len(splits["train"][0]) * options.epochs / seconds,
+            "train_seconds": seconds,
+            "words_tested": len(outputs),
+        }
+        # Of middle to great length.
+        samples = sorted(outputs, key=len)[len(outputs) // 2 :: max(1, len(outputs) // 12)][:6]
         write_results(options, folder, model, history, metrics, samples)
     print_table(options, metrics, outputs, references)
     print(f"Results are in {options.output}/. Now its SavedModel in a new process, with TensorFlow alone:", flush=True)
-    command = [sys.executable, HERE / "use_saved_model.py", options.output / "saved_model", *samples[:5]]
-    subprocess.run(command, check=True)
+    use_saved_model(options.output / "saved_model", samples[:5])
 
 
 if __name__ == "__main__":

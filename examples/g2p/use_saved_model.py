@@ -1,16 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Use an exported model where only TensorFlow is installed: use_saved_model.py SAVED_MODEL TEXT [TEXT ...]."""
+"""Use an exported model where only TensorFlow is installed."""
 
+import argparse
 import os
+import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
 
-import tensorflow as tf
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("saved_model", type=pathlib.Path, help="the folder that `Seq2Seq.export` wrote")
+    parser.add_argument("text", nargs="+", help="a source, for example a word")
+    options = parser.parse_args()
+    if not (options.saved_model / "saved_model.pb").is_file():
+        parser.error(f"{options.saved_model} holds no SavedModel")
 
-model = tf.saved_model.load(sys.argv[1])
-texts = sys.argv[2:]
-results = model.signatures["serving_default"](inputs=tf.constant(texts))
-for text, output, score in zip(texts, results["text"].numpy(), results["log_probabilities"].numpy(), strict=True):
-    print(f"{text} → {output.decode()}   (log probability {score:.2f})")
-print("keras_seq was", "imported" if "keras_seq" in sys.modules else "not imported")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
+    import tensorflow as tf
+
+    model = tf.saved_model.load(options.saved_model)
+    results = model.signatures["serving_default"](inputs=tf.constant(options.text))
+    scores = results["log_probabilities"].numpy()
+    for text, output, score in zip(options.text, results["text"].numpy(), scores, strict=True):
+        print(f"{text} → {output.decode()}   (log probability {score:.2f})")
+    print("keras_seq was", "imported" if "keras_seq" in sys.modules else "not imported")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@
 import functools
 
 import numpy as np
-import tensorflow as tf
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 _LENGTHS = {"character": len, "whitespace": lambda text: len(text.split())}
 _MOST_BUCKETS = 32

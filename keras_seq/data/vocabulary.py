@@ -2,7 +2,7 @@
 """From texts to token ids and back."""
 
 import keras
-import tensorflow as tf
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -22,7 +22,8 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     The vocabulary is `["", "[UNK]", "[START]", "[END]", ...]`, then the tokens from the most to
     the least frequent, equally frequent ones in descending order of their bytes. So padding is
     `PAD_ID`, a token outside the vocabulary `UNKNOWN_ID`, and the layer never produces `START_ID`
-    or `END_ID` from texts such as those given: they are for the model to add.
+    or `END_ID` from texts such as those given: they are for the model to add. For any other text
+    use `text_to_ids`, as `Seq2Seq` does.
 
     Args:
         texts: the texts to take the vocabulary from: an iterable of strings, or a
@@ -89,6 +90,31 @@ def _check_tokens(tokens):
             raise ValueError(f"texts must not hold the special token {token!r}")
     if "" in tokens:  # what numpy, inside Keras, makes of a NUL
         raise ValueError("texts must not hold the NUL character")
+
+
+def text_to_ids(vectorizer, texts):
+    """Token ids of texts, in which no text can forge a special token.
+
+    By itself a vectorizer that splits at whitespace maps the token `[END]` of a text to `END_ID`.
+    Here `[START]`, `[END]` and empty tokens are unknown, as any other token outside the vocabulary.
+
+    Args:
+        vectorizer: a layer from `text_vectorizer`.
+        texts: a string tensor (batch,).
+
+    Returns:
+        A ragged int64 tensor (batch, None).
+
+    Example:
+
+    >>> vectorizer = text_vectorizer(["K AE T"], split="whitespace")
+    >>> text_to_ids(vectorizer, tf.constant(["K [END] T"])).to_list()
+    [[5, 1, 4]]
+    """
+    ids = vectorizer(texts)
+    return tf.ragged.map_flat_values(
+        lambda flat: tf.where(flat < len(_SPECIAL_TOKENS), tf.cast(UNKNOWN_ID, flat.dtype), flat), ids
+    )
 
 
 def detokenizer(vectorizer, separator=None):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher-forced attention decoder: a recurrence that looks at a memory before each step."""
+"""The teacher-forced attention decoder: a recurrence that looks at a memory in each step."""
 
 import keras
 from keras import ops
@@ -7,7 +7,7 @@ from keras import ops
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
-from keras_seq.ops.implementation import check_implementation
+from keras_seq.ops.implementation import can_compile, check_implementation
 from keras_seq.ops.random import child_seed
 
 
@@ -15,11 +15,20 @@ from keras_seq.ops.random import child_seed
 class AttentionDecoder(AttentiveLayer):
     """A recurrent layer that attends to a memory in every step.
 
-    With input feeding (Bahdanau, Cho & Bengio 2015) `a_t = attend(h_{t-1})`, `context_t = sum_s a_ts m_s`, then the
-    cell on `[x_t, context_t]`, whose output is h_t. Called on whole target sequences (teacher forcing) it is one scan.
-    With additive attention, `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, the derivative of that is written by
-    hand and computes the `tanh` again instead of keeping target * source * units numbers. Without input feeding (Luong,
-    Pham & Manning 2015) the cell runs on x alone, then `a_t = attend(h_t)`, and the output is `[h_t, context_t]`.
+    With `attend="before"` (Bahdanau, Cho & Bengio 2015) the last output asks, and the cell reads the context:
+    `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`; the output is h_t. Called on whole target sequences
+    (teacher forcing) it is one scan. With additive attention, `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, the
+    derivative of that is written by hand and computes the `tanh` again instead of keeping target * source * units
+    numbers.
+
+    With `attend="after"` (Luong, Pham & Manning 2015) the new output asks: `h_t = cell([x_t, o_{t-1}])`,
+    `context_t = attend(h_t)`, and the output is the attentional vector `o_t = tanh([h_t, context_t] W)`, which the next
+    step reads; at first it is zero. Without `attentional_units` the next step reads the context alone, and the output
+    is `[h_t, context_t]`. With `input_feeding=False` the cell reads x alone: it runs over whole sequences first, then
+    all steps attend at once, which is faster.
+
+    `attend="after"` is the order of TensorFlow Addons' `AttentionWrapper`; `AttentionCell` tells how.
+
     `step` runs one step for a search.
 
     Args:
@@ -28,19 +37,24 @@ class AttentionDecoder(AttentiveLayer):
             Keras or your own drops is up to its `call`, whose input with input feeding is `[x, context]`.
         attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic";
             `BahdanauAttention(units)` by default.
-        input_feeding: whether the context is an input of the cell.
-        dropout: fraction of the features of the inputs x to drop, one mask a sequence. The context is never dropped,
-            neither here nor by the `dropout` of a cell of keras_seq.
+        input_feeding: whether the cell reads what the attention saw.
+        dropout: fraction of the features of the inputs x to drop, one mask a sequence. What the attention feeds is
+            never dropped, neither here nor by the `dropout` of a cell of keras_seq.
         recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
         seed: of the dropout masks, and of the noise of an attention given by name.
         return_state: whether to return the final state too.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        implementation: "auto", "native", "xla" or, without input feeding, "cudnn"; `keras_seq.explain` tells which
+            runs.
+        attend: "before" or "after" the cell; "before" by default, and "after" with `input_feeding=False`.
+        attentional_units: size of the attentional vector, with `attend="after"`; None for none.
+        attentional_activation: of the attentional vector; "tanh" by default, None for a linear one.
 
     Call arguments:
         inputs: (batch, time, features).
         memory: (batch, source, memory features).
-        initial_state: list of states of the cell, each (batch, units), and, optionally, of the attention, each (batch,
-            source); those of `get_initial_state(memory)` by default.
+        initial_state: list of states of the cell, each (batch, units), and, optionally, of the attention: what was fed
+            (batch, attentional units or memory features), with `attend="after"` and input feeding, then its own, each
+            (batch, source); those of `get_initial_state(memory)` by default.
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was and repeats the output; its
             weights are zero. Without it, the mask that `inputs` carry counts.
         memory_mask: (batch, source) booleans, True = keep. Where all is masked, the context is zero. Without it, the
@@ -49,13 +63,13 @@ class AttentionDecoder(AttentiveLayer):
         training: whether to apply dropout.
 
     Returns:
-        The outputs (batch, time, units), without input feeding (batch, time, units + memory features); or a tuple of
-        them, with `return_attention_scores` the weights (batch, time, source), and with `return_state` the final
-        states, those of the cell, then those of the attention.
+        The outputs (batch, time, units), with `attend="after"` (batch, time, attentional_units) or (batch, time,
+        units + memory features); or a tuple of them, with `return_attention_scores` the weights (batch, time, source),
+        and with `return_state` the final states, those of the cell, then those of the attention.
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np
@@ -77,6 +91,10 @@ class AttentionDecoder(AttentiveLayer):
         seed=None,
         return_state=False,
         implementation="auto",
+        *,
+        attend=None,
+        attentional_units=None,
+        attentional_activation="tanh",
         **kwargs,
     ):
         dtype = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
@@ -92,7 +110,15 @@ class AttentionDecoder(AttentiveLayer):
             )
         attention_seed = child_seed(seed, "AttentionDecoder", "attention")
         attention = get_attention("bahdanau" if attention is None else attention, units, attention_seed, **dtype)
-        super().__init__(cell, attention, input_feeding, **kwargs)
+        super().__init__(
+            cell,
+            attention,
+            input_feeding,
+            attend=attend,
+            attentional_units=attentional_units,
+            attentional_activation=attentional_activation,
+            **kwargs,
+        )
         if units != self.cell_output_size:
             raise ValueError(
                 f"`units` must be the size of the cell's output, {self.cell_output_size}. Received: {units}"
@@ -103,6 +129,7 @@ class AttentionDecoder(AttentiveLayer):
         self.seed = seed
         self.return_state = return_state
         self.implementation = check_implementation(implementation)
+        self.supports_jit = can_compile(implementation)
         self.supports_masking = True
 
     def choose_implementation(self):
@@ -155,7 +182,7 @@ class AttentionDecoder(AttentiveLayer):
             memory_mask: (batch, source) booleans, True = keep.
 
         Returns:
-            `(output, states, weights)`: (batch, units [+ memory features]), a list of tensors, and (batch, source).
+            `(output, states, weights)`: (batch, output size), a list of tensors, and (batch, source).
         """
         return self.take_step(inputs, states, memory, keys, memory_mask)
 
@@ -169,7 +196,7 @@ class AttentionDecoder(AttentiveLayer):
             "units": self.units,
             "cell": cell if isinstance(cell, str) else keras.saving.serialize_keras_object(cell),
             "attention": keras.saving.serialize_keras_object(self.attention),
-            "input_feeding": self.input_feeding,
+            **self.order_config(),
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
             "seed": self.seed,

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_seq.ops import cell_math
 from keras_seq.ops.cell_math import RecurrentWeights
+from keras_seq.ops.cudnn import Extras
 from keras_seq.ops.random import check_rate, child_initializer, draw_alike, dropout_mask
 from keras_seq.ops.recurrence import Recurrence
 
@@ -78,6 +79,16 @@ class RecurrentCell:
     def equations(self):
         """The recurrence of `cell_math` with this cell's arguments."""
         raise NotImplementedError
+
+    def extras(self, unroll=False, use_cudnn=True):
+        """What a training step asks for that cuDNN may not have: `Extras` of `keras_seq.ops.cudnn`."""
+        return Extras(
+            no_bias=not self.use_bias,
+            recurrent_dropout=self.recurrent_dropout > 0,
+            zoneout=any(self._zoneout_rates()),
+            unroll=unroll,
+            refused=not use_cudnn,
+        )
 
     def split_bias(self):
         """The bias of the input product and that of the recurrent product, or None."""

@@ -44,11 +44,14 @@ class RecurrentLayer(RNN):
         super().__init__(cells if num_layers > 1 else cells[0], **arguments)
         self.num_layers = num_layers
         self.output_dropout = check_rate("output_dropout", output_dropout)
-        self.use_cudnn = use_cudnn  # Keras's; here XLA serves the GPU and the argument changes nothing
+        self.use_cudnn = use_cudnn
 
     def first_cell(self):
         """The cell, or the first one of a stack. A method, because Keras saves what attributes hold."""
         return self.own_cells()[0]
+
+    def run_options(self, mask, training):
+        return {**super().run_options(mask, training), "use_cudnn": self.use_cudnn}
 
     def finish(self, outputs, states, training, in_time=False):
         if training:
@@ -111,10 +114,10 @@ class SimpleRNN(RecurrentLayer):
         num_layers: how many cells stand on one another.
         residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
-        use_cudnn: of Keras; changes nothing here.
+        use_cudnn: False keeps `implementation="auto"` off cuDNN. Keras's `"auto"` and True leave it the choice.
 
     Call arguments:
         sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
@@ -131,7 +134,7 @@ class SimpleRNN(RecurrentLayer):
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np
@@ -209,10 +212,10 @@ class GRU(RecurrentLayer):
         num_layers: how many cells stand on one another.
         residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
-        use_cudnn: of Keras; changes nothing here.
+        use_cudnn: False keeps `implementation="auto"` off cuDNN. Keras's `"auto"` and True leave it the choice.
 
     Call arguments:
         sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
@@ -229,7 +232,7 @@ class GRU(RecurrentLayer):
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np
@@ -311,10 +314,10 @@ class LSTM(RecurrentLayer):
         num_layers: how many cells stand on one another.
         residual: whether each cell but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, which starts every sequence; None starts from zeros.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs).
+        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs).
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
-        use_cudnn: of Keras; changes nothing here.
+        use_cudnn: False keeps `implementation="auto"` off cuDNN. Keras's `"auto"` and True leave it the choice.
 
     Call arguments:
         sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
@@ -331,7 +334,7 @@ class LSTM(RecurrentLayer):
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np

@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.ops.implementation import Choice, check_implementation, choose_implementation
+from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences
 
@@ -29,8 +29,8 @@ class RNN(keras.layers.RNN):
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
         residual: whether each cell of a stack but the first adds its input to its output (Wu et al. 2016).
         initial_state_initializer: of a learned initial state, the same for every sequence; None starts from zeros.
-        implementation: "auto", "native" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 1 and 2 mean
-            "auto".
+        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 1
+            and 2 mean "auto".
         recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
             more time.
 
@@ -49,7 +49,7 @@ class RNN(keras.layers.RNN):
 
     Raises:
         ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` cannot be had.
+        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
 
     Example:
         >>> import numpy as np, keras_seq
@@ -57,6 +57,8 @@ class RNN(keras.layers.RNN):
         >>> RNN(cells, return_sequences=True)(np.ones((2, 5, 3))).shape
         TensorShape([2, 5, 3])
     """
+
+    use_cudnn = "auto"
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class RNN(keras.layers.RNN):
         self.residual = residual
         self.initial_state_initializer = keras.initializers.get(initial_state_initializer)
         self.implementation = check_implementation(implementation)
+        self.supports_jit = can_compile(implementation)
         self.recompute = recompute
         sizes = {getattr(c, "output_size", None) for c in self.own_cells() or [None]}
         if residual and (None in sizes or len(sizes) > 1):
@@ -114,9 +117,14 @@ class RNN(keras.layers.RNN):
         """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
         if isinstance(self.cell, AttentionCell):
             return self.cell.choice(self.implementation)
-        cells = self.own_cells()
-        recurrences = [self.cell] if cells is None else [cell.equations for cell in cells]
-        choices = [choose_implementation(self.implementation, r, self.compute_dtype) for r in recurrences]
+        if self.own_cells() is None:
+            return choose_implementation(self.implementation, self.cell, self.compute_dtype)
+        choices = [
+            choose_implementation(
+                self.implementation, cell.equations, self.compute_dtype, cell.extras(self.unroll, self.use_cudnn)
+            )
+            for cell in self.own_cells()
+        ]
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     def build(self, sequences_shape, initial_state_shape=None, memory_shape=None):
@@ -263,13 +271,13 @@ class RNN(keras.layers.RNN):
         shapes = super().compute_output_shape(sequences_shape, initial_state_shape)
         if not (self.return_state and isinstance(self.cell, AttentionCell)):
             return shapes
-        return *shapes, *[(sequences_shape[0], memory_shape[1])] * self.cell.attention.states
+        return *shapes, *self.cell.attention_state_shapes((sequences_shape[0], *memory_shape[1:]))
 
     def compute_mask(self, sequences, mask=None):
         output_mask = first_mask(mask) if self.return_sequences else None
         if not self.return_state:
             return output_mask
-        of_attention = self.cell.attention.states if isinstance(self.cell, AttentionCell) else 0
+        of_attention = self.cell.attention_states if isinstance(self.cell, AttentionCell) else 0
         return [output_mask, *[None] * (len(tree.flatten(self.state_size)) + of_attention)]
 
     def get_config(self):

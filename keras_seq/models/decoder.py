@@ -6,7 +6,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_seq.layers import AttentionDecoder, LockedDropout
+from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
 from keras_seq.layers.recurrent import make_layer
 from keras_seq.ops.random import child_seed
 
@@ -16,19 +16,29 @@ class Decoder(keras.layers.Layer):
     """A recurrent language model of the target, told of the source by attention or by its first state alone.
 
     The first state is `tanh(summary W + b)`. Without attention it is all that the decoder knows of the source
-    (Sutskever, Vinyals & Le 2014); with it, each step looks at the memory (Bahdanau, Cho & Bengio 2015).
+    (Sutskever, Vinyals & Le 2014). With it, each step looks at the memory, in one of two orders:
+
+    - `attend="before"` (Bahdanau, Cho & Bengio 2015): the last output asks, and the cell reads the context. The logits
+      are made of the cell's output.
+    - `attend="after"` (Luong, Pham & Manning 2015): the new output h asks, and the logits are made of the attentional
+      vector `tanh([h, context] W)` of `units` numbers. With `input_feeding` the next step reads this vector beside its
+      token; without, the cell runs over the whole target first, which is faster.
 
     Args:
         vocabulary_size: number of target tokens, the special ones included.
         embedding_dim: size of an embedding.
         units: size of the state.
         cell: "lstm", "gru" or "rnn".
-        attention: "bahdanau", "luong", "monotonic", an attention layer of `keras_seq.layers`, or None.
+        attention: "bahdanau", "luong" (`LuongAttention("general")`), "monotonic", an attention layer of
+            `keras_seq.layers`, or None.
         dropout: fraction of the features to drop, one mask a sequence, from the embeddings and from the outputs.
         recurrent_dropout: as of `keras_seq.layers.LSTM`.
         seed: of the dropout masks, and of the noise of an attention given by name. All parts draw their own numbers,
             also beside an `Encoder` with the same seed.
         implementation: as of `keras_seq.layers.LSTM`.
+        attend: "before" or "after" the cell. By default that of the paper: "after" for "luong" and a `LuongAttention`,
+            and for `input_feeding=False`, else "before".
+        input_feeding: whether the cell reads what the attention saw.
 
     Call arguments:
         tokens: (batch, time) integers, the target shifted right.
@@ -62,6 +72,9 @@ class Decoder(keras.layers.Layer):
         recurrent_dropout=0.0,
         seed=None,
         implementation="auto",
+        *,
+        attend=None,
+        input_feeding=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +87,8 @@ class Decoder(keras.layers.Layer):
         self.recurrent_dropout = recurrent_dropout
         self.seed = seed
         self.implementation = implementation
+        self.attend = attend
+        self.input_feeding = input_feeding
         self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
         seeds = {part: child_seed(seed, "Decoder", part) for part in ("input_dropout", "recurrence", "output_dropout")}
         self.input_dropout = LockedDropout(dropout, seed=seeds["input_dropout"], dtype=self.dtype_policy)
@@ -92,8 +107,25 @@ class Decoder(keras.layers.Layer):
             "dtype": self.dtype_policy,
         }
         if self.attention is None:
+            if self.attend is not None or not self.input_feeding:
+                raise ValueError(
+                    "`attend` and `input_feeding` need an `attention`. Received: attention=None, "
+                    f"attend={self.attend!r}, input_feeding={self.input_feeding}"
+                )
             return make_layer(self.cell, self.units, return_sequences=True, **options)
-        return AttentionDecoder(self.units, cell=self.cell, attention=self.attention, **options)
+        attend = self.attend
+        if attend is None and (self.attention == "luong" or isinstance(self.attention, LuongAttention)):
+            attend = "after"
+        after = attend == "after" or (attend is None and not self.input_feeding)
+        return AttentionDecoder(
+            self.units,
+            cell=self.cell,
+            attention=self.attention,
+            input_feeding=self.input_feeding,
+            attend=attend,
+            attentional_units=self.units if after else None,
+            **options,
+        )
 
     def build(self, tokens_shape, memory_shape, summary_shape):
         self.embedding.build((None, None))
@@ -129,12 +161,13 @@ class Decoder(keras.layers.Layer):
     def start(self, summary, memory=None):
         """The first state, a list of (batch, units), from the encoder's summary.
 
-        With a memory that of the attention follows, which a search needs: with coverage and if monotonic it has one.
+        With a memory those of the attention follow, which a search needs: with `attend="after"` and input feeding, with
+        coverage, and if monotonic it has one.
         """
         state = [bridge(summary) for bridge in self.bridges]
         if memory is None or self.attention is None:
             return state
-        return [*state, *self.recurrence.attention.get_initial_state(memory)]
+        return [*state, *self.recurrence.initial_attention_state(memory)]
 
     def stepper(self, memory, memory_mask=None):
         """The decoder as a search sees it: one step at inference over a memory whose keys are computed once.
@@ -206,7 +239,7 @@ class Decoder(keras.layers.Layer):
 
     def get_config(self):
         names = "vocabulary_size embedding_dim units cell attention dropout recurrent_dropout seed implementation"
-        config = {name: getattr(self, name) for name in names.split()}
+        config = {name: getattr(self, name) for name in [*names.split(), "attend", "input_feeding"]}
         if isinstance(self.attention, keras.layers.Layer):
             config["attention"] = keras.saving.serialize_keras_object(self.attention)
         return {**super().get_config(), **config}

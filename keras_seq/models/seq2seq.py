@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sequence-to-sequence model: an encoder, a decoder, and the vocabularies of both sides."""
 
+import warnings
+
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 from keras_seq import export
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import greedy_search
+from keras_seq.models.token_side import TokenSide, source_batches
+from keras_seq.models.training_pairs import TrainingPairs, holds_call_inputs
 from keras_seq.training import ScheduledSampling, TokenAccuracy, masked_crossentropy
+from keras_seq.training.callbacks import reports_first
 
 
 @keras.saving.register_keras_serializable("keras_seq")
 class Seq2Seq(keras.Model):
     """Maps sequences to sequences: trained by teacher forcing, decoded by search, with strings in and out.
 
-    Compiled, fitted, evaluated and saved as any Keras model. The decoder's input is the target shifted right by one,
+    Compiled, fitted, evaluated and saved as any Keras model. The loss that `fit` and `evaluate` report is a mean over
+    tokens. The decoder's input is the target shifted right by one,
     `[START]` first; `[END]` closes the target. With vectorizers the model takes and returns strings, and carries
     its vocabularies into the `.keras` file and the SavedModel. Without, it takes token ids: 0 is padding, 2 is
     `[START]`, 3 is `[END]`, and the targets given to `fit` end with 3.
@@ -65,6 +71,10 @@ class Seq2Seq(keras.Model):
                     f"{part.vocabulary_size} of the {type(part).__name__.lower()}'s `vocabulary_size`."
                 )
         self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer)
+        self._pairs = TrainingPairs(
+            TokenSide("source", "`x` (sources)", source_vectorizer, encoder.vocabulary_size),
+            TokenSide("target", "`y` (targets)", target_vectorizer, decoder.vocabulary_size),
+        )
         limit = tf.TensorSpec([], tf.int32)
         # Traced once: neither batch size nor lengths are part of the signature.
         decode = tf.function(self.decode, input_signature=[self.source_spec, limit])
@@ -102,12 +112,16 @@ class Seq2Seq(keras.Model):
             self.decoder.build((None, None), memory_shape, (None, self.encoder.summary_units))
 
     def compile(self, optimizer="adam", loss="auto", metrics="auto", *, scheduled_sampling=None, **kwargs):
-        """As `keras.Model.compile`; "auto" is cross-entropy and token accuracy that leave out padding.
+        """Configures the model for training. Arguments are those of `keras.Model.compile`, except as below.
+
+        A training step minimizes the loss of its batch. What `fit` and `evaluate` report weighs each batch by its
+        number of target tokens, padding left out; so with the loss "auto" it is the mean over all tokens.
 
         Args:
             optimizer: as of Keras.
-            loss: as of Keras, or "auto".
-            metrics: as of Keras, or "auto".
+            loss: as of Keras, or "auto": `keras_seq.training.masked_crossentropy()`, a mean over tokens.
+            metrics: as of Keras, or "auto": `keras_seq.training.TokenAccuracy()`. `keras_seq.training.Perplexity()`
+                is another.
             scheduled_sampling: a `keras_seq.training.ScheduledSampling`, which then acts in every call with
                 `training=True`, or None for the truth alone. Its steps are those of the optimizer.
             **kwargs: those of `keras.Model.compile`.
@@ -159,114 +173,221 @@ class Seq2Seq(keras.Model):
     def prepare(self, source, target, sample_weight=None):
         """What a training step takes, from what a user has.
 
+        To prepare again what is prepared changes nothing: instead of the sources it may be given the pair
+        `(source ids, decoder inputs)`, with the target ids.
+
         Args:
             source: strings (batch,) or token ids (batch, source).
             target: strings (batch,) or token ids (batch, time), each sequence closed by `[END]`.
-            sample_weight: (batch,), one a sequence, or None.
+            sample_weight: one weight a sequence, (batch,), or where the targets are token ids one a token, (batch,
+                time), or None.
 
         Returns:
-            `((source ids, decoder inputs), target ids)`, and where given the weights, one a token.
+            `((source ids, decoder inputs), target ids)`, int32 tensors, and where given the weights, one a token.
+
+        Raises:
+            ValueError: for anything else, and for token ids outside the vocabulary.
         """
-        source = self._token_ids(source, self.source_vectorizer, "source")
-        target = self._token_ids(target, self.target_vectorizer, "target")
-        start = tf.fill([tf.shape(target)[0], 1], tf.cast(START_ID, target.dtype))
-        prepared = ((source, tf.concat([start, target[:, :-1]], axis=1)), target)
-        if sample_weight is None:
-            return prepared
-        # One weight a token: where the loss leaves out tokens, Keras does not broadcast the weights of sequences.
-        return (*prepared, tf.convert_to_tensor(sample_weight)[:, None] * tf.ones_like(target, keras.config.floatx()))
+        return self._pairs.prepare(source, target, sample_weight)
 
-    def _token_ids(self, texts, vectorizer, name):
-        """Token ids (batch, time) closed by `[END]`, of strings, or the ids that were given."""
-        texts = tf.convert_to_tensor(texts)
-        if texts.dtype != tf.string:
-            return texts
-        if vectorizer is None:
-            raise ValueError(f"`{name}` holds strings, but the model has no `{name}_vectorizer`.")
-        ids = vectorizer(texts)  # ragged
-        end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
-        return tf.concat([ids, end], axis=1).to_tensor(PAD_ID)
+    def train_step(self, data):
+        # Keras's, except for how batches are weighed in the reported loss.
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        self._track_loss(loss, y)
+        if self.trainable_weights:
+            gradients = tape.gradient(scaled_loss, self.trainable_weights)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, validation_data=None, **kwargs):
-        """As `keras.Model.fit`, on `(source, target)` pairs, strings or token ids.
+    def test_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=False)
+        self._track_loss(self.compute_loss(x, y, y_pred, sample_weight, training=False), y)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _track_loss(self, loss, target):
+        """Adds the loss of a batch, a mean over its tokens, to that of the epoch, a mean over all tokens."""
+        tokens = ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
+        # Under a distribution strategy Keras divides the loss of a replica by their number.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=None,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
+        """Trains the model on pairs (source, target). Arguments are those of `keras.Model.fit`, except as below.
+
+        Sources and targets are each strings, shape (batch,), or token ids, shape (batch, time): lists, NumPy arrays,
+        tensors or ragged tensors. Targets of token ids end with 3, `[END]`. A text cannot hold a special token: `[END]`
+        in it counts as an unknown token.
 
         Args:
-            x: a `tf.data.Dataset` of batches `(source, target)`, or the sources.
+            x: one of
+
+                - the sources, with the targets in `y`;
+                - a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of batches `(sources, targets)` or
+                  `(sources, targets, sample_weight)`. A PyDataset loads its batches in threads, also with
+                  `use_multiprocessing`;
+                - what `prepare` makes of any of these: `(source ids, decoder inputs)`, with target ids in `y`, or
+                  batches of that.
             y: the targets, where `x` holds the sources.
             batch_size: pairs in a step, where `x` holds the sources; 32 by default.
-            epochs: passes over the data.
-            validation_data: a dataset or a tuple, likewise.
-            **kwargs: those of `keras.Model.fit`.
+            epochs: as of Keras.
+            verbose: as of Keras.
+            callbacks: as of Keras.
+            validation_split: as of Keras, where `x` holds the sources.
+            validation_data: `(sources, targets)`, `(sources, targets, sample_weight)`, or batches as for `x`.
+            shuffle: as of Keras; by default True, except for datasets and generators, which shuffle themselves.
+            class_weight: a dict from target token ids to the weights of these tokens in the loss.
+            sample_weight: one weight a pair, shape (batch,), or, where the targets are token ids, one a token, shape
+                (batch, time) as the targets.
+            **kwargs: as of Keras: `initial_epoch`, `steps_per_epoch`, `validation_steps`, ...
 
         Returns:
-            The `History`.
+            The `History`. Its `loss` and `val_loss` are means over the tokens: see `evaluate`.
+
+        Raises:
+            ValueError: for data of any other form, and for token ids outside the vocabulary. Batches of a
+                `tf.data.Dataset` are checked in its graph: what is wrong with their values is an
+                `InvalidArgumentError`.
         """
-        if y is None:
-            kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras warns of its own default
-        x, y = self._prepare_data(x, y)
-        if isinstance(validation_data, tuple):
-            validation_data = self.prepare(*validation_data)
-        elif validation_data is not None:
-            validation_data, _ = self._prepare_data(validation_data, None)
-        return super().fit(x, y, batch_size, epochs, validation_data=validation_data, **kwargs)
+        if class_weight is not None and validation_split:
+            raise ValueError("`class_weight` cannot be given with `validation_split`: use `validation_data`.")
+        if shuffle is None:
+            shuffle = y is not None or getattr(x, "num_batches", None) is not None  # arrays, and a finite PyDataset
+        x, y, sample_weight = self._pairs.data(x, y, sample_weight, class_weight)
+        if validation_data is not None:
+            validation_data = self._pairs.validation_data(validation_data)
+        return super().fit(
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose=verbose,
+            callbacks=reports_first(callbacks),
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """As `keras.Model.evaluate`, on `(source, target)` pairs, strings or token ids; arguments as of `fit`."""
-        return super().evaluate(*self._prepare_data(x, y), batch_size, **kwargs)
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+        """Returns loss and metrics for pairs (source, target), teacher-forced.
 
-    def _prepare_data(self, x, y):
-        if y is not None:
-            inputs, targets = self.prepare(x, y)
-            return tuple(np.asarray(ids) for ids in inputs), np.asarray(targets)
-        if isinstance(x, tf.data.Dataset):
-            if isinstance(x.element_spec[0], tf.TensorSpec):
-                x = x.map(self.prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-            x = _untuned(x)
-        return x, None
-
-    def generate(self, inputs, max_length=None, batch_size=256, return_dict=False):
-        """Decode greedily.
+        The loss is a mean over all tokens but padding, as that of `keras_seq.training.masked_crossentropy` is over a
+        batch, so it does not depend on the batch size. Without regularization losses and sample weights its exponential
+        is the perplexity (`keras_seq.training.Perplexity`). Sample weights multiply the loss of a token; the sum is
+        divided by the number of tokens.
 
         Args:
-            inputs: strings, or token ids (batch, source) where the model has no source vectorizer.
+            x: as of `fit`.
+            y: as of `fit`.
+            batch_size: as of `fit`.
+            verbose: as of `keras.Model.evaluate`.
+            sample_weight: as of `fit`.
+            **kwargs: as of `keras.Model.evaluate`: `steps`, `callbacks`, `return_dict`.
+
+        Returns:
+            As `keras.Model.evaluate`.
+        """
+        x, y, sample_weight = self._pairs.data(x, y, sample_weight)
+        return super().evaluate(x, y, batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """Trains on one batch, of sources and targets as in `fit`; arguments are those of `keras.Model`."""
+        x, y, sample_weight = self._pairs.arrays(x, y, sample_weight, class_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Evaluates one batch, of sources and targets as in `fit`; arguments are those of `keras.Model`."""
+        return super().test_on_batch(*self._pairs.arrays(x, y, sample_weight), return_dict=return_dict)
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Predicts: decodes sources as `generate` does, or runs `call` on its own inputs.
+
+        As in Keras, targets among the data are not used.
+
+        Args:
+            x: sources in any form that `generate` takes; or `(source ids, decoder inputs)`, which `prepare` returns
+                first, or a `tf.data.Dataset` of batches that begin with it.
+            batch_size: as of Keras.
+            verbose: as of Keras; decoding shows no progress.
+            steps: as of Keras, for call inputs.
+            callbacks: as of Keras, for call inputs.
+
+        Returns:
+            Of sources, what `generate` returns, as a NumPy array. Of `(source ids, decoder inputs)` the logits (batch,
+            time, target vocabulary) of teacher forcing, a NumPy array.
+        """
+        if holds_call_inputs(x):
+            return super().predict(x, batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+        if steps is not None or callbacks is not None:
+            raise ValueError("`predict` takes `steps` and `callbacks` only with `(source ids, decoder inputs)`.")
+        return np.asarray(self.generate(x, batch_size=256 if batch_size is None else batch_size))
+
+    def predict_on_batch(self, x):
+        """As `predict`, on one batch."""
+        return super().predict_on_batch(x) if holds_call_inputs(x) else np.asarray(self.generate(x))
+
+    def generate(self, inputs, max_length=None, batch_size=256, return_dict=False):
+        """Decodes greedily.
+
+        Args:
+            inputs: the sources: strings, or token ids (batch, source) where the model has no source vectorizer, as a
+                list, an array or a tensor; a single string; or a `tf.data.Dataset`, `keras.utils.PyDataset` or
+                generator of batches of sources, or of tuples `(sources, targets, ...)`, whose sources are decoded.
             max_length: the most tokens of an output, `[END]` counted. By default 10 more than twice the source's.
-            batch_size: how many sequences are decoded at once.
+            batch_size: how many sequences are decoded at once, where `inputs` does not come in batches.
             return_dict: whether to return more than the outputs.
 
         Returns:
-            Strings, a list; or token ids (batch, time), a NumPy array, where the model has no target vectorizer.
+            Strings, a list; or token ids (batch, time), a NumPy array, where the model has no target vectorizer. Of a
+            single string one output, not a batch of one.
             With `return_dict` a dict of NumPy arrays: `text` (batch,) where there is a target vectorizer,
             `token_ids` (batch, time) int32, `log_probabilities` (batch,), the natural logarithm of each output's
-            probability, and `attention_weights` (batch, time, source), source and target tokens with their `[END]`.
+            probability, and `attention_weights` (batch, time, source), source and target tokens with their `[END]`. Of
+            a single string it holds a batch of one.
 
         Raises:
-            ValueError: for inputs of the other kind, and for none.
+            ValueError: for inputs of the other kind, and for none; for token ids outside the vocabulary; for a
+                `max_length` or `batch_size` that is no positive integer.
         """
-        inputs = self._checked_inputs(inputs)
+        for name, value in (("max_length", max_length), ("batch_size", batch_size)):
+            is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < 2**31
+            if not is_count and not (name == "max_length" and value is None):
+                raise ValueError(f"`{name}` must be a positive integer, less than 2**31. Received: {value!r}")
         limit = tf.constant(0 if max_length is None else max_length, tf.int32)
+        is_single = isinstance(inputs, (str, bytes))
         batches = []
-        for start in range(0, len(inputs), batch_size):
-            decoded = self._compiled_decode.function(tf.constant(inputs[start : start + batch_size]), limit)
+        for sources in source_batches(self._pairs.source, [inputs] if is_single else inputs, batch_size):
+            decoded = self._compiled_decode.function(sources, limit)
             batches.append({name: value.numpy() for name, value in decoded.items()})
         results = {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
         if "text" in results:
             results["text"] = np.array([text.decode() for text in results["text"]])
         if return_dict:
             return results
-        return results["text"].tolist() if "text" in results else results["token_ids"]
-
-    def _checked_inputs(self, inputs):
-        inputs = np.asarray(inputs)
-        spec = self.source_spec
-        if inputs.ndim != spec.shape.rank or len(inputs) == 0:
-            expected = "a list of strings" if spec.dtype == tf.string else "token ids of shape (batch, source)"
-            raise ValueError(f"`inputs` must be {expected}, at least one. Received: an array of shape {inputs.shape}")
-        is_text = inputs.dtype.kind in "UOST"
-        if is_text and spec.dtype != tf.string:
-            raise ValueError("`inputs` holds strings, but the model has no `source_vectorizer`.")
-        if not is_text and spec.dtype == tf.string:
-            raise ValueError(f"`inputs` must hold strings: the model has a vectorizer. Received: {inputs.dtype}")
-        return inputs.astype(object) if is_text else inputs.astype("int32")
+        outputs = results["text"].tolist() if "text" in results else results["token_ids"]
+        return outputs[0] if is_single else outputs
 
     def decode(self, inputs, max_length=0):
         """Search as a function of tensors, for `generate` and for export; arguments and dict as of `generate`.
@@ -275,7 +396,7 @@ class Seq2Seq(keras.Model):
             inputs: strings (batch,) or token ids (batch, source).
             max_length: int32 scalar; 0 stands for the default.
         """
-        source = self._token_ids(inputs, self.source_vectorizer, "inputs")
+        source = inputs if self.source_vectorizer is None else self._pairs.source.close_texts(inputs)
         mask = ops.not_equal(source, PAD_ID)  # (batch, source)
         memory, summary = self.encoder(source)
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
@@ -345,19 +466,6 @@ def _before_padding(decoder_inputs):
     """Where the target has tokens, given the decoder's inputs: none after the final [END], and none after padding."""
     says = ops.logical_and(ops.not_equal(decoder_inputs, PAD_ID), ops.not_equal(decoder_inputs, END_ID))
     return ops.flip(ops.cumsum(ops.flip(ops.cast(says, "int32"), axis=1), axis=1), axis=1) > 0
-
-
-def _untuned(dataset):
-    """The dataset without tf.data's tuner, unless the user asked for it.
-
-    The thread of the tuner sleeps twice as long each time, and in TensorFlow 2.21 an epoch may end by waiting for it to
-    wake: epochs of 4.9 s took 5.25, and one 10.4. Tuning would gain little; what is `AUTOTUNE` uses all cores.
-    """
-    if dataset.options().autotune.enabled is not None:
-        return dataset
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
 
 
 def _stack(arrays):

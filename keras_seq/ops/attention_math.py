@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention, and recurrences that attend before each step: equations and derivatives, as in `cell_math`."""
+"""Attention, and recurrences that attend in each step: equations and derivatives, as in `cell_math`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from keras import backend, ops
 
-from keras_seq.ops.cell_math import RecurrentWeights, contract_time
+from keras_seq.ops.cell_math import RecurrentWeights, contract_time, zone_out
 
 
 class AttentionWeights(NamedTuple):
     """What every step of an attention decoder reads beside its inputs."""
 
     cell: RecurrentWeights
-    context_kernel: object  # (memory_units, gates * units), the rows of the input kernel that meet the context
+    context_kernel: object  # (memory_units, gates * units), the rows of the input kernel that meet what is fed
     query_kernel: object  # (units, attention_units); None in `AnyAttention`, whose `attend` has its own
     score_vector: object  # (attention_units,), likewise
     keys: object  # (batch, source, attention_units), the projected memory
@@ -100,9 +100,12 @@ def first_stop(energies, previous, mask=None):
 
 @dataclasses.dataclass(frozen=True)
 class _AttentionRecurrence:
-    """A recurrence around that of `cell`, which attends before each step."""
+    """A recurrence around that of `cell`, which attends in each step."""
 
     cell: object
+
+    fed = None  # how many features enter the cell beside the inputs; None: as many as the memory has
+    leading = 0  # how many of its own states come before those of the cell
 
     @property
     def gates(self):
@@ -233,3 +236,54 @@ class AnyAttention(_AttentionRecurrence):
             inputs = inputs + ops.matmul(context, weights.context_kernel)
         cell_state, _, _ = self.cell.step(inputs, cell_state, weights.cell)
         return (*cell_state, *attention_state), (alignment,), ()
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFeeding(_AttentionRecurrence):
+    """A cell that looks at a memory after each step and feeds its output to the next one (Luong et al. 2015).
+
+    `h_t = cell([x_t, o_{t-1}])`, then `o_t = attend(h_t)`; of o the last `fed` features enter the cell. Automatic
+    differentiation finds the derivative. Its states are o, those of the cell, then those of the attention. The inputs
+    are followed by the zoneout masks of the cell, which act before the attention, and by what the attention draws.
+    """
+
+    attend: Callable  # of h and the rest as in `AnyAttention`, to an output in the place of the context
+    attention_states: int  # how many states the attention has
+    width: int  # of the inputs of the cell
+    fed: int
+    zoneout: tuple = ()  # the width of each state's zoneout mask, 0 where it has none
+
+    differentiable = False
+    leading = 1
+
+    @property
+    def states(self):
+        return 1 + self.cell.states + self.attention_states
+
+    def step(self, inputs, state, weights):
+        inputs, *masks, drawn = _cut(inputs, (self.width, *self.zoneout))
+        output, *cell_state = state[: 1 + self.cell.states]
+        fed = output[..., output.shape[-1] - self.fed :]
+        kernel = weights.context_kernel
+        inputs = (inputs, fed) if kernel is None else inputs + ops.matmul(fed, kernel)
+        new_state, _, _ = self.cell.step(inputs, tuple(cell_state), weights.cell)
+        new_state = zone_out(masks, cell_state, new_state) if masks else new_state
+        output, alignment, attention_state = self.attend(
+            new_state[0],
+            weights.memory,
+            weights.keys,
+            weights.memory_mask,
+            state[1 + self.cell.states :],
+            drawn,
+        )
+        return (output, *new_state, *attention_state), (alignment,), ()
+
+
+def _cut(inputs, widths):
+    """The last axis in parts of these widths, and the rest of it; None where a part has no width."""
+    parts, start = [], 0
+    for width in widths:
+        parts.append(inputs[..., start : start + width] if width else None)
+        start += width
+    rest = inputs[..., start:]
+    return [*parts, rest if rest.shape[-1] != 0 else None]

@@ -20,7 +20,7 @@ class Explanation(NamedTuple):
 
 
 def explain(layer_or_model, print_fn=print):
-    """Print which implementation each recurrent layer runs, and why; nothing is chosen silently.
+    """Print which implementation each recurrent layer runs in training, and why; nothing is chosen silently.
 
     Args:
         layer_or_model: a Keras layer or model. Layers inside it are found at any depth.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Functions with a derivative of their own, for nested arguments."""
 
-from keras import ops, tree
+from keras import backend, ops, tree
 
 
 def custom_gradient(function, arguments):
@@ -22,7 +22,6 @@ def custom_gradient(function, arguments):
     given = [argument is not None for argument in flat]
     structure = None  # of the results, known when the function has run
 
-    @ops.custom_gradient
     def run(*tensors):
         nonlocal structure
         remaining = iter(tensors)
@@ -30,7 +29,7 @@ def custom_gradient(function, arguments):
         structure, gradient = function(*packed)
 
         def flat_gradient(*upstream):
-            # TensorFlow passes one argument a result, JAX one for all.
+            # TensorFlow and PyTorch pass one argument a result, JAX one for all.
             upstream = upstream[0] if isinstance(upstream[0], (tuple, list)) else upstream
             d_flat = tree.flatten(gradient(*tree.pack_sequence_as(structure, list(upstream))))
             d_tensors = [d for d, there in zip(d_flat, given, strict=True) if there]
@@ -38,5 +37,26 @@ def custom_gradient(function, arguments):
 
         return tuple(tree.flatten(structure)), flat_gradient
 
-    results = run(*(argument for argument in flat if argument is not None))
+    differentiable = _torch_custom_gradient if backend.backend() == "torch" else ops.custom_gradient
+    results = differentiable(run)(*(argument for argument in flat if argument is not None))
     return tree.pack_sequence_as(structure, list(results))
+
+
+def _torch_custom_gradient(function):
+    """`keras.ops.custom_gradient`, which on PyTorch serves functions of one result alone."""
+    import torch
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *tensors):
+            results, ctx.gradient = function(*tensors)
+            # The gradient may hold the results. New ones carry the graph, or it would hold itself, for ever.
+            return tuple(result.detach() for result in results)
+
+        @staticmethod
+        def backward(ctx, *upstream):
+            if torch.is_grad_enabled():
+                raise NotImplementedError("On PyTorch a recurrence has no second-order gradient (`create_graph=True`).")
+            return ctx.gradient(*upstream)
+
+    return Function.apply

@@ -6,12 +6,16 @@ import contextvars
 import os
 from typing import NamedTuple
 
-from keras import activations
+from keras import activations, backend
 
-from keras_seq.ops import cell_math, native
-from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention
+from keras_seq.ops import cell_math, cudnn, native
+from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
 
-IMPLEMENTATIONS = ("auto", "native", "xla")
+IMPLEMENTATIONS = ("auto", "native", "cudnn", "xla")
+_ON_CUDNN = {
+    "tensorflow": "cuDNN covers it; xla serves under jit_compile, and masks that do not pad on the right",
+    "jax": "cuDNN covers it; xla serves where there is a mask",
+}
 _DTYPES = ("float32", "float64", "bfloat16")
 _in_use = contextvars.ContextVar("keras_seq_implementation", default=None)
 
@@ -24,12 +28,17 @@ class Choice(NamedTuple):
 
 
 def check_implementation(implementation):
-    """Return one of "auto", "native", "xla"; Keras's legacy integers 1 and 2 mean "auto"."""
+    """Return one of `IMPLEMENTATIONS`; Keras's legacy integers 1 and 2 mean "auto"."""
     if implementation in (1, 2):
         return "auto"
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")
     return implementation
+
+
+def can_compile(implementation):
+    """Whether Keras may compile a layer with that `implementation` by XLA, which on TensorFlow cannot call cuDNN."""
+    return implementation != "cudnn" or backend.backend() != "tensorflow"
 
 
 @contextlib.contextmanager
@@ -39,7 +48,7 @@ def use_implementation(implementation):
     `with use_implementation("xla"): model.export(path)` writes a SavedModel of stock TensorFlow operations.
 
     Args:
-        implementation: "auto", "native" or "xla".
+        implementation: "auto", "native", "cudnn" or "xla".
 
     Example:
         >>> import keras_seq
@@ -55,21 +64,22 @@ def use_implementation(implementation):
         _in_use.reset(token)
 
 
-def choose_implementation(implementation, cell, dtype):
-    """Decide how a recurrence runs: "auto" is native where there is a kernel, else xla.
+def choose_implementation(implementation, cell, dtype, extras=cudnn.PLAIN):
+    """Decide how a recurrence runs: "auto" is native where there is a kernel, else cudnn where there is one, else xla.
 
     `use_implementation` and, after it, the environment variable `KERAS_SEQ_IMPLEMENTATION` replace "auto".
 
     Args:
-        implementation: "auto", "native" or "xla".
+        implementation: "auto", "native", "cudnn" or "xla".
         cell: a recurrence of `cell_math`.
         dtype: that of the computation, a name.
+        extras: `cudnn.Extras`, what the call asks for that cuDNN may not have.
 
     Returns:
         A `Choice`.
 
     Raises:
-        NotImplementedError: if "native" is asked for and cannot be had.
+        NotImplementedError: if "native" or "cudnn" is asked for and cannot be had.
         ValueError: if there is no such implementation.
     """
     requested, source = check_implementation(implementation), "`implementation`"
@@ -81,12 +91,20 @@ def choose_implementation(implementation, cell, dtype):
             requested, source = check_implementation(replacement), name
     if requested == "xla":
         return Choice("xla", f"asked for by {source}")
+    if requested != "auto":
+        missing = why_not_native(cell, dtype) if requested == "native" else why_not_cudnn(cell, dtype, extras)
+        if missing:
+            raise NotImplementedError(f"{source} asks for '{requested}', but {missing}. Use 'auto' or 'xla'.")
+        return Choice(requested, f"asked for by {source}")
     missing = why_not_native(cell, dtype)
-    if requested == "native" and missing:
-        raise NotImplementedError(f"{source} is 'native', but {missing}. Use 'auto' or 'xla'.")
-    if missing:
+    if missing is None:
+        return Choice("native", "a kernel covers it")
+    if not cudnn.sees_gpu():
         return Choice("xla", missing)
-    return Choice("native", "a kernel covers it" if requested == "auto" else f"asked for by {source}")
+    missing = why_not_cudnn(cell, dtype, extras)
+    if missing is None:
+        return Choice("cudnn", _ON_CUDNN[backend.backend()])
+    return Choice("xla", missing)
 
 
 def why_not_native(cell, dtype):
@@ -96,6 +114,16 @@ def why_not_native(cell, dtype):
     if dtype not in _DTYPES:
         return f"there is no native kernel for {dtype}"
     return native.unavailable()
+
+
+def why_not_cudnn(cell, dtype, extras=cudnn.PLAIN):
+    """Why cuDNN cannot run a recurrence of `cell_math`, or None where it can."""
+    kernel = None if isinstance(cell, AdditiveAttention) else native_kernel(cell)
+    if kernel == ("GRU", {"reset_after": False}):
+        return "cuDNN has no GRU with reset_after=False"
+    if kernel not in (("GRU", {"reset_after": True}), ("LSTM", {})):
+        return f"cuDNN, as Keras uses it, has no {_describe(cell)}"
+    return cudnn.unavailable(kernel[0], dtype, extras)
 
 
 def native_kernel(cell):
@@ -121,6 +149,8 @@ def _describe(cell):
         return f"{_describe(cell.cell)} with attention"
     if isinstance(cell, AnyAttention):
         return "attention that is not additive with a softmax"
+    if isinstance(cell, InputFeeding):
+        return "attention after the cell with input feeding"
     if isinstance(cell, cell_math.ExtendedLSTM):
         parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}
         return "LSTM with " + ", ".join(name for name, there in parts.items() if there)

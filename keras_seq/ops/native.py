@@ -2,6 +2,8 @@
 """Implementation "native": the kernels of `custom_ops/` on a CPU, through TensorFlow ops or, with JAX, XLA's FFI.
 
 The library is loaded at the first use, never at import. This file knows the two frameworks; the kernels know neither.
+
+A call runs to its end: Python handles a signal, such as Ctrl+C, only when the op returns, after all steps.
 """
 
 import ctypes
@@ -36,7 +38,8 @@ def unavailable():
     """Say why the native kernels cannot run in this process.
 
     Returns:
-        A reason in one line, or None where they can. The first call loads the library.
+        A reason in one line, which can follow a colon or "but", such as "the native kernels were not built; ...". None
+        where they can run. The first call loads the library.
     """
     return _load()[1]
 
@@ -57,7 +60,7 @@ def recur(
     keep_residuals,
     **attributes,
 ):
-    """Run one or two recurrences of one shape side by side, or one that attends; differentiable once.
+    """Run 1 to 32 recurrences of one shape side by side, or one that attends; differentiable once.
 
     Every argument but `cell`, `mask`, `keep_residuals` and the attributes is a list with one entry a direction.
     `inputs` decide the dtype of all tensors but `mask`: float32, float64 or bfloat16. No gradient reaches the masks.
@@ -91,7 +94,7 @@ def recur(
     """
     framework, reason = _load()
     if reason:
-        raise RuntimeError(f"The native kernels cannot run: {reason}.")
+        raise RuntimeError(f"Native recurrences cannot run: {reason}.")
     names = STATES[cell]
     arguments = {
         "inputs": list(inputs),
@@ -238,14 +241,14 @@ def _load():
 def _find():
     kind = backend.backend()
     if kind not in ("tensorflow", "jax"):
-        raise _UnavailableError(f"they need Keras's TensorFlow or JAX backend, and this is {kind}")
+        raise _UnavailableError(f"the native kernels need Keras's TensorFlow or JAX backend, and this is {kind}")
     build = _build()
     try:
         framework = _load_tensorflow(build) if kind == "tensorflow" else _load_jax()
     except _UnavailableError:
         raise
     except Exception as error:  # whatever keeps the library from loading, xla runs without it
-        raise _UnavailableError(f"the library does not load ({' '.join(str(error).split())})") from error
+        raise _UnavailableError(f"the native kernels do not load ({' '.join(str(error).split())})") from error
     return framework
 
 
@@ -257,8 +260,10 @@ def _build():
         pass
     notice = FOLDER / "not_built.txt"
     if notice.exists():
-        raise _UnavailableError(f"they were not built; {notice} says why and how to get them")
-    raise _UnavailableError("they were not built; `pip install -v -e .` in a checkout of keras_seq builds them")
+        raise _UnavailableError(f"the native kernels were not built; {notice} says why and how to get them")
+    raise _UnavailableError(
+        "the native kernels were not built; run `pip install -v -e .` in a checkout of keras_seq to build them"
+    )
 
 
 def _check_instruction_set(library):
@@ -276,12 +281,14 @@ def _load_tensorflow(build):
 
     built, running = build["tensorflow"], tf.__version__.replace("-", "")  # 2.21.0-rc0 is 2.21.0rc0 to pip
     if built is None:
-        raise _UnavailableError(f"they were built for JAX only: {build['why_no_tensorflow']}")
+        raise _UnavailableError(f"the native kernels were built for JAX only: {build['why_no_tensorflow']}")
     if built != running:
         # Before the library is opened: with another TensorFlow that may crash.
-        raise _UnavailableError(f"they were built for TensorFlow {built} and this is {running}; reinstall keras_seq")
+        raise _UnavailableError(
+            f"the native kernels were built for TensorFlow {built}, and this is {running}; reinstall keras_seq"
+        )
     if tf.config.get_visible_devices("GPU"):
-        raise _UnavailableError("TensorFlow sees a GPU, and they run on a CPU")
+        raise _UnavailableError("the native kernels run on a CPU, and TensorFlow sees a GPU")
     path = str(FOLDER / "libkeras_seq_tf.so")
     ops = tf.load_op_library(path)
     _check_instruction_set(ctypes.CDLL(path))
@@ -374,7 +381,7 @@ def _load_jax():
     import jax
 
     if jax.default_backend() != "cpu":
-        raise _UnavailableError(f"JAX runs on {jax.default_backend()}, and they run on a CPU")
+        raise _UnavailableError(f"the native kernels run on a CPU, and JAX runs on {jax.default_backend()}")
     library = ctypes.CDLL(str(FOLDER / "libkeras_seq_xla.so"))
     _check_instruction_set(library)
     for op in _ATTRIBUTES:

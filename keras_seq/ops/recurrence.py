@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrences as functions of tensors, and the one place where they are handed to an implementation."""
 
+import dataclasses
 from typing import NamedTuple
 
 from keras import activations, backend, ops
 
-from keras_seq.ops import cell_math, native
-from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
+from keras_seq.ops import cell_math, cudnn, native
+from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights, InputFeeding
 from keras_seq.ops.cell_math import RecurrentWeights
 from keras_seq.ops.implementation import choose_implementation, native_kernel
 from keras_seq.ops.scan import Probed, scan
@@ -99,7 +100,7 @@ def lstm(
         reverse: whether to run from the last step to the first; outputs keep the order of the inputs.
         unroll: whether to lay out the steps instead of looping. Needs a static time.
         recompute: whether to run the forward pass again for the gradient instead of keeping its residuals.
-        implementation: "auto", "native" or "xla".
+        implementation: "auto", "native", "cudnn" or "xla".
 
     Returns:
         `(outputs, (h, c))`, outputs (batch, time, units) and the final state, each (batch, units).
@@ -167,19 +168,20 @@ def run_attending(
     recompute=False,
     implementation="auto",
 ):
-    """Run a recurrence that attends to a memory before each step.
+    """Run a recurrence that attends to a memory in each step.
 
     Args:
-        recurrence: a `Recurrence`, whose kernel is for `[x, context]`.
-        attention: `AdditiveAttention` or `AnyAttention` around its cell.
+        recurrence: a `Recurrence`, whose kernel is for `[x, context]`, or what else the attention feeds.
+        attention: `AdditiveAttention`, `AnyAttention` or `InputFeeding` around its cell.
         memory, keys, memory_mask, query_kernel, score_vector: as of `attention_decoder`.
-        attention_state: tuple of tensors, from which the attention's own states start.
+        attention_state: tuple of tensors, from which the attention's own states start; of `InputFeeding` the output
+            is the first.
         drawn: (batch, time, any), what the attention reads in each step, or None.
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
 
     Returns:
-        `(outputs, state, alignments)`, the state with those of the attention after those of the cell; alignments are
-        zero where a step is masked.
+        `(outputs, state, alignments)`, the state in the order of the attention's recurrence; alignments are zero where
+        a step is masked.
     """
     recurrence = _checked(recurrence)
     cell, features, dtype = recurrence.cell, recurrence.inputs.shape[-1], recurrence.inputs.dtype
@@ -187,8 +189,9 @@ def run_attending(
     def cast(x):
         return None if x is None else ops.cast(x, dtype)
 
-    memory, keys, memory_mask = cast(memory), cast(keys), cast(memory_mask)
-    _check_memory(recurrence, memory, keys, memory_mask)
+    mask = _as_booleans(mask)
+    memory, keys, memory_mask = cast(memory), cast(keys), cast(_as_booleans(memory_mask))
+    _check_memory(recurrence, memory, keys, memory_mask, attention.fed)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
         read |= {"memory": memory, "keys": keys, "memory_mask": None if memory_mask is None else memory_mask > 0}
@@ -204,22 +207,37 @@ def run_attending(
         memory=memory,
         memory_mask=memory_mask,
     )
-    attending = recurrence._replace(
-        cell=attention, kernel=None if recurrence.kernel is None else recurrence.kernel[:features]
-    )
+    state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
+    if isinstance(attention, InputFeeding) and zoneout:
+        attention, drawn, zoneout = *_zone_out_within(attention, recurrence, drawn), None
     if attention_state:
-        state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
         state = _zero_state(recurrence, ops.shape(memory)[0]) if state is None else state
+        state = (*attention_state[: attention.leading], *state, *attention_state[attention.leading :])
         zoneout = zoneout and (*zoneout, *(None for _ in attention_state))
-        attending = attending._replace(initial_state=(*state, *attention_state), zoneout_masks=zoneout)
+    attending = recurrence._replace(
+        cell=attention,
+        kernel=None if recurrence.kernel is None else recurrence.kernel[:features],
+        initial_state=state,
+        zoneout_masks=zoneout,
+    )
     options = {"drawn": drawn, "mask": mask, "unroll": unroll, "recompute": recompute}
     outputs, state, (alignments,) = _run_xla(attending, weights, bias, **options)
     if mask is not None:
-        alignments = ops.where(ops.cast(mask, "bool")[:, :, None], alignments, 0)
+        alignments = ops.where(mask[:, :, None], alignments, 0)
     return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
 
 
-def _check_memory(recurrence, memory, keys, memory_mask):
+def _zone_out_within(attention, recurrence, drawn):
+    """`InputFeeding` that zones out within its step, before it attends, and the masks for it before what was drawn."""
+    masks = recurrence.zoneout_masks
+    steps = ops.shape(recurrence.inputs)[:2]
+    wide = [m if m is None or len(m.shape) == 3 else ops.expand_dims(m, axis=1) for m in masks]
+    wide = [ops.broadcast_to(m, (*steps, m.shape[-1])) for m in wide if m is not None]
+    attention = dataclasses.replace(attention, zoneout=tuple(0 if m is None else m.shape[-1] for m in masks))
+    return attention, ops.concatenate(wide if drawn is None else [*wide, drawn], axis=-1)
+
+
+def _check_memory(recurrence, memory, keys, memory_mask, fed=None):
     if len(memory.shape) != 3:
         raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
     batch, source, features = memory.shape
@@ -238,7 +256,7 @@ def _check_memory(recurrence, memory, keys, memory_mask):
             f"`memory_mask` must have shape (batch, source) = {(batch, source)}. Received: shape "
             f"{tuple(memory_mask.shape)}"
         )
-    rows = recurrence.inputs.shape[-1] + features
+    rows = recurrence.inputs.shape[-1] + (features if fed is None else fed)
     if recurrence.kernel is not None and recurrence.kernel.shape[0] != rows:
         raise ValueError(
             f"`kernel` must have a row for each feature of inputs and memory, {rows}. Received: shape "
@@ -271,32 +289,42 @@ class Recurrence(NamedTuple):
 _OF_STATES = ("initial_state", "zoneout_masks")
 
 
-def run(recurrences, *, mask=None, zero_output_for_mask=False, unroll=False, recompute=False, implementation="auto"):
+def run(
+    recurrences,
+    *,
+    mask=None,
+    zero_output_for_mask=False,
+    unroll=False,
+    recompute=False,
+    implementation="auto",
+    use_cudnn=True,
+):
     """Run recurrences that share a mask: native kernels run them side by side where they are alike.
 
     Args:
         recurrences: list of `Recurrence`, all of one cell and dtype.
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
+        use_cudnn: whether "auto" may take "cudnn".
 
     Returns:
         A list of `(outputs, state)`.
     """
-    recurrences = [_checked(recurrence) for recurrence in recurrences]
+    recurrences, mask = [_checked(recurrence) for recurrence in recurrences], _as_booleans(mask)
     cell, dtype = recurrences[0].cell, backend.standardize_dtype(recurrences[0].inputs.dtype)
     if any(recurrence.probe is not None for recurrence in recurrences):
         implementation = "xla"
-    if choose_implementation(implementation, cell, dtype).implementation == "native":
+    extras = _extras(recurrences, mask, unroll, use_cudnn)
+    chosen = choose_implementation(implementation, cell, dtype, extras).implementation
+    if chosen == "native":
         alike = all(_look(recurrence) == _look(recurrences[0]) for recurrence in recurrences)
         results = []
         for group in [recurrences] if alike else [[recurrence] for recurrence in recurrences]:
             results += _run_native(group, mask, recompute)
+    elif chosen == "cudnn":
+        results = [_run_cudnn(recurrence, mask, recompute) for recurrence in recurrences]
     else:
-        results = []
-        for recurrence in recurrences:
-            bias, recurrent_bias = cell.split_bias(recurrence.bias)
-            further = recurrence.further_weights
-            weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=further)
-            results.append(_run_xla(recurrence, weights, bias, mask=mask, unroll=unroll, recompute=recompute)[:2])
+        options = {"mask": mask, "unroll": unroll, "recompute": recompute}
+        results = [_run_xla_alone(recurrence, **options) for recurrence in recurrences]
     return [
         (_show(outputs, recurrence, mask, zero_output_for_mask), state)
         for recurrence, (outputs, state) in zip(recurrences, results, strict=True)
@@ -330,7 +358,7 @@ def _run_native(recurrences, mask, recompute, attention=None):
         [r.recurrent_kernel for r in recurrences],
         None if first.bias is None else [r.bias for r in recurrences],
         initial_state=None if first.initial_state is None else [r.initial_state for r in recurrences],
-        mask=None if mask is None else ops.cast(mask, "bool"),
+        mask=mask,
         recurrent_dropout=None
         if first.recurrent_dropout_mask is None
         else [r.recurrent_dropout_mask for r in recurrences],
@@ -341,6 +369,41 @@ def _run_native(recurrences, mask, recompute, attention=None):
         **attributes,
     )
     return list(zip(*results, strict=True))
+
+
+def _extras(recurrences, mask, unroll, use_cudnn):
+    return cudnn.Extras(
+        no_bias=any(r.bias is None for r in recurrences),
+        recurrent_dropout=any(r.recurrent_dropout_mask is not None for r in recurrences),
+        zoneout=any(r.zoneout_masks is not None for r in recurrences),
+        unroll=unroll,
+        mask=mask is not None,
+        refused=not use_cudnn,
+    )
+
+
+def _run_cudnn(recurrence, mask, recompute):
+    kernel, _ = native_kernel(recurrence.cell)  # the name is cuDNN's too
+    state = recurrence.initial_state
+    return cudnn.run(
+        kernel,
+        recurrence.inputs,
+        recurrence.kernel,
+        recurrence.recurrent_kernel,
+        recurrence.bias,
+        _zero_state(recurrence, ops.shape(recurrence.inputs)[0]) if state is None else state,
+        mask=mask,
+        reverse=recurrence.reverse,
+        otherwise=lambda: _run_xla_alone(recurrence, mask=mask, recompute=recompute),
+    )
+
+
+def _run_xla_alone(recurrence, **options):
+    """`(outputs, state)` of a recurrence that does not attend."""
+    bias, recurrent_bias = recurrence.cell.split_bias(recurrence.bias)
+    weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=recurrence.further_weights)
+    outputs, state, _ = _run_xla(recurrence, weights, bias, **options)
+    return outputs, tuple(state)
 
 
 def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, recompute=False):
@@ -368,12 +431,21 @@ def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, 
         projected = ops.concatenate([projected, time_major(drawn)], axis=-1)
     weights = cell.with_dropout_mask(weights, time_major(recurrence.recurrent_dropout_mask))
     zoneout_masks = recurrence.zoneout_masks and [time_major(m) for m in recurrence.zoneout_masks]
-    time_mask = None if mask is None else time_major(ops.cast(mask, "bool")[:, :, None])[:, :, 0]  # (time, batch)
+    time_mask = None if mask is None else time_major(mask[:, :, None])[:, :, 0]  # (time, batch)
     options = {"unroll": unroll, "recompute": recompute}
     outputs, emitted, state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
     sequences = [ops.flip(x, axis=0) if recurrence.reverse else x for x in (outputs, *emitted)]
     outputs, *emitted = (ops.transpose(x, (1, 0, 2)) for x in sequences)
     return outputs, state, tuple(emitted)
+
+
+def _as_booleans(mask):
+    """A mask as booleans of the bytes 0 and 1.
+
+    Other bytes arrive from NumPy views, such as the 0 and 255 of images. Eager TensorFlow takes 255 for True, but XLA
+    casts it to -1.0, which is not above 0.
+    """
+    return None if mask is None else ops.not_equal(ops.cast(ops.cast(mask, "bool"), "uint8"), 0)
 
 
 def _zero_state(recurrence, batch):
@@ -385,7 +457,7 @@ def _show(outputs, recurrence, mask, zero_output_for_mask=False):
     """What Keras shows of the states of masked steps: the last output, zero before the first one; or always zero."""
     if mask is None or not (zero_output_for_mask or recurrence.initial_state is not None):
         return outputs
-    visible = ops.cast(mask, "bool") if zero_output_for_mask else _seen(mask, recurrence.reverse)
+    visible = mask if zero_output_for_mask else _seen(mask, recurrence.reverse)
     return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
 
 

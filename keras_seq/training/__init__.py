@@ -3,7 +3,7 @@
 
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.losses import masked_crossentropy
-from keras_seq.training.metrics import TokenAccuracy
+from keras_seq.training.metrics import Perplexity, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, error_rates
 
@@ -12,6 +12,7 @@ __all__ = [
     "ErrorRates",
     "ExponentialGrowth",
     "InverseSigmoidGrowth",
+    "Perplexity",
     "ScheduledSampling",
     "TokenAccuracy",
     "error_rates",

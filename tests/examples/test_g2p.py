@@ -21,8 +21,9 @@ train = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(train)
 
 
-def run(*arguments, cwd):
-    return subprocess.run([sys.executable, EXAMPLE, *arguments], capture_output=True, text=True, cwd=cwd)
+def run(*arguments, cwd, stderr=subprocess.PIPE):
+    program = [sys.executable, EXAMPLE, *arguments]
+    return subprocess.run(program, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd)
 
 
 def write_tsv(path, pairs):
@@ -98,17 +99,80 @@ def test_a_bad_option_is_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", ["a_file/out", "a_file/runs/out"])
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(folder, files, tmp_path, capsys):
+    (tmp_path / "a_file").write_text("keep")
+    with pytest.raises(SystemExit) as stop:
+        train.main([*map(str, flat(files)), "--output", str(tmp_path / folder)])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"--output: cannot write to {tmp_path / folder}: Not a directory\n"
+    assert printed.out == ""  # no epoch
+
+
+def test_nothing_is_left_of_a_run_that_fails(tmp_path):
+    with pytest.raises(KeyboardInterrupt), train.staged(tmp_path / "runs" / "out") as folder:
+        (folder / "metrics.json").write_text("half")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "runs" / "out").exists()
+
+
+class TestUseSavedModel:
+    """The second program, which `train.py` starts when it has written its results."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "the following arguments are required: saved_model, text"),
+            (["folder"], "the following arguments are required: text"),
+            (["folder", "cat"], "folder holds no SavedModel"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, message, tmp_path):
+        program = [sys.executable, EXAMPLE.with_name("use_saved_model.py"), *arguments]
+        result = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr.startswith("usage: use_saved_model.py")
+        assert message in result.stderr
+
+    def test_its_errors_are_shown_and_its_status_counts(self, tmp_path, capsys):
+        with pytest.raises(SystemExit, match=r"use_saved_model\.py ended with status 2"):
+            train.use_saved_model(tmp_path, ["cat"])
+        assert f"{tmp_path} holds no SavedModel" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("line", "shown"),
+        [
+            ("WARNING: All log messages before absl::InitializeLog() is called are written to STDERR", False),
+            ("I0000 00:00:1.244961   16269 port.cc:153] oneDNN custom operations are on.", False),
+            ("E0000 00:00:1.662456   16269 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error", False),
+            ("E0000 00:00:1.658883   28713 util.cc:131] oneDNN supports DT_INT64 only on platforms with", False),
+            ("E0000 00:00:1.662456   16269 cuda_dnn.cc:52] Loaded runtime CuDNN library: 8.9 but source was", True),
+            ("W0000 00:00:1.244961   16269 loader.cc:1] a warning", True),
+            ("Traceback (most recent call last):", True),
+        ],
+    )
+    def test_lines_of_startup(self, line, shown):
+        assert bool(train.STARTUP_LINE.match(line)) != shown
+
+
 @pytest.mark.slow
 def test_trains_on_any_tsv_and_leaves_everything_it_promises(files, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "mine.txt").write_text("keep")
+    (output / "saved_model").mkdir()  # of an earlier run, whose results the run replaces, and nothing else
+    for earlier in ("saved_model/old.txt", "metrics.json"):
+        (output / earlier).write_text("old")
     sizes = ("--units", "8", "--embedding-dim", "4", "--epochs", "2", "--batch-size", "2", "--cell", "gru")
-    for _ in range(2):  # a second run replaces the results of the first, and nothing else
-        result = run(*flat(files), *sizes, "--output", output, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
+    result = run(*flat(files), *sizes, "--output", output, cwd=tmp_path, stderr=subprocess.STDOUT)
+    assert result.returncode == 0, result.stdout
+    # Into a pipe: a line an epoch, and no progress bar, whose updates end with a carriage return or go back.
+    assert sum("val_token_error_rate: " in line for line in result.stdout.splitlines()) == 2
+    assert not set("\r\b\x1b") & set(result.stdout)
     names = {"metrics.json", "model.keras", "history.png", "attention.png", "saved_model", "mine.txt"}
     assert {path.name for path in output.iterdir()} == names
+    assert not (output / "saved_model" / "old.txt").exists()
     metrics = json.loads((output / "metrics.json").read_text())
     assert set(metrics) == {"per", "wer", "train_words_per_second", "train_seconds", "words_tested"}
     assert metrics["words_tested"] == 4
@@ -119,5 +183,8 @@ def test_trains_on_any_tsv_and_leaves_everything_it_promises(files, tmp_path):
         for word, said in zip(["cat", "act", "tack", "at"], model.generate(["cat", "act", "tack", "at"]), strict=True)
     )
     assert metrics["wer"] == pytest.approx(100 * wrong / 4)
-    assert "keras_seq was not imported" in result.stdout
+    _, *said, last = result.stdout[result.stdout.index("Results are in ") :].splitlines()
+    assert said  # and nothing of TensorFlow's among it
+    assert all(" → " in line for line in said)
+    assert last == "keras_seq was not imported"
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"out"}  # no staging folder is left

@@ -28,6 +28,7 @@ results = {name: value.numpy() for name, value in results.items()}
 np.savez(sys.argv[2], **{**results, "text": results["text"].astype("S")})
 """
 
+LUONG = pytest.param("gru", "luong", marks=pytest.mark.slow)
 
 LOAD_ATTENTIONS = """
 import sys, tensorflow as tf, numpy as np
@@ -74,7 +75,8 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize(
-    ("cell", "attention"), [("lstm", "bahdanau"), pytest.param("gru", None, marks=pytest.mark.slow)]
+    ("cell", "attention"),
+    [("lstm", "bahdanau"), pytest.param("gru", None, marks=pytest.mark.slow), LUONG],
 )
 def test_keras_file_in_a_new_process(cell, attention, tmp_path):
     model = trained(cell, attention)
@@ -84,7 +86,8 @@ def test_keras_file_in_a_new_process(cell, attention, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cell", "attention"), [("gru", "bahdanau"), pytest.param("lstm", None, marks=pytest.mark.slow)]
+    ("cell", "attention"),
+    [("gru", "bahdanau"), pytest.param("lstm", None, marks=pytest.mark.slow), LUONG],
 )
 def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_path):
     model = trained(cell, attention)
@@ -96,7 +99,7 @@ def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_pat
 
 @pytest.mark.slow
 def test_every_attention_in_a_new_process(tmp_path):
-    """By `RNN` and by `AttentionDecoder`, with input feeding and without, around cells of ours and of Keras."""
+    """By `RNN` and by `AttentionDecoder`, in every order, around cells of ours and of Keras."""
     layers = keras_seq.layers
     attentions = [
         layers.BahdanauAttention(3),
@@ -106,15 +109,17 @@ def test_every_attention_in_a_new_process(tmp_path):
         layers.LuongAttention("concat", 3),
         layers.MonotonicAttention(3, score_bias_init=0.5),
     ]
+    after, fed = {"attend": "after"}, {"attend": "after", "attentional_units": 4}
+    orders = [{}, after, {"input_feeding": False}, fed, {"input_feeding": False, "attentional_units": 3}, fed]
     arrays = np.random.default_rng(0).normal(size=(2, 2, 4, 5)).astype("float32")
     inputs, memory = keras.Input((4, 5)), keras.Input((4, 5))
     outputs = []
     for i, attention in enumerate(attentions):
         cell = (layers.LSTMCell if i % 4 < 2 else keras.layers.GRUCell)(5)
         if i % 2:
-            layer = layers.RNN(layers.AttentionCell(cell, attention, input_feeding=i != 3), return_sequences=True)
+            layer = layers.RNN(layers.AttentionCell(cell, attention, **orders[i]), return_sequences=True)
         else:
-            layer = layers.AttentionDecoder(5, cell, attention, input_feeding=i != 2)
+            layer = layers.AttentionDecoder(5, cell, attention, **orders[i])
         outputs.append(layer(inputs, memory=memory))
     model = keras.Model([inputs, memory], keras.layers.Concatenate()(outputs))
     model.save(tmp_path / "model.keras")

@@ -323,7 +323,9 @@ class TestScheduledSampling:
         np.testing.assert_array_equal(fed[:, 1:], predicted)
         assert np.any(fed != inputs[1])
 
-    @pytest.mark.parametrize(("cell", "attention"), [("gru", "bahdanau"), ("lstm", None), ("lstm", "coverage")])
+    @pytest.mark.parametrize(
+        ("cell", "attention"), [("gru", "bahdanau"), ("lstm", None), ("lstm", "coverage"), ("lstm", "luong")]
+    )
     def test_steps_in_training_are_those_of_the_fused_pass(self, cell, attention):
         if attention == "coverage":  # which has a state
             attention = keras_seq.layers.BahdanauAttention(16, coverage=True)
@@ -443,10 +445,6 @@ class TestErrors:
     def test_no_inputs(self):
         with pytest.raises(ValueError, match="at least one"):
             make_model().generate([])
-
-    def test_a_single_string(self):
-        with pytest.raises(ValueError, match="list of strings"):
-            make_model().generate("abc")
 
     def test_call_on_strings(self):
         with pytest.raises(ValueError, match="decoder_inputs"):

@@ -22,7 +22,7 @@ def op(name, suffix=""):
 def draw_call(rng, attends):
     """A good call of tiny sizes, zeros among them: the `_Call`, its tensors and its attributes."""
     cell, attributes = KERNEL_CELLS[rng.integers(len(KERNEL_CELLS))]
-    directions = 1 if attends else int(rng.integers(1, 3))
+    directions = 1 if attends else int(rng.choice([1, 2, 3, rng.integers(1, 34)], p=[0.4, 0.4, 0.1, 0.1]))
     batch, time, features, units, source, memory_units, attention_units = rng.integers(0, 4, 7)
     width = GATES[cell] * units
 
@@ -34,7 +34,7 @@ def draw_call(rng, attends):
         return tensors(*((batch, time, units) if rank == 3 else (batch, units)), on=on and rank > 1)
 
     def mask(*shape):
-        return [tf.constant(rng.random(shape) < 0.5)] * int(rng.integers(2))
+        return [tf.constant(rng.choice([0, 1, 7, 255], shape).astype("uint8").view(bool))] * int(rng.integers(2))
 
     with_state, states = rng.integers(2), native.STATES[cell]
     lists = {
@@ -124,3 +124,52 @@ def test_hostile_calls(attends):
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
             tally[type(error).__name__] += 1
     assert tally["forward"] > 500 and tally["backward"] > 200 and tally["InvalidArgumentError"] > 500, tally
+
+
+HUGE = 2**30
+
+
+@pytest.mark.parametrize(
+    "batch, time, features, units",
+    [(0, HUGE, 2, 3), (0, HUGE, 0, 0), (0, 1, HUGE, 0), (HUGE, 0, 0, 0), (2, HUGE, 0, 0), (2, 0, HUGE, 0)],
+)
+@pytest.mark.parametrize("cell, attributes", [KERNEL_CELLS[0], KERNEL_CELLS[4], KERNEL_CELLS[5]], ids=str)
+def test_huge_axes_of_empty_tensors_cost_nothing(cell, attributes, batch, time, features, units):
+    """A size that costs no memory must not cost time either: the kernels would count up to it."""
+    arguments = [
+        tf.zeros(shape)
+        for shape in ((batch, time, features), (features, GATES[cell] * units), (units, GATES[cell] * units))
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        (outputs,), states = native.recur(
+            cell, *([a] for a in arguments), reverse=[True], keep_residuals=True, **attributes
+        )
+    assert outputs.shape == (batch, time, units) and states[0][0].shape == (batch, units)
+    for argument, gradient in zip(arguments, tape.gradient(outputs, arguments), strict=True):
+        assert gradient.shape == argument.shape
+        if tf.size(gradient) > 0:
+            assert not np.any(gradient)
+
+
+@pytest.mark.parametrize("source, memory_units, attention_units", [(HUGE, 0, 0), (0, HUGE, 0)])
+def test_huge_memories_without_elements_cost_nothing(source, memory_units, attention_units):
+    attention = {
+        "memory": tf.zeros((1, source, memory_units)),
+        "keys": tf.zeros((1, source, attention_units)),
+        "query_kernel": tf.zeros((0, attention_units)),
+        "score_vector": tf.zeros(attention_units),
+        "memory_mask": None,
+    }
+    inputs, kernel = tf.zeros((1, 0, 2)), tf.zeros((2 + memory_units, 0))
+    with tf.GradientTape() as tape:
+        tape.watch(attention["memory"])
+        (outputs,), _, (alignments,) = native.recur(
+            "LSTM",
+            *([inputs], [kernel], [tf.zeros((0, 0))]),
+            attention=attention,
+            reverse=[False],
+            keep_residuals=True,
+        )
+    assert outputs.shape == (1, 0, 0) and alignments.shape == (1, 0, source)
+    assert tape.gradient(outputs, attention["memory"]).shape == attention["memory"].shape

@@ -61,12 +61,16 @@ def test_what_has_no_kernel_says_so_and_runs_without(make, options, reason):
 
 
 @pytest.mark.parametrize("make", RECURRENT)
-def test_without_the_library(make, monkeypatch):
-    monkeypatch.setattr(native, "unavailable", lambda: "they were not built")
-    assert make(4).choose_implementation() == ("xla", "they were not built")
+def test_without_the_library(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.setattr(native, "_loaded", None)
+    advice = "run `pip install -v -e .` in a checkout of keras_seq to build them"
+    reason = f"the native kernels were not built; {advice}"
+    assert make(4).choose_implementation() == ("xla", reason)
     run(make(4))
-    with pytest.raises(NotImplementedError, match="`implementation` is 'native', but they were not built"):
+    with pytest.raises(NotImplementedError) as refused:
         run(make(4, implementation="native"))
+    assert f"`implementation` asks for 'native', but {reason}. Use 'auto' or 'xla'." in str(refused.value)
 
 
 @pytest.mark.parametrize("make", MAKERS)

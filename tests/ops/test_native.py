@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import relative_error, run_with_gradients
+from conftest import KERNEL_CELLS, relative_error, run_with_gradients
 
 from keras_seq import layers, ops
 from keras_seq.ops import cell_math, native
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 TOLERANCES = {"float32": 3e-5, "float64": 1e-11, "bfloat16": 2e-2}
 CALLS = 100
+INFINITE_CALLS = 30
 
 
 def equations(kind, attributes):
@@ -101,8 +102,11 @@ def draw_call(seed):
     return function, arguments, dtype
 
 
-def run(seed, implementation, mode="graph"):
+def run(seed, implementation, mode="graph", infinite=False):
+    """Results and gradients of a call; `infinite` puts an infinity into its inputs."""
     function, arguments, dtype = draw_call(seed)
+    if infinite:
+        arguments[0][-1, arguments[0].shape[1] // 2, 0] = np.inf
     arguments = [tf.cast(argument, dtype) for argument in arguments]
     if dtype != "bfloat16":
         return run_with_gradients(lambda *a: function(*a, implementation=implementation), arguments, mode=mode)
@@ -120,9 +124,11 @@ def run(seed, implementation, mode="graph"):
 def main(path):
     """Write the results of all calls; those of xla come with the first program."""
     kept = {}
-    for seed in range(CALLS):
-        for i, tensor in enumerate(itertools.chain(*run(seed, "native", "eager"))):
-            kept[f"{seed}-{i}"] = tf.cast(tensor, "float64").numpy()
+    for seed, infinite in itertools.product(range(CALLS), (False, True)):
+        if infinite and seed >= INFINITE_CALLS:
+            continue
+        for i, tensor in enumerate(itertools.chain(*run(seed, "native", "eager", infinite))):
+            kept[f"{seed}-{infinite}-{i}"] = tf.cast(tensor, "float64").numpy()
     np.savez(path, **kept)
 
 
@@ -140,9 +146,10 @@ def run_program(path, isa, threads):
 @pytest.fixture(scope="module")
 def expected():
     """What xla gives, call by call."""
+    calls = [*((seed, False) for seed in range(CALLS)), *((seed, True) for seed in range(INFINITE_CALLS))]
     return {
-        seed: [tf.cast(t, "float64").numpy() for t in itertools.chain(*run(seed, "xla", "eager"))]
-        for seed in range(CALLS)
+        (seed, infinite): [tf.cast(t, "float64").numpy() for t in itertools.chain(*run(seed, "xla", "eager", infinite))]
+        for seed, infinite in calls
     }
 
 
@@ -165,16 +172,133 @@ def test_each_instruction_set_agrees_with_xla_whatever_the_threads(isa, expected
         pytest.skip(f"this CPU has no {isa}")
     done, results = run_program(tmp_path / "two.npz", isa, 2)
     assert done.returncode == 0, done.stderr
-    for seed, tensors in expected.items():
+    for (seed, infinite), tensors in expected.items():
         dtype = draw_call(seed)[2]
         for i, tensor in enumerate(tensors):
-            error = relative_error(results[f"{seed}-{i}"], tensor)
-            assert error <= TOLERANCES[dtype], (seed, i, error)
+            # An infinity reaches no more than it does in xla, and less where a masked step or a relu stops it, whose
+            # derivative xla multiplies by 0.
+            finite = np.isfinite(tensor)
+            error = relative_error(results[f"{seed}-{infinite}-{i}"][finite], tensor[finite])
+            assert error <= TOLERANCES[dtype], (seed, infinite, i, error)
     for threads in (1, 3) if isa == instruction_sets()[-1] else ():
         _, others = run_program(tmp_path / f"{threads}.npz", isa, threads)
         assert results.keys() == others.keys()
         for name, tensor in results.items():
             np.testing.assert_array_equal(others[name], tensor, err_msg=f"{name} with {threads} threads")
+
+
+def kinds_of_numbers(tensor):
+    """0 for finite numbers, 1 for NaN, and the infinities themselves."""
+    tensor = np.asarray(tf.cast(tensor, "float64"))
+    return np.where(np.isfinite(tensor), 0, np.where(np.isnan(tensor), 1, tensor))
+
+
+@pytest.mark.parametrize("units", [1, 7, 17, 33])
+@pytest.mark.parametrize("place", ["inputs", "state", "gradient"])
+@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+def test_an_infinity_spreads_as_in_keras(kind, place, units):
+    """Vectors are padded where units are no multiple of their width; there, 0 * inf must not turn into NaN."""
+    rng = np.random.default_rng(0)
+    inputs, state = (rng.normal(size=s).astype("float32") for s in ((3, 6, 4), (3, units)))
+    if place == "inputs":
+        inputs[1, 2, 3] = np.inf
+    elif place == "state":
+        state[1, 0] = np.inf
+    upstream = np.ones((3, 6, units), "float32")
+    if place == "gradient":
+        upstream[1, 3, 0] = np.inf
+    options = {"return_sequences": True, "bias_initializer": "random_normal"}
+    # In a GRU Keras's gradient of z is inf * h - inf * g, which is NaN, where that of xla is inf * (h - g).
+    reference = getattr(layers, kind)(units, **options, implementation="xla")
+    if place != "gradient":
+        reference = getattr(keras.layers, kind)(units, **options)
+    layer = getattr(layers, kind)(units, **options, implementation="native")
+    results = []
+    for each in (reference, layer):
+        states = [tf.constant(state), tf.zeros((3, units))] if kind == "LSTM" else [tf.constant(state)]
+        arguments = [tf.constant(inputs), *states]
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            outputs = each(arguments[0], initial_state=arguments[1:])
+            each.set_weights(reference.get_weights())
+            outputs = each(arguments[0], initial_state=arguments[1:])
+        variables = [variable.value for variable in each.trainable_variables]
+        results.append([outputs, *tape.gradient(outputs, [*arguments, *variables], tf.constant(upstream))])
+    for i, (expected, actual) in enumerate(zip(*results, strict=True)):
+        np.testing.assert_array_equal(kinds_of_numbers(actual), kinds_of_numbers(expected), err_msg=str(i))
+
+
+def test_what_explodes_is_infinite_as_in_keras():
+    options = {"activation": "relu", "kernel_initializer": "ones", "recurrent_initializer": "ones"}
+    options |= {"return_sequences": True}
+    inputs = np.full((2, 5, 3), 1e37, "float32")
+    expected = keras.layers.SimpleRNN(7, **options)(inputs)
+    outputs = layers.SimpleRNN(7, **options, implementation="native")(inputs)
+    assert np.isposinf(expected[:, -1]).all()
+    np.testing.assert_array_equal(kinds_of_numbers(outputs), kinds_of_numbers(expected))
+
+
+@pytest.mark.parametrize("place", ["inputs", "memory", "keys", "gradient"])
+@pytest.mark.parametrize("units, memory_units, attention_units", [(7, 3, 6), (17, 66, 1), (16, 5, 70)])
+@pytest.mark.parametrize("kind, attributes", [("lstm", {}), ("gru", {"reset_after": False})])
+def test_an_infinity_spreads_through_attention_as_in_xla(kind, attributes, place, units, memory_units, attention_units):
+    rng = np.random.default_rng(0)
+    width = GATES[kind] * units
+    shapes = {
+        "inputs": (2, 5, 4),
+        "memory": (2, 3, memory_units),
+        "kernel": (4 + memory_units, width),
+        "recurrent_kernel": (units, width),
+        "bias": (width,),
+        "query_kernel": (units, attention_units),
+        "score_vector": (attention_units,),
+        "keys": (2, 3, attention_units),
+    }
+    arrays = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    upstream = np.ones((2, 5, units))
+    if place == "gradient":
+        upstream[1, 3, 0] = np.inf
+    else:
+        arrays[place][1, 2, 0] = np.inf
+    results = []
+    for implementation in ("xla", "native"):
+        tensors = {name: tf.constant(array) for name, array in arrays.items()}
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs, _, alignments = ops.attention_decoder(
+                equations(kind, attributes), **tensors, implementation=implementation
+            )
+        results.append([outputs, alignments, *tape.gradient(outputs, tensors, tf.constant(upstream)).values()])
+    for i, (expected, actual) in enumerate(zip(*results, strict=True)):
+        np.testing.assert_array_equal(kinds_of_numbers(actual), kinds_of_numbers(expected), err_msg=str(i))
+
+
+@pytest.mark.parametrize("kind, attributes", KERNEL_CELLS[2:], ids=str)
+def test_nothing_uninitialised_is_seen(kind, attributes):
+    """TensorFlow's check of numbers also sees the residuals, of which masked steps and padding have no use."""
+    name = {"SimpleRNN": "simple_rnn"}.get(kind, kind.lower())
+    mask = np.random.default_rng(0).random((6, 9)) < 0.5
+    width = GATES[name] * 37
+    shapes = [(6, 9, 4), (4, width), (37, width)]
+    memory = {"memory": (6, 5, 3), "keys": (6, 5, 70), "query_kernel": (37, 70), "score_vector": (70,)}
+    arguments = [tf.constant(np.random.default_rng(i).normal(size=s) * 0.1) for i, s in enumerate(shapes)]
+    read = {name: tf.ones(shape, "float64") for name, shape in memory.items()}
+    read["kernel"], read["recurrent_kernel"] = tf.ones((4 + 3, width), "float64"), arguments[2]
+    tf.debugging.enable_check_numerics()
+    try:
+        for _ in range(20):
+            garbage = [tf.fill((size,), tf.constant(np.nan, "float64")) for size in (6 * 9 * 48 * 5, 6 * 9 * 400, 6000)]
+            del garbage  # the next tensors get this memory
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                outputs, _ = getattr(ops, name)(*arguments, mask=mask, implementation="native", **attributes)
+                attending = ops.attention_decoder(
+                    equations(name, attributes), arguments[0], mask=mask, implementation="native", **read
+                )
+            assert np.isfinite(attending[0]).all()
+            tape.gradient(outputs, arguments)
+    finally:
+        tf.debugging.disable_check_numerics()
 
 
 @pytest.mark.parametrize("seed", range(0, 30, 3))

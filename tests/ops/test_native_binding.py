@@ -3,9 +3,11 @@
 digit is the subject of other tests. This file also runs itself as a program, for what needs a process of its own."""
 
 import ctypes
+import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,8 +17,8 @@ import pytest
 import tensorflow as tf
 from conftest import GATES, KERNEL_CELLS, assert_close, run_with_gradients
 
-from keras_seq import ops
-from keras_seq.ops import native
+from keras_seq import layers, ops
+from keras_seq.ops import cell_math, native
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
 STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
@@ -115,6 +117,80 @@ def test_other_types(dtype, tolerance, mode):
     expected = run_with_gradients(lambda *a: reference("LSTM", {}, a), exact)
     del gradients[4], expected[1][4]  # of the dropout mask
     assert_close([tf.cast(t, "float64") for t in [*results, *gradients]], [*expected[0], *expected[1]], tolerance)
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_many_directions_in_one_call(mode):
+    cell, attributes = KERNEL_CELLS[3]
+    each = [draw_arguments(cell, attributes, direction) for direction in range(32)]
+    size = len(each[0])
+
+    def run(*arguments, directions=range(32)):
+        reverse = [direction % 3 == 1 for direction in directions]
+        outputs, states = call(cell, attributes, arguments, reverse=reverse, mask=MASK)
+        return list(zip(outputs, states, strict=True))
+
+    results, gradients = run_with_gradients(run, [a for arguments in each for a in arguments], mode=mode)
+    for i in (0, 1, 2, 3, 31):
+        expected = run_with_gradients(functools.partial(run, directions=[i]), each[i])
+        assert_close(results[2 * i : 2 * i + 2], expected[0], 0)
+        assert_close(gradients[size * i : size * (i + 1)], expected[1], 0)
+    with pytest.raises(
+        (tf.errors.InvalidArgumentError, ValueError), match=r"`directions` must be from 1 to 32\. Received: 33"
+    ):
+        run_with_gradients(functools.partial(run, directions=range(33)), [*each[0]] * 33, mode=mode)
+
+
+def bytes_of_images(mask):
+    """A boolean mask whose True is the byte 255, as it is in the mask of an image."""
+    return (np.asarray(mask).astype("uint8") * 255).view(bool)
+
+
+@pytest.mark.parametrize("implementation", [pytest.param("native", marks=needs_native), "xla"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("attends", [False, True])
+def test_any_byte_but_zero_is_true(implementation, mode, attends):
+    rng = np.random.default_rng(0)
+    batch, time, units = 32, 40, 5
+    mask = rng.random((batch, time)) < 0.6
+    x, kernel = draw(batch, time, FEATURES), draw(FEATURES + 3 * attends, 4 * units)
+    recurrent_kernel, memory, keys = draw(units, 4 * units), draw(batch, time, 3), draw(batch, time, 6)
+    reading = {"query_kernel": draw(units, 6), "score_vector": draw(6), "keys": keys}
+    options = {"zero_output_for_mask": True, "implementation": implementation}
+
+    def run(mask, *arguments):
+        x, kernel, recurrent_kernel = arguments
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            if attends:
+                weights = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, **reading}
+                lstm = cell_math.LSTM()
+                results = ops.attention_decoder(lstm, x, memory, memory_mask=mask, mask=mask, **weights, **options)
+            else:
+                results = ops.lstm(x, kernel, recurrent_kernel, mask=mask, **options)
+            loss = sum(tf.reduce_sum(y * y) for y in tf.nest.flatten(results))
+        return tf.nest.flatten(results), tape.gradient(loss, arguments)
+
+    if mode != "eager":
+        run = tf.function(run, jit_compile=mode == "jit")
+    arguments = [tf.constant(a) for a in (x, kernel, recurrent_kernel)]
+    assert_close(run(tf.constant(bytes_of_images(mask)), *arguments), run(tf.constant(mask), *arguments), 1e-12)
+
+
+@needs_native
+def test_training_with_the_mask_of_an_image():
+    """Such a mask once ended the process, in `fit` too."""
+    mask = bytes_of_images(np.random.default_rng(0).random((32, 40)) < 0.6)
+    inputs, mask_input = keras.Input((40, 3)), keras.Input((40,), dtype="bool")
+    outputs = layers.LSTM(8, implementation="native")(inputs, mask=mask_input)
+    model = keras.Model([inputs, mask_input], keras.layers.Dense(1)(outputs))
+    model.compile("sgd", "mse")
+    x, y = draw(32, 40, 3, dtype="float32"), np.ones((32, 1), "float32")
+    before = model.predict([x, mask != 0], verbose=0)
+    np.testing.assert_allclose(model.predict([x, mask], verbose=0), before, rtol=1e-5)
+    losses = model.fit([x, mask], y, epochs=2, verbose=0).history["loss"]
+    assert losses[1] < losses[0]
 
 
 def zoneout_call(zoneout, cell="LSTM", recurrent_dropout=None):
@@ -297,7 +373,7 @@ def reason_with(monkeypatch, folder, **build):
         (folder / "build.json").write_text(json.dumps(build))
     monkeypatch.setattr(native, "FOLDER", folder)
     monkeypatch.setattr(native, "_loaded", None)
-    with pytest.raises(RuntimeError, match="The native kernels cannot run: "):
+    with pytest.raises(RuntimeError, match="Native recurrences cannot run: the native kernels "):
         native.recur("LSTM", [], [], [], reverse=[], keep_residuals=False)
     return native.unavailable()
 
@@ -305,18 +381,21 @@ def reason_with(monkeypatch, folder, **build):
 def test_another_tensorflow_is_refused_before_the_library_is_opened(monkeypatch, tmp_path):
     (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
     reason = reason_with(monkeypatch, tmp_path, tensorflow="2.0.0")
-    assert reason == f"they were built for TensorFlow 2.0.0 and this is {tf.__version__}; reinstall keras_seq"
+    assert (
+        reason
+        == f"the native kernels were built for TensorFlow 2.0.0, and this is {tf.__version__}; reinstall keras_seq"
+    )
 
 
 def test_a_library_for_jax_only(monkeypatch, tmp_path):
     reason = reason_with(monkeypatch, tmp_path, tensorflow=None, why_no_tensorflow="TensorFlow was not there")
-    assert reason == "they were built for JAX only: TensorFlow was not there"
+    assert reason == "the native kernels were built for JAX only: TensorFlow was not there"
 
 
 def test_a_library_that_does_not_load(monkeypatch, tmp_path):
     (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
     reason = reason_with(monkeypatch, tmp_path, tensorflow=tf.__version__)
-    assert reason.startswith("the library does not load (") and "\n" not in reason
+    assert reason.startswith("the native kernels do not load (") and "\n" not in reason
 
 
 def test_not_built(monkeypatch, tmp_path):
@@ -328,7 +407,7 @@ def test_not_built(monkeypatch, tmp_path):
 def test_other_backends(monkeypatch, tmp_path):
     monkeypatch.setattr(native.backend, "backend", lambda: "torch")
     reason = reason_with(monkeypatch, tmp_path)
-    assert reason == "they need Keras's TensorFlow or JAX backend, and this is torch"
+    assert reason == "the native kernels need Keras's TensorFlow or JAX backend, and this is torch"
 
 
 @needs_native
@@ -345,7 +424,48 @@ def test_an_unknown_instruction_set():
 
 
 def ask_for_an_unknown_instruction_set():
+    expected = r"KERAS_SEQ_ISA must be one of .*portable on this CPU\. Received: mmx"
+    assert re.match(expected, native.unavailable())
+    ones = [tf.ones((1, 1))]
+    options = {"bias": [], "initial_h": [], "mask": [], "recurrent_dropout": [], "zoneout_h": [], "activation": "tanh"}
+    options |= {"inputs": [tf.ones((1, 2, 1))], "kernel": ones, "recurrent_kernel": ones, "reverse": [False]}
+    library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
+    forward = functools.partial(library.keras_seq_simple_rnn, **options, keep_residuals=False, R=tf.float32)
+    backward = functools.partial(
+        library.keras_seq_simple_rnn_grad,
+        **options,
+        **{"outputs": options["inputs"], "residuals": [tf.zeros(0)], "d_outputs": [], "d_final_h": ones},
+        **dict.fromkeys(("wanted_inputs", "wanted_biases", "wanted_initial_states", "wanted_recurrent_kernels"), 0),
+        wanted_kernels=1,
+        keep_residuals=False,
+    )
+    for call_op in (forward, backward):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
+            call_op()
+        for jit_compile in (False, True):
+            with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=expected):
+                tf.function(lambda f=call_op: f(), jit_compile=jit_compile)()
+
+
+@needs_native
+def test_an_unknown_instruction_set_on_jax():
+    pytest.importorskip("jax")
+    run_alone("call_the_handler_with_an_unknown_instruction_set", KERAS_BACKEND="jax", KERAS_SEQ_ISA="mmx")
+
+
+def call_the_handler_with_an_unknown_instruction_set():
+    import jax
+    import jax.numpy as jnp
+
     assert "KERAS_SEQ_ISA" in native.unavailable()
+    handler = ctypes.CDLL(str(native.FOLDER / "libkeras_seq_xla.so")).KerasSeqSimpleRNN
+    jax.ffi.register_ffi_target("KerasSeqSimpleRNN", jax.ffi.pycapsule(handler), platform="cpu")
+    results = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((1, 2, 1), (1, 1), (0,))]
+    counts = ("biases", "initial_states", "masks", "recurrent_dropouts", "zoneouts_h", "reverse")
+    attributes = {**dict.fromkeys(counts, np.int64(0)), "directions": np.int64(1), "activation": "tanh"}
+    invoke = jax.ffi.ffi_call("KerasSeqSimpleRNN", results)
+    with pytest.raises(RuntimeError, match="INVALID_ARGUMENT: KerasSeq>SimpleRNN: KERAS_SEQ_ISA must be one of"):
+        invoke(jnp.ones((1, 2, 1)), jnp.ones((1, 1)), jnp.ones((1, 1)), keep_residuals=False, **attributes)
 
 
 # JAX.
@@ -383,6 +503,23 @@ def check_jax():
             assert_close(run(*arguments), expected[0], 3e-5)  # which keeps nothing
             del gradients[4], expected[1][4]  # of the dropout mask
             assert_close(gradients, expected[1], 3e-5)
+
+    def gradients_with(mask):
+        run = lambda *a: call("LSTM", {}, a, mask=mask)  # noqa: E731
+        return value_and_gradients(run, arguments)
+
+    assert_close(gradients_with(jnp.asarray(bytes_of_images(MASK))), gradients_with(jnp.asarray(MASK)), 0)
+    for implementation in ("native", "xla"):
+        run = jax.jit(lambda *a, m, i=implementation: ops.lstm(*a, mask=m, implementation=i))
+        results = [run(*arguments[:4], m=jnp.asarray(m)) for m in (bytes_of_images(MASK), MASK)]
+        assert_close(*results, 1e-6)
+    for directions in (3, 32):
+        run = lambda *a, n=directions: call("LSTM", {}, a * n, reverse=(False,) * n)  # noqa: E731
+        many, one = run(*arguments), call("LSTM", {}, arguments)
+        for direction in range(directions):
+            assert_close([many[0][direction], many[1][direction]], [one[0][0], one[1][0]], 0)
+    with pytest.raises(RuntimeError, match=r"`directions` must be from 1 to 32\. Received: 33"):
+        call("LSTM", {}, arguments * 33, reverse=(False,) * 33)
 
     def loss(kernel):
         _, [(h, _)] = call("LSTM", {}, [arguments[0], kernel, *arguments[2:]])

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss and accuracy leave out padding: against NumPy."""
 
+import keras
 import numpy as np
+import pytest
 
-from keras_seq.training import TokenAccuracy, masked_crossentropy
+from keras_seq.training import Perplexity, TokenAccuracy, masked_crossentropy
 
 RNG = np.random.default_rng(0)
 TARGETS = np.array([[4, 5, 3, 0], [2, 3, 0, 0]])
@@ -39,3 +41,50 @@ def test_padding_changes_neither():
     plain.update_state(TARGETS, LOGITS)
     more.update_state(padded, more_logits)
     assert plain.result() == more.result()
+
+
+def token_losses(logits, targets):
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -np.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("weights", [None, np.array([0.5, 2.0]), np.arange(8.0).reshape(2, 4)])
+def test_perplexity_is_the_exponential_of_the_mean_over_tokens(weights):
+    metric = Perplexity()
+    metric.update_state(TARGETS, LOGITS, sample_weight=weights)
+    factors = KEPT * np.ones(TARGETS.shape) if weights is None else KEPT * weights.reshape(2, -1)
+    expected = np.exp((token_losses(LOGITS, TARGETS) * factors).sum() / factors.sum())
+    np.testing.assert_allclose(metric.result(), expected, rtol=1e-5)
+    metric.reset_state()
+    assert metric.result() == 1
+
+
+def test_metrics_count_each_token_the_same_in_batches_of_unequal_widths():
+    """With Keras's own mean, a batch twice as wide has tokens that count half."""
+    narrow_targets, narrow_logits = np.array([[4], [3]]), RNG.normal(size=(2, 1, 6)).astype("float32")
+    accuracy, perplexity = TokenAccuracy(), Perplexity()
+    for metric in (accuracy, perplexity):
+        metric.update_state(TARGETS, LOGITS)
+        metric.update_state(narrow_targets, narrow_logits)
+    batches = [(TARGETS, LOGITS, KEPT), (narrow_targets, narrow_logits, np.ones((2, 1), bool))]
+    losses = np.concatenate([token_losses(logits, targets)[kept] for targets, logits, kept in batches])
+    right = np.concatenate([(logits.argmax(-1) == targets)[kept] for targets, logits, kept in batches])
+    np.testing.assert_allclose(accuracy.result(), right.mean(), rtol=1e-6)
+    np.testing.assert_allclose(perplexity.result(), np.exp(losses.mean()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [Perplexity("p", "float64"), TokenAccuracy("a", "float64")])
+def test_configuration_of_metrics(metric):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert type(copy) is type(metric)
+    assert (copy.name, copy.dtype) == (metric.name, "float64")
+    for each in (metric, copy):
+        each.update_state(TARGETS, LOGITS)
+    assert copy.result() == metric.result()
+
+
+def test_nothing_to_count_is_no_nan():
+    for metric, expected in ((Perplexity(), 1), (TokenAccuracy(), 0)):
+        metric.update_state(TARGETS, LOGITS, sample_weight=np.zeros(2))
+        metric.update_state(np.zeros((0, 4), int), np.zeros((0, 4, 6), "float32"))
+        assert metric.result() == expected

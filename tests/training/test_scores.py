@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Error rates against a textbook edit distance."""
+"""Error rates against a textbook edit distance, and in the logs of a training."""
 
 import functools
+import re
 
+import keras
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_seq.training import error_rates
+import keras_seq
+from keras_seq.training import DecodingReport, error_rates
 
 
 def edit_distance(a, b):
@@ -37,7 +41,87 @@ def test_closest_reference_by_edit_distance(cases):
     assert rates.sequence == pytest.approx(100 * wrong / len(cases))
 
 
-@pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], []), (["a"], [[]])])
-def test_nothing_to_compare_with(hypotheses, references):
-    with pytest.raises(ValueError, match="at least one reference"):
-        error_rates(hypotheses, references)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: error_rates([], []), "`hypotheses` must be a list of at least one sequence. Received: []"),
+        (lambda: error_rates(["a"], []), "`references` must be a list of at least one sequence. Received: []"),
+        (lambda: error_rates(["a"], [[]]), "`references[0]` must be a string, or a list of at least one reference"),
+        (lambda: error_rates(["a"], ["a", "b"]), "must be of one length. Received: 1 hypotheses and 2 references"),
+        (lambda: error_rates("ab", ["a", "b"]), "`hypotheses` must be a list of at least one sequence. Received: 'ab'"),
+        (lambda: error_rates(["a"], "a"), "`references` must be a list of at least one sequence. Received: 'a'"),
+        (lambda: error_rates(["a", "b"], ["a", " "]), "`references[1]` must have at least one token in each reference"),
+        (lambda: error_rates(["a", None], ["a", "b"]), "`hypotheses[1]` must hold strings or lists of tokens. Rec"),
+        (lambda: error_rates([b"a"], ["a"]), "`hypotheses[0]` must hold strings or lists of tokens. Received: b'a'"),
+        (lambda: error_rates(["a"], [[1]]), "`references[0]` must hold strings or lists of tokens. Received: 1"),
+        (
+            lambda: error_rates([["K", "T"]], [["K", "T"]]),
+            "`references[0]` must hold lists of tokens, as `hypotheses[0]` is one. Received: ['K', 'T']",
+        ),
+        (lambda: DecodingReport(["a"], ["a", "b"]), "`sources` and `references` must be of one length. Received: 1 so"),
+        (lambda: DecodingReport(["a"], [[]]), "`references[0]` must be a string, or a list of at least one reference"),
+        (lambda: DecodingReport([], []), "`references` must be a list of at least one sequence"),
+    ],
+)
+def test_what_cannot_be_scored(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_spaces_are_characters():
+    """Where each character is a token."""
+    assert error_rates(["ice tea"], [["ice tea"]], separator="") == (0, 0)
+    assert error_rates(["icetea"], [["ice tea"]], separator="") == (pytest.approx(100 / 7), 100)
+    assert error_rates([" "], [["  "]], separator="") == (50, 100)
+
+
+def test_tokens_and_lengths_come_from_one_split():
+    """At ASCII whitespace, as the vectorizer splits: a no-break space is part of a token."""
+    vectorizer = keras_seq.data.text_vectorizer(["a\u00a0b c"], split="whitespace")
+    assert vectorizer.get_vocabulary()[4:] == ["c", "a\u00a0b"]
+    assert error_rates(["x c"], ["a\u00a0b c"]) == (50, 100)
+    assert error_rates(["x\t c "], ["a\nc"]) == (50, 100)
+
+
+def test_one_string_is_one_reference():
+    assert error_rates(["K AE T", "T"], ["K AE T", "D"]) == error_rates(["K AE T", "T"], [["K AE T"], ["D"]])
+    assert error_rates(["K AE T", "T"], ["K AE T", "D"]) == (25, 50)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(CASES)
+def test_strings_lists_of_tokens_and_other_separators_agree(cases):
+    lists = error_rates([h for h, _ in cases], [group for _, group in cases])
+    for separator in (" ", "", "--"):
+        rates = error_rates(
+            (separator.join(h) for h, _ in cases), ([separator.join(r) for r in group] for _, group in cases), separator
+        )
+        assert rates == lists
+
+
+def test_an_empty_hypothesis_lacks_every_token():
+    assert error_rates(["", "a"], ["a b c", "a"]) == (75, 50)
+    assert error_rates([""], ["a b"], separator=" ") == (100, 100)
+    assert error_rates([""], ["ab"], separator="") == (100, 100)
+    assert error_rates(["", ""], ["a--b", "c"], separator="--") == (100, 100)
+
+
+def test_arrays_of_strings():
+    assert error_rates(np.array(["a b", "c"]), np.array(["a b", "d"])) == (pytest.approx(100 / 3), 50)
+
+
+def test_a_report_in_a_training(capsys):
+    """Its rates are those of the outputs, and callbacks before it in the list see them too."""
+    texts = ["a b", "b", "b a"]
+    vectorizer = keras_seq.data.text_vectorizer(texts)
+    parts = keras_seq.Encoder(7, 4, 4, cell="rnn"), keras_seq.Decoder(7, 4, 4, cell="rnn")
+    model = keras_seq.Seq2Seq(*parts, vectorizer, vectorizer)
+    model.compile(keras.optimizers.SGD(0.0))  # so that no rate falls
+    stop = keras.callbacks.EarlyStopping("val_token_error_rate", mode="min", patience=1)
+    report = DecodingReport(texts, texts, samples=1, separator="")
+    history = model.fit(texts, texts, epochs=4, verbose=0, callbacks=[stop, report]).history
+    outputs = model.generate(texts)
+    errors = [edit_distance(output, text) for output, text in zip(outputs, texts, strict=True)]
+    assert history["val_token_error_rate"] == [pytest.approx(100 * sum(errors) / 7)] * 2
+    assert history["val_sequence_error_rate"] == [pytest.approx(100 * np.mean(np.array(errors) > 0))] * 2
+    assert capsys.readouterr().out == f"\n  a b → {outputs[0]}\n" * 2

@@ -42,6 +42,11 @@ struct Memory {
   const T* Key(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
   bool Visible(int64_t b, int64_t s) const { return mask == nullptr || mask[b * source + s]; }
 
+  // Makes the padding of a query, or of its gradient, zero: there, too, Inf times 0 may stand.
+  void ClearPadding(T* query) const {
+    memset(query + attention_units, 0, (padded_attention - attention_units) * sizeof(T));
+  }
+
   // Of the queries, and after them of the contexts, that the residuals of all steps hold.
   int64_t QueriesSize(const Problem& problem) const { return problem.time * problem.batch * padded_attention; }
 
@@ -121,6 +126,8 @@ class AttentionForward {
     }
     MultiplyRows<NV>(Rows<T>{left, depth_, 0, 1}, rows.count, query_kernel_ + panel * PanelSize<T>(depth_, NV),
                      queries, L, kZeros);
+    if (panel + 1 < panels_ || memory_.padded_attention == memory_.attention_units) return;
+    for (int64_t i = 0; i < rows.count; ++i) memory_.ClearPadding(Query(step, rows.sequence[i]));
   }
 
   void Attend(int64_t step, int64_t b) {
@@ -128,6 +135,10 @@ class AttentionForward {
     T* alignment = Alignment(step, b);
     if (!Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
       memset(alignment, 0, memory_.source * sizeof(T));
+      if (keep_) {  // residuals that nobody reads, but that the framework sees
+        memset(Query(step, b), 0, memory_.padded_attention * sizeof(T));
+        memset(ContextRow(step, b), 0, memory_.padded_units * sizeof(T));
+      }
       return;
     }
     for (int64_t s = 0; s < memory_.source; ++s) {
@@ -327,6 +338,7 @@ class AttentionBackward {
         Store(d_query + unit, Load(d_query + unit) + d_hidden);
       }
     }
+    memory_.ClearPadding(d_query);
   }
 
   // The gradients of the keys and of the score vector, after all steps: one more tanh costs less than to add to all keys

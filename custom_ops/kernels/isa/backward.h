@@ -48,6 +48,7 @@ class BackwardPass {
       lane.carry = workspace_.AllocateZeros<T>(states);
       if (CellType::kStates == 2) lane.d_c = workspace_.AllocateZeros<T>(states);
       lane.initial_c = workspace_.AllocateZeros<T>(CellType::kStates == 2 ? states : 0);
+      if (problem_.mask != nullptr) lane.visible_before = workspace_.Allocate<int64_t>(problem_.time + 1);
       lane.rows = workspace_.Allocate<int64_t>(rows);
       lane.left_inputs = workspace_.Allocate<T>(rows * (problem_.features + kMaxTile));
       lane.left_h = workspace_.Allocate<T>(rows * (problem_.units + kMaxTile));
@@ -93,6 +94,7 @@ class BackwardPass {
     T *d_c, *initial_c;
     // The chunk's rows that are not masked, for `OuterTile`: where their slot gradients lie, and what they meet, packed.
     int64_t* rows;
+    int64_t* visible_before;  // how many rows of the steps before each step are not masked; only with a mask
     T *left_inputs, *left_h, *left_reset;
     T *context_kernel, *left_contexts;  // of attention
   };
@@ -133,6 +135,7 @@ class BackwardPass {
         }
       } else {
         LoadStates(d);
+        if (problem_.mask != nullptr) CountVisibleRows(d);
       }
     });
   }
@@ -144,6 +147,15 @@ class BackwardPass {
       PackTransposed(kernel, problem_.memory_units, layout_, CellType::kGates, CellType::kInputGradient, panel,
                      lanes_[0].context_kernel + panel * InputPanelSize());
     });
+  }
+
+  void CountVisibleRows(int64_t d) {
+    int64_t count = lanes_[d].visible_before[0] = 0;
+    for (int64_t step = 0; step < problem_.time; ++step) {
+      const int64_t t = TimeOf(problem_, arguments_[d], step);
+      for (int64_t b = 0; b < problem_.batch; ++b) count += Visible(problem_, b, t);
+      lanes_[d].visible_before[step + 1] = count;
+    }
   }
 
   void LoadStates(int64_t d) {
@@ -197,8 +209,12 @@ class BackwardPass {
       T sums[kRowBlock * kPlain * L] = {};
       Product(0, step, block, CellType::kInputSlots, lanes_[0].context_kernel + panel * InputPanelSize(), sums);
       for (int64_t b = first; b < BlockEnd(block); ++b) {
-        memcpy(attention_.ContextGradient(step, b) + panel * kPlain * L, sums + (b - first) * kPlain * L,
-               kPlain * L * sizeof(T));
+        T* d_context = attention_.ContextGradient(step, b) + panel * kPlain * L;
+        for (int v = 0; v < kPlain; ++v) {
+          const int64_t unit = (panel * kPlain + v) * L;
+          Store(d_context + v * L,
+                KeepFirst<T>(Load(sums + ((b - first) * kPlain + v) * L), problem_.memory_units - unit));
+        }
       }
     });
     attention_.Step(worker, step);
@@ -285,7 +301,8 @@ class BackwardPass {
           const T* final_h = static_cast<const T*>(upstream_[d].final_state[0]);
           if (final_h) dh = LoadUnits<T>(final_h + b * units, unit, units);
         } else {
-          dh = Drop(d, step, b, unit, dh) + Load(lane.carry + b * layout_.padded + unit);
+          // 0 in the padding, where Inf times the zeros of a packed kernel is NaN, which later products would spread.
+          dh = KeepFirst<T>(Drop(d, step, b, unit, dh) + Load(lane.carry + b * layout_.padded + unit), units - unit);
         }
         if (step == 0) {
           StoreInitial(d, b, unit, dh);
@@ -350,7 +367,8 @@ class BackwardPass {
           if (visible) {
             const V dropped = Drop(d, step, b, unit, PreviousHidden(d, step, b, unit));
             d_dropped = CellType::template BackwardReset<T>(
-                Kept(d, step, unit) + b * kSlots * layout_.width, layout_.width, dropped, Load(sums + v * L),
+                Kept(d, step, unit) + b * kSlots * layout_.width, layout_.width, dropped,
+                KeepFirst<T>(Load(sums + v * L), problem_.units - unit),
                 SlotGradients(lane, step, unit) + b * kGradientSlots * layout_.width);
           }
         }
@@ -363,12 +381,10 @@ class BackwardPass {
   void Products(Worker& worker, int64_t begin, int64_t end) {
     const int64_t steps = end - begin;
     const int64_t lefts = 1 + CellType::kProducts + problem_.attends;
-    int64_t depths[2];  // of the directions
-    for (int64_t d = 0; d < directions_; ++d) depths[d] = VisibleRows(d, begin, end);
     worker.ForEach(directions_ * steps * lefts, [&](int64_t item) {
       const int64_t d = item % directions_, which = item / directions_ / steps;
       const int64_t step = begin + item / directions_ % steps;
-      const PackedRows rows{step, VisibleRows(d, begin, step), depths[d]};
+      const PackedRows rows{step, VisibleRows(d, begin, step), VisibleRows(d, begin, end)};
       if (which == 0) ListRows(d, rows);
       PackLeft(d, which, rows);
     });
@@ -384,7 +400,7 @@ class BackwardPass {
       const int64_t d = item / items;
       const Direction& lane = lanes_[d];
       const Gradients& gradients = gradients_[d];
-      const int64_t depth = depths[d];
+      const int64_t depth = VisibleRows(d, begin, end);
       item %= items;
       if (item < inputs) {
         InputGradients(d, begin, rows, blocks, item);
@@ -439,12 +455,7 @@ class BackwardPass {
   // How many rows of the steps [begin, end) are not masked.
   int64_t VisibleRows(int64_t d, int64_t begin, int64_t end) const {
     if (problem_.mask == nullptr) return (end - begin) * problem_.batch;
-    int64_t count = 0;
-    for (int64_t step = begin; step < end; ++step) {
-      const int64_t t = TimeOf(problem_, arguments_[d], step);
-      for (int64_t b = 0; b < problem_.batch; ++b) count += Visible(problem_, b, t);
-    }
-    return count;
+    return lanes_[d].visible_before[end] - lanes_[d].visible_before[begin];
   }
 
   // function(i, rows) for each block of sequences, of which `i` come before.

@@ -342,7 +342,8 @@ class ForwardPass {
       const S* h = reinterpret_cast<const S*>(lane.operand[step % 2] + b * operand_stride_);
       if constexpr (CellType::kProducts == 2) {
         const V reset = CellType::template Gates<T>(sums, layout_.width, slots) * LoadFirst(h + unit, L);
-        StoreFirst(reinterpret_cast<S*>(lane.reset_operand + b * operand_stride_) + unit, reset, L);
+        StoreFirst(reinterpret_cast<S*>(lane.reset_operand + b * operand_stride_) + unit,
+                   KeepFirst<T>(reset, problem_.units - unit), L);
       }
     }
   }
@@ -375,15 +376,30 @@ class ForwardPass {
               state[s] = m * Load(memory[s]) + (1 - m) * state[s];
             }
             if (s == 0 && sizeof(S) < sizeof(T)) state[0] = Rounded(state[0]);
+            // 0 in the padding, where Inf times the zeros of a packed kernel is NaN, which later steps would spread.
+            state[s] = KeepFirst<T>(state[s], units - unit);
             Store(memory[s], state[s]);
           }
+        } else if (keep) {
+          for (int slot = 0; slot < CellType::kKeptSlots; ++slot) Store(slots + slot * layout_.width, V{});
         }
         if (keep && CellType::kStates == 2) Store(slots + 4 * layout_.width, state[1]);
+        if (keep && unit + L >= units) ClearPadding(unit, slots);
         StoreOperand(d, step + 1, b, unit, state[0]);
         if (outputs != nullptr) StoreFirst(outputs + (b * problem_.time + t) * units + unit, state[0], units - unit);
         slots += lane.slots * layout_.width;
         products += NV * L;
       }
+    }
+  }
+
+  // Nothing that the framework sees may be left as it was, so the residuals of masked steps and of the padding are zero.
+  // That costs the stores of masked rows, and two or three a slot where `units` is not a multiple of the group's width.
+  void ClearPadding(int64_t unit, T* slots) const {
+    if (layout_.padded == problem_.units) return;
+    for (int slot = 0; slot < CellType::kKeptSlots; ++slot, slots += layout_.width) {
+      Store(slots, KeepFirst<T>(Load(slots), problem_.units - unit));
+      for (int64_t lane = L; lane < layout_.padded - unit; lane += L) Store(slots + lane, V{});
     }
   }
 

@@ -88,6 +88,16 @@ inline void StoreFirst(T* to, Vector<T> value, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
 }
 
+// `value` with zeros beyond its first `count` lanes.
+template <class T>
+inline Vector<T> KeepFirst(Vector<T> value, int64_t count) {
+  if (count >= kLanes<T>) return value;
+  Integers<T> lane{};
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;  // a constant
+  const Integers<T> end = Integers<T>{} + static_cast<decltype(lane[0] + 0)>(count < 0 ? 0 : count);
+  return lane < end ? value : Vector<T>{};
+}
+
 // bfloat16 in memory is float32 in registers.
 inline Vector<float> LoadFirst(const BFloat16* from, int64_t count) {
   constexpr int kCount = kLanes<float>;

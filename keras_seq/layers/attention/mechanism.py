@@ -194,8 +194,8 @@ def per_step(query, x):
     return x if len(query.shape) == 2 else ops.expand_dims(x, axis=1)
 
 
-def check_units(units):
+def check_units(units, name="units"):
     """Return the size of a space, once it is one."""
     if not isinstance(units, int) or units <= 0:
-        raise ValueError(f"`units` must be a positive integer. Received: {units!r}")
+        raise ValueError(f"`{name}` must be a positive integer. Received: {units!r}")
     return units

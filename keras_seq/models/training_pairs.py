@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the data that users give `fit` to what a training step takes."""
+
+import collections.abc
+import functools
+import numbers
+
+import keras
+import numpy as np
+from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
+
+from keras_seq.data.vocabulary import START_ID
+from keras_seq.models.token_side import as_tensor, require, shortened
+
+_BATCH_FORMS = "`(sources, targets)` or `(sources, targets, sample_weight)`"
+
+
+class TrainingPairs:
+    """Turns pairs (source, target), in any form that Keras's `fit` takes, into what a training step takes.
+
+    Prepared inputs are a pair `(source ids, decoder inputs)`, and so are recognized: to prepare them again changes
+    nothing. Keras's `fit` relies on that, for it hands prepared validation data to `evaluate`.
+
+    Args:
+        source: the `TokenSide` of the sources.
+        target: that of the targets.
+    """
+
+    def __init__(self, source, target):
+        self.source = source
+        self.target = target
+
+    def prepare(self, x, y, sample_weight=None, class_weight=None):
+        """One batch: `((source ids, decoder inputs), target ids)`, and the weights (batch, time) where there are any.
+
+        Args:
+            x: sources, or `(source ids, decoder inputs)`.
+            y: targets.
+            sample_weight: (batch,), or (batch, time) where the targets are token ids, or None.
+            class_weight: a dict from target token ids to weights, or None.
+        """
+        is_prepared = _are_call_inputs(x)
+        source = self.source.token_ids(x[0] if is_prepared else x)  # (batch, source)
+        targets = as_tensor(y, self.target.label)
+        target = self.target.token_ids(targets)  # (batch, time)
+        sizes = tf.stack([tf.shape(source)[0], tf.shape(target)[0]])
+        require(sizes[0] == sizes[1], "`x` and `y` must hold equally many sequences.", sizes)
+        if is_prepared:
+            decoder_inputs = self.target.token_ids(x[1])
+            shapes = tf.stack([tf.shape(decoder_inputs), tf.shape(target)])
+            require(tf.reduce_all(shapes[0] == shapes[1]), "Decoder inputs must have the shape of the targets.", shapes)
+        else:
+            start = tf.fill([tf.shape(target)[0], 1], START_ID)
+            decoder_inputs = tf.concat([start, target[:, :-1]], axis=1)
+        prepared = ((source, decoder_inputs), target)
+        if class_weight is not None:
+            if sample_weight is not None:
+                raise ValueError("`class_weight` and `sample_weight` cannot be given both.")
+            return (*prepared, self._weights_of_classes(class_weight, target))
+        if sample_weight is not None:
+            return (*prepared, _token_weights(sample_weight, target, targets.dtype != tf.string))
+        return prepared
+
+    def _weights_of_classes(self, class_weight, target):
+        table = np.ones(self.target.vocabulary_size, keras.config.floatx())
+        for token, weight in class_weight.items():
+            if not isinstance(token, numbers.Integral) or not 0 <= token < len(table):
+                raise ValueError(
+                    f"`class_weight` must be a dict from target token ids, 0 to {len(table) - 1}, to weights. "
+                    f"Received the key {token!r}"
+                )
+            table[token] = weight
+        return tf.gather(table, target)  # (batch, time)
+
+    def arrays(self, x, y, sample_weight=None, class_weight=None):
+        """As `prepare`, of all the data at once: NumPy arrays, the weights None where there are none."""
+        if y is None:
+            raise ValueError(
+                "`x` must hold pairs, as a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of batches "
+                f"{_BATCH_FORMS}, or else the targets be given as `y`. Received: `x` of type {type(x).__name__}"
+            )
+        prepared = keras.tree.map_structure(np.asarray, self.prepare(x, y, sample_weight, class_weight))
+        return prepared if len(prepared) == 3 else (*prepared, None)
+
+    def data(self, x, y=None, sample_weight=None, class_weight=None):
+        """`x`, `y` and `sample_weight` for Keras's `fit` or `evaluate`, which have nothing to add."""
+        if isinstance(x, tf.data.Dataset):
+            return self._dataset(x, class_weight), y, sample_weight
+        if isinstance(x, keras.utils.PyDataset):
+            if not isinstance(x, _PreparedBatches):
+                x = _PreparedBatches(x, functools.partial(self._numpy_batch, class_weight=class_weight))
+            return x, y, sample_weight
+        if isinstance(x, collections.abc.Iterator):
+            batches = (self._numpy_batch(batch, index, class_weight) for index, batch in enumerate(x))
+            return batches, y, sample_weight
+        if isinstance(x, tf.distribute.DistributedDataset):
+            return x, y, sample_weight
+        x, y, sample_weight = self.arrays(x, y, sample_weight, class_weight)
+        if len(y) == 0:
+            raise ValueError("`x` and `y` must hold at least one sequence. Received: none")
+        return x, y, sample_weight
+
+    def validation_data(self, data):
+        """The `validation_data` of Keras's `fit`."""
+        if not isinstance(data, (tuple, list)):
+            return self.data(data)[0]
+        if len(data) not in (2, 3):
+            raise ValueError(f"`validation_data` must be {_BATCH_FORMS} or a dataset. Received: {len(data)} items")
+        return tuple(part for part in self.data(*data) if part is not None)
+
+    def _dataset(self, dataset, class_weight):
+        spec = dataset.element_spec
+        _check_batch(spec)
+        is_prepared = isinstance(spec[0], tuple) and (len(spec) == 2 or spec[2].shape.rank == 2)
+        if not is_prepared or class_weight is not None:
+            prepare = functools.partial(self.prepare, class_weight=class_weight)
+            prepare = tf.autograph.experimental.do_not_convert(prepare)  # its errors stay as they are
+            dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return _untuned(dataset)
+
+    def _numpy_batch(self, batch, index, class_weight=None):
+        """A prepared batch of a generator or a PyDataset, as NumPy arrays.
+
+        Keras takes the shape of all batches from the first two: where these differ in width, any width will do. So the
+        first two are padded, one to an even width, one to an odd one.
+        """
+        batch = tuple(batch) if isinstance(batch, list) else batch
+        _check_batch(batch)
+
+        def widen(ids):
+            more = (ids.shape[1] + index) % 2 if index < 2 else 0
+            return np.pad(ids, [(0, 0), (0, more)])
+
+        prepared = self.prepare(*batch, class_weight=class_weight)
+        return keras.tree.map_structure(lambda ids: widen(np.asarray(ids)), prepared)
+
+
+class _PreparedBatches(keras.utils.PyDataset):
+    """A PyDataset whose batches are prepared. It works in threads: TensorFlow does not survive a fork."""
+
+    def __init__(self, batches, prepare):
+        super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
+        self.batches = batches
+        self.prepare = prepare
+
+    def __getitem__(self, index):
+        return self.prepare(self.batches[index], index)
+
+    @property
+    def num_batches(self):
+        return self.batches.num_batches
+
+    def on_epoch_begin(self):
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.batches.on_epoch_end()
+
+
+def holds_call_inputs(x):
+    """Whether `x`, in any form, holds `(source ids, decoder inputs)`, what the model's `call` takes."""
+    if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+        spec = x.element_spec
+        return isinstance(spec, tuple) and isinstance(spec[0], tuple)
+    return _are_call_inputs(x)
+
+
+def _are_call_inputs(x):
+    # Rows of token ids have rank 1, strings have none.
+    is_pair = isinstance(x, (tuple, list)) and len(x) == 2
+    return is_pair and all(len(getattr(part, "shape", ())) == 2 for part in x)
+
+
+def _check_batch(batch):
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        raise ValueError(f"Data must consist of batches {_BATCH_FORMS}. Received: {shortened(batch)}")
+
+
+def _token_weights(weights, target, are_ids):
+    """Weights (batch, time): where a loss leaves out tokens, Keras does not broadcast the weights of sequences."""
+    weights = as_tensor(weights, "`sample_weight`")
+    expected = "one weight a sequence, shape (batch,)" + (", or one a token, shape (batch, time)" if are_ids else "")
+    message = f"`sample_weight` must be {expected}. The targets have shape {target.shape}."
+    rank = weights.shape.rank
+    is_possible = weights.dtype != tf.string and rank in ((1, 2) if are_ids else (1,))
+    if not is_possible or not weights.shape.is_compatible_with(target.shape[:rank]):
+        raise ValueError(f"{message} Received: dtype {weights.dtype.name}, shape {weights.shape}")
+    if isinstance(weights, tf.RaggedTensor):
+        weights = weights.to_tensor()
+    weights = tf.cast(weights, keras.config.floatx())
+    shape = tf.shape(weights)
+    with tf.control_dependencies([require(tf.reduce_all(shape == tf.shape(target)[:rank]), message, shape, "shape")]):
+        return weights if rank == 2 else weights[:, None] * tf.ones_like(target, weights.dtype)
+
+
+def _untuned(dataset):
+    """The dataset without tf.data's tuner, unless the user asked for it.
+
+    The thread of the tuner sleeps twice as long each time, and in TensorFlow 2.21 an epoch may end by waiting for it to
+    wake: epochs of 4.9 s took 5.25, and one 10.4. Tuning would gain little; what is `AUTOTUNE` uses all cores.
+    """
+    if dataset.options().autotune.enabled is not None:
+        return dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
