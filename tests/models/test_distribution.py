@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two replicas report the loss that one reports, the mean over tokens: in a process with two CPU devices."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras_seq
+
+SOURCES = ["ab", "hedge", "", "cab", "face", "a"]
+TARGETS = ["ba", "egdeh", "g", "", "ecaf", "aaaa"]
+
+
+def results(strategy):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        vectorizer = keras_seq.data.text_vectorizer(["abcdefgh"])
+        parts = keras_seq.Encoder(12, 4, 4, cell="rnn"), keras_seq.Decoder(12, 4, 4, cell="rnn", attention=None)
+        model = keras_seq.Seq2Seq(*parts, vectorizer, vectorizer)
+        # On its own a replica takes the mean over its tokens, so that only evaluation is the same with two.
+        model.compile(keras.optimizers.SGD(0.0), metrics=[keras_seq.training.Perplexity()])
+    data = tf.data.Dataset.from_tensor_slices((SOURCES, TARGETS)).batch(4)
+    history = model.fit(data, validation_data=data, verbose=0).history
+    history = {name: value[0] for name, value in history.items()}
+    arrays = model.evaluate(SOURCES, TARGETS, batch_size=2, verbose=0)
+    return [history[name] for name in ("loss", "perplexity", "val_loss", "val_perplexity")] + arrays
+
+
+two = results(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+one = results(tf.distribute.get_strategy())
+np.testing.assert_allclose(two, one, rtol=1e-5)
+np.testing.assert_allclose(np.exp(one[::2]), one[1::2], rtol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_report_the_loss_of_one():
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True)
