@@ -305,7 +305,7 @@ int64_t ElementsOf(const Tensor& tensor) {
   return elements;
 }
 
-// Marks the sizes that lists of tensors need: those of tensors that have elements.
+// Copies to `needed` the sizes of those tensors that have elements.
 void KeepNeeded(const std::vector<Slot>& slots, const std::vector<int64_t>& counts, const std::vector<Tensor>& tensors,
                 Sizes* all, Sizes* needed) {
   size_t next = 0;
@@ -324,8 +324,8 @@ void KeepNeeded(const std::vector<Slot>& slots, const std::vector<int64_t>& coun
   }
 }
 
-// The sizes without those that only empty tensors have. They cost no memory and so may be of any size, such as the time
-// of (0, 2^40, 8), and the kernels would count up to them for nothing.
+// `sizes`, but 0 for axes that only empty tensors have. Such an axis costs no memory and may be huge, like the time of
+// (0, 2^40, 8); the kernels would loop over it for nothing.
 Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs) {
   Sizes needed{0, 0, 0, 0, 0, 0, 0};
   KeepNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
@@ -333,8 +333,8 @@ Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inpu
   return needed;
 }
 
-// A copy of a mask. A framework hands on what it was given: bytes that are neither 0 nor 1, such as those of a NumPy view
-// of 0 and 255, in memory that another thread may change while the kernels count its rows.
+// A copy of a mask with bytes of 0 and 1. The original may hold others, such as a NumPy view of 0 and 255, and another
+// thread may change it while the kernels count its rows.
 class Mask {
  public:
   explicit Mask(const Tensor* tensor) {

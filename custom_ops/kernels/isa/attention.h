@@ -42,7 +42,7 @@ struct Memory {
   const T* Key(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
   bool Visible(int64_t b, int64_t s) const { return mask == nullptr || mask[b * source + s]; }
 
-  // Makes the padding of a query, or of its gradient, zero: there, too, Inf times 0 may stand.
+  // Zeros the padding of a query or of its gradient, where Inf times 0 may have given NaN.
   void ClearPadding(T* query) const {
     memset(query + attention_units, 0, (padded_attention - attention_units) * sizeof(T));
   }
@@ -135,7 +135,7 @@ class AttentionForward {
     T* alignment = Alignment(step, b);
     if (!Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
       memset(alignment, 0, memory_.source * sizeof(T));
-      if (keep_) {  // residuals that nobody reads, but that the framework sees
+      if (keep_) {  // residuals that nothing reads, but that the framework sees
         memset(Query(step, b), 0, memory_.padded_attention * sizeof(T));
         memset(ContextRow(step, b), 0, memory_.padded_units * sizeof(T));
       }

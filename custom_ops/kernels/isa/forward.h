@@ -393,8 +393,9 @@ class ForwardPass {
     }
   }
 
-  // Nothing that the framework sees may be left as it was, so the residuals of masked steps and of the padding are zero.
-  // That costs the stores of masked rows, and two or three a slot where `units` is not a multiple of the group's width.
+  // Zeros the padding of a row of residuals. The backward pass reads neither it nor masked steps, but a framework sees all
+  // residuals (`tf.debugging.enable_check_numerics`), so none may be uninitialised. Without masks this costs a few stores
+  // a row where `units` is not a multiple of the group's width, else nothing; a masked row costs its stores.
   void ClearPadding(int64_t unit, T* slots) const {
     if (layout_.padded == problem_.units) return;
     for (int slot = 0; slot < CellType::kKeptSlots; ++slot, slots += layout_.width) {
