@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from keras_seq.ops.attention_math import attend, masked_softmax
+from keras_seq.ops.recurrence import hide_masked
 from keras_seq.ops.scan import time_loop
 
 
@@ -166,6 +167,7 @@ class AttentionMechanism(keras.layers.Layer):
     def call(self, inputs, mask=None, return_attention_scores=False, training=False):
         query, value, key = (*inputs, inputs[1]) if len(inputs) == 2 else inputs
         query_mask, value_mask = (mask[0], mask[1]) if mask is not None else (None, None)
+        value, key = (hide_masked(x, value_mask) for x in (value, key))
         contexts, weights, _ = self.attend_over_time(
             query, value, self.project_memory(key), value_mask, mask=query_mask, training=training
         )
