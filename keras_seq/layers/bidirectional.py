@@ -4,7 +4,7 @@
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import carried_mask
+from keras_seq.layers.masks import TakesRagged, carried_mask
 from keras_seq.layers.recurrent import RecurrentLayer
 from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
 
@@ -17,7 +17,7 @@ _MERGE = {
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class Bidirectional(keras.layers.Bidirectional):
+class Bidirectional(TakesRagged, keras.layers.Bidirectional):
     """Run a recurrent layer forward and a copy of it backward (Schuster & Paliwal 1997).
 
     Where both are ours and alike, native kernels run them side by side, one on each half of the cores.
@@ -29,7 +29,7 @@ class Bidirectional(keras.layers.Bidirectional):
         backward_layer: the layer for the other direction, with `go_backwards=True`; a copy of `layer` by default.
 
     Call arguments:
-        sequences: (batch, time, features).
+        sequences: (batch, time, features). A `tf.RaggedTensor` counts as its dense form with a mask.
         initial_state: list of states, forward then backward.
         mask: (batch, time) booleans, True = keep.
         training: whether to apply dropout.

@@ -222,8 +222,7 @@ def run_attending(
 
 
 def _check_memory(recurrence, memory, keys, memory_mask):
-    if len(memory.shape) != 3:
-        raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
+    _check_memory_and_mask(memory, memory_mask)
     batch, source, features = memory.shape
     if not _may_equal((batch,), recurrence.inputs.shape[:1]):
         raise ValueError(
@@ -235,7 +234,6 @@ def _check_memory(recurrence, memory, keys, memory_mask):
             f"`keys` must be (batch, source, attention_units), of the memory's shape {tuple(memory.shape)}. Received: "
             f"shape {tuple(keys.shape)}"
         )
-    _check_memory_mask(memory, memory_mask)
     rows = recurrence.inputs.shape[-1] + features
     if recurrence.kernel is not None and recurrence.kernel.shape[0] != rows:
         raise ValueError(
@@ -244,7 +242,9 @@ def _check_memory(recurrence, memory, keys, memory_mask):
         )
 
 
-def _check_memory_mask(memory, memory_mask):
+def _check_memory_and_mask(memory, memory_mask):
+    if len(memory.shape) != 3:
+        raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
     if memory_mask is not None and not _may_equal(memory_mask.shape, memory.shape[:2]):
         raise ValueError(
             f"`memory_mask` must have shape (batch, source) = {tuple(memory.shape[:2])}. Received: shape "
@@ -263,7 +263,7 @@ def hide_masked(memory, memory_mask):
     """
     if memory_mask is None:
         return memory
-    _check_memory_mask(memory, memory_mask)
+    _check_memory_and_mask(memory, memory_mask)
     return ops.where(ops.expand_dims(ops.cast(memory_mask, "bool"), axis=-1), memory, 0)
 
 
