@@ -10,6 +10,7 @@ import warnings
 import keras
 
 from keras_seq.layers.counterparts import COUNTERPARTS, point_to_ours
+from keras_seq.ops import explain
 
 _REPLACEABLE = tuple(getattr(keras.layers, name) for name in COUNTERPARTS)
 
@@ -73,6 +74,9 @@ def convert(model):
         step = {"class_name": "compile", "config": compile_config}  # an object, so that lambdas are let in here too
         with _errors_about(model):
             keras.saving.deserialize_keras_object(step, custom_objects=custom_objects, safe_mode=False)
+        if any(row.implementation == "cudnn" for row in explain(copy, print_fn=None)):
+            # On a GPU `jit_compile="auto"` compiles our layers, but not those of Keras, so that they run on cuDNN.
+            copy.jit_compile = model.jit_compile
     return copy
 
 

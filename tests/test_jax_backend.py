@@ -211,6 +211,24 @@ def check_carried_masks_count():
             assert_close(function(tokens), expected, 1e-6)
 
 
+def check_sequences_without_steps():
+    for layer in (layers.LSTM(UNITS, return_state=True), layers.LSTM(UNITS, return_state=True, implementation="xla")):
+        layer.build((BATCH, 0, FEATURES))
+        states = [draw(BATCH, UNITS), draw(BATCH, UNITS, seed=1)]
+        outputs = layer(np.zeros((BATCH, 0, FEATURES), "float32"), initial_state=states)
+        assert_close(outputs, [np.zeros((BATCH, UNITS)), *states], 0)
+
+
+def check_time_distributed():
+    letters = np.array([[[1, 2, 0], [3, 0, 0]], [[1, 1, 1], [0, 0, 0]]])
+    embedded = keras.layers.Embedding(9, FEATURES, mask_zero=True)(letters)
+    words = layers.TimeDistributed(layers.Bidirectional(layers.GRU(UNITS)))
+    outputs = words(embedded)
+    assert outputs.shape == (2, 2, 2 * UNITS)
+    for step in range(2):
+        assert_close(outputs[:, step], words.layer(np.array(embedded)[:, step], mask=letters[:, step] > 0), 1e-6)
+
+
 def check_a_model_is_saved_and_loaded():
     keras.utils.set_random_seed(0)
     tokens = np.array([[1, 2, 3, 0], [4, 4, 0, 0]])

@@ -10,7 +10,7 @@ from keras_seq.layers.foreign_cell import ForeignCell, call_cell, reset_masks
 from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
 from keras_seq.ops.cudnn import PLAIN
 from keras_seq.ops.implementation import choose_implementation
-from keras_seq.ops.recurrence import Recurrence, run, run_attending
+from keras_seq.ops.recurrence import Recurrence, hide_masked, run, run_attending
 
 ORDERS = ("before", "after")
 
@@ -135,14 +135,17 @@ class AttentiveLayer(keras.layers.Layer):
             inputs: (batch, features).
             states: list of tensors, those of the cell, then those of the attention.
             memory: (batch, source, features).
-            keys: `project_memory(memory)`, computed here if None.
+            keys: `project_memory(memory)`, computed here if None. Where they are given, memory and keys must be finite
+                also where they are masked: `hide_masked` sees to that once for all steps.
             memory_mask: (batch, source) booleans, True = keep.
             training: whether it is training.
 
         Returns:
             `(output, states, weights)`: (batch, output size), a list of tensors, and (batch, source).
         """
-        keys = self.project_memory(memory) if keys is None else keys
+        if keys is None:
+            memory = hide_masked(memory, memory_mask)
+            keys = self.project_memory(memory)
         # In a search this is not within a `__call__`, which would cast.
         inputs, memory, keys = (ops.cast(x, self.compute_dtype) for x in (inputs, memory, keys))
         states = [ops.cast(state, self.compute_dtype) for state in tree.flatten(states)]
@@ -198,6 +201,7 @@ class AttentiveLayer(keras.layers.Layer):
             `(outputs, states, weights)`: (batch, time, output size), a list of tensors, and (batch, time, source).
         """
         self.choice(options.get("implementation", "auto"))  # raises where the request cannot be met
+        memory = hide_masked(memory, memory_mask)
         state, attention_state = initial_state, self.initial_attention_state(memory)
         if isinstance(initial_state, (list, tuple)):
             flat = tree.flatten(initial_state)

@@ -178,7 +178,7 @@ class AttentionDecoder(AttentiveLayer):
         Args:
             inputs: (batch, features).
             states: list of states, those of the cell, then those of the attention.
-            memory: (batch, source, memory features).
+            memory: (batch, source, memory features), finite also where it is masked.
             keys: `project_memory(memory)`, computed once.
             memory_mask: (batch, source) booleans, True = keep.
 

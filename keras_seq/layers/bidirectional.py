@@ -4,7 +4,7 @@
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import carried_mask
+from keras_seq.layers.masks import TakesRagged, carried_mask
 from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
 from keras_seq.ops.random import with_child_seeds
 
@@ -17,7 +17,7 @@ _MERGE = {
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class Bidirectional(keras.layers.Bidirectional):
+class Bidirectional(TakesRagged, keras.layers.Bidirectional):
     """Run a recurrent layer forward and a copy of it backward (Schuster & Paliwal 1997).
 
     Where both are ours and alike, native kernels run them side by side, one on each half of the cores.
@@ -30,7 +30,7 @@ class Bidirectional(keras.layers.Bidirectional):
             whose seeds, of masks and of initializers, are derived from those of `layer`.
 
     Call arguments:
-        sequences: (batch, time, features).
+        sequences: (batch, time, features). A `tf.RaggedTensor` counts as its dense form with a mask.
         initial_state: list of states, forward then backward.
         mask: (batch, time) booleans, True = keep.
         training: whether to apply dropout.

@@ -4,6 +4,7 @@
 A tracer of JAX takes no attributes: Keras keeps its mask elsewhere, and has no public functions for it.
 """
 
+import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
 
 
@@ -19,3 +20,39 @@ def carried_mask(tensor):
 def carry_mask(tensor, mask):
     """Attach a mask to a tensor, for the next layer."""
     set_keras_mask(tensor, mask)
+
+
+class TakesRagged:
+    """A layer whose first argument, sequences, may be a `tf.RaggedTensor` (batch, None, features).
+
+    The layer gets a dense tensor with a mask that keeps the steps there are, and returns dense tensors.
+    """
+
+    def __call__(self, *args, **kwargs):
+        if args and _is_ragged(args[0]):
+            if kwargs.get("mask") is not None or any(mask is not None for mask in args[2:3]):
+                raise ValueError("`mask` must be None for ragged `sequences`, whose row lengths say what is masked.")
+            args = (_densify(args[0]), *args[1:])
+        return super().__call__(*args, **kwargs)
+
+
+def _is_ragged(sequences):
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(sequences, tf.RaggedTensor)
+
+
+def _densify(ragged):
+    """Ragged sequences as a dense tensor that carries its mask."""
+    import tensorflow as tf
+
+    if ragged.ragged_rank != 1 or ragged.shape.rank != 3:
+        raise ValueError(
+            f"Ragged `sequences` must be (batch, None, features), ragged in time alone. Received: {ragged.shape} with "
+            f"ragged_rank={ragged.ragged_rank}"
+        )
+    dense = ragged.to_tensor()
+    carry_mask(dense, tf.sequence_mask(ragged.row_lengths(), tf.shape(dense)[1]))
+    return dense

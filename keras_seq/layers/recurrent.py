@@ -131,8 +131,8 @@ class SimpleRNN(RecurrentLayer):
             more time.
 
     Call arguments:
-        sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
-            `tf.sequence_mask(ragged.row_lengths())`.
+        sequences: (batch, time, features). A `tf.RaggedTensor` counts as `ragged.to_tensor()`, with a mask that keeps
+            the steps of each row; sequences that are returned are dense, and carry that mask.
         initial_state: h (batch, units), or a list of it; with `num_layers` a list of these, one a cell. Zeros by
             default.
         mask: (batch, time) booleans, True = keep, of any pattern. A masked step leaves the state as it was. The mask
@@ -229,8 +229,8 @@ class GRU(GatedLayer):
         use_cudnn: False keeps `implementation="auto"` off cuDNN. Keras's `"auto"` and True leave it the choice.
 
     Call arguments:
-        sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
-            `tf.sequence_mask(ragged.row_lengths())`.
+        sequences: (batch, time, features). A `tf.RaggedTensor` counts as `ragged.to_tensor()`, with a mask that keeps
+            the steps of each row; sequences that are returned are dense, and carry that mask.
         initial_state: h (batch, units), or a list of it; with `num_layers` a list of these, one a cell. Zeros by
             default.
         mask: (batch, time) booleans, True = keep, of any pattern. A masked step leaves the state as it was. The mask
@@ -332,8 +332,8 @@ class LSTM(GatedLayer):
         use_cudnn: False keeps `implementation="auto"` off cuDNN. Keras's `"auto"` and True leave it the choice.
 
     Call arguments:
-        sequences: (batch, time, features). A ragged tensor comes as `ragged.to_tensor()`, with the mask
-            `tf.sequence_mask(ragged.row_lengths())`.
+        sequences: (batch, time, features). A `tf.RaggedTensor` counts as `ragged.to_tensor()`, with a mask that keeps
+            the steps of each row; sequences that are returned are dense, and carry that mask.
         initial_state: list of h (batch, units or p) and c (batch, units); with `num_layers` a list of these, one a
             cell. Zeros by default.
         mask: (batch, time) booleans, True = keep, of any pattern. A masked step leaves the state as it was. The mask

@@ -7,14 +7,14 @@ from keras import ops, tree
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import reset_masks
-from keras_seq.layers.masks import carried_mask
+from keras_seq.layers.masks import TakesRagged, carried_mask
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class RNN(keras.layers.RNN):
+class RNN(TakesRagged, keras.layers.RNN):
     """A cell, or a stack of cells, over time.
 
     Cells of `keras_seq`, alone or in `keras.layers.StackedRNNCells`, run as the layers of `keras_seq` do, on native
@@ -37,7 +37,7 @@ class RNN(keras.layers.RNN):
             more time.
 
     Call arguments:
-        sequences: (batch, time, features).
+        sequences: (batch, time, features). A `tf.RaggedTensor` counts as its dense form with a mask.
         initial_state: the state as `get_initial_state` has it, a list; zeros or the learned state by default.
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was. Without it, that of
             `sequences` counts, also where an initial state is given.

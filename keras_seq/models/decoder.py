@@ -9,6 +9,7 @@ from keras import ops
 from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
 from keras_seq.layers.recurrent import make_layer
 from keras_seq.ops.random import child_seed
+from keras_seq.ops.recurrence import hide_masked
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -207,7 +208,10 @@ class Decoder(keras.layers.Layer):
 
     def _stepper(self, memory, memory_mask, masks=None):
         """The steps at inference, or in training with masks of inputs (batch, embedding_dim) and outputs."""
-        keys = None if self.attention is None else self.recurrence.project_memory(memory)
+        keys = None
+        if self.attention is not None:
+            memory = hide_masked(memory, memory_mask)
+            keys = self.recurrence.project_memory(memory)
         training = masks is not None
 
         def step(tokens, state):

@@ -148,6 +148,7 @@ def attention_decoder(
     """
     recurrence, options = _split_options(Recurrence(cell, inputs, kernel, recurrent_kernel, bias), options)
     read = {"query_kernel": query_kernel, "score_vector": score_vector}
+    memory, keys = (hide_masked(x, memory_mask) for x in (memory, keys))
     return run_attending(recurrence, AdditiveAttention(cell), memory, keys, memory_mask, **read, **options)
 
 
@@ -173,7 +174,8 @@ def run_attending(
     Args:
         recurrence: a `Recurrence`, whose kernel is for `[x, context]`, or what else the attention feeds.
         attention: `AdditiveAttention`, `AnyAttention` or `InputFeeding` around its cell.
-        memory, keys, memory_mask, query_kernel, score_vector: as of `attention_decoder`.
+        memory, keys: as of `attention_decoder`; where they are masked, `hide_masked` has made them zero.
+        memory_mask, query_kernel, score_vector: as of `attention_decoder`.
         attention_state: tuple of tensors, from which the attention's own states start; of `InputFeeding` the output
             is the first.
         drawn: (batch, time, any), what the attention reads in each step, or None.
@@ -238,8 +240,7 @@ def _zone_out_within(attention, recurrence, drawn):
 
 
 def _check_memory(recurrence, memory, keys, memory_mask, fed=None):
-    if len(memory.shape) != 3:
-        raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
+    _check_memory_and_mask(memory, memory_mask)
     batch, source, features = memory.shape
     if not _may_equal((batch,), recurrence.inputs.shape[:1]):
         raise ValueError(
@@ -251,17 +252,37 @@ def _check_memory(recurrence, memory, keys, memory_mask, fed=None):
             f"`keys` must be (batch, source, attention_units), of the memory's shape {tuple(memory.shape)}. Received: "
             f"shape {tuple(keys.shape)}"
         )
-    if memory_mask is not None and not _may_equal(memory_mask.shape, (batch, source)):
-        raise ValueError(
-            f"`memory_mask` must have shape (batch, source) = {(batch, source)}. Received: shape "
-            f"{tuple(memory_mask.shape)}"
-        )
     rows = recurrence.inputs.shape[-1] + (features if fed is None else fed)
     if recurrence.kernel is not None and recurrence.kernel.shape[0] != rows:
         raise ValueError(
             f"`kernel` must have a row for each feature of inputs and memory, {rows}. Received: shape "
             f"{tuple(recurrence.kernel.shape)}"
         )
+
+
+def _check_memory_and_mask(memory, memory_mask):
+    if len(memory.shape) != 3:
+        raise ValueError(f"`memory` must be (batch, source, features). Received: shape {tuple(memory.shape)}")
+    if memory_mask is not None and not _may_equal(memory_mask.shape, memory.shape[:2]):
+        raise ValueError(
+            f"`memory_mask` must have shape (batch, source) = {tuple(memory.shape[:2])}. Received: shape "
+            f"{tuple(memory_mask.shape)}"
+        )
+
+
+def hide_masked(memory, memory_mask):
+    """A memory with zeros where it is masked, so that whatever stands there, as NaN, reaches no result and no gradient.
+
+    To be called once for many steps, before keys are made of the memory.
+
+    Args:
+        memory: (batch, source, features).
+        memory_mask: (batch, source) booleans, True = keep, or None.
+    """
+    if memory_mask is None:
+        return memory
+    _check_memory_and_mask(memory, memory_mask)
+    return ops.where(ops.expand_dims(_as_booleans(memory_mask), axis=-1), memory, 0)
 
 
 class Recurrence(NamedTuple):
@@ -417,7 +438,11 @@ def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, 
         x = ops.transpose(x, (1, 0, 2))
         return ops.flip(x, axis=0) if recurrence.reverse else x
 
-    projected = time_major(recurrence.inputs)  # (time, batch, features)
+    inputs = recurrence.inputs
+    if mask is not None:  # what stands at a masked step, as NaN, reaches no gradient of a weight
+        mask = mask[:, :, None]
+        inputs = ops.where(mask, inputs, 0)
+    projected = time_major(inputs)  # (time, batch, features)
     time, batch, features = ops.shape(projected)
     if kernel is not None:  # one product over all steps
         projected = cell.project(ops.reshape(projected, (-1, features)), kernel, bias, weights)
@@ -431,7 +456,7 @@ def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, 
         projected = ops.concatenate([projected, time_major(drawn)], axis=-1)
     weights = cell.with_dropout_mask(weights, time_major(recurrence.recurrent_dropout_mask))
     zoneout_masks = recurrence.zoneout_masks and [time_major(m) for m in recurrence.zoneout_masks]
-    time_mask = None if mask is None else time_major(mask[:, :, None])[:, :, 0]  # (time, batch)
+    time_mask = None if mask is None else time_major(mask)[:, :, 0]  # (time, batch)
     options = {"unroll": unroll, "recompute": recompute}
     outputs, emitted, state = scan(cell, projected, tuple(state), weights, time_mask, zoneout_masks, **options)
     sequences = [ops.flip(x, axis=0) if recurrence.reverse else x for x in (outputs, *emitted)]

@@ -210,3 +210,15 @@ def test_noise_of_monotonic_attention():
 def test_hostile_calls(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@every_attention
+def test_inputs_of_other_shapes_are_refused(name):
+    layer, value = make(name, np.random.default_rng(0)), np.ones((2, 5, FEATURES))
+    message = r"`inputs` must be \[query, value\] .* each of shape \(batch, time, features\). Received: shapes "
+    for query in (np.ones((2, FEATURES)), np.ones((2, 1, 3, FEATURES))):  # also once it is built
+        for built in (layer, type(layer).from_config(layer.get_config())):
+            with pytest.raises(ValueError, match=message):
+                built([query, value])
+    with pytest.raises(ValueError, match="Received: one tensor"):
+        type(layer).from_config(layer.get_config())(value)

@@ -6,6 +6,7 @@ down from its documentation. All else is the code that runs on a GPU: ours and K
 """
 
 import re
+import types
 
 import keras
 import numpy as np
@@ -282,3 +283,16 @@ def test_without_a_gpu():
     reason = "Keras finds no GPU with cuDNN on its tensorflow backend"
     with pytest.raises(NotImplementedError, match=f"`implementation` is 'cudnn', but {reason}"):
         layers.LSTM(UNITS, implementation="cudnn")(draw(BATCH, TIME, FEATURES))
+
+
+def test_a_converted_model_is_compiled_where_its_model_is(calls, monkeypatch):
+    """With `jit_compile="auto"` Keras compiles a model on a GPU where all layers allow it; its LSTM does not."""
+    gpu = types.SimpleNamespace(device_type="GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu])
+    model = keras.Sequential([keras.Input((TIME, FEATURES)), keras.layers.LSTM(UNITS)])
+    model.compile("sgd", "mse")
+    copy = keras_seq.convert(model)
+    assert (copy.jit_compile, model.jit_compile) == (False, False)
+    alone = keras.Sequential([keras.Input((TIME, FEATURES)), layers.LSTM(UNITS)])
+    alone.compile("sgd", "mse")
+    assert alone.jit_compile  # no layer of ours rules XLA out

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_seq.ops.attention_math import attend, masked_softmax
 from keras_seq.ops.random import child_initializer
+from keras_seq.ops.recurrence import hide_masked
 from keras_seq.ops.scan import time_loop
 
 
@@ -38,8 +39,7 @@ class AttentionMechanism(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        if not isinstance(input_shape[0], (list, tuple)) or len(input_shape) not in (2, 3):
-            raise ValueError(f"`inputs` must be [query, value] or [query, value, key]. Received: {len(input_shape)}")
+        _check_shapes(input_shape)
         self.make_weights(input_shape[0][-1], input_shape[-1][-1])
 
     def make_weights(self, query_units, key_units):
@@ -169,8 +169,10 @@ class AttentionMechanism(keras.layers.Layer):
         return contexts, weights, state
 
     def call(self, inputs, mask=None, return_attention_scores=False, training=False):
+        _check_shapes([tuple(x.shape) for x in inputs])
         query, value, key = (*inputs, inputs[1]) if len(inputs) == 2 else inputs
         query_mask, value_mask = (mask[0], mask[1]) if mask is not None else (None, None)
+        value, key = (hide_masked(x, value_mask) for x in (value, key))
         contexts, weights, _ = self.attend_over_time(
             query, value, self.project_memory(key), value_mask, mask=query_mask, training=training
         )
@@ -187,6 +189,15 @@ class AttentionMechanism(keras.layers.Layer):
         if not return_attention_scores:
             return context
         return context, keras.KerasTensor((*query.shape[:2], value.shape[1]), dtype=self.compute_dtype)
+
+
+def _check_shapes(shapes):
+    is_list = all(isinstance(shape, (list, tuple)) for shape in shapes)
+    if not is_list or len(shapes) not in (2, 3) or any(len(shape) != 3 for shape in shapes):
+        raise ValueError(
+            "`inputs` must be [query, value] or [query, value, key], each of shape (batch, time, features). Received: "
+            f"{'shapes ' + ', '.join(map(str, shapes)) if is_list else f'one tensor of shape {tuple(shapes)}'}"
+        )
 
 
 def per_step(query, x):

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ragged sequences, each row beside a call of its own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_close
+
+from keras_seq import layers
+
+FEATURES, UNITS = 3, 4
+LENGTHS = [3, 0, 5, 1]
+ROWS = [np.random.default_rng(i).normal(size=(length, FEATURES)).astype("float32") for i, length in enumerate(LENGTHS)]
+RAGGED = tf.RaggedTensor.from_row_lengths(np.concatenate(ROWS), LENGTHS)
+LAYERS = {
+    "SimpleRNN": lambda **o: layers.SimpleRNN(UNITS, **o),
+    "LSTM": lambda **o: layers.LSTM(UNITS, num_layers=2, **o),
+    "RNN": lambda **o: layers.RNN(layers.GRUCell(UNITS), **o),
+    "Bidirectional": lambda **o: layers.Bidirectional(layers.GRU(UNITS, **o)),
+}
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_rows_are_sequences(name, mode):
+    layer = LAYERS[name](return_sequences=True)
+    run = layer if mode == "eager" else tf.function(layer, autograph=False)
+    outputs = run(RAGGED)
+    assert isinstance(outputs, tf.Tensor)
+    for row, output in zip(ROWS, outputs, strict=True):
+        assert_close(output[: len(row)], layer(row[None])[0], 1e-5)
+    if mode == "eager":
+        np.testing.assert_array_equal(outputs._keras_mask, np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_last_output(name):
+    layer = LAYERS[name]()
+    outputs = layer(RAGGED, training=False)
+    for row, output in zip(ROWS, outputs, strict=True):
+        assert_close(output, layer(row[None])[0], 1e-5)
+
+
+def test_an_initial_state():
+    layer, state = layers.GRU(UNITS), np.ones((len(ROWS), UNITS), "float32")
+    outputs = layer(RAGGED, [state])
+    assert_close(outputs[2], layer(ROWS[2][None], [state[:1]])[0], 1e-5)
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="`mask` must be None for ragged"):
+        layers.GRU(UNITS)(RAGGED, mask=np.ones((4, 5), bool))
+    with pytest.raises(ValueError, match=r"ragged in time alone. Received: \(2, None, None\)"):
+        layers.GRU(UNITS)(tf.ragged.constant([[[1.0], [2.0, 3.0]], [[4.0]]]))
