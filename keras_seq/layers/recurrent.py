@@ -77,6 +77,9 @@ class GatedLayer(RecurrentLayer):
         super().__init__(**arguments)
         self.use_cudnn = use_cudnn
 
+    def extras(self, cell):
+        return cell.extras(self.unroll, self.use_cudnn)
+
     def run_options(self, mask, training):
         return {**super().run_options(mask, training), "use_cudnn": self.use_cudnn}
 

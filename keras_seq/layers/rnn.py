@@ -60,8 +60,6 @@ class RNN(TakesRagged, keras.layers.RNN):
         TensorShape([2, 5, 3])
     """
 
-    use_cudnn = "auto"
-
     def __init__(
         self,
         cell,
@@ -122,12 +120,14 @@ class RNN(TakesRagged, keras.layers.RNN):
         if self.own_cells() is None:
             return choose_implementation(self.implementation, self.cell, self.compute_dtype)
         choices = [
-            choose_implementation(
-                self.implementation, cell.equations, self.compute_dtype, cell.extras(self.unroll, self.use_cudnn)
-            )
+            choose_implementation(self.implementation, cell.equations, self.compute_dtype, self.extras(cell))
             for cell in self.own_cells()
         ]
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
+
+    def extras(self, cell):
+        """What the layer asks of a cell that cuDNN may not have: `Extras` of `keras_seq.ops.cudnn`."""
+        return cell.extras(self.unroll)
 
     def build(self, sequences_shape, initial_state_shape=None, memory_shape=None):
         self._check_memory(memory_shape)

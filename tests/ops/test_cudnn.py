@@ -204,7 +204,7 @@ def test_what_cudnn_lacks_says_so_and_runs_without(calls, make, options, reason)
     choice = run()[0].choose_implementation()
     assert choice.implementation == "xla"
     assert re.search(reason, choice.reason)
-    with pytest.raises(NotImplementedError, match=f"`implementation` is 'cudnn', but .*{reason}"):
+    with pytest.raises(NotImplementedError, match=f"`implementation` asks for 'cudnn', but .*{reason}"):
         run(implementation="cudnn")
     assert not calls
 
@@ -263,7 +263,7 @@ def test_explain_and_the_ways_to_ask(calls, monkeypatch):
     with ops.use_implementation("cudnn"):
         assert layers.LSTM(UNITS).choose_implementation() == ("cudnn", "asked for by `use_implementation`")
     monkeypatch.setenv("KERAS_SEQ_IMPLEMENTATION", "cudnn")
-    with pytest.raises(NotImplementedError, match=r"KERAS_SEQ_IMPLEMENTATION is 'cudnn', but .*SimpleRNN"):
+    with pytest.raises(NotImplementedError, match=r"KERAS_SEQ_IMPLEMENTATION asks for 'cudnn', but .*SimpleRNN"):
         layers.SimpleRNN(UNITS)(draw(BATCH, TIME, FEATURES))
 
 
@@ -281,7 +281,7 @@ def test_a_device_without_cudnn_runs_the_scan(calls, monkeypatch):
 
 def test_without_a_gpu():
     reason = "Keras finds no GPU with cuDNN on its tensorflow backend"
-    with pytest.raises(NotImplementedError, match=f"`implementation` is 'cudnn', but {reason}"):
+    with pytest.raises(NotImplementedError, match=f"`implementation` asks for 'cudnn', but {reason}"):
         layers.LSTM(UNITS, implementation="cudnn")(draw(BATCH, TIME, FEATURES))
 
 
