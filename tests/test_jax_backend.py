@@ -240,12 +240,12 @@ def check_a_model_is_saved_and_loaded():
         assert_close(keras.saving.load_model(f"{folder}/model.keras")(tokens), model(tokens), 0)
 
 
-QUICK = ["check_dropout_draws_anew", "check_a_model_is_saved_and_loaded"]
-OTHERS = [name for name in list(globals()) if name.startswith("check_") and name not in QUICK]
+CHECKS = [name for name in list(globals()) if name.startswith("check_")]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-@pytest.mark.parametrize("checks", [QUICK, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["quick", "others"])
+@pytest.mark.slow
+@pytest.mark.parametrize("checks", [CHECKS[::2], CHECKS[1::2]], ids=["even", "odd"])
 def test_on_jax(checks):
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     run = subprocess.run([sys.executable, __file__, *checks], env=environment, capture_output=True, text=True)

@@ -348,6 +348,7 @@ def test_error_without_matplotlib(draw, monkeypatch):
         draw()
 
 
+@pytest.mark.slow
 def test_import_needs_no_matplotlib():
     code = "import sys; sys.modules['matplotlib'] = None; import keras_seq.plots"
     subprocess.run([sys.executable, "-c", code], check=True)

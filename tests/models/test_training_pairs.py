@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import JIT
 
 import keras_seq
 from keras_seq.training import ScheduledSampling
@@ -125,8 +126,15 @@ def assert_same_weights(model, expected):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kind", ["strings", "ids"])
+@pytest.mark.parametrize(
+    ("kind", "weighted"),
+    [
+        ("strings", True),
+        ("ids", False),
+        pytest.param("strings", False, marks=pytest.mark.slow),
+        pytest.param("ids", True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_trains_and_evaluates_to_the_same(form, kind, weighted):
     """Each is also validation data, in `fit` and in `evaluate`."""
@@ -169,7 +177,7 @@ def test_validation_split_is_the_end_of_the_data(kind):
     assert history["val_loss"][1] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", JIT)
 def test_compiled_steps_do_the_same(jit_compile):
     model = make_model(run_eagerly=False, jit_compile=jit_compile)
     data = data_in("dataset", "strings", True)["x"]

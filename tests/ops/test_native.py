@@ -349,6 +349,7 @@ def test_both_directions_in_one_call_are_two_calls(kind, mode):
         assert relative_error(a, b) <= 1e-6  # d_inputs are added in another order
 
 
+@pytest.mark.slow
 def test_an_unknown_instruction_set_is_named(tmp_path):
     done, _ = run_program(tmp_path / "none.npz", "sse9", 1)
     assert done.returncode != 0

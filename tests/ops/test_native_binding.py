@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GATES, KERNEL_CELLS, assert_close, run_with_gradients
+from conftest import GATES, KERNEL_CELLS, MODES, assert_close, run_with_gradients
 
 from keras_seq import layers, ops
 from keras_seq.ops import cell_math, native
@@ -148,7 +148,7 @@ def bytes_of_images(mask):
 
 
 @pytest.mark.parametrize("implementation", [pytest.param("native", marks=needs_native), "xla"])
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("attends", [False, True])
 def test_any_byte_but_zero_is_true(implementation, mode, attends):
     rng = np.random.default_rng(0)
@@ -447,6 +447,7 @@ def ask_for_an_unknown_instruction_set():
                 tf.function(lambda f=call_op: f(), jit_compile=jit_compile)()
 
 
+@pytest.mark.slow
 @needs_native
 def test_an_unknown_instruction_set_on_jax():
     pytest.importorskip("jax")
