@@ -22,7 +22,7 @@ demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
 test: $(VENV)/.installed-test ## run the quick tests: each feature once, in 5 minutes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed-test ## run the other tests: compiled by XLA, in other processes, over wider ranges
+test-slow: $(VENV)/.installed-test-slow ## run the other tests: compiled by XLA, in other processes, over wider ranges
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 sanitize: $(VENV)/.installed-check ## run the tests of the kernels in C++ under sanitizers
@@ -60,8 +60,9 @@ $(BIN)/python:
 # A stamp tells that its extras are installed for the present state of the files it depends on.
 $(VENV)/.installed-demo: EXTRAS := examples,plots
 $(VENV)/.installed-test: EXTRAS := test
+$(VENV)/.installed-test-slow: EXTRAS := test,torch
 $(VENV)/.installed-bench: EXTRAS := bench
-$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-bench: $(PACKAGING) | $(BIN)/python
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-test-slow $(VENV)/.installed-bench: $(PACKAGING) | $(BIN)/python
 	@echo "Installing keras_seq[$(EXTRAS)] with TensorFlow into $(VENV): this may take minutes."
 	@$(PIP) install -q -e '.[$(EXTRAS)]'
 	@touch $@
