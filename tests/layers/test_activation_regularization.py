@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close
+from conftest import JIT, MODES, assert_close
 
 from keras_seq.layers.regularization import ActivationRegularization
 
@@ -35,7 +35,7 @@ def reference(x, mask):
 
 
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_losses_are_ar_and_tar_of_what_is_visible(mode, name):
     layer, mask = ActivationRegularization(AR, TAR), MASKS[name]
 
@@ -89,7 +89,7 @@ def test_losses_are_computed_in_float32_at_least(policy):
     assert_close(layer.losses, reference(kept, None), 1e-5)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", JIT)
 def test_it_is_part_of_the_loss_and_hands_on_the_mask(jit, tmp_path):
     tokens = np.array([[1, 2, 3, 0, 0], [4, 1, 0, 0, 0]])
     model = keras.Sequential(

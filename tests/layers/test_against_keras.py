@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
+from conftest import MODES, assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,7 +175,7 @@ def test_bidirectional(kind, data, merge_mode, call):
     assert_agreement(ours, theirs, call, states)
 
 
-@pytest.mark.parametrize("mode", ["graph", "jit"])
+@pytest.mark.parametrize("mode", MODES[1:])
 def test_bidirectional_of_two_layers(mode):
     pairs = [make_pair("LSTM", {"units": 5, "return_sequences": True, "go_backwards": back}) for back in (False, True)]
     (ours, ours_backward), (theirs, theirs_backward) = zip(*pairs, strict=True)

@@ -159,7 +159,9 @@ def make_cell(kind):
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "coverage", "general", "monotonic, hard"])
-@pytest.mark.parametrize("kind", ["lstm", "normalized", "keras", "minimal", "stack"])
+@pytest.mark.parametrize(
+    "kind", ["lstm", "normalized", "keras", *(pytest.param(k, marks=pytest.mark.slow) for k in ("minimal", "stack"))]
+)
 @either_feeding
 def test_a_layer_a_decoder_and_steps_are_one(kind, attention, input_feeding):
     cell = layers.AttentionCell(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
+from conftest import MODES, assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +85,7 @@ def test_values_and_gradients(cell, memory_mask, implementation, masked, trainin
 
 
 @pytest.mark.parametrize("implementation", ["auto", "xla"])
-@pytest.mark.parametrize("mode", ["graph", "jit"])
+@pytest.mark.parametrize("mode", MODES[1:])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_graph_and_compiled(cell, mode, implementation):
     decoder, arguments = make(cell, np.random.default_rng(0), implementation=implementation)

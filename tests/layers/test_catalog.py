@@ -94,6 +94,7 @@ def test_a_model_is_saved_and_loaded(name, tmp_path):
     assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in model.layers]
 
 
+@pytest.mark.slow
 @every_layer
 def test_a_model_is_exported(name, tmp_path, policy):
     policy("float64")

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close
+from conftest import JIT, assert_close
 
 import keras_seq
 from keras_seq import layers
@@ -415,7 +415,7 @@ def test_dropout_does_not_depend_on_the_implementation(kind, mode):
 
 @every_implementation
 @pytest.mark.parametrize("mode", ["variational", "naive"])
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", JIT)
 def test_masks_in_time_are_as_asked(mode, jit, implementation):
     """keras#19993: one mask a sequence, or one a step as Keras 2 had it; never a change without a word."""
     options = {"activation": "linear", "use_bias": False, "return_sequences": True, "dropout_mode": mode}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references
 import tensorflow as tf
-from conftest import assert_close
+from conftest import MODES, assert_close
 
 from keras_seq import layers
 
@@ -139,7 +139,7 @@ def test_all_masks_act_where_they_should(kind, options, mode, go_backwards, impl
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("mode", ["variational", "naive"])
-@pytest.mark.parametrize("compiled", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("compiled", MODES)
 def test_at_inference_nothing_is_dropped(kind, mode, compiled):
     layer, plain = (
         getattr(layers, kind)(UNITS, return_sequences=True, **options)

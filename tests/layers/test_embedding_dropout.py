@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
+from conftest import MODES, assert_close, run_with_gradients
 
 from keras_seq.layers.dropout import EmbeddingDropout
 
@@ -27,7 +27,7 @@ def assert_words_are_dropped(outputs, ids):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "float32"])
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_word_is_dropped_wherever_it_occurs(mode, dtype):
     layer = make()
     layer.build(IDS.shape)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close
+from conftest import MODES, assert_close
 
 import keras_seq
 from keras_seq import layers
@@ -151,7 +151,7 @@ def test_at_inference_it_is_the_layer(name):
     np.testing.assert_array_equal(before, seeds(layer))
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rate", RATES)
 def test_every_call_draws_anew(rate, mode):
     layer = wrap("Bidirectional", **{rate: 0.5})

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import MODES
 
 from keras_seq.training import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 
@@ -97,7 +98,7 @@ def test_parallel_puts_the_prediction_of_a_step_into_the_next():
     np.testing.assert_array_equal(mixed, expected)
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sample", ["argmax", "categorical"])
 def test_sequential_predicts_from_what_was_fed(mode, sample):
     """Against a Python loop; the next prediction depends on the token that was fed and on all before it."""
