@@ -32,7 +32,7 @@ class Bidirectional(TakesRagged, keras.layers.Bidirectional):
     Call arguments:
         sequences: (batch, time, features). A `tf.RaggedTensor` counts as its dense form with a mask.
         initial_state: list of states, forward then backward.
-        mask: (batch, time) booleans, True = keep.
+        mask: (batch, time) booleans, True = keep. The output of a masked step is zero, as in Keras.
         training: whether to apply dropout.
 
     Returns:

@@ -114,6 +114,13 @@ class RecurrentCell:
             initializer = self.independent_initializer(name)
         return super().add_weight(shape, initializer, *args, name=name, **kwargs)
 
+    def draw_unlike(self, others, label):
+        """Give a cell that is not built copies of the initializers it shares with other cells of its stack."""
+        for name in () if self.built else INITIALIZERS.values():
+            initializer = getattr(self, name)
+            if any(draw_alike(initializer, getattr(other, name)) for other in others):
+                setattr(self, name, child_initializer(initializer, label))
+
     def independent_initializer(self, name):
         """The initializer of one of Keras's weights, or its child where a weight before it draws the same numbers."""
         initializer, names = getattr(self, INITIALIZERS[name]), list(INITIALIZERS)

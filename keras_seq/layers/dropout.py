@@ -62,7 +62,8 @@ class VariationalDropout(keras.layers.Wrapper):
         recurrent_rate: fraction of the previous output's units to drop in the recurrent product, in [0, 1). In a
             stack of cells, of each cell.
         output_rate: fraction of the output features to drop, in [0, 1).
-        seed: of all masks, each of which is drawn independently. The layer's own seeds, where it has any, stay.
+        seed: of all masks, each of which is drawn independently; both directions of a `Bidirectional` read the same
+            inputs, and so share the input mask. The layer's own seeds, where it has any, stay.
 
     Call arguments:
         sequences: (batch, time, features).

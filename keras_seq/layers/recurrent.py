@@ -119,7 +119,8 @@ class SimpleRNN(RecurrentLayer):
         unroll: whether to lay out the steps instead of looping.
         seed: of the masks. With `num_layers` each cell draws its own numbers.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
-        output_dropout: fraction of the output features to drop. Final states are not dropped.
+        output_dropout: fraction of the output features to drop, with `num_layers` of the last cell. Final
+            states are not dropped.
         dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
             "locked" those of inputs and outputs, and wants a `recurrent_dropout` of 0; "naive" draws one a step.
         recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask a batch (DropConnect in
@@ -213,7 +214,8 @@ class GRU(GatedLayer):
         unroll: whether to lay out the steps instead of looping.
         seed: of the masks. With `num_layers` each cell draws its own numbers.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
-        output_dropout: fraction of the output features to drop. Final states are not dropped.
+        output_dropout: fraction of the output features to drop, with `num_layers` of the last cell. Final
+            states are not dropped.
         dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
             "locked" those of inputs and outputs, and wants a `recurrent_dropout` of 0; "naive" draws one a step.
         recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask a batch (DropConnect in
@@ -313,7 +315,8 @@ class LSTM(GatedLayer):
         unroll: whether to lay out the steps instead of looping.
         seed: of the masks. With `num_layers` each cell draws its own numbers.
         zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
-        output_dropout: fraction of the output features to drop. Final states are not dropped.
+        output_dropout: fraction of the output features to drop, with `num_layers` of the last cell. Final
+            states are not dropped.
         dropout_mode: "variational" draws the masks of inputs, outputs and recurrent connections once a sequence;
             "locked" those of inputs and outputs, and wants a `recurrent_dropout` of 0; "naive" draws one a step.
         recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop, one mask a batch (DropConnect in

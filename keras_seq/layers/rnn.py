@@ -134,6 +134,8 @@ class RNN(TakesRagged, keras.layers.RNN):
         if isinstance(self.cell, AttentionCell) and not self.cell.built:
             self.cell.build((sequences_shape[0], sequences_shape[-1]), memory_shape=memory_shape)
             self.cell.built = True
+        for i, cell in enumerate(self.own_cells() or ()):
+            cell.draw_unlike(self.own_cells()[:i], f"cell_{i}")
         super().build(sequences_shape, initial_state_shape)
         if self.initial_state_initializer is not None:
             self.learned_state = [

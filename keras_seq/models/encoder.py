@@ -23,7 +23,7 @@ class Encoder(keras.layers.Layer):
         bidirectional: whether each layer reads in both directions.
         dropout: fraction of the features to drop before each layer, one mask a sequence.
         recurrent_dropout: as of `keras_seq.layers.LSTM`.
-        seed: of the dropout masks. All layers and both directions draw their own numbers.
+        seed: of the dropout masks. All layers draw their own numbers, and in `recurrent_dropout` both directions.
         implementation: as of `keras_seq.layers.LSTM`.
 
     Call arguments:

@@ -178,7 +178,8 @@ class Seq2Seq(keras.Model):
 
         Args:
             source: strings (batch,) or token ids (batch, source).
-            target: strings (batch,) or token ids (batch, time), each sequence closed by `[END]`.
+            target: strings (batch,) or token ids (batch, time). Token ids of a sequence must end with 3,
+                `[END]`. This is not checked: a model that never sees it does not learn to stop.
             sample_weight: one weight a sequence, (batch,), or where the targets are token ids one a token, (batch,
                 time), or None.
 
@@ -256,7 +257,8 @@ class Seq2Seq(keras.Model):
             validation_split: as of Keras, where `x` holds the sources.
             validation_data: `(sources, targets)`, `(sources, targets, sample_weight)`, or batches as for `x`.
             shuffle: as of Keras; by default True, except for datasets and generators, which shuffle themselves.
-            class_weight: a dict from target token ids to the weights of these tokens in the loss.
+            class_weight: a dict from target token ids to the weights of these tokens in the training loss; other tokens
+                weigh 1. Not together with `sample_weight` or `validation_split`.
             sample_weight: one weight a pair, shape (batch,), or, where the targets are token ids, one a token, shape
                 (batch, time) as the targets.
             **kwargs: as of Keras: `initial_epoch`, `steps_per_epoch`, `validation_steps`, ...
@@ -349,7 +351,7 @@ class Seq2Seq(keras.Model):
         return super().predict_on_batch(x) if holds_call_inputs(x) else np.asarray(self.generate(x))
 
     def generate(self, inputs, max_length=None, batch_size=256, return_dict=False):
-        """Decodes greedily.
+        """Decodes greedily: each step takes the most likely token, padding and `[START]` left out.
 
         Args:
             inputs: the sources: strings, or token ids (batch, source) where the model has no source vectorizer, as a

@@ -41,8 +41,9 @@ class DecodingReport(keras.callbacks.Callback):
         outputs = self.model.generate(self.sources)
         rates = error_rates(outputs, self.references, self.separator)
         logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
-        shown = zip(self.sources[: self.samples], outputs[: self.samples], strict=True)
-        print("\n" + "\n".join(f"  {source} → {output}" for source, output in shown))
+        if self.samples:
+            shown = zip(self.sources[: self.samples], outputs[: self.samples], strict=True)
+            print("\n" + "\n".join(f"  {source} → {output}" for source, output in shown))
 
 
 def reports_first(callbacks):

@@ -9,8 +9,8 @@ from keras_seq.data.vocabulary import PAD_ID
 def masked_crossentropy():
     """Keras's sparse cross-entropy from logits, averaged over the tokens of a batch that are not padding.
 
-    Sample weights multiply the loss of a token. The sum is divided by the number of tokens, not by that of their
-    weights, as in all losses of Keras.
+    Sample weights (batch, time) multiply the loss of a token. The sum is divided by the number of tokens, not by that
+    of their weights, as in all losses of Keras.
 
     Returns:
         A `keras.losses.SparseCategoricalCrossentropy` of targets (batch, time) and logits (batch, time, vocabulary).

@@ -16,7 +16,7 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
     Args:
         name: of the metric.
-        dtype: of its result.
+        dtype: of its sums and its result. Sums of half precision saturate after some thousand tokens.
 
     Call arguments of `update_state`:
         y_true: token ids (batch, time); 0 is padding.
@@ -45,12 +45,13 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
 class Perplexity(keras.metrics.Mean):
     """The exponential of the mean cross-entropy of a token, padding left out (teacher-forced).
 
-    The mean is over all tokens since the last reset, whatever batch they are in. With sample weights it is the weighted
-    mean. Keras passes sample weights to the `weighted_metrics` of `compile`, not to its `metrics`.
+    The mean is over all tokens since the last reset, whatever batch they are in; the result is 1 where there is none.
+    With sample weights it is the weighted mean. Keras passes sample weights to the `weighted_metrics` of `compile`, not
+    to its `metrics`.
 
     Args:
         name: of the metric.
-        dtype: of its result.
+        dtype: of its sums and its result. Sums of half precision saturate after some thousand tokens.
 
     Call arguments of `update_state`:
         y_true: token ids (batch, time); 0 is padding.

@@ -69,7 +69,7 @@ def reference_groups(references):
     """The references of each hypothesis, a list of lists; of a string a list of it alone."""
     groups = []
     for i, group in enumerate(_entries("references", references)):
-        if not isinstance(group, (str, list, tuple, np.ndarray)) or len(group) == 0:
+        if not isinstance(group, str) and (not isinstance(group, (list, tuple, np.ndarray)) or len(group) == 0):
             raise ValueError(
                 f"`references[{i}]` must be a string, or a list of at least one reference. Received: {group!r}"
             )

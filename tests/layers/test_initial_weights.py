@@ -123,3 +123,18 @@ def test_initializers_that_draw_nothing_stay_what_they_are(initializer):
     for weight in layer.get_weights():
         assert len(np.unique(weight)) == 1
         assert value is None or weight.flat[0] == value
+
+
+@pytest.mark.parametrize("cell", [layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell])
+def test_cells_of_a_stack_that_share_an_initializer_differ(cell):
+    shared = keras.initializers.GlorotUniform(seed=1)
+    rnn = layers.RNN([cell(4, kernel_initializer=shared, recurrent_initializer=shared) for _ in range(3)])
+    rnn(np.zeros((2, 3, 4)))
+    weights = [w.numpy() for w in rnn.trainable_weights if "bias" not in w.path]
+    assert len(weights) == 6
+    for i, weight in enumerate(weights):
+        assert not any(np.array_equal(weight, other) for other in weights[:i])
+    again = layers.RNN.from_config(rnn.get_config())
+    again(np.zeros((2, 3, 4)))
+    for one, other in zip(rnn.trainable_weights, again.trainable_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
