@@ -163,3 +163,12 @@ def test_child_seeds():
     for wrong in ("7", 1.5):
         with pytest.raises(ValueError, match="`seed` must be an integer or None"):
             keras_seq.Encoder(9, 4, 4, seed=wrong)
+
+
+def test_directions_of_a_converted_bidirectional_draw_their_own_masks():
+    """Keras gives the seed of the forward layer to its copy."""
+    theirs = keras.layers.Bidirectional(keras.layers.LSTM(4, dropout=0.5, seed=7))
+    assert theirs.backward_layer.cell.seed == 7
+    [ours] = keras_seq.convert(keras.Sequential([keras.Input((3, 4)), theirs])).layers
+    assert ours.forward_layer.seed == 7
+    assert ours.backward_layer.seed not in (7, None)

@@ -29,7 +29,7 @@ def greedy_search(step, state, first_tokens, limits, *, end_id, forbidden_ids=()
     Returns:
         `Hypotheses`. One sequence does not depend on what else is in the batch.
     """
-    batch, limit = ops.shape(first_tokens)[0], ops.max(limits)
+    batch, limit = ops.shape(first_tokens)[0], ops.max(limits, initial=0)
     positions = ops.arange(limit, dtype="int32")[None]  # (1, limit)
     logits, _, alignment = step(first_tokens, state)  # for its shapes: the graph drops it
     allowed = _allowed(logits.shape[-1], forbidden_ids)

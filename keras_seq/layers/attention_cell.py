@@ -10,7 +10,7 @@ from keras_seq.layers.foreign_cell import ForeignCell, call_cell, reset_masks
 from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
 from keras_seq.ops.cudnn import PLAIN
 from keras_seq.ops.implementation import choose_implementation
-from keras_seq.ops.recurrence import Recurrence, hide_masked, run, run_attending
+from keras_seq.ops.recurrence import Recurrence, as_booleans, hide_masked, run, run_attending
 
 ORDERS = ("before", "after")
 
@@ -201,6 +201,7 @@ class AttentiveLayer(keras.layers.Layer):
             `(outputs, states, weights)`: (batch, time, output size), a list of tensors, and (batch, time, source).
         """
         self.choice(options.get("implementation", "auto"))  # raises where the request cannot be met
+        mask, memory_mask = as_booleans(mask), as_booleans(memory_mask)
         memory = hide_masked(memory, memory_mask)
         state, attention_state = initial_state, self.initial_attention_state(memory)
         if isinstance(initial_state, (list, tuple)):

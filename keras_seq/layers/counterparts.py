@@ -8,6 +8,7 @@ from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
 from keras_seq.layers.rnn import RNN
 from keras_seq.layers.time_distributed import TimeDistributed
+from keras_seq.ops.random import with_child_seeds
 
 COUNTERPARTS = {
     kind.__name__: kind
@@ -27,4 +28,16 @@ def point_to_ours(config):
         config |= {"module": ours.__module__, "registered_name": keras.saving.get_registered_name(ours)}
         if ours is SimpleRNN:  # Keras's does not write its seed down
             config["config"].setdefault("seed", None)
+        if ours is Bidirectional:
+            _separate_seeds(config["config"])
     return config
+
+
+def _separate_seeds(config):
+    """Let the backward layer of a `Bidirectional` draw its own masks, where it is Keras's copy of the forward one."""
+    forward, backward = config["layer"], config.get("backward_layer")
+    if backward is None:
+        return
+    alone = [{**layer["config"], "name": None, "go_backwards": None} for layer in (forward, backward)]
+    if alone[0] == alone[1]:
+        config["backward_layer"] = with_child_seeds(backward, "backward_layer")

@@ -38,7 +38,10 @@ class TokenSide:
             expected = f"strings, shape (batch,), or {ids}"
             if self.vectorizer is None:
                 expected = f"{ids}: the model has no `{self.name}_vectorizer`"
-            raise ValueError(f"{self.label} must be {expected}. Received: dtype {dtype.name}, shape {values.shape}")
+            hint = "; `dataset.batch(n)` makes batches" if rank == (0 if dtype == tf.string else 1) else ""
+            raise ValueError(
+                f"{self.label} must be {expected}{hint}. Received: dtype {dtype.name}, shape {values.shape}"
+            )
         if values.dtype == tf.string:
             return self.close_texts(tf.ensure_shape(values, [None]))
         return self._checked(values)
@@ -59,7 +62,7 @@ class TokenSide:
             tf.reduce_all((ids >= 0) & (ids < self.vocabulary_size)),
             f"{self.label} must be token ids from 0 to {self.vocabulary_size - 1}.",
             tf.stack([tf.reduce_min(ids), tf.reduce_max(ids)]),
-            "ids from and to",
+            "ids between",
         )
         return tf.cast(ids, tf.int32)
 
@@ -132,7 +135,7 @@ def shortened(value):
 def require(condition, message, received, what=""):
     """Raises a ValueError; in a graph, as of `tf.data.Dataset.map`, returns the operation that raises an error."""
     if not tf.executing_eagerly():
-        return tf.debugging.Assert(condition, [f"{message} Received: {what}", received])
+        return tf.debugging.Assert(condition, [f"{message} Received: {what}".rstrip(), received])
     if not condition:
-        raise ValueError(f"{message} Received: {what} {received.numpy().tolist()}")
+        raise ValueError(f"{message} Received: {what} {received.numpy().tolist()}".replace(":  ", ": "))
     return tf.no_op()

@@ -63,12 +63,13 @@ class TrainingPairs:
 
     def _weights_of_classes(self, class_weight, target):
         table = np.ones(self.target.vocabulary_size, keras.config.floatx())
+        expected = f"`class_weight` must be a dict from target token ids, 0 to {len(table) - 1}, to numbers."
+        if not isinstance(class_weight, dict):
+            raise ValueError(f"{expected} Received: {class_weight!r}")
         for token, weight in class_weight.items():
-            if not isinstance(token, numbers.Integral) or not 0 <= token < len(table):
-                raise ValueError(
-                    f"`class_weight` must be a dict from target token ids, 0 to {len(table) - 1}, to weights. "
-                    f"Received the key {token!r}"
-                )
+            is_id = isinstance(token, numbers.Integral) and 0 <= token < len(table)
+            if not is_id or not isinstance(weight, numbers.Real):
+                raise ValueError(f"{expected} Received: {{{token!r}: {weight!r}}}")
             table[token] = weight
         return tf.gather(table, target)  # (batch, time)
 
@@ -111,12 +112,9 @@ class TrainingPairs:
     def _dataset(self, dataset, class_weight):
         spec = dataset.element_spec
         _check_batch(spec)
-        is_prepared = isinstance(spec[0], tuple) and (len(spec) == 2 or spec[2].shape.rank == 2)
-        if not is_prepared or class_weight is not None:
-            prepare = functools.partial(self.prepare, class_weight=class_weight)
-            prepare = tf.autograph.experimental.do_not_convert(prepare)  # its errors stay as they are
-            dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-        return _untuned(dataset)
+        prepare = functools.partial(self.prepare, class_weight=class_weight)  # what is prepared is checked all the same
+        prepare = tf.autograph.experimental.do_not_convert(prepare)  # its errors stay as they are
+        return _untuned(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
 
     def _numpy_batch(self, batch, index, class_weight=None):
         """A prepared batch of a generator or a PyDataset, as NumPy arrays.

@@ -191,8 +191,8 @@ def run_attending(
     def cast(x):
         return None if x is None else ops.cast(x, dtype)
 
-    mask = _as_booleans(mask)
-    memory, keys, memory_mask = cast(memory), cast(keys), cast(_as_booleans(memory_mask))
+    mask = as_booleans(mask)
+    memory, keys, memory_mask = cast(memory), cast(keys), cast(as_booleans(memory_mask))
     _check_memory(recurrence, memory, keys, memory_mask, attention.fed)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
@@ -281,8 +281,9 @@ def hide_masked(memory, memory_mask):
     """
     if memory_mask is None:
         return memory
+    memory_mask = as_booleans(memory_mask)
     _check_memory_and_mask(memory, memory_mask)
-    return ops.where(ops.expand_dims(_as_booleans(memory_mask), axis=-1), memory, 0)
+    return ops.where(ops.expand_dims(memory_mask, axis=-1), memory, 0)
 
 
 class Recurrence(NamedTuple):
@@ -330,7 +331,10 @@ def run(
     Returns:
         A list of `(outputs, state)`.
     """
-    recurrences, mask = [_checked(recurrence) for recurrence in recurrences], _as_booleans(mask)
+    recurrences, mask = [_checked(recurrence) for recurrence in recurrences], as_booleans(mask)
+    steps = tuple(recurrences[0].inputs.shape[:2])
+    if mask is not None and not _may_equal(mask.shape, steps):
+        raise ValueError(f"`mask` must have shape (batch, time) = {steps}. Received: shape {tuple(mask.shape)}")
     cell, dtype = recurrences[0].cell, backend.standardize_dtype(recurrences[0].inputs.dtype)
     if any(recurrence.probe is not None for recurrence in recurrences):
         implementation = "xla"
@@ -464,7 +468,7 @@ def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, 
     return outputs, state, tuple(emitted)
 
 
-def _as_booleans(mask):
+def as_booleans(mask):
     """A mask as booleans of the bytes 0 and 1.
 
     Other bytes arrive from NumPy views, such as the 0 and 255 of images. Eager TensorFlow takes 255 for True, but XLA

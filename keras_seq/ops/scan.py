@@ -204,9 +204,12 @@ def time_loop(step, carry, sequences, *, reverse=False, unroll=False):
 
 
 def _results_of_no_step(step, carry, sequences):
-    """Empty results, whose shapes a step over zeros tells."""
+    """Empty results, whose shapes a step over zeros tells.
+
+    None of them depends on that step: TensorFlow 2.21 divides by zero when it simplifies one over an empty batch.
+    """
     slices = tree.map_structure(lambda s: ops.zeros(ops.shape(s)[1:], s.dtype), sequences)
-    return tree.map_structure(lambda result: ops.expand_dims(result, axis=0)[:0], step(carry, slices)[1])
+    return tree.map_structure(lambda result: ops.zeros((0, *ops.shape(result)), result.dtype), step(carry, slices)[1])
 
 
 def _python_loop(step, carry, sequences, reverse):

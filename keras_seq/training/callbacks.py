@@ -3,6 +3,7 @@
 
 import keras
 
+from keras_seq.data.vocabulary import END_ID, PAD_ID
 from keras_seq.training.scores import error_rates, reference_groups, tokenized_references
 
 
@@ -15,8 +16,9 @@ class DecodingReport(keras.callbacks.Callback):
     callbacks, wherever it is in their list.
 
     Args:
-        sources: held-out source strings.
-        references: for each of them a target string, or a list of one or more.
+        sources: held-out sources, strings or token ids, as `Seq2Seq.generate` takes them.
+        references: for each of them a target string, or a list of one or more targets. Targets of token ids are lists
+            of integers; `[END]` and padding in them do not count.
         samples: how many of the sources to print with what the model makes of them.
         separator: between the tokens of the targets, as of `error_rates`; "" where each character is a token.
 
@@ -27,7 +29,9 @@ class DecodingReport(keras.callbacks.Callback):
     def __init__(self, sources, references, samples=3, separator=" "):
         super().__init__()
         self.sources = list(sources)
-        self.references = reference_groups(references)
+        self.references = [
+            [r if isinstance(r, str) else _without_end(r) for r in group] for group in reference_groups(references)
+        ]
         self.samples = samples
         self.separator = separator
         tokenized_references(self.references, separator)  # raises for what could not be scored after an epoch
@@ -39,6 +43,8 @@ class DecodingReport(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         outputs = self.model.generate(self.sources)
+        if not isinstance(outputs, list):  # of a model without a target vectorizer
+            outputs = [_without_end(row) for row in outputs.tolist()]
         rates = error_rates(outputs, self.references, self.separator)
         logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
         if self.samples:
@@ -54,3 +60,8 @@ def reports_first(callbacks):
     if callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
     return sorted(keras.tree.flatten(callbacks), key=lambda callback: not isinstance(callback, DecodingReport))
+
+
+def _without_end(tokens):
+    """A sequence of token ids without `[END]` and padding; any other sequence of tokens as it is."""
+    return [token for token in tokens if isinstance(token, str) or token not in (END_ID, PAD_ID)]

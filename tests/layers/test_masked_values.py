@@ -4,6 +4,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import assert_close, run_with_gradients
 
 from keras_seq import layers, ops
@@ -141,3 +142,15 @@ def test_steps_of_a_search():
         results.append(decoder.stepper(memory, MEMORY_MASK)(tokens[:, 0], state))
     for result in results[1:]:
         assert_close(result, results[0], 1e-6)
+
+
+@pytest.mark.parametrize("attention", [layers.LuongAttention("dot"), layers.BahdanauAttention(3, coverage=True)])
+@pytest.mark.parametrize("jit", [False, True])
+def test_any_byte_of_an_attention_mask_but_zero_is_true(attention, jit):
+    rng = np.random.default_rng(0)
+    query, memory = (tf.constant(rng.normal(size=(2, length, 7)), "float32") for length in (4, 5))
+    masks = [rng.random((2, length)) < 0.6 for length in (4, 5)]
+    bytes_of = [tf.constant((mask.astype("uint8") * 255).view(bool)) for mask in masks]
+    expected = attention([query, memory], mask=masks)
+    run = tf.function(lambda *masks: attention([query, memory], mask=list(masks)), jit_compile=jit)
+    np.testing.assert_allclose(run(*bytes_of), expected, atol=1e-6)

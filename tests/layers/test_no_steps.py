@@ -123,3 +123,18 @@ def test_no_sequences(time, implementation, mode):
     outputs, gradients = run(layer, zeros(0, time, FEATURES), variables=variables, mode=mode)
     assert outputs[0].shape == (0, 2 * UNITS)
     assert not any(np.any(gradient) for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", [layers.GRU, layers.LSTM])
+def test_gradients_of_nothing_in_a_graph(kind):
+    """An empty batch without steps: TensorFlow must not divide by its sizes."""
+    layer = kind(4, layer_norm=True)
+    layer.build((None, None, 3))
+
+    @tf.function
+    def gradients(sequences):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(layer(sequences))
+        return tape.gradient(total, layer.trainable_variables)
+
+    assert not any(np.any(gradient) for gradient in gradients(tf.zeros((0, 0, 3))))

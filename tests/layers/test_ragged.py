@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ragged sequences, each row beside a call of its own."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -48,7 +49,16 @@ def test_an_initial_state():
 
 
 def test_what_cannot_be():
-    with pytest.raises(ValueError, match="`mask` must be None for ragged"):
+    with pytest.raises(ValueError, match="`mask` must be None or ragged for ragged"):
         layers.GRU(UNITS)(RAGGED, mask=np.ones((4, 5), bool))
     with pytest.raises(ValueError, match=r"ragged in time alone. Received: \(2, None, None\)"):
         layers.GRU(UNITS)(tf.ragged.constant([[[1.0], [2.0, 3.0]], [[4.0]]]))
+
+
+@pytest.mark.parametrize("make", [lambda: layers.LSTM(3), lambda: layers.Bidirectional(layers.GRU(3))])
+def test_an_embedding_masks_zeros_in_ragged_sequences(make):
+    embedding, layer = keras.layers.Embedding(10, 4, mask_zero=True), make()
+    ragged = layer(embedding(tf.ragged.constant([[1, 2, 0, 3], [4]])))
+    dense = layer(embedding(tf.constant([[1, 2, 0, 3], [4, 0, 0, 0]])))
+    assert_close(ragged, dense, 1e-6)
+    assert_close(keras.Sequential([embedding, layer])(tf.ragged.constant([[1, 2, 0, 3], [4]])), dense, 1e-6)

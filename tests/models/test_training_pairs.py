@@ -430,3 +430,16 @@ class TestErrors:
     def test_validation_data_of_four_parts(self):
         with pytest.raises(ValueError, match="`validation_data` must be"):
             make_model().fit(SOURCES, TARGETS, validation_data=(SOURCES, TARGETS, WEIGHTS, WEIGHTS), verbose=0)
+
+
+def test_prepared_datasets_are_checked_too():
+    model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
+    model.compile(jit_compile=False)
+    batch = ((np.array([[4, 5]]), np.array([[2, 4]])), np.array([[4, 99]]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`y` \(targets\)"):
+        model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
+
+
+def test_an_empty_batch_is_decoded():
+    model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
+    assert model.decode(tf.zeros((0, 3), tf.int32))["token_ids"].shape == (0, 0)

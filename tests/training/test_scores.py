@@ -125,3 +125,18 @@ def test_a_report_in_a_training(capsys):
     assert history["val_token_error_rate"] == [pytest.approx(100 * sum(errors) / 7)] * 2
     assert history["val_sequence_error_rate"] == [pytest.approx(100 * np.mean(np.array(errors) > 0))] * 2
     assert capsys.readouterr().out == f"\n  a b → {outputs[0]}\n" * 2
+
+
+def test_a_report_on_token_ids_counts_neither_end_nor_padding(capsys):
+    class Perfect:
+        """A model without vectorizers, which is always right."""
+
+        def generate(self, sources):
+            return np.array([[5, 6, 3], [7, 3, 0]])
+
+    for references in ([[[5, 6]], [[7]]], [[[5, 6, 3]], [[7, 3]]], [[[5, 6, 3]], [[7, 3, 0]]]):
+        report, logs = DecodingReport([[4, 5], [6, 4]], references, samples=0), {}
+        report.set_model(Perfect())
+        report.on_epoch_end(0, logs)
+        assert logs == {"val_token_error_rate": 0, "val_sequence_error_rate": 0}
+    assert capsys.readouterr().out == ""

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_seq.ops.attention_math import attend, masked_softmax
 from keras_seq.ops.random import child_initializer
-from keras_seq.ops.recurrence import hide_masked
+from keras_seq.ops.recurrence import as_booleans, hide_masked
 from keras_seq.ops.scan import time_loop
 
 
@@ -116,7 +116,7 @@ class AttentionMechanism(keras.layers.Layer):
         """
         energies = self.energies(query, keys, state)
         if memory_mask is not None:
-            memory_mask = ops.cast(memory_mask, energies.dtype)
+            memory_mask = ops.cast(as_booleans(memory_mask), energies.dtype)
             memory_mask = memory_mask if len(energies.shape) == 2 else memory_mask[:, None]
         weights, state = self.weigh(energies, memory_mask, state, drawn, training)
         return attend(weights, memory), weights, state
@@ -138,6 +138,7 @@ class AttentionMechanism(keras.layers.Layer):
             `(contexts, weights, state)`: (batch, time, features), (batch, time, source), a tuple of tensors.
         """
         state = self.get_initial_state(memory) if state is None else tuple(state)
+        mask = as_booleans(mask)
         batch, time, _ = ops.shape(queries)
         source = ops.shape(memory)[1]
         drawn = self.draw((batch, time, source)) if training else None
@@ -151,7 +152,7 @@ class AttentionMechanism(keras.layers.Layer):
         sequences = {
             "query": queries,
             "drawn": drawn,
-            "mask": None if mask is None else ops.cast(mask, "bool")[:, :, None],
+            "mask": None if mask is None else mask[:, :, None],
         }
         sequences = {name: ops.transpose(x, (1, 0, 2)) for name, x in sequences.items() if x is not None}
 
