@@ -331,7 +331,8 @@ def run(
     Returns:
         A list of `(outputs, state)`.
     """
-    recurrences, mask = [_checked(recurrence) for recurrence in recurrences], as_booleans(mask)
+    recurrences = [_checked(recurrence) for recurrence in recurrences]
+    mask = None if mask is None else ops.cast(mask, "bool")
     steps = tuple(recurrences[0].inputs.shape[:2])
     if mask is not None and not _may_equal(mask.shape, steps):
         raise ValueError(f"`mask` must have shape (batch, time) = {steps}. Received: shape {tuple(mask.shape)}")
@@ -346,9 +347,9 @@ def run(
         for group in [recurrences] if alike else [[recurrence] for recurrence in recurrences]:
             results += _run_native(group, mask, recompute)
     elif chosen == "cudnn":
-        results = [_run_cudnn(recurrence, mask, recompute) for recurrence in recurrences]
+        results = [_run_cudnn(recurrence, as_booleans(mask), recompute) for recurrence in recurrences]
     else:
-        options = {"mask": mask, "unroll": unroll, "recompute": recompute}
+        options = {"mask": as_booleans(mask), "unroll": unroll, "recompute": recompute}
         results = [_run_xla_alone(recurrence, **options) for recurrence in recurrences]
     return [
         (_show(outputs, recurrence, mask, zero_output_for_mask), state)
@@ -486,6 +487,7 @@ def _show(outputs, recurrence, mask, zero_output_for_mask=False):
     """What Keras shows of the states of masked steps: the last output, zero before the first one; or always zero."""
     if mask is None or not (zero_output_for_mask or recurrence.initial_state is not None):
         return outputs
+    mask = as_booleans(mask)
     visible = mask if zero_output_for_mask else _seen(mask, recurrence.reverse)
     return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
 
