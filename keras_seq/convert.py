@@ -9,10 +9,10 @@ import warnings
 
 import keras
 
-from keras_seq.layers.counterparts import COUNTERPARTS, point_to_ours
+from keras_seq.layers.replacements import REPLACEMENTS, replace_in_config
 from keras_seq.ops import explain
 
-_REPLACEABLE = tuple(getattr(keras.layers, name) for name in COUNTERPARTS)
+_REPLACEABLE = tuple(getattr(keras.layers, name) for name in REPLACEMENTS)
 
 
 def convert(model):
@@ -63,7 +63,7 @@ def convert(model):
             warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
             config = keras.saving.serialize_keras_object(model)
         compile_config = config.pop("compile_config", None)
-        config = _keep_shared(point_to_ours(config), _shared_names(model), custom_objects)
+        config = _keep_shared(replace_in_config(config), _shared_names(model), custom_objects)
         copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
     _check_that_none_is_left(copy)
     for original, twin in _pairs(model, copy):
@@ -170,7 +170,7 @@ def _check_that_none_is_left(copy):
 
 def _inner_layers(parent):
     """Each layer in another one, with it. What a class derived from a recurrent layer is made of is its own matter."""
-    if isinstance(parent, keras.layers.RNN) and type(parent) not in COUNTERPARTS.values():
+    if isinstance(parent, keras.layers.RNN) and type(parent) not in REPLACEMENTS.values():
         return
     for layer in _children(parent):
         yield parent, layer

@@ -80,7 +80,7 @@ def gradient_flow(model, batch, training=False):
     flows = {}
     gradients = tape.gradient(loss, probes, unconnected_gradients="zero")
     for (path, layer), own in zip(layers, gradients, strict=True):
-        cells = len(layer.own_cells())
+        cells = len(layer.recurrent_cells())
         for i, gradient in enumerate(own):  # the cells of the first call, then those of the second
             flows[_unique(f"{path}/{i % cells}" if cells > 1 else path, flows)] = _norms(gradient)
     return flows
@@ -93,7 +93,7 @@ def _recurrent_layers(model):
         raise ValueError(f"`model` must be a compiled Keras model. Received: {model!r}, which is {state}")
     found, others = {}, []
     for path, layer in _walk(model):
-        if isinstance(layer, RNN) and layer.own_cells() is not None:
+        if isinstance(layer, RNN) and layer.recurrent_cells() is not None:
             found.setdefault(id(layer), (path, layer))
         elif isinstance(layer, keras.layers.RNN):
             others.append(path)

@@ -40,7 +40,7 @@ def plot_attention(weights, sources, targets, path=None):
         'cat'
     """
     figure = _new_figure()
-    panels = _alignments(weights, sources, targets)
+    panels = _attention_panels(weights, sources, targets)
     longest = max(panel.shape[1] for panel in panels)
     columns = max(1, min(math.ceil(math.sqrt(len(panels))), int(_WIDEST / (_CELL * longest + _MARGIN))))
     rows = math.ceil(len(panels) / columns)
@@ -61,7 +61,7 @@ def plot_attention(weights, sources, targets, path=None):
     return _saved(figure, path)
 
 
-def _alignments(weights, sources, targets):
+def _attention_panels(weights, sources, targets):
     """The weights of each sequence, cropped to its tokens: a list of (target, source) arrays."""
     if not len(weights) == len(sources) == len(targets) > 0:
         raise ValueError(

@@ -53,25 +53,25 @@ def attention_decoder(
     reverse=False,
     **options,
 ):
-    """`recurrence` is one of the three above; returns outputs, state and alignments (batch, time, source).
+    """`recurrence` is one of the three above; returns outputs, state and attention_weights (batch, time, source).
 
     Alignments are zero where a step is masked.
     """
-    alignments = []
+    attention_weights = []
 
     def attend(x, state):
         context, weights = attention((state[0] @ query_kernel)[:, None], memory, keys, score_vector, memory_mask)
-        alignments.append(weights[:, 0])
+        attention_weights.append(weights[:, 0])
         return np.concatenate([x, context[:, 0]], axis=-1)
 
     results = recurrence(inputs, kernel, recurrent_kernel, bias, before_step=attend, reverse=reverse, **options)
-    alignments = np.stack(alignments[::-1] if reverse else alignments, axis=1)
+    attention_weights = np.stack(attention_weights[::-1] if reverse else attention_weights, axis=1)
     mask = options.get("mask")
-    return *results, alignments if mask is None else alignments * np.asarray(mask)[:, :, None]
+    return *results, attention_weights if mask is None else attention_weights * np.asarray(mask)[:, :, None]
 
 
 def attentive(recurrence, inputs, memory, kernel, recurrent_kernel, bias=None, *, look, input_feeding=True, **options):
-    """Any attention: `look` is one of the three below. Returns outputs, state and alignments, as `attention_decoder`.
+    """Any attention: `look` is one of the three below. Returns outputs, state, weights, as `attention_decoder`.
 
     Without input feeding the outputs are `[h, context]`. The memory is what `look` looks at.
     """
@@ -96,7 +96,7 @@ def attention_wrapper(
     """The steps of TensorFlow Addons' `AttentionWrapper`, or of Luong et al. (2015) with input feeding.
 
     The cell runs on `[x_t, attention_{t-1}]`, its output asks, and `attention_t` is `f([h_t, context_t] W)`, or the
-    context without W. Returns h of all steps, the attention of all steps, the state, and the alignments.
+    context without W. Returns h of all steps, the attention of all steps, the state, and the attention_weights.
     """
     size = memory.shape[2] if attention_kernel is None else attention_kernel.shape[1]
     attention = np.zeros((len(inputs), size)) if attention is None else attention
@@ -108,8 +108,8 @@ def attention_wrapper(
         joined = np.concatenate([hidden[:, 0], context], axis=-1)
         attention = context if attention_kernel is None else activation(joined @ attention_kernel)
         steps.append((hidden[:, 0], attention, weights))
-    hidden, attentions, alignments = (np.stack(parts, axis=1) for parts in zip(*steps, strict=True))
-    return hidden, attentions, state, alignments
+    hidden, attentions, attention_weights = (np.stack(parts, axis=1) for parts in zip(*steps, strict=True))
+    return hidden, attentions, state, attention_weights
 
 
 def bahdanau(memory, query_kernel, key_kernel, score_kernel, length=None, bias=0, *, coverage_kernel=None, mask=None):

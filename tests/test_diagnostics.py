@@ -120,7 +120,7 @@ def test_stack(kind):
     layer = getattr(layers, kind)(UNITS, num_layers=2, name="rnn")
     model = compiled(layer, keras.layers.Dense(2))
     random_bias(model)
-    cells = [cell_of_keras(kind, cell) for cell in layer.own_cells()]
+    cells = [cell_of_keras(kind, cell) for cell in layer.recurrent_cells()]
     with tf.GradientTape() as tape:
         lower, watched_lower = unrolled(cells[0], INPUTS, tape.watch)
         upper, watched_upper = unrolled(cells[1], tf.stack(lower, axis=1), tape.watch)

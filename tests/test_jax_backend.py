@@ -15,7 +15,7 @@ import references
 from conftest import assert_close, automatic
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_math, native
+from keras_seq.ops import cell_equations, native
 
 BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
 RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
@@ -97,8 +97,12 @@ def check_cudnn_against_the_scan():
 
 
 def check_attention_decoder_against_automatic_differentiation():
-    cells = [(cell_math.SimpleRNN(), True), (cell_math.GRU(), False), (cell_math.LSTM(), True)]
-    for cell, recompute in [*cells, (cell_math.GRU(reset_after=False), False)]:
+    cells = [
+        (cell_equations.SimpleRNNEquations(), True),
+        (cell_equations.GRUEquations(), False),
+        (cell_equations.LSTMEquations(), True),
+    ]
+    for cell, recompute in [*cells, (cell_equations.GRUEquations(reset_after=False), False)]:
         assert_close(run_decoder(cell, recompute), run_decoder(automatic(cell), recompute), 1e-5)
 
 
@@ -128,12 +132,12 @@ def check_input_feeding_against_numpy():
         decoder.build(inputs.shape, memory.shape)
         decoder.set_weights([draw(*w.shape, seed=i) / 2 for i, w in enumerate(decoder.weights)])
         kernel = np.array(decoder.attentional_kernel.value) if options else None
-        hidden, attentions, _, alignments = references.attention_wrapper(
+        hidden, attentions, _, attention_weights = references.attention_wrapper(
             references.gru, inputs, memory, *decoder.cell.get_weights(), kernel,
             look=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
         )  # fmt: skip
         expected = attentions if options else np.concatenate([hidden, attentions], axis=-1)
-        assert_close(decoder(inputs, memory, return_attention_scores=True), [expected, alignments], 1e-5)
+        assert_close(decoder(inputs, memory, return_attention_scores=True), [expected, attention_weights], 1e-5)
 
         def loss(variables, decoder=decoder):
             seeds = [variable.value for variable in decoder.non_trainable_variables]

@@ -111,7 +111,7 @@ class Float32Copies {
     to.keys = Read(from.keys, KeysSize());
     to.query_kernel = Read(from.query_kernel, units * problem_.attention_units);
     to.score_vector = Read(from.score_vector, problem_.attention_units);
-    to.recurrent_dropout = Mask(from.recurrent_dropout);
+    to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
       to.zoneout[s] = Mask(from.zoneout[s]);
@@ -129,7 +129,7 @@ class Float32Copies {
   }
   int64_t MemorySize() const { return problem_.batch * problem_.source * problem_.memory_units; }
   int64_t KeysSize() const { return problem_.batch * problem_.source * problem_.attention_units; }
-  int64_t AlignmentsSize() const { return problem_.batch * problem_.time * problem_.source; }
+  int64_t AttentionWeightsSize() const { return problem_.batch * problem_.time * problem_.source; }
 
   bool ok() const { return workspace_.ok(); }
 
@@ -156,7 +156,7 @@ bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& argume
     out.push_back(results[d]);
     out[d].outputs = copies.Write(results[d].outputs, states * problem.time);
     for (void*& state : out[d].final_state) state = copies.Write(state, states);
-    out[d].alignments = copies.Write(results[d].alignments, copies.AlignmentsSize());
+    out[d].attention_weights = copies.Write(results[d].attention_weights, copies.AttentionWeightsSize());
   }
   problem.dtype = DataType::kFloat32;
   if (!copies.ok() || !SelectedKernels()->forward(problem, in.data(), out.data(), in.size(), executor)) return false;
@@ -177,9 +177,9 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     in.push_back(copies.Copy(arguments[d]));
     kept.push_back(results[d]);
     kept[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
-    kept[d].alignments = const_cast<void*>(copies.Read(results[d].alignments, copies.AlignmentsSize()));
+    kept[d].attention_weights = const_cast<void*>(copies.Read(results[d].attention_weights, copies.AttentionWeightsSize()));
     up.push_back({copies.Read(upstream[d].outputs, states * problem.time), {}});
-    up[d].alignments = copies.Read(upstream[d].alignments, copies.AlignmentsSize());
+    up[d].attention_weights = copies.Read(upstream[d].attention_weights, copies.AttentionWeightsSize());
     Gradients to;
     to.inputs = copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features);
     to.kernel = copies.Write(gradients[d].kernel, copies.KernelSize());
@@ -217,13 +217,13 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
     const int64_t size = ResidualSize(problem);
     result.residuals = problem.dtype == DataType::kFloat64 ? static_cast<void*>(workspace.Allocate<double>(size))
                                                            : static_cast<void*>(workspace.Allocate<float>(size));
-    result.outputs = result.alignments = nullptr;  // known already
+    result.outputs = result.attention_weights = nullptr;  // known already
     result.final_state[0] = result.final_state[1] = nullptr;
   }
   if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
   for (size_t d = 0; d < results.size(); ++d) {
     recomputed[d].outputs = results[d].outputs;
-    recomputed[d].alignments = results[d].alignments;
+    recomputed[d].attention_weights = results[d].attention_weights;
   }
   return function(recomputed);
 }

@@ -52,7 +52,7 @@ struct Arguments {
   const void* recurrent_kernel;  // (units, gates * units)
   const void* bias = nullptr;    // (gates * units), or (2, 3 * units) of a GRU with reset_after
   const void* initial_state[2] = {nullptr, nullptr};  // (batch, units) each; zeros where null
-  UnitMask recurrent_dropout;  // multiplies the previous h in every recurrent product
+  UnitMask recurrent_dropout_mask;  // multiplies the previous h in every recurrent product
   UnitMask zoneout[2];         // m of a state: s_t = m * s_{t-1} + (1 - m) * (what the cell computed)
   // Of attention:
   const void* memory = nullptr;        // (batch, source, memory_units)
@@ -66,14 +66,14 @@ struct Results {
   void* outputs;            // h of every step, (batch, time, units)
   void* final_state[2];     // (batch, units) each
   void* residuals = nullptr;  // what the backward pass needs beside outputs; null to keep nothing
-  void* alignments = nullptr;  // a of every step, (batch, time, source); zero where it is masked
+  void* attention_weights = nullptr;  // a of every step, (batch, time, source); zero where it is masked
 };
 
 // The gradients that arrive; null is zero.
 struct Upstream {
   const void* outputs = nullptr;                    // (batch, time, units)
   const void* final_state[2] = {nullptr, nullptr};  // (batch, units) each
-  const void* alignments = nullptr;                 // (batch, time, source)
+  const void* attention_weights = nullptr;                 // (batch, time, source)
 };
 
 // The gradients that the backward pass writes; a null one is not computed (bias is null where there is none).
@@ -102,7 +102,7 @@ int64_t ResidualSize(const Problem& problem);
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor);
 
-// `results` are those of the forward pass, of which `outputs`, `alignments` and `residuals` are read. Where `residuals` is null the
+// `results` are those of the forward pass, of which `outputs`, `attention_weights` and `residuals` are read. Where `residuals` is null the
 // forward pass runs again.
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,

@@ -76,12 +76,12 @@ void KeepOrFree(Buffer* buffer) {
 }
 
 Buffer* NewBuffer(size_t size) {
-  const size_t alignment = size >= kHugePage ? kHugePage : 64;
-  size = (size + alignment - 1) / alignment * alignment;
-  void* memory = std::aligned_alloc(alignment, size);
+  const size_t attention_weights = size >= kHugePage ? kHugePage : 64;
+  size = (size + attention_weights - 1) / attention_weights * attention_weights;
+  void* memory = std::aligned_alloc(attention_weights, size);
   if (memory == nullptr) return nullptr;
 #if defined(__linux__)
-  if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // fewer page faults, fewer TLB misses
+  if (attention_weights == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // fewer page faults, fewer TLB misses
 #endif
   return new (memory) Buffer{nullptr, size};
 }

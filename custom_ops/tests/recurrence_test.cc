@@ -66,7 +66,7 @@ class Draw {
       for (char& keep : c.mask) keep = Chance(0.6);
     }
     c.d_outputs = Real(steps * p.units);
-    if (Chance(0.5)) c.d_alignments = Real(steps * p.source);
+    if (Chance(0.5)) c.d_attention_weights = Real(steps * p.source);
     return c;
   }
 
@@ -116,10 +116,10 @@ const void* OrNull(const std::vector<T>& buffer, bool present) {
   return present ? (buffer.empty() ? kNothing : buffer.data()) : nullptr;
 }
 
-// Outputs, final states, alignments, and gradients in the order of `kNames`.
+// Outputs, final states, attention_weights, and gradients in the order of `kNames`.
 template <class T>
 using Everything = std::vector<std::vector<T>>;
-const char* kNames[] = {"outputs", "h",   "c",   "alignments", "d inputs", "d kernel",       "d recurrent_kernel",
+const char* kNames[] = {"outputs", "h",   "c",   "attention_weights", "d inputs", "d kernel",       "d recurrent_kernel",
                         "d bias",  "d h", "d c", "d memory",   "d keys",   "d query_kernel", "d score_vector"};
 
 // Runs one call whose directions differ only in `reverse`.
@@ -137,14 +137,14 @@ std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>&
   std::vector<char> memory_mask = c.memory_mask;
   if (!memory_mask.empty()) p.memory_mask = reinterpret_cast<const bool*>(memory_mask.data());
   const auto memory = Cast<T>(c.memory), keys = Cast<T>(c.keys), query_kernel = Cast<T>(c.query_kernel);
-  const auto score_vector = Cast<T>(c.score_vector), d_alignments = Cast<T>(c.d_alignments);
+  const auto score_vector = Cast<T>(c.score_vector), d_attention_weights = Cast<T>(c.d_attention_weights);
   Arguments arguments;
   arguments.memory = memory.data(), arguments.keys = keys.data();
   arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
   arguments.inputs = inputs.data(), arguments.kernel = kernel.data(), arguments.recurrent_kernel = recurrent.data();
   arguments.bias = OrNull(bias, !bias.empty());
   arguments.initial_state[0] = OrNull(h, !h.empty()), arguments.initial_state[1] = OrNull(cell, !cell.empty());
-  arguments.recurrent_dropout = {OrNull(dropout, !dropout.empty()), c.dropout_per_step};
+  arguments.recurrent_dropout_mask = {OrNull(dropout, !dropout.empty()), c.dropout_per_step};
   arguments.zoneout[0] = {OrNull(zone_h, !zone_h.empty()), c.zoneout_per_step[0]};
   arguments.zoneout[1] = {OrNull(zone_c, !zone_c.empty()), c.zoneout_per_step[1]};
 
@@ -152,7 +152,7 @@ std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>&
   const T nan = std::numeric_limits<T>::quiet_NaN();  // an output left unwritten shows
   const auto sized = [nan](size_t size) { return std::vector<T>(size, nan); };
   const Upstream upstream{d_outputs.data(), {OrNull(d_h, !d_h.empty()), OrNull(d_c, !d_c.empty())},
-                          OrNull(d_alignments, !d_alignments.empty())};
+                          OrNull(d_attention_weights, !d_attention_weights.empty())};
   std::vector<Everything<T>> directions(reverse.size());
   std::vector<std::vector<T>> residuals(reverse.size(), sized(keep ? ResidualSize(p) : 0));
   std::vector<Arguments> all_arguments;
@@ -211,7 +211,7 @@ void TestCall(Case& c, ThreadPool& pool, const std::string& name) {
   std::vector<std::vector<double>> expected{RealParts(plain.outputs), RealParts(plain.final_state[0]),
                                             RealParts(plain.final_state[1])};
   if (c.problem.cell != Cell::kLSTM) expected[2].clear();
-  expected.push_back(RealParts(plain.alignments));
+  expected.push_back(RealParts(plain.attention_weights));
   for (Numbers* argument : {&c.inputs, &c.kernel, &c.recurrent_kernel, &c.bias, &c.initial[0], &c.initial[1], &c.memory,
                             &c.keys, &c.query_kernel, &c.score_vector}) {
     expected.push_back(Differentiate(c, *argument));

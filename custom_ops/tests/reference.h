@@ -23,11 +23,11 @@ struct Case {
   Numbers inputs, kernel, recurrent_kernel, bias, initial[2];      // what has gradients
   Numbers memory, keys, query_kernel, score_vector;                // likewise
   std::vector<double> dropout, zoneout[2];
-  std::vector<double> d_outputs, d_final[2], d_alignments;
+  std::vector<double> d_outputs, d_final[2], d_attention_weights;
 };
 
 struct Outcome {
-  Numbers outputs, final_state[2], alignments;
+  Numbers outputs, final_state[2], attention_weights;
 };
 
 inline Complex Squash(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
@@ -65,7 +65,7 @@ inline Outcome RunPlainly(const Case& c) {
   const Problem& p = c.problem;
   const int64_t H = p.units, gates = Gates(p.cell) * H;
   Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}};
-  if (p.attends) out.alignments.resize(p.batch * p.time * p.source);
+  if (p.attends) out.attention_weights.resize(p.batch * p.time * p.source);
   for (int64_t b = 0; b < p.batch; ++b) {
     Numbers h(H), cell(H);
     if (!c.initial[0].empty()) h.assign(&c.initial[0][b * H], &c.initial[0][b * H] + H);
@@ -80,7 +80,7 @@ inline Outcome RunPlainly(const Case& c) {
       if (p.attends) {
         const Numbers weights = Align(c, b, h);
         for (int64_t i = 0; i < p.source; ++i) {
-          if (c.mask.empty() || c.mask[b * p.time + t]) out.alignments[(b * p.time + t) * p.source + i] = weights[i];
+          if (c.mask.empty() || c.mask[b * p.time + t]) out.attention_weights[(b * p.time + t) * p.source + i] = weights[i];
           for (int64_t d = 0; d < p.memory_units; ++d) {
             context[d] += weights[i] * c.memory[(b * p.source + i) * p.memory_units + d];
           }
@@ -132,7 +132,7 @@ inline Outcome RunPlainly(const Case& c) {
   return out;
 }
 
-// The derivative of sum(d_outputs * outputs), likewise with final states and alignments, by every entry of `argument`, one of `c`.
+// The derivative of sum(d_outputs * outputs), likewise with final states and attention_weights, by every entry of `argument`, one of `c`.
 inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
   constexpr double kStep = 1e-30;
   std::vector<double> gradient;
@@ -142,7 +142,7 @@ inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
     entry = entry.real();
     double sum = 0;
     for (size_t i = 0; i < c.d_outputs.size(); ++i) sum += c.d_outputs[i] * out.outputs[i].imag();
-    for (size_t i = 0; i < c.d_alignments.size(); ++i) sum += c.d_alignments[i] * out.alignments[i].imag();
+    for (size_t i = 0; i < c.d_attention_weights.size(); ++i) sum += c.d_attention_weights[i] * out.attention_weights[i].imag();
     for (int s = 0; s < States(c.problem.cell); ++s) {
       for (size_t i = 0; i < c.d_final[s].size(); ++i) sum += c.d_final[s][i] * out.final_state[s][i].imag();
     }

@@ -367,9 +367,9 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.bias = inputs.Data("bias", direction);
   arguments.initial_state[0] = inputs.Data("initial_h", direction);
   arguments.initial_state[1] = inputs.Data("initial_c", direction);
-  arguments.recurrent_dropout = inputs.Multiplier("recurrent_dropout", direction);
-  arguments.zoneout[0] = inputs.Multiplier("zoneout_h", direction);
-  arguments.zoneout[1] = inputs.Multiplier("zoneout_c", direction);
+  arguments.recurrent_dropout_mask = inputs.Multiplier("recurrent_dropout_mask", direction);
+  arguments.zoneout[0] = inputs.Multiplier("zoneout_mask_h", direction);
+  arguments.zoneout[1] = inputs.Multiplier("zoneout_mask_c", direction);
   arguments.memory = inputs.Data("memory", direction);
   arguments.keys = inputs.Data("keys", direction);
   arguments.query_kernel = inputs.Data("query_kernel", direction);
@@ -384,14 +384,14 @@ Results ResultsOf(const Call& call, const Operands& operands, int64_t direction)
   results.final_state[0] = operands.Data("final_h", direction);
   results.final_state[1] = operands.Data("final_c", direction);
   results.residuals = ResidualsOf(call, operands, direction);
-  results.alignments = operands.Data("alignments", direction);
+  results.attention_weights = operands.Data("attention_weights", direction);
   return results;
 }
 
 Upstream UpstreamOf(const Operands& inputs, int64_t direction) {
   Upstream upstream;
   upstream.outputs = inputs.Data("d_outputs", direction);
-  upstream.alignments = inputs.Data("d_alignments", direction);
+  upstream.attention_weights = inputs.Data("d_attention_weights", direction);
   upstream.final_state[0] = inputs.Data("d_final_h", direction);
   upstream.final_state[1] = inputs.Data("d_final_c", direction);
   return upstream;
@@ -492,7 +492,7 @@ static std::string CheckAttention(const Call& call) {
   };
   std::string error = call.pass == Pass::kForward ? expect("cells", cells) : "";
   if (error.empty()) error = expect("initial_cells", cells * counts.at("initial_states"));
-  for (const char* name : {"zoneouts_c", "upstream_c", "wanted_initial_cells"}) {
+  for (const char* name : {"zoneout_masks_c", "upstream_c", "wanted_initial_cells"}) {
     if (error.empty() && cells == 0) error = expect(name, 0);
   }
   return error;

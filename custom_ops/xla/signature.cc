@@ -17,7 +17,7 @@ const Axes kMemory = {Axis::kBatch, Axis::kSource, Axis::kMemoryUnits};
 const Axes kKeys = {Axis::kBatch, Axis::kSource, Axis::kAttentionUnits};
 const Axes kQueryKernel = {Axis::kUnits, Axis::kAttentionUnits};
 const Axes kScoreVector = {Axis::kAttentionUnits};
-const Axes kAlignments = {Axis::kBatch, Axis::kTime, Axis::kSource};
+const Axes kAttentionWeights = {Axis::kBatch, Axis::kTime, Axis::kSource};
 
 }  // namespace
 
@@ -49,12 +49,12 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   append_if(has_c, &inputs, {{"initial_c", initial_c, Kind::kData, {kState}}});
   append_if(true, &inputs,
             {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
-             {"recurrent_dropout", "recurrent_dropouts", Kind::kData, multiplier},
-             {"zoneout_h", "zoneouts_h", Kind::kData, multiplier}});
-  append_if(has_c, &inputs, {{"zoneout_c", "zoneouts_c", Kind::kData, multiplier}});
+             {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, multiplier},
+             {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, multiplier}});
+  append_if(has_c, &inputs, {{"zoneout_mask_c", "zoneout_masks_c", Kind::kData, multiplier}});
 
   std::vector<Slot> results = {{"outputs", "directions", Kind::kData, {kStates}}};
-  append_if(attends, &results, {{"alignments", "directions", Kind::kData, {kAlignments}}});
+  append_if(attends, &results, {{"attention_weights", "directions", Kind::kData, {kAttentionWeights}}});
   const Slot residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
   if (pass == Pass::kForward) {
     results.push_back({"final_h", "directions", Kind::kData, {kState}});
@@ -66,7 +66,7 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   append_if(true, &inputs, results);
   inputs.push_back(residuals);
   inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kStates}});
-  append_if(attends, &inputs, {{"d_alignments", "upstream_alignments", Kind::kData, {kAlignments}}});
+  append_if(attends, &inputs, {{"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}}});
   inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
   append_if(has_c, &inputs, {{"d_final_c", "upstream_c", Kind::kData, {kState}}});
   std::vector<Slot> gradients = {{"d_inputs", "wanted_inputs", Kind::kData, {kSequence}}};

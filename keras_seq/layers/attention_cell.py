@@ -6,11 +6,11 @@ from keras import ops, tree
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import ForeignCell, call_cell, reset_masks
-from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
-from keras_seq.ops.cudnn import PLAIN
+from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_masks
+from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AnyAttentionEquations, InputFeedingEquations
+from keras_seq.ops.cudnn import NO_FEATURES
 from keras_seq.ops.implementation import choose_implementation
-from keras_seq.ops.recurrence import Recurrence, as_booleans, hide_masked, run, run_attending
+from keras_seq.ops.recurrence import RecurrentCall, as_bool_mask, run, run_attending, zero_masked_positions
 
 ORDERS = ("before", "after")
 
@@ -136,7 +136,7 @@ class AttentiveLayer(keras.layers.Layer):
             states: list of tensors, those of the cell, then those of the attention.
             memory: (batch, source, features).
             keys: `project_memory(memory)`, computed here if None. Where they are given, memory and keys must be finite
-                also where they are masked: `hide_masked` sees to that once for all steps.
+                also where they are masked: `zero_masked_positions` sees to that once for all steps.
             memory_mask: (batch, source) booleans, True = keep.
             training: whether it is training.
 
@@ -144,7 +144,7 @@ class AttentiveLayer(keras.layers.Layer):
             `(output, states, weights)`: (batch, output size), a list of tensors, and (batch, source).
         """
         if keys is None:
-            memory = hide_masked(memory, memory_mask)
+            memory = zero_masked_positions(memory, memory_mask)
             keys = self.project_memory(memory)
         # In a search this is not within a `__call__`, which would cast.
         inputs, memory, keys = (ops.cast(x, self.compute_dtype) for x in (inputs, memory, keys))
@@ -201,8 +201,8 @@ class AttentiveLayer(keras.layers.Layer):
             `(outputs, states, weights)`: (batch, time, output size), a list of tensors, and (batch, time, source).
         """
         self.choice(options.get("implementation", "auto"))  # raises where the request cannot be met
-        mask, memory_mask = as_booleans(mask), as_booleans(memory_mask)
-        memory = hide_masked(memory, memory_mask)
+        mask, memory_mask = as_bool_mask(mask), as_bool_mask(memory_mask)
+        memory = zero_masked_positions(memory, memory_mask)
         state, attention_state = initial_state, self.initial_attention_state(memory)
         if isinstance(initial_state, (list, tuple)):
             flat = tree.flatten(initial_state)
@@ -224,7 +224,7 @@ class AttentiveLayer(keras.layers.Layer):
         memory, attention = seen[0], self.attention
         recurrence = self._over(sequences, state, memory.shape[-1], training)
         if self._is_ours() and attention.is_additive:
-            recurring = AdditiveAttention(recurrence.cell)
+            recurring = AdditiveAttentionEquations(recurrence.cell)
             options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector(memory)}
         else:
             recurring = self._attending(recurrence, training)
@@ -267,7 +267,7 @@ class AttentiveLayer(keras.layers.Layer):
         return self.attention.draw((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None
 
     def _over(self, sequences, state, fed_units, training):
-        """The cell over sequences: a `Recurrence`, whose inputs lack what is fed to it."""
+        """The cell over sequences: a `RecurrentCall`, whose inputs lack what is fed to it."""
         if self._is_ours():
             return self.cell.over(sequences, state, training=training)
         batch = ops.shape(sequences)[0]
@@ -277,13 +277,13 @@ class AttentiveLayer(keras.layers.Layer):
         self._split(state, None)
         state = [ops.convert_to_tensor(s, self.compute_dtype) for s in state]
         inputs = ops.zeros((batch, sequences.shape[-1]), self.compute_dtype)
-        cell = ForeignCell(self.cell, inputs, state, training, fed_units)
+        cell = ForeignCellEquations(self.cell, inputs, state, training, fed_units)
         output = ops.zeros((batch, self.cell_output_size), self.compute_dtype)
-        return Recurrence(cell, sequences, initial_state=(output, *state))
+        return RecurrentCall(cell, sequences, initial_state=(output, *state))
 
     def _own_states(self, recurrence, state):
         """The states without the output, which leads those of a foreign cell."""
-        return list(state[1:] if isinstance(recurrence.cell, ForeignCell) else state)
+        return list(state[1:] if isinstance(recurrence.cell, ForeignCellEquations) else state)
 
     def _attending(self, recurrence, training, fed=None):
         """The recurrence that attends: before the cell, or after it where so many features of the output are fed."""
@@ -292,11 +292,11 @@ class AttentiveLayer(keras.layers.Layer):
         def attend(query, memory, keys, memory_mask, state, drawn):
             return look(query, memory, keys, memory_mask, state, drawn, training)
 
-        foreign = isinstance(recurrence.cell, ForeignCell)
+        foreign = isinstance(recurrence.cell, ForeignCellEquations)
         width = recurrence.inputs.shape[-1] if foreign else recurrence.kernel.shape[-1]
         if fed is not None:
-            return InputFeeding(recurrence.cell, attend, self.attention.states, width, fed)
-        return AnyAttention(recurrence.cell, attend, self.attention.states, width, query=int(foreign))
+            return InputFeedingEquations(recurrence.cell, attend, self.attention.states, width, fed)
+        return AnyAttentionEquations(recurrence.cell, attend, self.attention.states, width, query=int(foreign))
 
     def _has_equations(self):
         """Whether `keras_seq.ops` has the cell's equations; a subclass may have another `call`, which must run then."""
@@ -309,11 +309,15 @@ class AttentiveLayer(keras.layers.Layer):
 
     def choice(self, implementation):
         """The implementation that `run` takes, and why: a `Choice`."""
-        cell, extras = (self.cell.equations, self.cell.extras()) if self._has_equations() else (self.cell, PLAIN)
+        cell, extras = (self.cell.equations, self.cell.extras()) if self._has_equations() else (self.cell, NO_FEATURES)
         if self._is_ours() and self._feeds_next:
-            cell = InputFeeding(cell, None, 0, 0, 0)
+            cell = InputFeedingEquations(cell, None, 0, 0, 0)
         elif self._is_ours() and self.attend == "before":
-            cell = AdditiveAttention(cell) if self.attention.is_additive else AnyAttention(cell, None, 0, 0)
+            cell = (
+                AdditiveAttentionEquations(cell)
+                if self.attention.is_additive
+                else AnyAttentionEquations(cell, None, 0, 0)
+            )
         choice = choose_implementation(implementation, cell, self.compute_dtype, extras)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 

@@ -7,7 +7,7 @@ from keras import ops
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
-from keras_seq.layers.masks import carried_mask
+from keras_seq.layers.masks import get_mask
 from keras_seq.ops.implementation import can_compile, check_implementation
 from keras_seq.ops.random import child_seed
 
@@ -159,7 +159,7 @@ class AttentionDecoder(AttentiveLayer):
             inputs,
             memory,
             initial_state,
-            carried_mask(inputs) if mask is None else mask,  # Keras hands on that of `memory` alone
+            get_mask(inputs) if mask is None else mask,  # Keras hands on that of `memory` alone
             memory_mask,
             training,
             recompute=not training,

@@ -4,7 +4,7 @@
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import TakesRagged, carried_mask
+from keras_seq.layers.masks import RaggedInputMixin, get_mask
 from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
 from keras_seq.ops.random import with_child_seeds
 
@@ -17,7 +17,7 @@ _MERGE = {
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class Bidirectional(TakesRagged, keras.layers.Bidirectional):
+class Bidirectional(RaggedInputMixin, keras.layers.Bidirectional):
     """Run a recurrent layer forward and a copy of it backward (Schuster & Paliwal 1997).
 
     Where both are ours and alike, native kernels run them side by side, one on each half of the cores.
@@ -57,7 +57,7 @@ class Bidirectional(TakesRagged, keras.layers.Bidirectional):
         self.supports_masking = True  # which Keras 3.16 no longer says of its own
 
     def call(self, sequences, initial_state=None, mask=None, training=None):
-        mask = carried_mask(sequences) if mask is None else mask
+        mask = get_mask(sequences) if mask is None else mask
         if not self._alike():
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         both = [self.forward_layer, self.backward_layer]
@@ -94,7 +94,7 @@ class Bidirectional(TakesRagged, keras.layers.Bidirectional):
         both = self.forward_layer, self.backward_layer
         if not all(isinstance(layer, RNN) and layer.activity_regularizer is None for layer in both):
             return False
-        cells = [layer.own_cells() for layer in both]
+        cells = [layer.recurrent_cells() for layer in both]
         if None in cells:
             return False
         first, second = ([cell.equations for cell in own] for own in cells)

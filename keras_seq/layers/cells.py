@@ -7,11 +7,11 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_seq.ops import cell_math
-from keras_seq.ops.cell_math import RecurrentWeights
-from keras_seq.ops.cudnn import Extras
-from keras_seq.ops.random import check_rate, child_initializer, draw_alike, dropout_mask
-from keras_seq.ops.recurrence import Recurrence
+from keras_seq.ops import cell_equations
+from keras_seq.ops.cell_equations import RecurrentWeights
+from keras_seq.ops.cudnn import CallFeatures
+from keras_seq.ops.random import check_rate, child_initializer, draw_same_numbers, dropout_mask
+from keras_seq.ops.recurrence import RecurrentCall
 
 DROPOUT_MODES = ("variational", "locked", "naive")
 
@@ -33,7 +33,7 @@ class Masks(NamedTuple):
 
 
 class RecurrentCell:
-    """What our cells share: Keras holds arguments and variables, `cell_math` the equations.
+    """What our cells share: Keras holds arguments and variables, `cell_equations` the equations.
 
     A subclass names its equations.
 
@@ -77,12 +77,12 @@ class RecurrentCell:
 
     @property
     def equations(self):
-        """The recurrence of `cell_math` with this cell's arguments."""
+        """The recurrence of `cell_equations` with this cell's arguments."""
         raise NotImplementedError
 
     def extras(self, unroll=False, use_cudnn=True):
-        """What a training step asks for that cuDNN may not have: `Extras` of `keras_seq.ops.cudnn`."""
-        return Extras(
+        """What a training step asks for that cuDNN may not have: `CallFeatures` of `keras_seq.ops.cudnn`."""
+        return CallFeatures(
             no_bias=not self.use_bias,
             recurrent_dropout=self.recurrent_dropout > 0,
             zoneout=any(self._zoneout_rates()),
@@ -94,17 +94,17 @@ class RecurrentCell:
         """The bias of the input product and that of the recurrent product, or None."""
         return self.equations.split_bias(self.bias)
 
-    def further_shapes(self):
+    def extra_weight_shapes(self):
         """The weights that Keras's cell does not have: a dict of name to (shape, initializer)."""
         return {}
 
-    def further_weights(self):
+    def extra_weights(self):
         """Those weights by name, or None."""
-        return {name: getattr(self, name) for name in self.further_shapes()} or None
+        return {name: getattr(self, name) for name in self.extra_weight_shapes()} or None
 
     def build(self, input_shape):
         super().build(input_shape)
-        for name, (shape, initializer) in self.further_shapes().items():
+        for name, (shape, initializer) in self.extra_weight_shapes().items():
             if not isinstance(initializer, str):
                 initializer = child_initializer(initializer, name)
             setattr(self, name, self.add_weight(shape=shape, initializer=initializer, name=name))
@@ -114,22 +114,22 @@ class RecurrentCell:
             initializer = self.independent_initializer(name)
         return super().add_weight(shape, initializer, *args, name=name, **kwargs)
 
-    def draw_unlike(self, others, label):
+    def separate_initializers(self, others, label):
         """Give a cell that is not built copies of the initializers it shares with other cells of its stack."""
         for name in () if self.built else INITIALIZERS.values():
             initializer = getattr(self, name)
-            if any(draw_alike(initializer, getattr(other, name)) for other in others):
+            if any(draw_same_numbers(initializer, getattr(other, name)) for other in others):
                 setattr(self, name, child_initializer(initializer, label))
 
     def independent_initializer(self, name):
         """The initializer of one of Keras's weights, or its child where a weight before it draws the same numbers."""
         initializer, names = getattr(self, INITIALIZERS[name]), list(INITIALIZERS)
         earlier = [getattr(self, INITIALIZERS[other]) for other in names[: names.index(name)]]
-        repeats = any(draw_alike(initializer, other) for other in earlier)
+        repeats = any(draw_same_numbers(initializer, other) for other in earlier)
         return child_initializer(initializer, name) if repeats else initializer
 
     def over(self, sequences, initial_state=None, *, reverse=False, training=False):
-        """This cell over whole sequences, its masks drawn: a `Recurrence` for `keras_seq.ops` to run.
+        """This cell over whole sequences, its masks drawn: a `RecurrentCall` for `keras_seq.ops` to run.
 
         Args:
             sequences: (batch, time, features).
@@ -138,7 +138,7 @@ class RecurrentCell:
             training: whether to drop.
         """
         masks = self.draw_masks(sequences, training)
-        return Recurrence(
+        return RecurrentCall(
             self.equations,
             sequences if masks.inputs is None else sequences * masks.inputs,
             self.kernel,
@@ -147,7 +147,7 @@ class RecurrentCell:
             initial_state=initial_state,
             recurrent_dropout_mask=masks.recurrent,
             zoneout_masks=masks.zoneout,
-            further_weights=self.further_weights(),
+            extra_weights=self.extra_weights(),
             reverse=reverse,
         )
 
@@ -201,12 +201,12 @@ class RecurrentCell:
         if masks.recurrent_kernel is not None:
             kernel = kernel * masks.recurrent_kernel
         equations, (bias, recurrent_bias) = self.equations, self.split_bias()
-        weights = RecurrentWeights(kernel, recurrent_bias, masks.recurrent, self.further_weights())
+        weights = RecurrentWeights(kernel, recurrent_bias, masks.recurrent, self.extra_weights())
         inputs = inputs if masks.inputs is None else inputs * masks.inputs
         inputs = inputs if context is None else ops.concatenate([inputs, context], axis=-1)
         projected = equations.project(inputs, self.kernel, bias, weights)
         candidate, _, _ = equations.step(projected, state, equations.prepare(weights))
-        state = cell_math.zone_out(masks.zoneout, state, candidate)
+        state = cell_equations.zone_out(masks.zoneout, state, candidate)
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]
 
     def _step_masks(self, inputs, state, training):
@@ -276,7 +276,7 @@ class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
 
     @property
     def equations(self):
-        return cell_math.SimpleRNN(self.activation)
+        return cell_equations.SimpleRNNEquations(self.activation)
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -314,10 +314,10 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
 
     @property
     def equations(self):
-        kind = cell_math.LayerNormGRU if self.layer_norm else cell_math.GRU
+        kind = cell_equations.LayerNormGRUEquations if self.layer_norm else cell_equations.GRUEquations
         return kind(self.activation, self.recurrent_activation, self.reset_after)
 
-    def further_shapes(self):
+    def extra_weight_shapes(self):
         shape = (3 * self.units,)
         return {f"{name}_gamma": (shape, "ones") for name in ("input", "recurrent") if self.layer_norm}
 
@@ -368,10 +368,10 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
     def equations(self):
         functions = self.activation, self.recurrent_activation
         if not (self.peephole or self.projection_units or self.layer_norm):
-            return cell_math.LSTM(*functions)
-        return cell_math.ExtendedLSTM(*functions, self.peephole, self.projection_units, self.layer_norm)
+            return cell_equations.LSTMEquations(*functions)
+        return cell_equations.ExtendedLSTMEquations(*functions, self.peephole, self.projection_units, self.layer_norm)
 
-    def further_shapes(self):
+    def extra_weight_shapes(self):
         units, shapes = self.units, {}
         if self.peephole:
             shapes["peephole_kernel"] = (3, units), "zeros"  # gates i, f, o; zeros: it starts as a plain LSTM

@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.counterparts import point_to_ours
+from keras_seq.layers.replacements import replace_in_config
 from keras_seq.ops.random import check_rate, child_seed, dropout_mask
 
 
@@ -248,7 +248,7 @@ def _with_dtype_of(layer, kwargs):
 
 def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
     """A copy of the layer with a recurrent dropout, and seeds for the masks of inputs and outputs."""
-    config = point_to_ours(keras.saving.serialize_keras_object(layer))
+    config = replace_in_config(keras.saving.serialize_keras_object(layer))
     config.pop("build_config", None)  # the copy is built in the wrapper
     found = [*_find_dropout(config)]
     if recurrent_rate and not any("recurrent_dropout" in inner for inner, _ in found):

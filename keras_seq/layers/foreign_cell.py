@@ -9,8 +9,8 @@ from keras import ops, tree
 from keras_seq.layers.cells import RecurrentCell
 
 
-class ForeignCell:
-    """A cell that is not of keras_seq as a recurrence of `cell_math`, called in every step.
+class ForeignCellEquations:
+    """A cell that is not of keras_seq as a recurrence of `cell_equations`, called in every step.
 
     Automatic differentiation finds its derivative. Its output leads its states, so that a masked step repeats it as it
     does them. The cell keeps its dropout masks until `reset_masks`.

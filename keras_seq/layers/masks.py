@@ -8,7 +8,7 @@ import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
 
 
-def carried_mask(tensor):
+def get_mask(tensor):
     """The mask that a tensor carries, as from an `Embedding` with `mask_zero=True`, or None.
 
     Keras hands it to a layer only where the tensor is the only one in the call, or where the layer has an argument
@@ -17,12 +17,12 @@ def carried_mask(tensor):
     return get_keras_mask(tensor)
 
 
-def carry_mask(tensor, mask):
+def set_mask(tensor, mask):
     """Attach a mask to a tensor, for the next layer."""
     set_keras_mask(tensor, mask)
 
 
-class TakesRagged:
+class RaggedInputMixin:
     """A layer whose first argument, sequences, may be a `tf.RaggedTensor` (batch, None, features).
 
     The layer gets a dense tensor with a mask that keeps the steps there are, and returns dense tensors. A ragged mask,
@@ -59,9 +59,9 @@ def _densify(ragged, mask=None):
             f"Ragged `sequences` must be (batch, None, features), ragged in time alone. Received: {ragged.shape} with "
             f"ragged_rank={ragged.ragged_rank}"
         )
-    mask = carried_mask(ragged) if mask is None else mask
+    mask = get_mask(ragged) if mask is None else mask
     dense = ragged.to_tensor()
     if mask is None:
         mask = tf.sequence_mask(ragged.row_lengths(), tf.shape(dense)[1])
-    carry_mask(dense, mask.to_tensor(False) if _is_ragged(mask) else mask)
+    set_mask(dense, mask.to_tensor(False) if _is_ragged(mask) else mask)
     return dense

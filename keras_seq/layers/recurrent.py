@@ -47,11 +47,11 @@ class RecurrentLayer(RNN):
 
     def first_cell(self):
         """The cell, or the first one of a stack. A method, because Keras saves what attributes hold."""
-        return self.own_cells()[0]
+        return self.recurrent_cells()[0]
 
     def finish(self, outputs, states, training, in_time=False):
         if training:
-            mask = self.own_cells()[-1].draw_mask(self.output_dropout, *keras.ops.shape(outputs))
+            mask = self.recurrent_cells()[-1].draw_mask(self.output_dropout, *keras.ops.shape(outputs))
             outputs = outputs if mask is None else outputs * mask
         return super().finish(outputs, states, training, in_time)
 

@@ -7,14 +7,14 @@ from keras import ops, tree
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import reset_masks
-from keras_seq.layers.masks import TakesRagged, carried_mask
+from keras_seq.layers.masks import RaggedInputMixin, get_mask
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class RNN(TakesRagged, keras.layers.RNN):
+class RNN(RaggedInputMixin, keras.layers.RNN):
     """A cell, or a stack of cells, over time.
 
     Cells of `keras_seq`, alone or in `keras.layers.StackedRNNCells`, run as the layers of `keras_seq` do, on native
@@ -87,14 +87,14 @@ class RNN(TakesRagged, keras.layers.RNN):
             **kwargs,
         )
         self.supports_masking = True  # which Keras 3.16 no longer says of its own
-        if self.own_cells() is not None:
+        if self.recurrent_cells() is not None:
             self.input_spec = keras.layers.InputSpec(ndim=3)
         self.residual = residual
         self.initial_state_initializer = keras.initializers.get(initial_state_initializer)
         self.implementation = check_implementation(implementation)
         self.supports_jit = can_compile(implementation)
         self.recompute = recompute
-        sizes = {getattr(c, "output_size", None) for c in self.own_cells() or [None]}
+        sizes = {getattr(c, "output_size", None) for c in self.recurrent_cells() or [None]}
         if residual and (None in sizes or len(sizes) > 1):
             raise ValueError(f"`residual=True` needs cells of keras_seq, of one size. Received: cell={cell}")
         if stateful and self.initial_state_initializer is not None:
@@ -106,7 +106,7 @@ class RNN(TakesRagged, keras.layers.RNN):
             raise ValueError("`stateful=True` excludes an `AttentionCell`, whose memory is another for each batch.")
         self.watch = None  # a function that stands between a probe of zeros and its use: see `keras_seq.diagnostics`
 
-    def own_cells(self):
+    def recurrent_cells(self):
         """The cells where all are of keras_seq, else None. A method, because Keras saves what attributes hold."""
         cells = self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
         # Where a subclass has another `call`, that is what must run.
@@ -117,16 +117,16 @@ class RNN(TakesRagged, keras.layers.RNN):
         """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
         if isinstance(self.cell, AttentionCell):
             return self.cell.choice(self.implementation)
-        if self.own_cells() is None:
+        if self.recurrent_cells() is None:
             return choose_implementation(self.implementation, self.cell, self.compute_dtype)
         choices = [
             choose_implementation(self.implementation, cell.equations, self.compute_dtype, self.extras(cell))
-            for cell in self.own_cells()
+            for cell in self.recurrent_cells()
         ]
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     def extras(self, cell):
-        """What the layer asks of a cell that cuDNN may not have: `Extras` of `keras_seq.ops.cudnn`."""
+        """What the layer asks of a cell that cuDNN may not have: `CallFeatures` of `keras_seq.ops.cudnn`."""
         return cell.extras(self.unroll)
 
     def build(self, sequences_shape, initial_state_shape=None, memory_shape=None):
@@ -134,8 +134,8 @@ class RNN(TakesRagged, keras.layers.RNN):
         if isinstance(self.cell, AttentionCell) and not self.cell.built:
             self.cell.build((sequences_shape[0], sequences_shape[-1]), memory_shape=memory_shape)
             self.cell.built = True
-        for i, cell in enumerate(self.own_cells() or ()):
-            cell.draw_unlike(self.own_cells()[:i], f"cell_{i}")
+        for i, cell in enumerate(self.recurrent_cells() or ()):
+            cell.separate_initializers(self.recurrent_cells()[:i], f"cell_{i}")
         super().build(sequences_shape, initial_state_shape)
         if self.initial_state_initializer is not None:
             self.learned_state = [
@@ -176,10 +176,10 @@ class RNN(TakesRagged, keras.layers.RNN):
 
     def call(self, sequences, initial_state=None, mask=None, training=False, memory=None, memory_mask=None):
         self._check_memory(memory)
-        mask = carried_mask(sequences) if mask is None else mask
+        mask = get_mask(sequences) if mask is None else mask
         if isinstance(self.cell, AttentionCell):
             return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
-        if self.own_cells() is None:
+        if self.recurrent_cells() is None:
             return self._run_foreign_cell(sequences, initial_state, first_mask(mask), training)
         return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
 
@@ -244,7 +244,7 @@ class RNN(TakesRagged, keras.layers.RNN):
                 initial_state = self.states
         elif initial_state is None and self.initial_state_initializer is not None:
             initial_state = self.get_initial_state(ops.shape(sequences)[0])
-        cells = self.own_cells()
+        cells = self.recurrent_cells()
         if initial_state is None:
             return [None] * len(cells)
         if not isinstance(initial_state, (list, tuple)):
@@ -261,7 +261,7 @@ class RNN(TakesRagged, keras.layers.RNN):
         ]
 
     def start(self, cell, sequences, state, training):
-        """One cell over sequences: a `Recurrence` of `keras_seq.ops`."""
+        """One cell over sequences: a `RecurrentCall` of `keras_seq.ops`."""
         recurrence = cell.over(sequences, state, reverse=self.go_backwards, training=training)
         if self.watch is None:
             return recurrence
@@ -327,7 +327,7 @@ def run_side_by_side(layers, sequences, initial_states, mask, training, in_time=
     options = layers[0].run_options(mask, training)
     starts = [layer.starting_states(sequences, state) for layer, state in zip(layers, initial_states, strict=True)]
     outputs, states = [sequences] * len(layers), [[] for _ in layers]
-    for depth, cells in enumerate(zip(*(layer.own_cells() for layer in layers), strict=True)):
+    for depth, cells in enumerate(zip(*(layer.recurrent_cells() for layer in layers), strict=True)):
         started = [
             layer.start(cell, inputs, start[depth], training)
             for layer, cell, inputs, start in zip(layers, cells, outputs, starts, strict=True)

@@ -6,7 +6,7 @@ import inspect
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import carried_mask, carry_mask
+from keras_seq.layers.masks import get_mask, set_mask
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -89,9 +89,9 @@ class TimeDistributed(keras.layers.TimeDistributed):
         def unfold(output):
             unfolded = ops.reshape(output, (*leading, *ops.shape(output)[1:]))
             unfolded = ops.cast(unfolded, self._output_dtype(output.dtype))
-            own = carried_mask(output)
+            own = get_mask(output)
             if own is not None and len(own.shape) < max(len(output.shape), 2):
-                carry_mask(unfolded, ops.reshape(own, (*leading, *ops.shape(own)[1:])))
+                set_mask(unfolded, ops.reshape(own, (*leading, *ops.shape(own)[1:])))
             return unfolded
 
         return tree.map_structure(unfold, outputs)

@@ -9,7 +9,7 @@ from keras import ops
 from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
 from keras_seq.layers.recurrent import make_layer
 from keras_seq.ops.random import child_seed
-from keras_seq.ops.recurrence import hide_masked
+from keras_seq.ops.recurrence import zero_masked_positions
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -210,7 +210,7 @@ class Decoder(keras.layers.Layer):
         """The steps at inference, or in training with masks of inputs (batch, embedding_dim) and outputs."""
         keys = None
         if self.attention is not None:
-            memory = hide_masked(memory, memory_mask)
+            memory = zero_masked_positions(memory, memory_mask)
             keys = self.recurrence.project_memory(memory)
         training = masks is not None
 

@@ -415,7 +415,7 @@ class Seq2Seq(keras.Model):
         results = {
             "token_ids": found.token_ids,
             "log_probabilities": found.log_probabilities,
-            "attention_weights": found.alignments,
+            "attention_weights": found.attention_weights,
         }
         if self._vocabularies.detokenizer is not None:
             results["text"] = self._vocabularies.detokenizer(found.token_ids)

@@ -7,7 +7,7 @@ from keras import activations, backend, ops
 from keras.src import backend as keras_backend  # `lstm`, `gru` and `cudnn_ok` have no public names
 
 
-class Extras(NamedTuple):
+class CallFeatures(NamedTuple):
     """What a call asks for beyond sequences, kernels and initial states. Our own implementations have all of it."""
 
     no_bias: bool = False
@@ -18,7 +18,7 @@ class Extras(NamedTuple):
     refused: bool = False  # by `use_cudnn=False`
 
 
-PLAIN = Extras()
+NO_FEATURES = CallFeatures()
 _NAMES = {
     "no_bias": "recurrence without a bias",
     "recurrent_dropout": "recurrent dropout",
@@ -38,7 +38,7 @@ def unavailable(cell, dtype, extras):
     Args:
         cell: "LSTM" or "GRU".
         dtype: that of the computation, a name.
-        extras: `Extras`.
+        extras: `CallFeatures`.
 
     Returns:
         A reason in one line, or None where it can.

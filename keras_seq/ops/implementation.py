@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from keras import activations, backend
 
-from keras_seq.ops import cell_math, cudnn, native
-from keras_seq.ops.attention_math import AdditiveAttention, AnyAttention, InputFeeding
+from keras_seq.ops import cell_equations, cudnn, native
+from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AnyAttentionEquations, InputFeedingEquations
 
 IMPLEMENTATIONS = ("auto", "native", "cudnn", "xla")
 _ON_CUDNN = {
@@ -64,16 +64,16 @@ def use_implementation(implementation):
         _in_use.reset(token)
 
 
-def choose_implementation(implementation, cell, dtype, extras=cudnn.PLAIN):
+def choose_implementation(implementation, cell, dtype, extras=cudnn.NO_FEATURES):
     """Decide how a recurrence runs: "auto" is native where there is a kernel, else cudnn where there is one, else xla.
 
     `use_implementation` and, after it, the environment variable `KERAS_SEQ_IMPLEMENTATION` replace "auto".
 
     Args:
         implementation: "auto", "native", "cudnn" or "xla".
-        cell: a recurrence of `cell_math`.
+        cell: a recurrence of `cell_equations`.
         dtype: that of the computation, a name.
-        extras: `cudnn.Extras`, what the call asks for that cuDNN may not have.
+        extras: `cudnn.CallFeatures`, what the call asks for that cuDNN may not have.
 
     Returns:
         A `Choice`.
@@ -108,7 +108,7 @@ def choose_implementation(implementation, cell, dtype, extras=cudnn.PLAIN):
 
 
 def why_not_native(cell, dtype):
-    """Why there is no native kernel for a recurrence of `cell_math`, or None where there is one."""
+    """Why there is no native kernel for a recurrence of `cell_equations`, or None where there is one."""
     if native_kernel(cell) is None:
         return f"there is no native kernel for {_describe(cell)}"
     if dtype not in _DTYPES:
@@ -116,9 +116,9 @@ def why_not_native(cell, dtype):
     return native.unavailable()
 
 
-def why_not_cudnn(cell, dtype, extras=cudnn.PLAIN):
-    """Why cuDNN cannot run a recurrence of `cell_math`, or None where it can."""
-    kernel = None if isinstance(cell, AdditiveAttention) else native_kernel(cell)
+def why_not_cudnn(cell, dtype, extras=cudnn.NO_FEATURES):
+    """Why cuDNN cannot run a recurrence of `cell_equations`, or None where it can."""
+    kernel = None if isinstance(cell, AdditiveAttentionEquations) else native_kernel(cell)
     if kernel == ("GRU", {"reset_after": False}):
         return "cuDNN has no GRU with reset_after=False"
     if kernel not in (("GRU", {"reset_after": True}), ("LSTM", {})):
@@ -127,37 +127,42 @@ def why_not_cudnn(cell, dtype, extras=cudnn.PLAIN):
 
 
 def native_kernel(cell):
-    """The name and the attributes of the native kernel of a recurrence of `cell_math`, or None.
+    """The name and the attributes of the native kernel of a recurrence of `cell_equations`, or None.
 
     Those of a recurrence with additive attention are those of its cell.
     """
-    if isinstance(cell, AdditiveAttention):
+    if isinstance(cell, AdditiveAttentionEquations):
         cell = cell.cell
-    if isinstance(cell, cell_math.SimpleRNN):
+    if isinstance(cell, cell_equations.SimpleRNNEquations):
         if cell.activation in (activations.tanh, activations.relu, activations.linear):
             return "SimpleRNN", {"activation": cell.activation.__name__}
         return None
-    if type(cell) not in (cell_math.GRU, cell_math.LSTM):  # whose subclasses compute something else
+    if type(cell) not in (
+        cell_equations.GRUEquations,
+        cell_equations.LSTMEquations,
+    ):  # whose subclasses compute something else
         return None
     if cell.activation is not activations.tanh or cell.recurrent_activation is not activations.sigmoid:
         return None
-    return ("GRU", {"reset_after": cell.reset_after}) if isinstance(cell, cell_math.GRU) else ("LSTM", {})
+    return ("GRU", {"reset_after": cell.reset_after}) if isinstance(cell, cell_equations.GRUEquations) else ("LSTM", {})
 
 
 def _describe(cell):
-    if isinstance(cell, AdditiveAttention):
+    if isinstance(cell, AdditiveAttentionEquations):
         return f"{_describe(cell.cell)} with attention"
-    if isinstance(cell, AnyAttention):
+    if isinstance(cell, AnyAttentionEquations):
         return "attention that is not additive with a softmax"
-    if isinstance(cell, InputFeeding):
+    if isinstance(cell, InputFeedingEquations):
         return "attention after the cell with input feeding"
-    if isinstance(cell, cell_math.ExtendedLSTM):
+    if isinstance(cell, cell_equations.ExtendedLSTMEquations):
         parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}
         return "LSTM with " + ", ".join(name for name, there in parts.items() if there)
-    if isinstance(cell, cell_math.LayerNormGRU):
+    if isinstance(cell, cell_equations.LayerNormGRUEquations):
         return "GRU with layer_norm"
-    if not isinstance(cell, (cell_math.SimpleRNN, cell_math.GRU, cell_math.LSTM)):
+    if not isinstance(
+        cell, (cell_equations.SimpleRNNEquations, cell_equations.GRUEquations, cell_equations.LSTMEquations)
+    ):
         return f"{type(cell).__name__}, which is not a cell of keras_seq"
     functions = [getattr(cell, name, None) for name in ("activation", "recurrent_activation")]
     names = ", ".join(getattr(f, "__name__", str(f)) for f in functions if f is not None)
-    return f"{type(cell).__name__} with the activation(s) {names}"
+    return f"{type(cell).__name__.removesuffix('Equations')} with the activation(s) {names}"

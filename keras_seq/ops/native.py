@@ -53,7 +53,7 @@ def recur(
     *,
     initial_state=None,
     mask=None,
-    recurrent_dropout=None,
+    recurrent_dropout_mask=None,
     zoneout=None,
     attention=None,
     reverse,
@@ -73,9 +73,9 @@ def recur(
         bias: (gates * units,), or (2, 3 * units) of a GRU with `reset_after`; or None for all.
         initial_state: tuple of (batch, units), one a state; or None for all, which is zero.
         mask: (batch, time) booleans, shared by the directions, True = keep; or None.
-        recurrent_dropout: (batch, units) or (batch, time, units), multiplies the previous h in every recurrent
+        recurrent_dropout_mask: (batch, units) or (batch, time, units), multiplies the previous h in every recurrent
             product; or None for all.
-        zoneout: tuple, one a state, of None or a multiplier m shaped as `recurrent_dropout`: a state becomes
+        zoneout: tuple, one a state, of None or a multiplier m shaped as `recurrent_dropout_mask`: a state becomes
             `m * previous + (1 - m) * new`; or None for all.
         attention: None, or of one direction that attends a dict of `memory` (batch, source, memory_units), `keys`
             (batch, source, attention_units), `query_kernel` (units, attention_units), `score_vector`
@@ -87,7 +87,7 @@ def recur(
 
     Returns:
         `(outputs, states)`, lists with one entry a direction: h of every step (batch, time, units), and the tuple of
-        final states, each (batch, units); with `attention` also `alignments`, such a list of (batch, time, source).
+        final states, each (batch, units); with `attention` also `attention_weights`, a list of (batch, time, source).
 
     Raises:
         RuntimeError: if the kernels cannot run in this process.
@@ -103,8 +103,8 @@ def recur(
         "bias": list(bias or ()),
         **_by_state("initial", names, initial_state),
         "mask": [] if mask is None else [mask],
-        "recurrent_dropout": list(recurrent_dropout or ()),
-        **_by_state("zoneout", names, zoneout),
+        "recurrent_dropout_mask": list(recurrent_dropout_mask or ()),
+        **_by_state("zoneout_mask", names, zoneout),
     }
     op = cell
     if attention is not None:
@@ -114,7 +114,7 @@ def recur(
     call = _Call(op, cell, tuple(bool(r) for r in reverse), bool(keep_residuals), tuple(sorted(attributes.items())))
     results = call.split(framework(call, {name: arguments.get(name, []) for name in call.counts()}))
     states = list(zip(*(results[f"final_{state}"] for state in names), strict=True))
-    extra = () if attention is None else (list(results["alignments"]),)
+    extra = () if attention is None else (list(results["attention_weights"]),)
     return list(results["outputs"]), states, *extra
 
 
@@ -161,14 +161,14 @@ class _Call(NamedTuple):
             "bias": "biases",
             **{f"initial_{state}": self._of_state("initial_states", state) for state in self.states},
             "mask": "masks",
-            "recurrent_dropout": "recurrent_dropouts",
-            **{f"zoneout_{state}": f"zoneouts_{state}" for state in self.states},
+            "recurrent_dropout_mask": "recurrent_dropout_masks",
+            **{f"zoneout_mask_{state}": f"zoneout_masks_{state}" for state in self.states},
         }
 
     def results(self):
         """The names of its results, lists with one entry a direction; the residuals come after them."""
-        alignments = ["alignments"] if self.attends else []
-        return ["outputs", *alignments, *(f"final_{state}" for state in STATES[self.cell])]
+        attention_weights = ["attention_weights"] if self.attends else []
+        return ["outputs", *attention_weights, *(f"final_{state}" for state in STATES[self.cell])]
 
     def split(self, flat):
         """The results by name."""
@@ -177,9 +177,9 @@ class _Call(NamedTuple):
 
     def upstream_counts(self):
         """The gradients that arrive."""
-        alignments = {"d_alignments": "upstream_alignments"} if self.attends else {}
+        attention_weights = {"d_attention_weights": "upstream_attention_weights"} if self.attends else {}
         finals = {f"d_final_{state}": f"upstream_{state}" for state in self.states}
-        return {"d_outputs": "upstream_outputs", **alignments, **finals}
+        return {"d_outputs": "upstream_outputs", **attention_weights, **finals}
 
     def wanted_counts(self):
         """For each argument that has a gradient the attribute that says how many of its list are wanted."""
@@ -339,7 +339,7 @@ def _tensorflow_gradient(ops, name, op, *upstream):
         arriving[f"d_{result}"] = [] if all(_is_zero(d) for d in of_result) else list(of_result)
     results = _tensorflow_op(ops, name, "_grad")(
         **arguments,
-        **{result: outputs[result] for result in ("outputs", "alignments") if result in outputs},
+        **{result: outputs[result] for result in ("outputs", "attention_weights") if result in outputs},
         residuals=op.outputs[-len(reverse) :],
         **arriving,
         **wanted,
@@ -426,7 +426,7 @@ def _differentiable(residual_size, call):
         raise NotImplementedError(SECOND_ORDER.format(op=call.op))
 
     def invoke_op(call, suffix, results, operands, **counts):
-        kept = ["outputs", *(["alignments"] if call.attends else []), "residuals"]
+        kept = ["outputs", *(["attention_weights"] if call.attends else []), "residuals"]
         names = [*call.counts(), *kept, *call.upstream_counts()]  # JAX sorts dicts
         flat = [tensor for name in names for tensor in operands.get(name, ())]
         counts.update({count: len(operands[name]) for name, count in call.counts().items()})
@@ -444,7 +444,7 @@ def _differentiable(residual_size, call):
         size = residual_size(call, dtype, sizes) if call.keep_residuals else 0
         if size < 0:
             raise ValueError(f"There is no native {call.op} of {dtype} and sizes {sizes}")
-        shapes = {"outputs": (batch, time, units), "alignments": (batch, time, sizes[4])}
+        shapes = {"outputs": (batch, time, units), "attention_weights": (batch, time, sizes[4])}
         results = [
             *[jax.ShapeDtypeStruct(shapes.get(name, (batch, units)), dtype) for name in call.results()],
             jax.ShapeDtypeStruct((size,), jnp.float64 if dtype == jnp.float64 else jnp.float32),

@@ -69,7 +69,7 @@ def child_initializer(initializer, *path):
     return type(initializer).from_config(with_child_seeds(config, *path)) if "seed" in config else initializer
 
 
-def draw_alike(initializer, other):
+def draw_same_numbers(initializer, other):
     """Whether two initializers draw the same numbers: they are one object, or equal ones with a seed."""
     if initializer is other:
         return True

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from keras import activations, backend, ops
 
-from keras_seq.ops import cell_math, cudnn, native
-from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights, InputFeeding
-from keras_seq.ops.cell_math import RecurrentWeights
+from keras_seq.ops import cell_equations, cudnn, native
+from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AttentionWeights, InputFeedingEquations
+from keras_seq.ops.cell_equations import RecurrentWeights
 from keras_seq.ops.implementation import choose_implementation, native_kernel
 from keras_seq.ops.scan import Probed, scan
 
@@ -34,7 +34,7 @@ def simple_rnn(inputs, kernel, recurrent_kernel, bias=None, *, activation="tanh"
         >>> np.asarray(outputs).tolist()
         [[[1.0], [2.0], [3.0]]]
     """
-    cell = cell_math.SimpleRNN(activations.get(activation))
+    cell = cell_equations.SimpleRNNEquations(activations.get(activation))
     return _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options)
 
 
@@ -49,7 +49,7 @@ def gru(
     reset_after=True,
     **options,
 ):
-    """The gated recurrent unit (Cho et al. 2014) over whole sequences; equations in `cell_math.GRU`.
+    """The gated recurrent unit (Cho et al. 2014) over whole sequences; equations in `cell_equations.GRUEquations`.
 
     Args:
         inputs: (batch, time, features).
@@ -64,7 +64,7 @@ def gru(
     Returns:
         `(outputs, (h,))`, outputs (batch, time, units) and the final state (batch, units).
     """
-    cell = cell_math.GRU(activations.get(activation), activations.get(recurrent_activation), reset_after)
+    cell = cell_equations.GRUEquations(activations.get(activation), activations.get(recurrent_activation), reset_after)
     return _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options)
 
 
@@ -78,7 +78,9 @@ def lstm(
     recurrent_activation="sigmoid",
     **options,
 ):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997) over whole sequences; equations in `cell_math.LSTM`.
+    """Long short-term memory (Hochreiter & Schmidhuber 1997) over whole sequences.
+
+    The equations are those of `cell_equations.LSTMEquations`.
 
     Args:
         inputs: (batch, time, features).
@@ -105,7 +107,7 @@ def lstm(
     Returns:
         `(outputs, (h, c))`, outputs (batch, time, units) and the final state, each (batch, units).
     """
-    cell = cell_math.LSTM(activations.get(activation), activations.get(recurrent_activation))
+    cell = cell_equations.LSTMEquations(activations.get(activation), activations.get(recurrent_activation))
     return _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options)
 
 
@@ -129,7 +131,7 @@ def attention_decoder(
     `[x_t, context_t]`.
 
     Args:
-        cell: a recurrence of `cell_math`.
+        cell: a recurrence of `cell_equations`.
         inputs: (batch, time, features).
         memory: (batch, source, memory_units).
         kernel: (features + memory_units, gates * units).
@@ -143,13 +145,13 @@ def attention_decoder(
             `reverse`, `unroll`, `recompute`, `implementation` as of `lstm`.
 
     Returns:
-        `(outputs, state, alignments)`: (batch, time, units), the final state, and a (batch, time, source), zero where
-        a step is masked.
+        `(outputs, state, attention_weights)`: (batch, time, units), the final state, and a (batch, time, source), zero
+        where a step is masked.
     """
-    recurrence, options = _split_options(Recurrence(cell, inputs, kernel, recurrent_kernel, bias), options)
+    recurrence, options = _split_options(RecurrentCall(cell, inputs, kernel, recurrent_kernel, bias), options)
     read = {"query_kernel": query_kernel, "score_vector": score_vector}
-    memory, keys = (hide_masked(x, memory_mask) for x in (memory, keys))
-    return run_attending(recurrence, AdditiveAttention(cell), memory, keys, memory_mask, **read, **options)
+    memory, keys = (zero_masked_positions(x, memory_mask) for x in (memory, keys))
+    return run_attending(recurrence, AdditiveAttentionEquations(cell), memory, keys, memory_mask, **read, **options)
 
 
 def run_attending(
@@ -172,18 +174,18 @@ def run_attending(
     """Run a recurrence that attends to a memory in each step.
 
     Args:
-        recurrence: a `Recurrence`, whose kernel is for `[x, context]`, or what else the attention feeds.
-        attention: `AdditiveAttention`, `AnyAttention` or `InputFeeding` around its cell.
-        memory, keys: as of `attention_decoder`; where they are masked, `hide_masked` has made them zero.
+        recurrence: a `RecurrentCall`, whose kernel is for `[x, context]`, or what else the attention feeds.
+        attention: `AdditiveAttentionEquations`, `AnyAttentionEquations` or `InputFeedingEquations` around its cell.
+        memory, keys: as of `attention_decoder`; where they are masked, `zero_masked_positions` has made them zero.
         memory_mask, query_kernel, score_vector: as of `attention_decoder`.
-        attention_state: tuple of tensors, from which the attention's own states start; of `InputFeeding` the output
-            is the first.
+        attention_state: tuple of tensors, from which the attention's own states start; of `InputFeedingEquations` the
+            output is the first.
         drawn: (batch, time, any), what the attention reads in each step, or None.
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
 
     Returns:
-        `(outputs, state, alignments)`, the state in the order of the attention's recurrence; alignments are zero where
-        a step is masked.
+        `(outputs, state, attention_weights)`, the state in the order of the attention's recurrence; the weights are
+        zero where a step is masked.
     """
     recurrence = _checked(recurrence)
     cell, features, dtype = recurrence.cell, recurrence.inputs.shape[-1], recurrence.inputs.dtype
@@ -191,17 +193,17 @@ def run_attending(
     def cast(x):
         return None if x is None else ops.cast(x, dtype)
 
-    mask = as_booleans(mask)
-    memory, keys, memory_mask = cast(memory), cast(keys), cast(as_booleans(memory_mask))
+    mask = as_bool_mask(mask)
+    memory, keys, memory_mask = cast(memory), cast(keys), cast(as_bool_mask(memory_mask))
     _check_memory(recurrence, memory, keys, memory_mask, attention.fed)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
         read |= {"memory": memory, "keys": keys, "memory_mask": None if memory_mask is None else memory_mask > 0}
-        ((outputs, state, alignments),) = _run_native([recurrence], mask, recompute, attention=read)
-        return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
+        ((outputs, state, attention_weights),) = _run_native([recurrence], mask, recompute, attention=read)
+        return _show(outputs, recurrence, mask, zero_output_for_mask), state, attention_weights
     bias, recurrent_bias = cell.split_bias(recurrence.bias)
     weights = AttentionWeights(
-        cell=RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=recurrence.further_weights),
+        cell=RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, extra=recurrence.extra_weights),
         context_kernel=None if recurrence.kernel is None else recurrence.kernel[features:],
         query_kernel=cast(query_kernel),
         score_vector=cast(score_vector),
@@ -210,7 +212,7 @@ def run_attending(
         memory_mask=memory_mask,
     )
     state, zoneout = recurrence.initial_state, recurrence.zoneout_masks
-    if isinstance(attention, InputFeeding) and zoneout:
+    if isinstance(attention, InputFeedingEquations) and zoneout:
         attention, drawn, zoneout = *_zone_out_within(attention, recurrence, drawn), None
     if attention_state:
         state = _zero_state(recurrence, ops.shape(memory)[0]) if state is None else state
@@ -223,14 +225,14 @@ def run_attending(
         zoneout_masks=zoneout,
     )
     options = {"drawn": drawn, "mask": mask, "unroll": unroll, "recompute": recompute}
-    outputs, state, (alignments,) = _run_xla(attending, weights, bias, **options)
+    outputs, state, (attention_weights,) = _run_xla(attending, weights, bias, **options)
     if mask is not None:
-        alignments = ops.where(mask[:, :, None], alignments, 0)
-    return _show(outputs, recurrence, mask, zero_output_for_mask), state, alignments
+        attention_weights = ops.where(mask[:, :, None], attention_weights, 0)
+    return _show(outputs, recurrence, mask, zero_output_for_mask), state, attention_weights
 
 
 def _zone_out_within(attention, recurrence, drawn):
-    """`InputFeeding` that zones out within its step, before it attends, and the masks for it before what was drawn."""
+    """`InputFeedingEquations` that zones out within its step, and the masks for it before what was drawn."""
     masks = recurrence.zoneout_masks
     steps = ops.shape(recurrence.inputs)[:2]
     wide = [m if m is None or len(m.shape) == 3 else ops.expand_dims(m, axis=1) for m in masks]
@@ -270,7 +272,7 @@ def _check_memory_and_mask(memory, memory_mask):
         )
 
 
-def hide_masked(memory, memory_mask):
+def zero_masked_positions(memory, memory_mask):
     """A memory with zeros where it is masked, so that whatever stands there, as NaN, reaches no result and no gradient.
 
     To be called once for many steps, before keys are made of the memory.
@@ -281,15 +283,15 @@ def hide_masked(memory, memory_mask):
     """
     if memory_mask is None:
         return memory
-    memory_mask = as_booleans(memory_mask)
+    memory_mask = as_bool_mask(memory_mask)
     _check_memory_and_mask(memory, memory_mask)
     return ops.where(ops.expand_dims(memory_mask, axis=-1), memory, 0)
 
 
-class Recurrence(NamedTuple):
+class RecurrentCall(NamedTuple):
     """A recurrence over whole sequences: what may differ between two that run side by side."""
 
-    cell: object  # of `cell_math`
+    cell: object  # of `cell_equations`
     inputs: object  # (batch, time, features)
     kernel: object = None  # (features, gates * units); None where nothing projects the inputs before the loop
     recurrent_kernel: object = None  # (units, gates * units)
@@ -297,7 +299,7 @@ class Recurrence(NamedTuple):
     initial_state: object = None  # tuple of (batch, units), one a state
     recurrent_dropout_mask: object = None  # (batch, units) or (batch, time, units)
     zoneout_masks: object = None  # tuple, one a state, of None or shapes as the dropout mask
-    further_weights: object = None  # a dict, of the cells that have more
+    extra_weights: object = None  # a dict, of the cells that have more
     reverse: bool = False
     probe: object = None  # (batch, time, size of h), zeros: its gradient is that of each h_t
 
@@ -324,7 +326,7 @@ def run(
     """Run recurrences that share a mask: native kernels run them side by side where they are alike.
 
     Args:
-        recurrences: list of `Recurrence`, all of one cell and dtype.
+        recurrences: list of `RecurrentCall`, all of one cell and dtype.
         mask, zero_output_for_mask, unroll, recompute, implementation: as of `lstm`.
         use_cudnn: whether "auto" may take "cudnn".
 
@@ -347,9 +349,9 @@ def run(
         for group in [recurrences] if alike else [[recurrence] for recurrence in recurrences]:
             results += _run_native(group, mask, recompute)
     elif chosen == "cudnn":
-        results = [_run_cudnn(recurrence, as_booleans(mask), recompute) for recurrence in recurrences]
+        results = [_run_cudnn(recurrence, as_bool_mask(mask), recompute) for recurrence in recurrences]
     else:
-        options = {"mask": as_booleans(mask), "unroll": unroll, "recompute": recompute}
+        options = {"mask": as_bool_mask(mask), "unroll": unroll, "recompute": recompute}
         results = [_run_xla_alone(recurrence, **options) for recurrence in recurrences]
     return [
         (_show(outputs, recurrence, mask, zero_output_for_mask), state)
@@ -358,13 +360,13 @@ def run(
 
 
 def _run_one(cell, inputs, kernel, recurrent_kernel, bias, **options):
-    recurrence, options = _split_options(Recurrence(cell, inputs, kernel, recurrent_kernel, bias), options)
+    recurrence, options = _split_options(RecurrentCall(cell, inputs, kernel, recurrent_kernel, bias), options)
     return run([recurrence], **options)[0]
 
 
 def _split_options(recurrence, options):
     """Options of one call, into those of the recurrence and those of `run`."""
-    own = {name: options[name] for name in options if name in Recurrence._fields}
+    own = {name: options[name] for name in options if name in RecurrentCall._fields}
     return recurrence._replace(**own), {name: options[name] for name in options if name not in own}
 
 
@@ -374,7 +376,7 @@ def _look(recurrence):
 
 
 def _run_native(recurrences, mask, recompute, attention=None):
-    """A list of `(outputs, state)`, of one that attends `(outputs, state, alignments)`."""
+    """A list of `(outputs, state)`, of one that attends `(outputs, state, attention_weights)`."""
     first = recurrences[0]
     kernel, attributes = native_kernel(first.cell)
     results = native.recur(
@@ -385,7 +387,7 @@ def _run_native(recurrences, mask, recompute, attention=None):
         None if first.bias is None else [r.bias for r in recurrences],
         initial_state=None if first.initial_state is None else [r.initial_state for r in recurrences],
         mask=mask,
-        recurrent_dropout=None
+        recurrent_dropout_mask=None
         if first.recurrent_dropout_mask is None
         else [r.recurrent_dropout_mask for r in recurrences],
         zoneout=None if first.zoneout_masks is None else [r.zoneout_masks for r in recurrences],
@@ -398,7 +400,7 @@ def _run_native(recurrences, mask, recompute, attention=None):
 
 
 def _extras(recurrences, mask, unroll, use_cudnn):
-    return cudnn.Extras(
+    return cudnn.CallFeatures(
         no_bias=any(r.bias is None for r in recurrences),
         recurrent_dropout=any(r.recurrent_dropout_mask is not None for r in recurrences),
         zoneout=any(r.zoneout_masks is not None for r in recurrences),
@@ -427,7 +429,7 @@ def _run_cudnn(recurrence, mask, recompute):
 def _run_xla_alone(recurrence, **options):
     """`(outputs, state)` of a recurrence that does not attend."""
     bias, recurrent_bias = recurrence.cell.split_bias(recurrence.bias)
-    weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, further=recurrence.further_weights)
+    weights = RecurrentWeights(recurrence.recurrent_kernel, recurrent_bias, extra=recurrence.extra_weights)
     outputs, state, _ = _run_xla(recurrence, weights, bias, **options)
     return outputs, tuple(state)
 
@@ -469,7 +471,7 @@ def _run_xla(recurrence, weights, bias, *, drawn=None, mask=None, unroll=False, 
     return outputs, state, tuple(emitted)
 
 
-def as_booleans(mask):
+def as_bool_mask(mask):
     """A mask as booleans of the bytes 0 and 1.
 
     Other bytes arrive from NumPy views, such as the 0 and 255 of images. Eager TensorFlow takes 255 for True, but XLA
@@ -487,7 +489,7 @@ def _show(outputs, recurrence, mask, zero_output_for_mask=False):
     """What Keras shows of the states of masked steps: the last output, zero before the first one; or always zero."""
     if mask is None or not (zero_output_for_mask or recurrence.initial_state is not None):
         return outputs
-    mask = as_booleans(mask)
+    mask = as_bool_mask(mask)
     visible = mask if zero_output_for_mask else _seen(mask, recurrence.reverse)
     return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
 
@@ -532,7 +534,7 @@ def _checked(recurrence):
         initial_state=state,
         recurrent_dropout_mask=mask("recurrent_dropout_mask", recurrence.recurrent_dropout_mask, sizes[0]),
         zoneout_masks=zoneout,
-        further_weights={name: cast(w) for name, w in (recurrence.further_weights or {}).items()} or None,
+        extra_weights={name: cast(w) for name, w in (recurrence.extra_weights or {}).items()} or None,
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implementation "xla": a recurrence as a scan over `cell_math`, with hand-written backpropagation through time.
+"""Implementation "xla": a recurrence as a scan over `cell_equations`, with hand-written backpropagation through time.
 
 Written with `keras.ops`, so it runs on every backend of Keras and compiles under XLA for any device. The scan holds
 only what depends on the previous step: the input projection comes before it as one matrix product, the gradient of
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from keras import backend, ops, tree
 
-from keras_seq.ops.cell_math import Trace, zone_out
+from keras_seq.ops.cell_equations import Trace, zone_out
 from keras_seq.ops.gradient import custom_gradient
 
 
@@ -37,7 +37,7 @@ def scan(
     """Run a recurrence over time.
 
     Args:
-        cell: a recurrence of `cell_math`.
+        cell: a recurrence of `cell_equations`.
         inputs: (time, batch, gates * units), projected.
         initial_state: tuple of (batch, units), one a state of the cell.
         weights: the cell's weights, a (nested) named tuple of tensors or None.

@@ -15,8 +15,8 @@ TABLE[4, 0] = 7.0  # padding scores best here
 
 def scripted(token_ids, state):
     steps = state + 1  # (batch,)
-    alignment = tf.one_hot(steps - 1, 5)  # (batch, source)
-    return tf.gather(tf.constant(TABLE), token_ids), steps, alignment
+    attention_weights = tf.one_hot(steps - 1, 5)  # (batch, source)
+    return tf.gather(tf.constant(TABLE), token_ids), steps, attention_weights
 
 
 def search(first, limits, forbidden_ids=(0,)):
@@ -33,12 +33,12 @@ def log_softmax(row):
 
 
 def test_follows_the_best_path_and_stops_at_the_end():
-    ids, scores, alignments = search([2, 5], [10, 10])
+    ids, scores, attention_weights = search([2, 5], [10, 10])
     assert ids.tolist() == [[4, 5, 3], [3, 0, 0]]
     expected = sum(log_softmax(TABLE[a])[b] for a, b in ((2, 4), (4, 5), (5, 3)))
     np.testing.assert_allclose(scores, [expected, log_softmax(TABLE[5])[3]], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(alignments[0], np.eye(3, 5))
-    np.testing.assert_array_equal(alignments[1], np.eye(3, 5) * [[1], [0], [0]])  # nothing after the end
+    np.testing.assert_array_equal(attention_weights[0], np.eye(3, 5))
+    np.testing.assert_array_equal(attention_weights[1], np.eye(3, 5) * [[1], [0], [0]])  # nothing after the end
 
 
 def test_stops_at_the_limit_of_each_sequence():

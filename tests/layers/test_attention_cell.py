@@ -89,10 +89,10 @@ def test_values_and_gradients(attention, input_feeding):
     def expected(inputs, memory, *rest):
         state, weights = list(rest[: len(states)]), rest[len(states) :]
         look_at = look(memory, *weights[3:], mask=MEMORY_MASK)
-        outputs, state, alignments = references.attentive(
+        outputs, state, attention_weights = references.attentive(
             CELLS[cell], inputs, memory, *weights[:3], look=look_at, input_feeding=input_feeding, initial_state=state
         )
-        return [outputs, alignments, *state]
+        return [outputs, attention_weights, *state]
 
     arguments = [INPUTS, SOURCES, *states]
     run = decode_with(decoder, attention.endswith("soft"), memory_mask=MEMORY_MASK)
@@ -112,11 +112,11 @@ def test_extended_cells_have_their_hand_written_derivatives():
 
     def expected(inputs, memory, kernel, recurrent_kernel, bias, peephole, projection, *weights):
         zoneout = [np.full((BATCH, UNITS), 0.2), np.full((BATCH, UNITS + 1), 0.1)]
-        outputs, state, alignments = references.attentive(
+        outputs, state, attention_weights = references.attentive(
             references.extended_lstm, inputs, memory, kernel, recurrent_kernel, bias, peephole=peephole,
             projection=projection, zoneout_masks=zoneout, look=references.bahdanau(memory, *weights),
         )  # fmt: skip
-        return [outputs, alignments, *state]
+        return [outputs, attention_weights, *state]
 
     outputs, gradients = run_with_gradients(decode_with(decoder), [INPUTS, SOURCES], decoder.trainable_variables)
     arguments = [INPUTS, SOURCES, *decoder.get_weights()]
@@ -129,10 +129,10 @@ def test_normalisation_is_of_inputs_and_context_together():
     kernel, recurrent_kernel, bias, input_gamma, recurrent_gamma, *weights = decoder.get_weights()
     norms = {"input_gamma": input_gamma, "recurrent_gamma": recurrent_gamma}
     look = references.bahdanau(SOURCES, *weights)
-    outputs, state, alignments = references.attentive(
+    outputs, state, attention_weights = references.attentive(
         references.layer_norm_gru, INPUTS, SOURCES, kernel, recurrent_kernel, bias, look=look, norms=norms
     )
-    assert_close(decode_with(decoder)(INPUTS, SOURCES), [outputs, alignments, *state], TOLERANCE)
+    assert_close(decode_with(decoder)(INPUTS, SOURCES), [outputs, attention_weights, *state], TOLERANCE)
 
 
 @either_feeding
@@ -384,9 +384,11 @@ def test_compiled():
 def test_a_source_that_is_all_masked_is_no_source(attention, input_feeding):
     decoder = make_decoder("gru", attention, input_feeding, implementation="xla")
     run = decode_with(decoder, attention.endswith("soft"), memory_mask=np.array([[True] * SOURCE, [False] * SOURCE]))
-    (outputs, alignments, *states), gradients = run_with_gradients(run, [INPUTS, SOURCES], decoder.trainable_variables)
-    assert all(np.all(np.isfinite(x)) for x in [outputs, alignments, *states, *gradients])
-    assert not np.any(alignments[1])
+    (outputs, attention_weights, *states), gradients = run_with_gradients(
+        run, [INPUTS, SOURCES], decoder.trainable_variables
+    )
+    assert all(np.all(np.isfinite(x)) for x in [outputs, attention_weights, *states, *gradients])
+    assert not np.any(attention_weights[1])
     assert not np.any(gradients[1][1])  # of the memory that nobody may look at
     assert_close(outputs[1], run(INPUTS, 0 * SOURCES)[0][1], 1e-12)
 

@@ -37,7 +37,7 @@ def reference(cell, mask, memory_mask):
 
     def decode(inputs, memory, *rest):
         *state, kernel, recurrent_kernel, bias, query_kernel, key_kernel, score_kernel = rest
-        outputs, state, alignments = references.attention_decoder(
+        outputs, state, attention_weights = references.attention_decoder(
             RECURRENCES[cell],
             inputs,
             memory,
@@ -51,7 +51,7 @@ def reference(cell, mask, memory_mask):
             mask=mask,
             initial_state=state,
         )
-        return [outputs, alignments, *state]
+        return [outputs, attention_weights, *state]
 
     return decode
 
@@ -102,10 +102,10 @@ def test_steps_are_the_teacher_forced_call(cell, memory_mask):
     expected = decode_with(decoder, memory_mask=memory_mask)(inputs, memory, *states)
     keys, steps = decoder.attention.project_memory(memory), []
     for t in range(TIME):
-        output, states, alignment = decoder.step(inputs[:, t], states, memory, keys, memory_mask)
-        steps.append((output, alignment))
-    outputs, alignments = (np.stack(tensors, axis=1) for tensors in zip(*steps, strict=True))
-    assert_close([outputs, alignments, *states], list(expected), 1e-13)
+        output, states, attention_weights = decoder.step(inputs[:, t], states, memory, keys, memory_mask)
+        steps.append((output, attention_weights))
+    outputs, attention_weights = (np.stack(tensors, axis=1) for tensors in zip(*steps, strict=True))
+    assert_close([outputs, attention_weights, *states], list(expected), 1e-13)
 
 
 def test_steps_of_a_fresh_decoder_start_at_zero():
@@ -128,8 +128,8 @@ def test_padding_changes_nothing(cell):
             inputs = tf.pad(inputs, [*padding, (0, 0)], constant_values=5)
             memory = tf.pad(memory, [*padding, (0, 0)], constant_values=5)
             masks = {"mask": np.pad(inputs_mask, padding), "memory_mask": np.pad(memory_mask, padding)}
-            outputs, alignments, *state = decode_with(decoder, **masks)(inputs, memory, *state)
-            return outputs[:, :TIME], alignments[:, :TIME, :SOURCE], *state
+            outputs, attention_weights, *state = decode_with(decoder, **masks)(inputs, memory, *state)
+            return outputs[:, :TIME], attention_weights[:, :TIME, :SOURCE], *state
 
         return run_with_gradients(function, arguments, decoder.trainable_variables)
 
@@ -141,9 +141,9 @@ def test_a_fully_masked_source_is_no_source():
     arguments = [argument.astype("float32") for argument in arguments]
     mask = np.array([[True] * SOURCE, [False] * SOURCE, [True] * SOURCE])
     run = decode_with(decoder, memory_mask=mask)
-    (outputs, alignments, state), gradients = run_with_gradients(run, arguments, decoder.trainable_variables)
-    assert not np.any(alignments[1])
-    np.testing.assert_allclose(np.sum(alignments, axis=-1)[[0, 2]], 1, rtol=1e-6)
+    (outputs, attention_weights, state), gradients = run_with_gradients(run, arguments, decoder.trainable_variables)
+    assert not np.any(attention_weights[1])
+    np.testing.assert_allclose(np.sum(attention_weights, axis=-1)[[0, 2]], 1, rtol=1e-6)
     assert all(np.all(np.isfinite(tensor)) for tensor in [outputs, state, *gradients])
     assert not np.any(gradients[1][1])  # of the memory that nobody may look at
     inputs, memory, initial_state = arguments

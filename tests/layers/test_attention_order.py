@@ -51,13 +51,13 @@ def test_values_and_gradients(order, cell, attention):
 
     def expected(inputs, memory, *rest):
         state, weights = list(rest[: len(states)]), rest[len(states) :]
-        hidden, attentions, state, alignments = references.attention_wrapper(
+        hidden, attentions, state, attention_weights = references.attention_wrapper(
             CELLS[cell], inputs, memory, *weights[kernels : kernels + 3], *weights[:kernels],
             look=ATTENTIONS[attention][1](memory, *weights[kernels + 3 :], mask=MEMORY_MASK), initial_state=state,
             activation=activation,
         )  # fmt: skip
         outputs = attentions if kernels else np.concatenate([hidden, attentions], axis=-1)
-        return [outputs, alignments, *state, attentions[:, -1]]
+        return [outputs, attention_weights, *state, attentions[:, -1]]
 
     def run(inputs, memory, *state):
         state = [*state, *decoder.initial_attention_state(memory)]
@@ -77,10 +77,10 @@ def test_an_attentional_vector_without_feeding():
     decoder = make_decoder("gru", "general", "not fed")
     attentional, weights, of_attention = named_weights(decoder)
     look = ATTENTIONS["general"][1](SOURCES, *of_attention, mask=None)
-    joined, state, alignments = references.attentive(
+    joined, state, attention_weights = references.attentive(
         references.gru, INPUTS, SOURCES, *weights, look=look, input_feeding=False
     )
-    expected = [np.tanh(joined @ attentional), alignments, *state]
+    expected = [np.tanh(joined @ attentional), attention_weights, *state]
     assert_close(decoder(INPUTS, SOURCES, return_attention_scores=True), expected, TOLERANCE)
 
 
@@ -275,13 +275,13 @@ class TestDecoder:
         attentional, of_cell, (key_kernel,) = named_weights(recurrence)
         embedded = decoder.embedding.get_weights()[0][tokens]
         [kernel, bias] = decoder.bridges[0].get_weights()
-        _, attentions, _, alignments = references.attention_wrapper(
+        _, attentions, _, attention_weights = references.attention_wrapper(
             references.gru, embedded, memory, *of_cell, attentional,
             look=references.luong(memory, key_kernel, score="general"),
             initial_state=[np.tanh(summary @ kernel + bias)],
         )  # fmt: skip
         kernel, bias = decoder.readout.get_weights()
-        assert_close([logits, weights], [attentions @ kernel + bias, alignments], 1e-11)
+        assert_close([logits, weights], [attentions @ kernel + bias, attention_weights], 1e-11)
 
     @pytest.mark.parametrize("options", [{}, {"input_feeding": False}, {"attention": "bahdanau", "attend": "after"}])
     @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])

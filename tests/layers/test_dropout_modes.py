@@ -266,6 +266,6 @@ def test_both_directions_draw_masks_of_their_own():
     both = layers.Bidirectional(layers.GRU(WIDE, dropout=RATE, seed=5, num_layers=2))
     again = type(both).from_config(both.get_config())
     for layer in (both, again):
-        cells = [*layer.forward_layer.own_cells(), *layer.backward_layer.own_cells()]
+        cells = [*layer.forward_layer.recurrent_cells(), *layer.backward_layer.recurrent_cells()]
         masks = [np.array(cell.draw_masks(np.ones((1, 1, WIDE), "float32"), True).inputs) for cell in cells]
         assert len({mask.tobytes() for mask in masks}) == 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RNN over any cell, and Bidirectional and TimeDistributed around any layer, against their counterparts of Keras."""
+"""RNN over any cell, and Bidirectional and TimeDistributed around any layer, against their replacements of Keras."""
 
 import keras
 import numpy as np

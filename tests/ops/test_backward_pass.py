@@ -9,29 +9,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import activations
 
-from keras_seq.ops.attention_math import AdditiveAttention, AttentionWeights
-from keras_seq.ops.cell_math import GRU, LSTM, ExtendedLSTM, LayerNormGRU, RecurrentWeights, SimpleRNN
+from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AttentionWeights
+from keras_seq.ops.cell_equations import (
+    GRUEquations,
+    LSTMEquations,
+    ExtendedLSTMEquations,
+    LayerNormGRUEquations,
+    RecurrentWeights,
+    SimpleRNNEquations,
+)
 from keras_seq.ops.scan import scan
 
 TOLERANCE = 1e-10
 UNITS, SOURCE, MEMORY, ATTENTION = 3, 4, 2, 5
 CELLS = {
-    "rnn tanh": SimpleRNN(),
-    "rnn relu": SimpleRNN(activations.relu),
-    "rnn linear": SimpleRNN(activations.linear),
-    "gru reset after": GRU(),
-    "gru reset before": GRU(reset_after=False),
-    "lstm": LSTM(),
-    "lstm relu": LSTM(activations.relu),
+    "rnn tanh": SimpleRNNEquations(),
+    "rnn relu": SimpleRNNEquations(activations.relu),
+    "rnn linear": SimpleRNNEquations(activations.linear),
+    "gru reset after": GRUEquations(),
+    "gru reset before": GRUEquations(reset_after=False),
+    "lstm": LSTMEquations(),
+    "lstm relu": LSTMEquations(activations.relu),
 }
-CELLS |= {f"attention over {name}": AdditiveAttention(cell) for name, cell in CELLS.items()}
+CELLS |= {f"attention over {name}": AdditiveAttentionEquations(cell) for name, cell in CELLS.items()}
 CELLS |= {
-    "lstm with peepholes": ExtendedLSTM(peephole=True),
-    "lstm with a projection": ExtendedLSTM(projection_units=UNITS),
-    "lstm with layer_norm": ExtendedLSTM(layer_norm=True),
-    "lstm with all": ExtendedLSTM(activations.relu, peephole=True, projection_units=UNITS, layer_norm=True),
-    "gru with layer_norm": LayerNormGRU(),
-    "gru with layer_norm, reset before": LayerNormGRU(reset_after=False),
+    "lstm with peepholes": ExtendedLSTMEquations(peephole=True),
+    "lstm with a projection": ExtendedLSTMEquations(projection_units=UNITS),
+    "lstm with layer_norm": ExtendedLSTMEquations(layer_norm=True),
+    "lstm with all": ExtendedLSTMEquations(activations.relu, peephole=True, projection_units=UNITS, layer_norm=True),
+    "gru with layer_norm": LayerNormGRUEquations(),
+    "gru with layer_norm, reset before": LayerNormGRUEquations(reset_after=False),
 }
 UNIT_MASK = st.sampled_from([None, "a sequence", "a step"])
 CALLS = {
@@ -57,7 +64,7 @@ def draw_unit_mask(of, call, rng):
 
 def draw_weights(cell, call, rng):
     """The weights of a cell, and a function that puts other tensors in the place of those that are trained."""
-    if isinstance(cell, AdditiveAttention):
+    if isinstance(cell, AdditiveAttentionEquations):
         inner, put_inner = draw_weights(cell.cell, call, rng)
         own = [
             rng.normal(size=(MEMORY, cell.gates * UNITS)),
@@ -71,19 +78,19 @@ def draw_weights(cell, call, rng):
     weights = [rng.normal(size=(UNITS, cell.gates * UNITS))]
     if isinstance(cell, GRU) and cell.reset_after and call["recurrent_bias"]:
         weights.append(rng.normal(size=cell.gates * UNITS))
-    dropout_mask, shapes = draw_unit_mask(call["dropout"], call, rng), further_shapes(cell)
-    own, further = len(weights), [rng.normal(size=shape) for shape in shapes.values()]
+    dropout_mask, shapes = draw_unit_mask(call["dropout"], call, rng), extra_weight_shapes(cell)
+    own, extra = len(weights), [rng.normal(size=shape) for shape in shapes.values()]
 
     def put(kernel, *rest):
         of_names = dict(zip(shapes, rest[own - 1 :], strict=True))
-        return RecurrentWeights(kernel, *rest[: own - 1], dropout_mask=dropout_mask, further=of_names or None)
+        return RecurrentWeights(kernel, *rest[: own - 1], dropout_mask=dropout_mask, extra=of_names or None)
 
-    return [*weights, *further], put
+    return [*weights, *extra], put
 
 
-def further_shapes(cell):
+def extra_weight_shapes(cell):
     """The weights of an extended cell, but for those that `project` reads."""
-    if isinstance(cell, LayerNormGRU):
+    if isinstance(cell, LayerNormGRUEquations):
         return {"recurrent_gamma": (3 * UNITS,)}
     shapes = {}
     if getattr(cell, "peephole", False):
@@ -139,6 +146,6 @@ def test_compiled(name, recompute):
 
 def test_other_activations_are_differentiated_automatically():
     for function in (activations.elu, activations.hard_sigmoid, lambda x: x):
-        assert not SimpleRNN(function).differentiable
-        assert not GRU(recurrent_activation=function).differentiable
-        assert not AdditiveAttention(LSTM(function)).differentiable
+        assert not SimpleRNNEquations(function).differentiable
+        assert not GRUEquations(recurrent_activation=function).differentiable
+        assert not AdditiveAttentionEquations(LSTMEquations(function)).differentiable

@@ -43,11 +43,11 @@ def draw_call(rng, attends):
         "recurrent_kernel": tensors(units, width),
         "bias": tensors(*([2, width] if attributes.get("reset_after") else [width]), on=rng.integers(2)),
         "mask": mask(batch, time),
-        "recurrent_dropout": multiplier(),
+        "recurrent_dropout_mask": multiplier(),
     }
     for name in ("h", "c") if attends else states:
         lists[f"initial_{name}"] = tensors(batch, units, on=with_state and name in states)
-        lists[f"zoneout_{name}"] = multiplier(on=name in states)
+        lists[f"zoneout_mask_{name}"] = multiplier(on=name in states)
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)
@@ -164,12 +164,12 @@ def test_huge_memories_without_elements_cost_nothing(source, memory_units, atten
     inputs, kernel = tf.zeros((1, 0, 2)), tf.zeros((2 + memory_units, 0))
     with tf.GradientTape() as tape:
         tape.watch(attention["memory"])
-        (outputs,), _, (alignments,) = native.recur(
+        (outputs,), _, (attention_weights,) = native.recur(
             "LSTM",
             *([inputs], [kernel], [tf.zeros((0, 0))]),
             attention=attention,
             reverse=[False],
             keep_residuals=True,
         )
-    assert outputs.shape == (1, 0, 0) and alignments.shape == (1, 0, source)
+    assert outputs.shape == (1, 0, 0) and attention_weights.shape == (1, 0, source)
     assert tape.gradient(outputs, attention["memory"]).shape == attention["memory"].shape

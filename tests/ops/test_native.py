@@ -19,7 +19,7 @@ import tensorflow as tf
 from conftest import KERNEL_CELLS, relative_error, run_with_gradients
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_math, native
+from keras_seq.ops import cell_equations, native
 
 WHY_NOT = native.unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -31,8 +31,8 @@ INFINITE_CALLS = 30
 
 def equations(kind, attributes):
     if kind == "simple_rnn":
-        return cell_math.SimpleRNN(keras.activations.get(attributes["activation"]))
-    return cell_math.GRU(**attributes) if kind == "gru" else cell_math.LSTM()
+        return cell_equations.SimpleRNNEquations(keras.activations.get(attributes["activation"]))
+    return cell_equations.GRUEquations(**attributes) if kind == "gru" else cell_equations.LSTMEquations()
 
 
 def draw_call(seed):
@@ -265,10 +265,10 @@ def test_an_infinity_spreads_through_attention_as_in_xla(kind, attributes, place
         tensors = {name: tf.constant(array) for name, array in arrays.items()}
         with tf.GradientTape() as tape:
             tape.watch(tensors)
-            outputs, _, alignments = ops.attention_decoder(
+            outputs, _, attention_weights = ops.attention_decoder(
                 equations(kind, attributes), **tensors, implementation=implementation
             )
-        results.append([outputs, alignments, *tape.gradient(outputs, tensors, tf.constant(upstream)).values()])
+        results.append([outputs, attention_weights, *tape.gradient(outputs, tensors, tf.constant(upstream)).values()])
     for i, (expected, actual) in enumerate(zip(*results, strict=True)):
         np.testing.assert_array_equal(kinds_of_numbers(actual), kinds_of_numbers(expected), err_msg=str(i))
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from conftest import GATES, KERNEL_CELLS, MODES, assert_close, run_with_gradients
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_math, native
+from keras_seq.ops import cell_equations, native
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
 STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
@@ -35,7 +35,7 @@ def draw(*shape, seed=0, dtype="float64"):
 
 
 def draw_arguments(cell, attributes, direction=0, dtype="float64"):
-    """inputs, kernel, recurrent_kernel, bias, recurrent_dropout, initial states."""
+    """inputs, kernel, recurrent_kernel, bias, recurrent_dropout_mask, initial states."""
     width = GATES[cell] * UNITS
     shapes = [
         (BATCH, TIME, FEATURES),
@@ -56,7 +56,7 @@ def call(cell, attributes, arguments, *, reverse=(False,), keep_residuals=True, 
         cell,
         *(x, w, u, b),
         initial_state=list(zip(*state, strict=True)),
-        recurrent_dropout=dropout,
+        recurrent_dropout_mask=dropout,
         mask=mask,
         reverse=list(reverse),
         keep_residuals=keep_residuals,
@@ -165,7 +165,7 @@ def test_any_byte_but_zero_is_true(implementation, mode, attends):
             tape.watch(arguments)
             if attends:
                 weights = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, **reading}
-                lstm = cell_math.LSTM()
+                lstm = cell_equations.LSTMEquations()
                 results = ops.attention_decoder(lstm, x, memory, memory_mask=mask, mask=mask, **weights, **options)
             else:
                 results = ops.lstm(x, kernel, recurrent_kernel, mask=mask, **options)
@@ -193,9 +193,9 @@ def test_training_with_the_mask_of_an_image():
     assert losses[1] < losses[0]
 
 
-def zoneout_call(zoneout, cell="LSTM", recurrent_dropout=None):
+def zoneout_call(zoneout, cell="LSTM", recurrent_dropout_mask=None):
     x, w, u, b, _, *state = draw_arguments(cell, {})
-    options = {"initial_state": [tuple(state)], "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+    options = {"initial_state": [tuple(state)], "recurrent_dropout_mask": recurrent_dropout_mask, "zoneout": zoneout}
     return native.recur(cell, [x], [w], [u], [b], **options, reverse=[False], keep_residuals=False), state
 
 
@@ -216,10 +216,10 @@ def test_zoneout_reaches_its_state(shape):
 def test_recurrent_dropout_of_each_step():
     multiplier = draw(BATCH, UNITS)
     repeated = np.repeat(multiplier[:, None], TIME, axis=1)
-    once, _ = zoneout_call(None, recurrent_dropout=[multiplier])
-    assert_close(zoneout_call(None, recurrent_dropout=[repeated])[0], once, 1e-12)
+    once, _ = zoneout_call(None, recurrent_dropout_mask=[multiplier])
+    assert_close(zoneout_call(None, recurrent_dropout_mask=[repeated])[0], once, 1e-12)
     repeated[:, 1:] = 1  # only the first step, so the others differ
-    assert not np.allclose(zoneout_call(None, recurrent_dropout=[repeated])[0][0][0], once[0][0])
+    assert not np.allclose(zoneout_call(None, recurrent_dropout_mask=[repeated])[0][0][0], once[0][0])
 
 
 @needs_native
@@ -427,7 +427,14 @@ def ask_for_an_unknown_instruction_set():
     expected = r"KERAS_SEQ_ISA must be one of .*portable on this CPU\. Received: mmx"
     assert re.match(expected, native.unavailable())
     ones = [tf.ones((1, 1))]
-    options = {"bias": [], "initial_h": [], "mask": [], "recurrent_dropout": [], "zoneout_h": [], "activation": "tanh"}
+    options = {
+        "bias": [],
+        "initial_h": [],
+        "mask": [],
+        "recurrent_dropout_mask": [],
+        "zoneout_mask_h": [],
+        "activation": "tanh",
+    }
     options |= {"inputs": [tf.ones((1, 2, 1))], "kernel": ones, "recurrent_kernel": ones, "reverse": [False]}
     library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
     forward = functools.partial(library.keras_seq_simple_rnn, **options, keep_residuals=False, R=tf.float32)
@@ -462,7 +469,7 @@ def call_the_handler_with_an_unknown_instruction_set():
     handler = ctypes.CDLL(str(native.FOLDER / "libkeras_seq_xla.so")).KerasSeqSimpleRNN
     jax.ffi.register_ffi_target("KerasSeqSimpleRNN", jax.ffi.pycapsule(handler), platform="cpu")
     results = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((1, 2, 1), (1, 1), (0,))]
-    counts = ("biases", "initial_states", "masks", "recurrent_dropouts", "zoneouts_h", "reverse")
+    counts = ("biases", "initial_states", "masks", "recurrent_dropout_masks", "zoneout_masks_h", "reverse")
     attributes = {**dict.fromkeys(counts, np.int64(0)), "directions": np.int64(1), "activation": "tanh"}
     invoke = jax.ffi.ffi_call("KerasSeqSimpleRNN", results)
     with pytest.raises(RuntimeError, match="INVALID_ARGUMENT: KerasSeq>SimpleRNN: KERAS_SEQ_ISA must be one of"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import activations
 
 from keras_seq import ops
-from keras_seq.ops import cell_math
+from keras_seq.ops import cell_equations
 
 TOLERANCE = 1e-11
 FEATURES, UNITS, SOURCE, MEMORY, ATTENTION = 2, 3, 4, 2, 3
@@ -87,8 +87,8 @@ def assert_same(function, reference, differentiated):
         def call(*arguments):
             named = dict.fromkeys(differentiated) | dict(zip(given, arguments, strict=True))
             state = [named.pop(name) for name in given if name.startswith("state_")]
-            outputs, state, *alignments = function(**named, initial_state=state or None)
-            return [outputs, *state, *alignments]
+            outputs, state, *attention_weights = function(**named, initial_state=state or None)
+            return [outputs, *state, *attention_weights]
 
         return call
 
@@ -114,7 +114,11 @@ def test_recurrence(kind, cell, call):
     assert_same(function, reference, differentiated)
 
 
-EQUATIONS = {"simple_rnn": cell_math.SimpleRNN, "gru": cell_math.GRU, "lstm": cell_math.LSTM}
+EQUATIONS = {
+    "simple_rnn": cell_equations.SimpleRNNEquations,
+    "gru": cell_equations.GRUEquations,
+    "lstm": cell_equations.LSTMEquations,
+}
 
 
 @pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)

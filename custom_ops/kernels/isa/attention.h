@@ -78,8 +78,8 @@ class AttentionForward {
     score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
     queries_ = keep_ ? kept : workspace.Allocate<T>(batch * memory_.padded_attention);
     contexts_ = keep_ ? kept + memory_.QueriesSize(problem_) : workspace.Allocate<T>(batch * memory_.padded_units);
-    alignments_ = static_cast<T*>(results_.alignments);
-    if (alignments_ == nullptr) scratch_ = workspace.Allocate<T>(batch * memory_.source);
+    attention_weights_ = static_cast<T*>(results_.attention_weights);
+    if (attention_weights_ == nullptr) scratch_ = workspace.Allocate<T>(batch * memory_.source);
   }
 
   int64_t PackItems() const { return 1 + CeilDiv(depth_, kPackBlock); }
@@ -108,9 +108,9 @@ class AttentionForward {
   T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
   T* ContextRow(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * memory_.padded_units; }
 
-  T* Alignment(int64_t step, int64_t b) const {
-    if (alignments_ == nullptr) return scratch_ + b * memory_.source;
-    return alignments_ + (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
+  T* AttentionWeights(int64_t step, int64_t b) const {
+    if (attention_weights_ == nullptr) return scratch_ + b * memory_.source;
+    return attention_weights_ + (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
   }
 
   // A panel of the queries h W_q.
@@ -132,9 +132,9 @@ class AttentionForward {
 
   void Attend(int64_t step, int64_t b) {
     const T* query = Query(step, b);
-    T* alignment = Alignment(step, b);
+    T* attention_weights = AttentionWeights(step, b);
     if (!Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
-      memset(alignment, 0, memory_.source * sizeof(T));
+      memset(attention_weights, 0, memory_.source * sizeof(T));
       if (keep_) {  // residuals that nothing reads, but that the framework sees
         memset(Query(step, b), 0, memory_.padded_attention * sizeof(T));
         memset(ContextRow(step, b), 0, memory_.padded_units * sizeof(T));
@@ -142,10 +142,10 @@ class AttentionForward {
       return;
     }
     for (int64_t s = 0; s < memory_.source; ++s) {
-      if (memory_.Visible(b, s)) alignment[s] = Energy(query, memory_.Key(b, s));
+      if (memory_.Visible(b, s)) attention_weights[s] = Energy(query, memory_.Key(b, s));
     }
-    Softmax(b, alignment);
-    Average(b, alignment, ContextRow(step, b));
+    Softmax(b, attention_weights);
+    Average(b, attention_weights, ContextRow(step, b));
   }
 
   T Energy(const T* query, const T* key) const {
@@ -183,7 +183,7 @@ class AttentionForward {
   }
 
   // Row after row of the memory, several at a time, as it lies: most of it comes from afar.
-  void Average(int64_t b, const T* alignment, T* context) const {
+  void Average(int64_t b, const T* attention_weights, T* context) const {
     memset(context, 0, memory_.padded_units * sizeof(T));
     for (int64_t s = 0; s < memory_.source;) {
       constexpr int kRows = 4;
@@ -191,9 +191,9 @@ class AttentionForward {
       T weights[kRows];
       int count = 0;
       for (; s < memory_.source && count < kRows; ++s) {
-        if (alignment[s] == 0) continue;
+        if (attention_weights[s] == 0) continue;
         rows[count] = memory_.Value(b, s);
-        weights[count++] = alignment[s];
+        weights[count++] = attention_weights[s];
       }
       if (count == kRows) {
         AddRows<kRows>(rows, weights, context);
@@ -220,7 +220,7 @@ class AttentionForward {
   int64_t depth_ = 0;
   bool keep_ = false;
   T *query_kernel_ = nullptr, *score_vector_ = nullptr, *queries_ = nullptr, *contexts_ = nullptr;
-  T *alignments_ = nullptr, *scratch_ = nullptr;
+  T *attention_weights_ = nullptr, *scratch_ = nullptr;
 };
 
 template <class T>
@@ -237,7 +237,7 @@ class AttentionBackward {
         upstream_(upstream),
         gradients_(gradients),
         memory_(problem, arguments),
-        alignments_(static_cast<const T*>(results.alignments)),
+        attention_weights_(static_cast<const T*>(results.attention_weights)),
         layout_(problem.batch, problem.attention_units, kPlain),
         unit_panels_(CeilDiv(problem.units, kPlain * L)),
         attention_panels_(CeilDiv(problem.attention_units, kPlain * L)),
@@ -255,7 +255,7 @@ class AttentionBackward {
     d_scores_ = workspace.Allocate<T>(problem_.batch * memory_.padded_attention);
     left_ = workspace.Allocate<T>(rows * (problem_.units + kTile));
     d_energies_ = workspace.Allocate<T>(rows * memory_.source);
-    packed_alignments_ = workspace.Allocate<T>(problem_.batch * problem_.time * kTile);
+    packed_attention_weights_ = workspace.Allocate<T>(problem_.batch * problem_.time * kTile);
   }
 
   int64_t PackItems() const { return unit_panels_ + 1; }
@@ -315,7 +315,7 @@ class AttentionBackward {
   T* EnergyGradient(int64_t step, int64_t b) { return d_energies_ + Row(step, b) * memory_.source; }
   T* QueryGradient(int64_t step, int64_t b) { return d_queries_ + Row(step, b) * memory_.padded_attention; }
 
-  int64_t AlignmentOffset(int64_t step, int64_t b) const {
+  int64_t AttentionWeightsOffset(int64_t step, int64_t b) const {
     return (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
   }
 
@@ -367,13 +367,13 @@ class AttentionBackward {
   }
 
   const T* EnergyGradients(int64_t step, int64_t b) {
-    const T *alignment = alignments_ + AlignmentOffset(step, b), *d_context = ContextGradient(step, b);
-    const T* upstream = static_cast<const T*>(upstream_.alignments);
-    if (upstream != nullptr) upstream += AlignmentOffset(step, b);
+    const T *attention_weights = attention_weights_ + AttentionWeightsOffset(step, b), *d_context = ContextGradient(step, b);
+    const T* upstream = static_cast<const T*>(upstream_.attention_weights);
+    if (upstream != nullptr) upstream += AttentionWeightsOffset(step, b);
     T *d_energies = EnergyGradient(step, b), centre = 0;
     for (int64_t s = 0; s < memory_.source; ++s) {
       T d_weight = 0;
-      if (alignment[s] != 0) {  // else it is masked, or too small to have a gradient
+      if (attention_weights[s] != 0) {  // else it is masked, or too small to have a gradient
         V sum{};
         for (int64_t unit = 0; unit < memory_.units; unit += L) {
           sum += LoadUnits<T>(memory_.Value(b, s), unit, memory_.units) * Load(d_context + unit);
@@ -381,9 +381,9 @@ class AttentionBackward {
         d_weight = SumOf<T>(sum) + (upstream != nullptr ? upstream[s] : 0);
       }
       d_energies[s] = d_weight;
-      centre += alignment[s] * d_weight;
+      centre += attention_weights[s] * d_weight;
     }
-    for (int64_t s = 0; s < memory_.source; ++s) d_energies[s] = alignment[s] * (d_energies[s] - centre);
+    for (int64_t s = 0; s < memory_.source; ++s) d_energies[s] = attention_weights[s] * (d_energies[s] - centre);
     return d_energies;
   }
 
@@ -391,12 +391,12 @@ class AttentionBackward {
   void MemoryGradients(int64_t b) {
     T* d_memory = static_cast<T*>(gradients_.memory);
     if (d_memory == nullptr) return;
-    T* packed = packed_alignments_ + b * problem_.time * kTile;
+    T* packed = packed_attention_weights_ + b * problem_.time * kTile;
     for (int64_t first = 0; first < memory_.source; first += kTile) {
       const int64_t count = Smaller<int64_t>(kTile, memory_.source - first);
       for (int64_t step = 0; step < problem_.time; ++step) {
-        const T* alignment = alignments_ + AlignmentOffset(step, b) + first;
-        for (int64_t r = 0; r < kTile; ++r) packed[step * kTile + r] = r < count ? alignment[r] : 0;
+        const T* attention_weights = attention_weights_ + AttentionWeightsOffset(step, b) + first;
+        for (int64_t r = 0; r < kTile; ++r) packed[step * kTile + r] = r < count ? attention_weights[r] : 0;
       }
       for (int64_t unit = 0; unit < memory_.units; unit += kPlain * L) {
         alignas(64) T sums[kTile * kPlain * L] = {};
@@ -463,12 +463,12 @@ class AttentionBackward {
   const Upstream& upstream_;
   const Gradients& gradients_;
   const Memory<T> memory_;
-  const T* const alignments_;
+  const T* const attention_weights_;
   const Layout layout_;
   const int64_t unit_panels_, attention_panels_, context_panels_;
   const T *queries_ = nullptr, *contexts_ = nullptr;
   T *query_kernel_ = nullptr, *score_vector_ = nullptr, *d_queries_ = nullptr, *d_contexts_ = nullptr;
-  T *d_scores_ = nullptr, *left_ = nullptr, *d_energies_ = nullptr, *packed_alignments_ = nullptr;
+  T *d_scores_ = nullptr, *left_ = nullptr, *d_energies_ = nullptr, *packed_attention_weights_ = nullptr;
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME

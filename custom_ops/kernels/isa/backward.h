@@ -282,7 +282,7 @@ class BackwardPass {
 
   // The recurrent dropout of a step: `value` times it.
   V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
-    const UnitMask& mask = arguments_[d].recurrent_dropout;
+    const UnitMask& mask = arguments_[d].recurrent_dropout_mask;
     if (mask.data == nullptr) return value;
     const T* row = MaskRow<T>(mask, problem_, b, TimeOf(problem_, arguments_[d], step));
     return value * LoadUnits<T>(row, unit, problem_.units);

@@ -206,7 +206,7 @@ class ForwardPass {
 
   // h as the next step will multiply it.
   void StoreOperand(int64_t d, int64_t step, int64_t b, int64_t unit, V h) {
-    const UnitMask& dropout = arguments_[d].recurrent_dropout;
+    const UnitMask& dropout = arguments_[d].recurrent_dropout_mask;
     if (dropout.data != nullptr && step < problem_.time) {
       h *= LoadUnits<T>(MaskRow<S>(dropout, problem_, b, TimeOf(problem_, arguments_[d], step)), unit, problem_.units);
     }

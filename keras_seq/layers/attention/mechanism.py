@@ -4,9 +4,9 @@
 import keras
 from keras import ops
 
-from keras_seq.ops.attention_math import attend, masked_softmax
+from keras_seq.ops.attention_equations import attend, masked_softmax
 from keras_seq.ops.random import child_initializer
-from keras_seq.ops.recurrence import as_booleans, hide_masked
+from keras_seq.ops.recurrence import as_bool_mask, zero_masked_positions
 from keras_seq.ops.scan import time_loop
 
 
@@ -116,7 +116,7 @@ class AttentionMechanism(keras.layers.Layer):
         """
         energies = self.energies(query, keys, state)
         if memory_mask is not None:
-            memory_mask = ops.cast(as_booleans(memory_mask), energies.dtype)
+            memory_mask = ops.cast(as_bool_mask(memory_mask), energies.dtype)
             memory_mask = memory_mask if len(energies.shape) == 2 else memory_mask[:, None]
         weights, state = self.weigh(energies, memory_mask, state, drawn, training)
         return attend(weights, memory), weights, state
@@ -138,7 +138,7 @@ class AttentionMechanism(keras.layers.Layer):
             `(contexts, weights, state)`: (batch, time, features), (batch, time, source), a tuple of tensors.
         """
         state = self.get_initial_state(memory) if state is None else tuple(state)
-        mask = as_booleans(mask)
+        mask = as_bool_mask(mask)
         batch, time, _ = ops.shape(queries)
         source = ops.shape(memory)[1]
         drawn = self.draw((batch, time, source)) if training else None
@@ -173,7 +173,7 @@ class AttentionMechanism(keras.layers.Layer):
         _check_shapes([tuple(x.shape) for x in inputs])
         query, value, key = (*inputs, inputs[1]) if len(inputs) == 2 else inputs
         query_mask, value_mask = (mask[0], mask[1]) if mask is not None else (None, None)
-        value, key = (hide_masked(x, value_mask) for x in (value, key))
+        value, key = (zero_masked_positions(x, value_mask) for x in (value, key))
         contexts, weights, _ = self.attend_over_time(
             query, value, self.project_memory(key), value_mask, mask=query_mask, training=training
         )

@@ -10,21 +10,21 @@ from keras_seq.layers.rnn import RNN
 from keras_seq.layers.time_distributed import TimeDistributed
 from keras_seq.ops.random import with_child_seeds
 
-COUNTERPARTS = {
+REPLACEMENTS = {
     kind.__name__: kind
     for kind in (GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell, TimeDistributed)
 }
 
 
-def point_to_ours(config):
+def replace_in_config(config):
     """A configuration in which the recurrent layers of Keras are replaced."""
     if isinstance(config, (list, tuple)):
-        return type(config)(map(point_to_ours, config))
+        return type(config)(map(replace_in_config, config))
     if not isinstance(config, dict):
         return config
-    config = {key: point_to_ours(value) for key, value in config.items()}
-    if str(config.get("module")).startswith("keras.") and config.get("class_name") in COUNTERPARTS:
-        ours = COUNTERPARTS[config["class_name"]]
+    config = {key: replace_in_config(value) for key, value in config.items()}
+    if str(config.get("module")).startswith("keras.") and config.get("class_name") in REPLACEMENTS:
+        ours = REPLACEMENTS[config["class_name"]]
         config |= {"module": ours.__module__, "registered_name": keras.saving.get_registered_name(ours)}
         if ours is SimpleRNN:  # Keras's does not write its seed down
             config["config"].setdefault("seed", None)

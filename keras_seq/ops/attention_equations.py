@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention, and recurrences that attend in each step: equations and derivatives, as in `cell_math`."""
+"""Attention, and recurrences that attend in each step: equations and derivatives, as in `cell_equations`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from keras import backend, ops
 
-from keras_seq.ops.cell_math import RecurrentWeights, contract_time, zone_out
+from keras_seq.ops.cell_equations import RecurrentWeights, contract_time, zone_out
 
 
 class AttentionWeights(NamedTuple):
@@ -15,7 +15,7 @@ class AttentionWeights(NamedTuple):
 
     cell: RecurrentWeights
     context_kernel: object  # (memory_units, gates * units), the rows of the input kernel that meet what is fed
-    query_kernel: object  # (units, attention_units); None in `AnyAttention`, whose `attend` has its own
+    query_kernel: object  # (units, attention_units); None in `AnyAttentionEquations`, whose `attend` has its own
     score_vector: object  # (attention_units,), likewise
     keys: object  # (batch, source, attention_units), the projected memory
     memory: object  # (batch, source, memory_units)
@@ -99,7 +99,7 @@ def first_stop(energies, previous, mask=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class _AttentionRecurrence:
+class _AttentionEquations:
     """A recurrence around that of `cell`, which attends in each step."""
 
     cell: object
@@ -132,7 +132,7 @@ class _AttentionRecurrence:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdditiveAttention(_AttentionRecurrence):
+class AdditiveAttentionEquations(_AttentionEquations):
     """A cell that looks at a memory before each step (Bahdanau, Cho & Bengio 2015).
 
     `a = softmax(v . tanh(k + h W_q))`, `context = sum_s a_s m_s`, then the cell on `x + context W_c`. Emits `a`
@@ -147,10 +147,10 @@ class AdditiveAttention(_AttentionRecurrence):
     def step(self, inputs, state, weights):
         query = ops.matmul(state[0], weights.query_kernel)
         energies, _ = additive_energies(query, weights.keys, weights.score_vector)
-        alignment = masked_softmax(energies, weights.memory_mask)
-        context = attend(alignment, weights.memory)
+        attention_weights = masked_softmax(energies, weights.memory_mask)
+        context = attend(attention_weights, weights.memory)
         state, _, residuals = self.cell.step(inputs + ops.matmul(context, weights.context_kernel), state, weights.cell)
-        return state, (alignment,), (query, *residuals)
+        return state, (attention_weights,), (query, *residuals)
 
     def prepare_backward(self, weights):
         return weights._replace(
@@ -168,12 +168,14 @@ class AdditiveAttention(_AttentionRecurrence):
         return inner, query, *trace.emitted
 
     def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
-        (inner, query, alignment), (d_alignment,) = coefficients, d_emitted
+        (inner, query, attention_weights), (d_attention_weights,) = coefficients, d_emitted
         d_inputs, d_previous, kept, _ = self.cell.step_backward(d_state, (), inner, weights.cell, ())
         d_context = ops.matmul(d_inputs, weights.context_kernel)  # (batch, memory_units)
-        d_alignment = d_alignment + ops.squeeze(ops.matmul(weights.memory, d_context[:, :, None]), axis=-1)
-        centre = ops.sum(alignment * d_alignment, axis=-1, keepdims=True)
-        d_energies = alignment * (d_alignment - centre)  # (batch, source)
+        d_attention_weights = d_attention_weights + ops.squeeze(
+            ops.matmul(weights.memory, d_context[:, :, None]), axis=-1
+        )
+        centre = ops.sum(attention_weights * d_attention_weights, axis=-1, keepdims=True)
+        d_energies = attention_weights * (d_attention_weights - centre)  # (batch, source)
 
         _, hidden = additive_energies(query, weights.keys, weights.score_vector)
         d_score = ops.einsum("bs,bsa->a", d_energies, hidden)
@@ -187,21 +189,21 @@ class AdditiveAttention(_AttentionRecurrence):
     def weight_gradients(self, trace, d_inputs, kept, sums, weights):
         d_query, d_context, kept_of_cell = kept
         d_keys, d_score_vector = sums
-        (alignment,) = trace.emitted  # (time, batch, source)
+        (attention_weights,) = trace.emitted  # (time, batch, source)
         trace = trace._replace(residuals=trace.residuals[1:])
-        context = ops.einsum("tbs,bsd->tbd", alignment, weights.memory)
+        context = ops.einsum("tbs,bsd->tbd", attention_weights, weights.memory)
         return AttentionWeights(
             cell=self.cell.weight_gradients(trace, d_inputs, kept_of_cell, (), weights.cell),
             context_kernel=contract_time(context, d_inputs),
             query_kernel=contract_time(trace.previous[0], d_query),
             score_vector=d_score_vector,
             keys=d_keys,
-            memory=ops.einsum("tbs,tbd->bsd", alignment, d_context),
+            memory=ops.einsum("tbs,tbd->bsd", attention_weights, d_context),
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyAttention(_AttentionRecurrence):
+class AnyAttentionEquations(_AttentionEquations):
     """A cell that looks at a memory before each step, by any attention. Automatic differentiation finds its derivative.
 
     Its states are those of the cell, then those of the attention. What the attention draws comes with the inputs, after
@@ -222,7 +224,7 @@ class AnyAttention(_AttentionRecurrence):
     def step(self, inputs, state, weights):
         inputs, drawn = inputs[..., : self.width], inputs[..., self.width :]
         cell_state, attention_state = state[: self.cell.states], state[self.cell.states :]
-        context, alignment, attention_state = self.attend(
+        context, attention_weights, attention_state = self.attend(
             cell_state[self.query],
             weights.memory,
             weights.keys,
@@ -235,11 +237,11 @@ class AnyAttention(_AttentionRecurrence):
         else:
             inputs = inputs + ops.matmul(context, weights.context_kernel)
         cell_state, _, _ = self.cell.step(inputs, cell_state, weights.cell)
-        return (*cell_state, *attention_state), (alignment,), ()
+        return (*cell_state, *attention_state), (attention_weights,), ()
 
 
 @dataclasses.dataclass(frozen=True)
-class InputFeeding(_AttentionRecurrence):
+class InputFeedingEquations(_AttentionEquations):
     """A cell that looks at a memory after each step and feeds its output to the next one (Luong et al. 2015).
 
     `h_t = cell([x_t, o_{t-1}])`, then `o_t = attend(h_t)`; of o the last `fed` features enter the cell. Automatic
@@ -247,7 +249,7 @@ class InputFeeding(_AttentionRecurrence):
     are followed by the zoneout masks of the cell, which act before the attention, and by what the attention draws.
     """
 
-    attend: Callable  # of h and the rest as in `AnyAttention`, to an output in the place of the context
+    attend: Callable  # of h and the rest as in `AnyAttentionEquations`, to an output in the place of the context
     attention_states: int  # how many states the attention has
     width: int  # of the inputs of the cell
     fed: int
@@ -268,7 +270,7 @@ class InputFeeding(_AttentionRecurrence):
         inputs = (inputs, fed) if kernel is None else inputs + ops.matmul(fed, kernel)
         new_state, _, _ = self.cell.step(inputs, tuple(cell_state), weights.cell)
         new_state = zone_out(masks, cell_state, new_state) if masks else new_state
-        output, alignment, attention_state = self.attend(
+        output, attention_weights, attention_state = self.attend(
             new_state[0],
             weights.memory,
             weights.keys,
@@ -276,7 +278,7 @@ class InputFeeding(_AttentionRecurrence):
             state[1 + self.cell.states :],
             drawn,
         )
-        return (output, *new_state, *attention_state), (alignment,), ()
+        return (output, *new_state, *attention_state), (attention_weights,), ()
 
 
 def _cut(inputs, widths):

@@ -45,7 +45,7 @@ class RecurrentWeights(NamedTuple):
     bias: object = None  # (gates * units,), only the GRU with reset_after has one
     # Scaled by 1 / (1 - rate): (batch, units), one a sequence, or over a scan (time, batch, units), one a step.
     dropout_mask: object = None
-    further: object = None  # a dict of tensors, of the cells that have more; each names its own
+    extra: object = None  # a dict of tensors, of the cells that have more; each names its own
 
 
 class Trace(NamedTuple):
@@ -94,7 +94,7 @@ def _add_bias(projected, bias):
     return projected if bias is None else projected + bias
 
 
-class _Recurrence:
+class _Equations:
     """What the classic cells share: one recurrent kernel, one product with it a step."""
 
     def split_bias(self, bias):
@@ -129,7 +129,7 @@ class _Recurrence:
 
 
 @dataclasses.dataclass(frozen=True)
-class SimpleRNN(_Recurrence):
+class SimpleRNNEquations(_Equations):
     """The vanilla recurrence of Elman (1990): `h' = f(x + h U)`."""
 
     activation: Callable = activations.tanh
@@ -156,7 +156,7 @@ class SimpleRNN(_Recurrence):
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTM(_Recurrence):
+class LSTMEquations(_Equations):
     """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
     Gates in the order of Keras: `i, f, g, o = split(x + h U)`, then `c' = s(f) c + s(i) f(g)`, `h' = s(o) f(c')`.
@@ -206,7 +206,7 @@ class LSTM(_Recurrence):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtendedLSTM(LSTM):
+class ExtendedLSTMEquations(LSTMEquations):
     """An LSTM with one or several extensions.
 
     Peepholes (Gers & Schmidhuber 2000), a projected state (Sak et al. 2014), layer normalisation N (Ba et al. 2016,
@@ -222,58 +222,58 @@ class ExtendedLSTM(LSTM):
     def project(self, inputs, kernel, bias, weights):
         product = ops.matmul(inputs, kernel)
         if self.layer_norm:
-            product = weights.further["input_gamma"] * _standardize(product)[0]
+            product = weights.extra["input_gamma"] * _standardize(product)[0]
         return _add_bias(product, bias)
 
     def state_sizes(self, units):
         return self.projection_units or units, units
 
     def step(self, inputs, state, weights):
-        (h, c), further = state, weights.further
+        (h, c), extra = state, weights.extra
         product, norm = ops.matmul(_drop(h, weights.dropout_mask), weights.kernel), ()
         if self.layer_norm:
             norm = _standardize(product)
-            product = further["recurrent_gamma"] * norm[0]
+            product = extra["recurrent_gamma"] * norm[0]
         i, f, g, o = ops.split(inputs + product, 4, axis=-1)
         if self.peephole:
-            to_i, to_f, to_o = ops.unstack(further["peephole_kernel"], 3, axis=0)
+            to_i, to_f, to_o = ops.unstack(extra["peephole_kernel"], 3, axis=0)
             i, f = i + to_i * c, f + to_f * c
         i, f, g = self.recurrent_activation(i), self.recurrent_activation(f), self.activation(g)
         c = f * c + i * g
         o = self.recurrent_activation(o + to_o * c if self.peephole else o)
         h = o * self._squash(c, weights)
         if self.projection_units:
-            h = ops.matmul(h, further["projection_kernel"])
+            h = ops.matmul(h, extra["projection_kernel"])
         return (h, c), (), (i, f, g, o, *norm)
 
     def _squash(self, c, weights):
         if self.layer_norm:
-            c = weights.further["state_gamma"] * _standardize(c)[0] + weights.further["state_beta"]
+            c = weights.extra["state_gamma"] * _standardize(c)[0] + weights.extra["state_beta"]
         return self.activation(c)
 
     def prepare_backward(self, weights):
-        further = dict(weights.further)
+        extra = dict(weights.extra)
         if self.projection_units:
-            further["projection_kernel"] = ops.transpose(further["projection_kernel"])
-        return super().prepare_backward(weights)._replace(further=further)
+            extra["projection_kernel"] = ops.transpose(extra["projection_kernel"])
+        return super().prepare_backward(weights)._replace(extra=extra)
 
     def coefficients(self, trace, weights):
         norms = (trace.residuals[4:], _standardize(trace.candidate[1])) if self.layer_norm else ()
         return *super().coefficients(trace, weights), norms
 
     def step_backward(self, d_state, d_emitted, coefficients, weights, sums):
-        (dh, dc), (gates, squash, f, norms), further = d_state, coefficients, weights.further
-        d_squashed = ops.matmul(dh, further["projection_kernel"]) if self.projection_units else dh
+        (dh, dc), (gates, squash, f, norms), extra = d_state, coefficients, weights.extra
+        d_squashed = ops.matmul(dh, extra["projection_kernel"]) if self.projection_units else dh
         d_norm = d_squashed * squash
-        dc = dc + (_standardize_backward(d_norm * further["state_gamma"], *norms[1]) if self.layer_norm else d_norm)
+        dc = dc + (_standardize_backward(d_norm * extra["state_gamma"], *norms[1]) if self.layer_norm else d_norm)
         d_o = d_squashed * gates[:, 3 * f.shape[-1] :]
         if self.peephole:
-            to_i, to_f, to_o = ops.unstack(further["peephole_kernel"], 3, axis=0)
+            to_i, to_f, to_o = ops.unstack(extra["peephole_kernel"], 3, axis=0)
             dc = dc + d_o * to_o
         d_inputs = ops.concatenate([dc, dc, dc, d_squashed], axis=-1) * gates  # (batch, 4 * units)
         d_product = d_inputs
         if self.layer_norm:
-            d_product = _standardize_backward(d_inputs * further["recurrent_gamma"], *norms[0])
+            d_product = _standardize_backward(d_inputs * extra["recurrent_gamma"], *norms[0])
         d_previous = dc * f
         if self.peephole:
             d_i, d_f, *_ = ops.split(d_inputs, 4, axis=-1)
@@ -284,20 +284,20 @@ class ExtendedLSTM(LSTM):
     def weight_gradients(self, trace, d_inputs, kept, sums, weights):
         dh, of_norms = kept
         c_previous, c, o = trace.previous[1], trace.candidate[1], trace.residuals[3]
-        further = dict.fromkeys(weights.further)  # that of `input_gamma` comes from `project`
+        extra = dict.fromkeys(weights.extra)  # that of `input_gamma` comes from `project`
         if self.projection_units:
-            further["projection_kernel"] = contract_time(o * self._squash(c, weights), dh)
+            extra["projection_kernel"] = contract_time(o * self._squash(c, weights), dh)
         if self.peephole:
             d_i, d_f, _, d_o = ops.split(d_inputs, 4, axis=-1)
             met = [(d_i, c_previous), (d_f, c_previous), (d_o, c)]
-            further["peephole_kernel"] = ops.stack([ops.sum(d * x, axis=(0, 1)) for d, x in met])
+            extra["peephole_kernel"] = ops.stack([ops.sum(d * x, axis=(0, 1)) for d, x in met])
         d_product = d_inputs
         if self.layer_norm:
             d_norm, d_product = of_norms
-            further["recurrent_gamma"] = ops.sum(d_inputs * trace.residuals[4], axis=(0, 1))
-            further["state_gamma"] = ops.sum(d_norm * _standardize(c)[0], axis=(0, 1))
-            further["state_beta"] = ops.sum(d_norm, axis=(0, 1))
-        return super().weight_gradients(trace, d_product, (), (), weights)._replace(further=further)
+            extra["recurrent_gamma"] = ops.sum(d_inputs * trace.residuals[4], axis=(0, 1))
+            extra["state_gamma"] = ops.sum(d_norm * _standardize(c)[0], axis=(0, 1))
+            extra["state_beta"] = ops.sum(d_norm, axis=(0, 1))
+        return super().weight_gradients(trace, d_product, (), (), weights)._replace(extra=extra)
 
 
 def _standardize(x):
@@ -321,11 +321,11 @@ class _GRUKernels(NamedTuple):
     update_reset: object  # (units, 2 * units), or its transpose
     candidate: object  # (units, units), or its transpose
     dropout_mask: object
-    further: object
+    extra: object
 
 
 @dataclasses.dataclass(frozen=True)
-class GRU(_Recurrence):
+class GRUEquations(_Equations):
     """The gated recurrent unit of Cho et al. (2014), gates in the order of Keras: `z, r, g`.
 
     `h' = z h + (1 - z) g` with `z = s(x_z + h U_z)`, `r = s(x_r + h U_r)` and, with `reset_after` (as cuDNN),
@@ -353,7 +353,7 @@ class GRU(_Recurrence):
             return weights
         units = weights.kernel.shape[0]
         kernels = weights.kernel[:, : 2 * units], weights.kernel[:, 2 * units :]
-        return _GRUKernels(*kernels, weights.dropout_mask, weights.further)
+        return _GRUKernels(*kernels, weights.dropout_mask, weights.extra)
 
     def step(self, inputs, state, weights):
         (h,) = state
@@ -447,7 +447,7 @@ class GRU(_Recurrence):
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerNormGRU(GRU):
+class LayerNormGRUEquations(GRUEquations):
     """A GRU with layer normalisation N of both products, z and r together, g by itself (Ba et al. 2016, appendix).
 
     `z, r = s(N(x W_zr) + N(h U_zr) + b)` and `g = f(N(x W_g) + b_g + r (N(h U_g) + c_g))` with `reset_after`, else
@@ -461,12 +461,12 @@ class LayerNormGRU(GRU):
         parts = self._parts(product, gates)
         norms = [_standardize(part) for part in parts]
         standard = ops.concatenate([standard for standard, _ in norms], axis=-1)
-        gains = self._gains(weights.further[f"{name}_gamma"], gates)
+        gains = self._gains(weights.extra[f"{name}_gamma"], gates)
         return gains * standard, standard, ops.concatenate([factor for _, factor in norms], axis=-1)
 
     def _normalize_backward(self, d, weights, norms, gates):
         standard, factors = norms
-        d = d * self._gains(weights.further["recurrent_gamma"], gates)
+        d = d * self._gains(weights.extra["recurrent_gamma"], gates)
         parts = zip(self._parts(d, gates), self._parts(standard, gates), strict=True)
         found = [_standardize_backward(d, s, factors[..., i : i + 1]) for i, (d, s) in enumerate(parts)]
         return ops.concatenate(found, axis=-1)
@@ -477,8 +477,8 @@ class LayerNormGRU(GRU):
     def weight_gradients(self, trace, d_inputs, kept, sums, weights):
         standard = trace.residuals[4] if self.reset_after else ops.concatenate(trace.residuals[3::2], axis=-1)
         d_gamma = ops.sum(self._d_projected(trace, d_inputs) * standard, axis=(0, 1))
-        further = dict.fromkeys(weights.further) | {"recurrent_gamma": d_gamma}  # `project` gives that of `input_gamma`
-        return super().weight_gradients(trace, d_inputs, kept, sums, weights)._replace(further=further)
+        extra = dict.fromkeys(weights.extra) | {"recurrent_gamma": d_gamma}  # `project` gives that of `input_gamma`
+        return super().weight_gradients(trace, d_inputs, kept, sums, weights)._replace(extra=extra)
 
     @staticmethod
     def _parts(x, gates):
