@@ -64,12 +64,12 @@ def gradient_flow(model, batch, training=False):
     try:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for (path, layer), own in zip(layers, probes, strict=True):
-                layer.watch = _watcher(path, tape, own)
+                layer.probe_hook = _watcher(path, tape, own)
             y_pred = model(x, **options)
             loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
     finally:
         for _, layer in layers:
-            layer.watch = None
+            layer.probe_hook = None
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
     if not any(probes):

@@ -44,6 +44,30 @@ def unavailable():
     return _load()[1]
 
 
+def run(calls, *, mask=None, recompute=False, attention=None):
+    """Run recurrences side by side."""
+    first = calls[0]
+    kernel, attributes = first.equations.native_kernel()
+    results = recur(
+        kernel,
+        [call.inputs for call in calls],
+        [call.kernel for call in calls],
+        [call.recurrent_kernel for call in calls],
+        None if first.bias is None else [call.bias for call in calls],
+        initial_state=None if first.initial_state is None else [call.initial_state for call in calls],
+        mask=mask,
+        recurrent_dropout_mask=None
+        if first.recurrent_dropout_mask is None
+        else [call.recurrent_dropout_mask for call in calls],
+        zoneout=None if first.zoneout_masks is None else [call.zoneout_masks for call in calls],
+        attention=attention,
+        reverse=[call.reverse for call in calls],
+        keep_residuals=not recompute,
+        **attributes,
+    )
+    return list(zip(*results, strict=True))
+
+
 def recur(
     cell,
     inputs,
