@@ -208,7 +208,6 @@ class AttentiveLayer(keras.layers.Layer):
             `(outputs, states, attention_weights)`: (batch, time, output size), a list of tensors, and (batch, time,
             source).
         """
-        self.implementation_for(options.get("implementation", "auto"))  # raises if the requested one cannot run
         mask, memory_mask = as_bool_mask(mask), as_bool_mask(memory_mask)
         memory = zero_masked_positions(memory, memory_mask)
         state, attention_state = initial_state, self.initial_attention_state(memory)
@@ -315,7 +314,7 @@ class AttentiveLayer(keras.layers.Layer):
         return self._has_equations() and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
 
     def implementation_for(self, implementation):
-        """Return what `run` chooses for the argument `implementation`, and why: a `Choice`."""
+        """Return what runs with this argument `implementation`, and why: a `Choice`."""
         equations, features = self.cell, NO_FEATURES
         if self._has_equations():
             equations, features = self.cell.equations, self.cell.call_features()

@@ -37,6 +37,12 @@ class ForeignCellEquations:
                 inputs = ops.concatenate([inputs, context], axis=-1)
             _draw_dropout_masks(cell, inputs, _pack_states(cell, states))
 
+    def describe(self):
+        """Return a short name for messages."""
+        if isinstance(self.cell, RecurrentCell):
+            return f"{self.cell.equations.describe()}, whose steps run one by one"
+        return f"{type(self.cell).__name__}, which is not a cell of keras_seq"
+
     def prepare(self, weights):
         return weights
 
