@@ -328,7 +328,7 @@ def test_a_layer_inside_a_function_is_refused():
     model(INPUTS)
     with pytest.raises(NotImplementedError, match=r"cannot look into a `tf.function`.*'gru'"):
         gradient_flow(model, (INPUTS[:2], TARGETS[:2]))
-    assert model.gru.watch is None
+    assert model.gru.probe_hook is None
     # For shapes that the function has met, it does not call Python any more.
     with pytest.raises(ValueError, match=r"must call a recurrent layer of keras_seq, eagerly.*'gru'"):
         gradient_flow(model, (INPUTS, TARGETS))
