@@ -51,14 +51,12 @@ NAMED_TUPLE = {"_asdict", "_fields", "_replace"}  # public methods of named tupl
 
 def users(function):
     """The files of keras_seq that import a function of `_private_api`, for messages."""
-    imports = ast.ImportFrom
-    return [
-        path
-        for path, module in TREES.items()
-        for node in ast.walk(module)
-        if isinstance(node, imports) and node.module == "keras_seq._private_api"
-        if function in (alias.name for alias in node.names)
-    ]
+    paths = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "keras_seq._private_api":
+                paths += [path for alias in node.names if alias.name == function]
+    return paths
 
 
 def failure(function, what):
