@@ -110,8 +110,8 @@ class SimpleRNN(RecurrentLayer):
         activation: f. Default `"tanh"`.
         use_bias, *_initializer, *_regularizer, *_constraint: as of `keras.layers.SimpleRNN`.
         dropout: fraction of the input features to drop; with `num_layers`, of those of every cell.
-        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product (Gal & Ghahramani
-            2016). Stays on native kernels, as the other dropouts do.
+        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, one mask for all
+            gates (Gal & Ghahramani 2016). Stays on native kernels, as the other dropouts do.
         return_sequences: whether to return the output of every step or of the last alone.
         return_state: whether to return the final state too.
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
