@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_dropout_masks
+from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_all_dropout_masks
 from keras_seq.ops.attention_recurrence import run_attention_recurrence
 from keras_seq.ops.cudnn import NO_FEATURES
 from keras_seq.ops.equations.attention import (
@@ -224,7 +224,7 @@ class AttentiveLayer(keras.layers.Layer):
             return run(sequences, attended, state, attention_state, training, mask=mask, **options)
         finally:  # a run that fails must not leave masks of its graph to the next one
             if not self._runs_equations():
-                reset_dropout_masks(self.cell)
+                reset_all_dropout_masks(self.cell)
 
     def _run_attention_first(self, sequences, attended, state, attention_state, training, **options):
         """Attend in each step; the cell reads the context."""

@@ -6,6 +6,7 @@ import inspect
 import keras
 from keras import ops, tree
 
+from keras_seq._private_api import draw_dropout_masks, reset_dropout_masks
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.ops.equations.protocol import Step
 
@@ -14,7 +15,7 @@ class ForeignCellEquations:
     """The equations of a foreign cell: each step calls the cell. Autodiff finds the derivative.
 
     The output comes before the states, so that a masked step repeats it. The cell keeps its dropout masks until
-    `reset_dropout_masks`.
+    `reset_all_dropout_masks`.
 
     Args:
         cell: a cell of Keras, or your own.
@@ -97,11 +98,10 @@ def _pack_states(cell, flat_states):
     return tree.pack_sequence_as(cell.state_size, list(flat_states))
 
 
-def reset_dropout_masks(cell):
+def reset_all_dropout_masks(cell):
     """Reset the dropout masks that a cell, or each cell of a stack, keeps for a run."""
     for flat_cell in _flat_cells(cell):
-        for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
-            getattr(flat_cell, name, lambda: None)()
+        reset_dropout_masks(flat_cell)
 
 
 def _flat_cells(cell):
@@ -118,6 +118,5 @@ def _draw_dropout_masks(cell, inputs, states):
             _draw_dropout_masks(inner, inputs, inner_states)
             size = getattr(inner, "output_size", None) or inner_states[0].shape[-1]
             inputs = ops.zeros((ops.shape(inputs)[0], size), inputs.dtype)
-    elif hasattr(cell, "get_dropout_mask"):
-        cell.get_dropout_mask(inputs)
-        cell.get_recurrent_dropout_mask(states[0])
+    else:
+        draw_dropout_masks(cell, inputs, states[0])

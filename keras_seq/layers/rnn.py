@@ -4,10 +4,11 @@
 import keras
 from keras import ops, tree
 
+from keras_seq._private_api import get_mask
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import reset_dropout_masks
-from keras_seq.layers.masks import RaggedInputMixin, get_mask
+from keras_seq.layers.foreign_cell import reset_all_dropout_masks
+from keras_seq.layers.masks import RaggedInputMixin
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run_recurrences
@@ -195,7 +196,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
         try:
             results = super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         finally:  # a call that fails must not leave masks of its graph to the next call
-            reset_dropout_masks(self.cell)
+            reset_all_dropout_masks(self.cell)
         if not (empty and self.return_sequences):
             return results
         return (results[0][:, :0], *results[1:]) if self.return_state else results[:, :0]
@@ -236,8 +237,8 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
         """Return the initial state of each cell, a list of tensors or None for zeros."""
         self._check_unroll(sequences)
         if self.stateful:
-            expected, received = self._expected_batch_size, sequences.shape[0]
-            if expected is not None and received is not None and expected != received:
+            expected, received = tree.flatten(self.states)[0].shape[0], sequences.shape[0]
+            if received is not None and expected != received:
                 raise ValueError(
                     f"A stateful layer built for batches of {expected} sequences received {received}: `sequences` "
                     f"of shape {tuple(sequences.shape)}."

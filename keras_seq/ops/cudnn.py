@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras import activations, backend, ops
-from keras.src import backend as keras_backend  # `lstm`, `gru` and `cudnn_ok` have no public names
 
+from keras_seq._private_api import cudnn_ok, cudnn_recurrence, inside_xla
 from keras_seq.ops import xla
 from keras_seq.ops.equations.protocol import State, Tensor
 from keras_seq.ops.recurrent_call import RecurrentCall
@@ -48,7 +48,7 @@ _NAMES = {
 
 def sees_gpu() -> bool:
     """Whether Keras would run cuDNN in this process."""
-    return keras_backend.cudnn_ok(activations.tanh, activations.sigmoid, unroll=False, use_bias=True)
+    return cudnn_ok(activation=activations.tanh, recurrent_activation=activations.sigmoid, unroll=False, use_bias=True)
 
 
 def unavailable(
@@ -69,7 +69,7 @@ def unavailable(
         return f"cuDNN has no {' and no '.join(missing)}"
     if not features.use_cudnn:
         return "`use_cudnn=False` rules cuDNN out"
-    if framework == "tensorflow" and _inside_xla():
+    if framework == "tensorflow" and inside_xla():
         return "XLA compiles this call (`jit_compile`), and XLA cannot call cuDNN's recurrences"
     return None
 
@@ -90,7 +90,7 @@ def run(
     kind, _ = call.equations.native_kernel()  # Keras's functions have the same names
 
     def run_cudnn():
-        _, outputs, final_state = getattr(keras_backend, kind.lower())(
+        _, outputs, final_state = cudnn_recurrence(kind)(
             _reverse_time(call.inputs, lengths) if call.reverse else call.inputs,
             *state,
             mask,
@@ -139,11 +139,3 @@ def _accepts(
     """Whether cuDNN takes a mask: every sequence has a step, and all its steps come before its padding."""
     right_padded = ops.all(ops.logical_or(mask[:, :-1], ops.logical_not(mask[:, 1:])))
     return ops.logical_and(right_padded, ops.all(ops.any(mask, axis=1)))
-
-
-def _inside_xla() -> bool:
-    """Whether TensorFlow traces a function that XLA compiles."""
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util  # what `tf.function` itself asks; it has no public name
-
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
