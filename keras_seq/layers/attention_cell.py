@@ -150,10 +150,10 @@ class AttentiveLayer(keras.layers.Layer):
         inputs, memory, keys = (ops.cast(x, self.compute_dtype) for x in (inputs, memory, keys))
         states = [ops.cast(state, self.compute_dtype) for state in tree.flatten(states)]
         state, attention_state = self._split(states, memory)
-        drawn = self.attention.draw(ops.shape(memory)[:2]) if training else None
+        noise = self.attention.draw_noise(ops.shape(memory)[:2]) if training else None
         if self.attend == "before":
             context, weights, attention_state = self.attention.attend(
-                state[0], memory, keys, memory_mask, attention_state, drawn, training
+                state[0], memory, keys, memory_mask, attention_state, noise, training
             )
             output, state = call_cell(self.cell, inputs, state, training, context)
             return output, [*state, *attention_state], weights
@@ -162,15 +162,15 @@ class AttentiveLayer(keras.layers.Layer):
             fed, *attention_state = attention_state
         output, state = call_cell(self.cell, inputs, state, training, fed)
         output, weights, attention_state = self._look(
-            output, memory, keys, memory_mask, attention_state, drawn, training
+            output, memory, keys, memory_mask, attention_state, noise, training
         )
         if self._feeds_next:
             attention_state = self._fed_of(output, memory), *attention_state
         return output, [*state, *attention_state], weights
 
-    def _look(self, query, memory, keys, memory_mask, state, drawn, training):
+    def _look(self, query, memory, keys, memory_mask, state, noise, training):
         """As `attention.attend`, with the output of a step in the place of the context."""
-        context, weights, state = self.attention.attend(query, memory, keys, memory_mask, state, drawn, training)
+        context, weights, state = self.attention.attend(query, memory, keys, memory_mask, state, noise, training)
         return self._output(query, context), weights, state
 
     def _output(self, hidden, context):
@@ -228,8 +228,8 @@ class AttentiveLayer(keras.layers.Layer):
             options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector(memory)}
         else:
             recurring = self._attending(recurrence, training)
-            drawn = self._draw(sequences, memory, training)
-            options |= {"attention_state": attention_state, "drawn": drawn}
+            noise = self._draw(sequences, memory, training)
+            options |= {"attention_state": attention_state, "drawn": noise}
         outputs, state, weights = run_attending(recurrence, recurring, *seen, **options)
         return outputs, self._own_states(recurrence, state), weights
 
@@ -264,7 +264,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _draw(self, sequences, memory, training):
         """What the attention draws for all steps."""
-        return self.attention.draw((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None
+        return self.attention.draw_noise((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None
 
     def _over(self, sequences, state, fed_units, training):
         """The cell over sequences: a `RecurrentCall`, whose inputs lack what is fed to it."""
@@ -289,8 +289,8 @@ class AttentiveLayer(keras.layers.Layer):
         """The recurrence that attends: before the cell, or after it where so many features of the output are fed."""
         look = self.attention.attend if fed is None else self._look
 
-        def attend(query, memory, keys, memory_mask, state, drawn):
-            return look(query, memory, keys, memory_mask, state, drawn, training)
+        def attend(query, memory, keys, memory_mask, state, noise):
+            return look(query, memory, keys, memory_mask, state, noise, training)
 
         foreign = isinstance(recurrence.cell, ForeignCellEquations)
         width = recurrence.inputs.shape[-1] if foreign else recurrence.kernel.shape[-1]
