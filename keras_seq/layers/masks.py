@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The masks that Keras attaches to tensors.
+"""The masks that Keras attaches to tensors, and ragged inputs.
 
-A tracer of JAX takes no attributes: Keras keeps its mask elsewhere, and has no public functions for it.
+JAX tracers take no attributes, so Keras keeps their masks elsewhere. It has no public functions to access them.
 """
 
 import keras
@@ -9,24 +9,24 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 
 
 def get_mask(tensor):
-    """The mask that a tensor carries, as from an `Embedding` with `mask_zero=True`, or None.
+    """Returns the mask attached to a tensor, for example by an `Embedding` with `mask_zero=True`, or None.
 
-    Keras hands it to a layer only where the tensor is the only one in the call, or where the layer has an argument
+    Keras passes it to a layer only if the tensor is the only one in the call, or if the layer has an argument
     `<name>_mask`.
     """
     return get_keras_mask(tensor)
 
 
 def set_mask(tensor, mask):
-    """Attach a mask to a tensor, for the next layer."""
+    """Attaches a mask to a tensor, for the next layer."""
     set_keras_mask(tensor, mask)
 
 
 class RaggedInputMixin:
-    """A layer whose first argument, sequences, may be a `tf.RaggedTensor` (batch, None, features).
+    """Lets a layer take a `tf.RaggedTensor` (batch, None, features) as its first argument, `sequences`.
 
-    The layer gets a dense tensor with a mask that keeps the steps there are, and returns dense tensors. A ragged mask,
-    as from an `Embedding` with `mask_zero=True`, leaves out some of these steps.
+    The layer receives a dense tensor with a mask that keeps the steps of each row, and returns dense tensors. A ragged
+    mask, for example from an `Embedding` with `mask_zero=True`, can mask some of these steps.
     """
 
     def __call__(self, *args, **kwargs):
@@ -35,29 +35,29 @@ class RaggedInputMixin:
             mask = args.pop(2) if len(args) > 2 else kwargs.pop("mask", None)
             if mask is not None and not _is_ragged(mask):
                 raise ValueError(
-                    "`mask` must be None or ragged for ragged `sequences`, whose row lengths say what is masked. "
-                    f"Received: a mask of shape {tuple(mask.shape)}"
+                    "`mask` must be None or ragged if `sequences` are ragged, because their row lengths define the "
+                    f"mask. Received: a dense mask of shape {tuple(mask.shape)}"
                 )
-            args[0] = _densify(args[0], mask)
+            args[0] = _to_dense(args[0], mask)
         return super().__call__(*args, **kwargs)
 
 
-def _is_ragged(sequences):
+def _is_ragged(tensor):
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return isinstance(sequences, tf.RaggedTensor)
+    return isinstance(tensor, tf.RaggedTensor)
 
 
-def _densify(ragged, mask=None):
-    """Ragged sequences as a dense tensor that carries its mask."""
+def _to_dense(ragged, mask=None):
+    """Converts ragged sequences to a dense tensor with its mask attached."""
     import tensorflow as tf
 
     if ragged.ragged_rank != 1 or ragged.shape.rank != 3:
         raise ValueError(
-            f"Ragged `sequences` must be (batch, None, features), ragged in time alone. Received: {ragged.shape} with "
-            f"ragged_rank={ragged.ragged_rank}"
+            "Ragged `sequences` must have shape (batch, None, features) and be ragged in time only. "
+            f"Received: shape {ragged.shape} with ragged_rank={ragged.ragged_rank}"
         )
     mask = get_mask(ragged) if mask is None else mask
     dense = ragged.to_tensor()
