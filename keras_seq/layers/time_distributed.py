@@ -140,8 +140,8 @@ def _check_mask(inputs, mask):
     )
     if not is_compatible:
         raise ValueError(  # Keras's tests expect the first words
-            f"The `mask` passed to the `TimeDistributed` layer has a shape {tuple(mask.shape)}, but must begin with the "
-            f"(batch, time) axes of `inputs`. Received: inputs of shape {tuple(inputs.shape)}"
+            f"The `mask` passed to the `TimeDistributed` layer has a shape {tuple(mask.shape)}, but must begin with "
+            f"the (batch, time) axes of `inputs`. Received: inputs of shape {tuple(inputs.shape)}"
         )
 
 
