@@ -14,7 +14,7 @@ from keras_seq.decoding import greedy_search
 from keras_seq.models.token_side import TokenSide, source_batches
 from keras_seq.models.training_pairs import TrainingPairs, holds_call_inputs
 from keras_seq.training import ScheduledSampling, TokenAccuracy, masked_crossentropy
-from keras_seq.training.callbacks import reports_first
+from keras_seq.training.callbacks import order_callbacks
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -284,7 +284,7 @@ class Seq2Seq(keras.Model):
             batch_size,
             epochs,
             verbose=verbose,
-            callbacks=reports_first(callbacks),
+            callbacks=order_callbacks(callbacks),
             validation_split=validation_split,
             validation_data=validation_data,
             shuffle=shuffle,
