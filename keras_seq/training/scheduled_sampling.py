@@ -100,7 +100,7 @@ class ScheduledSampling:
 
         Args:
             tokens: integers (batch, time), the true inputs.
-            step: function `(tokens, state) -> (logits, state, weights)` of one step; see `Decoder.stepper`.
+            step: function `(tokens, state) -> (logits, state, weights)` of one step; see `Decoder.step_function`.
             state: nested tensors (batch, ...), the first state of `step`.
             draws: the result of `draw`.
 

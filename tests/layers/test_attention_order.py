@@ -290,7 +290,7 @@ class TestDecoder:
         mask = MEMORY_MASK
         logits, weights = decoder(tokens, memory, summary, memory_mask=mask, return_attention_scores=True)
         memory, summary = (keras.ops.cast(x, decoder.compute_dtype) for x in (memory, summary))
-        step, state, steps = decoder.stepper(memory, mask), decoder.start(summary, memory), []
+        step, state, steps = decoder.step_function(memory, mask), decoder.get_initial_state(summary, memory), []
         for t in range(TIME):
             step_logits, state, step_weights = step(tokens[:, t], state)
             steps.append([keras.ops.cast(x, "float32") for x in (step_logits, step_weights)])
@@ -320,5 +320,5 @@ class TestDecoder:
         assert_close(twin(*arguments), decoder(*arguments), 0)
 
     def test_order_without_attention_raises(self):
-        with pytest.raises(ValueError, match="`attend` and `input_feeding` need an `attention`"):
+        with pytest.raises(ValueError, match="`attend` must be None and `input_feeding` True if `attention` is None"):
             keras_seq.Decoder(9, 4, 4, attention=None, attend="after")
