@@ -25,7 +25,7 @@ struct CellTraits {
   int unit_vectors;      // vectors of units in a panel of its kernels: 1 or 4
   bool has_activation;   // whether its op has the attribute `activation`
   bool has_reset_after;  // whether its op has the attribute `reset_after`
-  bool two_biases;       // whether its bias is an input and a recurrent one; with `has_reset_after`, only if that is true
+  bool two_biases;       // an input and a recurrent bias; if it has `reset_after`, only where that is true
   int residual_slots;    // slots that a step leaves in the residuals
   int residual_slots_reset_before;  // the same if `reset_after` is false
 

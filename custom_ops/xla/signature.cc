@@ -30,59 +30,60 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   // If an attribute names the cell, the lists of c have their own lengths, which are 0 for a cell without c.
   const char* initial_c = attends ? "initial_cells" : "initial_states";
   const char* final_c = attends ? "cells" : "directions";
-  auto append_if = [](bool condition, std::vector<ArgumentSpec>* list, const std::vector<ArgumentSpec>& more) {
-    if (condition) list->insert(list->end(), more.begin(), more.end());
+  const char* wanted_c = attends ? "wanted_initial_cells" : "wanted_initial_states";
+  const auto append = [](std::vector<ArgumentSpec>* list, const std::vector<ArgumentSpec>& more) {
+    list->insert(list->end(), more.begin(), more.end());
   };
 
   std::vector<ArgumentSpec> inputs = {{"inputs", "directions", Kind::kData, {kSequence}}};
-  append_if(attends, &inputs,
-            {{"memory", "directions", Kind::kData, {kMemory}},
-             {"keys", "directions", Kind::kData, {kKeys}},
-             {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
-             {"score_vector", "directions", Kind::kData, {kScoreVector}},
-             {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kBatch, Axis::kSource}}}});
-  append_if(true, &inputs,
-            {{"kernel", "directions", Kind::kData, {kernel}},
-             {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
-             {"bias", "biases", Kind::kData, {bias}},
-             {"initial_h", "initial_states", Kind::kData, {kState}}});
-  append_if(has_c, &inputs, {{"initial_c", initial_c, Kind::kData, {kState}}});
-  append_if(true, &inputs,
-            {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
-             {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, multiplier},
-             {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, multiplier}});
-  append_if(has_c, &inputs, {{"zoneout_mask_c", "zoneout_masks_c", Kind::kData, multiplier}});
+  if (attends) {
+    append(&inputs, {{"memory", "directions", Kind::kData, {kMemory}},
+                     {"keys", "directions", Kind::kData, {kKeys}},
+                     {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
+                     {"score_vector", "directions", Kind::kData, {kScoreVector}},
+                     {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kBatch, Axis::kSource}}}});
+  }
+  append(&inputs, {{"kernel", "directions", Kind::kData, {kernel}},
+                   {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
+                   {"bias", "biases", Kind::kData, {bias}},
+                   {"initial_h", "initial_states", Kind::kData, {kState}}});
+  if (has_c) inputs.push_back({"initial_c", initial_c, Kind::kData, {kState}});
+  append(&inputs, {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
+                   {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, multiplier},
+                   {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, multiplier}});
+  if (has_c) inputs.push_back({"zoneout_mask_c", "zoneout_masks_c", Kind::kData, multiplier});
 
   std::vector<ArgumentSpec> results = {{"outputs", "directions", Kind::kData, {kStates}}};
-  append_if(attends, &results, {{"attention_weights", "directions", Kind::kData, {kAttentionWeights}}});
+  if (attends) results.push_back({"attention_weights", "directions", Kind::kData, {kAttentionWeights}});
   const ArgumentSpec residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
   if (pass == Pass::kForward) {
     results.push_back({"final_h", "directions", Kind::kData, {kState}});
-    append_if(has_c, &results, {{"final_c", final_c, Kind::kData, {kState}}});
+    if (has_c) results.push_back({"final_c", final_c, Kind::kData, {kState}});
     results.push_back(residuals);
     return {inputs, results};
   }
 
-  append_if(true, &inputs, results);
+  append(&inputs, results);
   inputs.push_back(residuals);
   inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kStates}});
-  append_if(attends, &inputs,
-            {{"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}}});
+  if (attends) {
+    inputs.push_back({"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}});
+  }
   inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
-  append_if(has_c, &inputs, {{"d_final_c", "upstream_c", Kind::kData, {kState}}});
+  if (has_c) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
+
   std::vector<ArgumentSpec> gradients = {{"d_inputs", "wanted_inputs", Kind::kData, {kSequence}}};
-  append_if(attends, &gradients,
-            {{"d_memory", "wanted_memories", Kind::kData, {kMemory}},
-             {"d_keys", "wanted_keys", Kind::kData, {kKeys}},
-             {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
-             {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}}});
-  append_if(true, &gradients,
-            {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
-             {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
-             {"d_bias", "wanted_biases", Kind::kData, {bias}},
-             {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
-  append_if(has_c, &gradients,
-            {{"d_initial_c", attends ? "wanted_initial_cells" : "wanted_initial_states", Kind::kData, {kState}}});
+  if (attends) {
+    append(&gradients, {{"d_memory", "wanted_memories", Kind::kData, {kMemory}},
+                        {"d_keys", "wanted_keys", Kind::kData, {kKeys}},
+                        {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
+                        {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}}});
+  }
+  append(&gradients, {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
+                      {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
+                      {"d_bias", "wanted_biases", Kind::kData, {bias}},
+                      {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
+  if (has_c) gradients.push_back({"d_initial_c", wanted_c, Kind::kData, {kState}});
   return {inputs, gradients};
 }
 

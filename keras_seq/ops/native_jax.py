@@ -114,7 +114,7 @@ def _backward(call, arguments, results, d_results, wanted):
         for tensor in arguments[name][: wanted[count]]
     ]
     counts = {count: len(d_results[name]) for name, count in op.upstream.items()}
-    operands = {**arguments, **op.results_read(results), **d_results}
+    operands = {**arguments, **op.results_for_gradient(results), **d_results}
     return _call_handler(call, f"{op.name}Grad", gradients, op.gradient_arguments, operands, {**counts, **wanted})
 
 

@@ -72,7 +72,7 @@ class Op:
         self.wanted = {x["name"].removeprefix("d_"): x["count"] for x in gradient["outputs"]}
         self._residual_size = residual_size
 
-    def results_read(self, results):
+    def results_for_gradient(self, results):
         """Those of a dict of results that the gradient op reads."""
         return {name: results[name] for name in self.gradient_arguments if name in self.results}
 

@@ -88,7 +88,7 @@ def _gradient(op, gradient_function, node, *upstream):
     d_results = split(upstream, call.result_lengths)
     results = gradient_function(
         **arguments,
-        **op.results_read(split(node.outputs, call.result_lengths)),
+        **op.results_for_gradient(split(node.outputs, call.result_lengths)),
         **{name: _without_zeros(d_results[name.removeprefix("d_")]) for name in op.upstream},
         **wanted,
         **call.attributes,
