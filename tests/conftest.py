@@ -80,6 +80,6 @@ def run_with_gradients(function, arguments, variables=(), mode="eager"):
 
 
 def automatic(cell):
-    """The same recurrence of `cell_equations`, declared to have no derivative of its own."""
+    """The same equations without their derivative, which automatic differentiation then finds."""
     kind = type(cell)
     return type(kind.__name__, (kind,), {"differentiable": False})(**vars(cell))
