@@ -4,7 +4,8 @@
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import RaggedInputMixin, get_mask
+from keras_seq._private_api import get_mask
+from keras_seq.layers.masks import RaggedInputMixin
 from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
 from keras_seq.ops.random import with_child_seeds
 

@@ -6,6 +6,7 @@ import inspect
 import keras
 from keras import ops, tree
 
+from keras_seq._private_api import draw_dropout_masks, reset_dropout_masks
 from keras_seq.layers.cells import RecurrentCell
 
 
@@ -100,8 +101,7 @@ def _packed(cell, flat_states):
 def reset_masks(cell):
     """Have a cell, or each cell of a stack, forget the dropout masks that it keeps for a run."""
     for flat_cell in _flat_cells(cell):
-        for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
-            getattr(flat_cell, name, lambda: None)()
+        reset_dropout_masks(flat_cell)
 
 
 def _flat_cells(cell):
@@ -118,6 +118,5 @@ def _draw_masks(cell, inputs, states):
             _draw_masks(inner, inputs, inner_states)
             size = getattr(inner, "output_size", None) or inner_states[0].shape[-1]
             inputs = ops.zeros((ops.shape(inputs)[0], size), inputs.dtype)
-    elif hasattr(cell, "get_dropout_mask"):
-        cell.get_dropout_mask(inputs)
-        cell.get_recurrent_dropout_mask(states[0])
+    else:
+        draw_dropout_masks(cell, inputs, states[0])

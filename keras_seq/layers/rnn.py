@@ -4,10 +4,11 @@
 import keras
 from keras import ops, tree
 
+from keras_seq._private_api import get_mask
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import reset_masks
-from keras_seq.layers.masks import RaggedInputMixin, get_mask
+from keras_seq.layers.masks import RaggedInputMixin
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences
@@ -104,7 +105,8 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             )
         if stateful and isinstance(self.cell, AttentionCell):
             raise ValueError("`stateful=True` excludes an `AttentionCell`, whose memory is another for each batch.")
-        self.watch = None  # a function that stands between a probe of zeros and its use: see `keras_seq.diagnostics`
+        # A function from a probe to the tensor that takes its place: how `keras_seq.diagnostics` gets hold of it.
+        self.probe_hook = None
 
     def recurrent_cells(self):
         """The cells where all are of keras_seq, else None. A method, because Keras saves what attributes hold."""
@@ -234,8 +236,8 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
         """The initial state of each cell, a list of tensors or None for zeros."""
         self._check_unroll(sequences)
         if self.stateful:
-            expected, received = self._expected_batch_size, sequences.shape[0]
-            if expected is not None and received is not None and expected != received:
+            expected, received = tree.flatten(self.states)[0].shape[0], sequences.shape[0]
+            if received is not None and expected != received:
                 raise ValueError(
                     f"A stateful layer built for batches of {expected} sequences received {received}: `sequences` "
                     f"of shape {tuple(sequences.shape)}."
@@ -263,10 +265,11 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
     def start(self, cell, sequences, state, training):
         """One cell over sequences: a `RecurrentCall` of `keras_seq.ops`."""
         recurrence = cell.over(sequences, state, reverse=self.go_backwards, training=training)
-        if self.watch is None:
+        if self.probe_hook is None:
             return recurrence
         batch, time, _ = ops.shape(sequences)
-        return recurrence._replace(probe=self.watch(ops.zeros((batch, time, cell.output_size), self.compute_dtype)))
+        probe = ops.zeros((batch, time, cell.output_size), self.compute_dtype)
+        return recurrence._replace(probe=self.probe_hook(probe))
 
     def finish(self, outputs, states, training, in_time=False):
         """What the layer returns of the outputs of all steps and the final states of all cells.

@@ -4,7 +4,8 @@
 from typing import NamedTuple
 
 from keras import activations, backend, ops
-from keras.src import backend as keras_backend  # `lstm`, `gru` and `cudnn_ok` have no public names
+
+from keras_seq._private_api import cudnn_ok, cudnn_recurrence, inside_xla
 
 
 class CallFeatures(NamedTuple):
@@ -29,7 +30,7 @@ _NAMES = {
 
 def sees_gpu():
     """Whether Keras would run cuDNN in this process."""
-    return keras_backend.cudnn_ok(activations.tanh, activations.sigmoid, unroll=False, use_bias=True)
+    return cudnn_ok(activation=activations.tanh, recurrent_activation=activations.sigmoid, unroll=False, use_bias=True)
 
 
 def unavailable(cell, dtype, extras):
@@ -55,7 +56,7 @@ def unavailable(cell, dtype, extras):
         return f"cuDNN has no {' and no '.join(missing)}"
     if extras.refused:
         return "`use_cudnn=False` rules cuDNN out"
-    if kind == "tensorflow" and _inside_xla():
+    if kind == "tensorflow" and inside_xla():
         return "XLA compiles this call (`jit_compile`), and XLA cannot call cuDNN's recurrences"
     return None
 
@@ -82,7 +83,7 @@ def run(cell, inputs, kernel, recurrent_kernel, bias, initial_state, *, mask=Non
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
 
     def on_cudnn():
-        _, outputs, state = getattr(keras_backend, cell.lower())(
+        _, outputs, state = cudnn_recurrence(cell)(
             _turn(inputs, lengths) if reverse else inputs,
             *initial_state,
             mask,
@@ -123,11 +124,3 @@ def _fits(mask):
     """Whether cuDNN takes a mask: every sequence has a step, and all its steps come before its padding."""
     right_padded = ops.all(ops.logical_or(mask[:, :-1], ops.logical_not(mask[:, 1:])))
     return ops.logical_and(right_padded, ops.all(ops.any(mask, axis=1)))
-
-
-def _inside_xla():
-    """Whether TensorFlow traces a function that XLA compiles."""
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util  # what `tf.function` itself asks; it has no public name
-
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import backend
 
+from keras_seq._private_api import inputs_without_gradient
+
 FOLDER = pathlib.Path(__file__).parents[1] / "_native"
 STATES = {"SimpleRNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}  # of each cell
 ATTENTION_DECODER = "AttentionDecoder"
@@ -323,8 +325,7 @@ def _tensorflow_gradient(ops, name, op, *upstream):
     attributes = {attribute: _text(op.get_attr(attribute)) for attribute in _ATTRIBUTES[name]}
     reverse = op.get_attr("reverse")
     call = _Call(name, attributes.get("cell", name), tuple(reverse), op.get_attr("keep_residuals"), ())
-    # A tape says which gradients nobody asked for; tf.gradients does not.
-    skipped = getattr(op, "skip_input_indices", None) or ()
+    skipped = inputs_without_gradient(op)
     first, arguments, needed = 0, {}, set()
     for argument, count in call.counts().items():
         indices = range(first, first := first + op.get_attr(count))
