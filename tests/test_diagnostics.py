@@ -334,7 +334,7 @@ def test_a_layer_inside_a_tf_function_raises():
     model(INPUTS)
     with pytest.raises(NotImplementedError, match=r"outside a `tf.function`.*'gru' inside one"):
         gradient_flow(model, (INPUTS[:2], TARGETS[:2]))
-    assert model.gru.watch is None
+    assert model.gru.probe_hook is None
     # For shapes that it has traced before, the function does not run Python.
     with pytest.raises(ValueError, match=r"must call a recurrent layer of keras_seq eagerly.*'gru'"):
         gradient_flow(model, (INPUTS, TARGETS))
