@@ -22,7 +22,7 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_of(name):
+def test_the_examples_of_a_module_run(name):
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
