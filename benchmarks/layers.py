@@ -65,7 +65,13 @@ def parse_options():
     )
     add("--times", action="store_true", help="measure only times")
     add("--memory", action="store_true", help="measure only memory")
-    add("--memory-shape", type=parse_shape, default=SHAPES[2], metavar="B,T,I,H", help="(default: %(default)s)")
+    add(
+        "--memory-shape",
+        type=parse_shape,
+        default=SHAPES[2],
+        metavar="B,T,I,H",
+        help="shape for the memory (default: %(default)s)",
+    )
     add(
         "--output",
         type=pathlib.Path,
