@@ -38,46 +38,17 @@ def parse_options():
     float32 = [name for name in NAMES if name not in BFLOAT16[1:]]
     listed = " ".join(f"{index}={shape}".replace(" ", "") for index, shape in enumerate(SHAPES))
     add("--layers", nargs="+", choices=GATES, default=list(GATES), help="layers to run")
-    add(
-        "--shapes",
-        nargs="+",
-        type=parse_shape,
-        default=SHAPES,
-        metavar="B,T,I,H",
-        help=f"batch,time,features,units, or indices: {listed}",
-    )
+    shape = {"type": parse_shape, "metavar": "B,T,I,H"}
+    add("--shapes", nargs="+", default=SHAPES, help=f"batch,time,features,units, or indices: {listed}", **shape)
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
     add("--contenders", nargs="+", choices=NAMES, default=float32, metavar="NAME", help=", ".join(NAMES))
-    add(
-        "--dtype",
-        nargs="+",
-        choices=["float32", "bfloat16"],
-        default=["float32"],
-        help="bfloat16: only native, forward",
-    )
+    add("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="bfloat16: native, forward")
     add("--seconds", type=float, default=8, help="time for a case, all contenders together (default: %(default)s)")
-    add(
-        "--ours",
-        choices=NAMES,
-        default="native",
-        metavar="NAME",
-        help="contender to compare with the peers (default: %(default)s)",
-    )
+    add("--ours", choices=NAMES, default="native", metavar="NAME", help="contender to compare with the peers")
     add("--times", action="store_true", help="measure only times")
     add("--memory", action="store_true", help="measure only memory")
-    add(
-        "--memory-shape",
-        type=parse_shape,
-        default=SHAPES[2],
-        metavar="B,T,I,H",
-        help="shape for the memory (default: %(default)s)",
-    )
-    add(
-        "--output",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/bench"),
-        help="folder for the results (default: %(default)s)",
-    )
+    add("--memory-shape", default=SHAPES[2], help="shape for the memory (default: %(default)s)", **shape)
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
     return parser.parse_args()
 
 

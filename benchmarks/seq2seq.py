@@ -50,12 +50,7 @@ def parse_options():
     add("--steps", action="store_true", help="measure only decoding steps")
     add("--pairs", type=pathlib.Path, metavar="FILE.tsv", help="words and targets, two columns (default: CMUdict)")
     add("--epoch", type=int, default=12800, help="most words in an epoch, spread over the file (default: %(default)s)")
-    add(
-        "--output",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/bench"),
-        help="folder for the results (default: %(default)s)",
-    )
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
     options = parser.parse_args()
     if options.pairs and not options.pairs.is_file():
         parser.error(f"--pairs: expected a file, got {options.pairs}")
