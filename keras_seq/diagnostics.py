@@ -16,10 +16,11 @@ def gradient_flow(model, batch, training=False):
 
     The gradient is the total derivative through all later steps (backpropagation through time), so it shows whether it
     vanishes or explodes on its way to the first steps (Pascanu et al. 2013). The norm is the Frobenius norm over batch
-    and units. Masked steps have no state of their own and a norm of 0. The cell state of an LSTM contributes where a
-    later h depends on it. With zoneout, h_t is the new state before it is mixed with the old one.
+    and units. A masked step computes no state; its norm is 0. The cell state of an LSTM contributes where a later h
+    depends on it. With zoneout, h_t is the new state before it is mixed with the old one.
 
-    L is `model.compute_loss`, as in `train_on_batch`, with sample weights and regularization. The model does not
+    L is the loss of `model.compute_loss`, as in `train_on_batch`, with sample weights and regularization. The model
+    does not
     change: weights, states of stateful layers, metrics and random seeds are restored. Everything runs eagerly and
     without native kernels, which takes longer than a training step.
 

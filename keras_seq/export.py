@@ -9,7 +9,7 @@ from keras_seq.ops import use_implementation
 
 
 def export_saved_model(model, path):
-    """Writes a `Seq2Seq` as a SavedModel that needs TensorFlow alone: neither Keras nor keras_seq.
+    """Writes a `Seq2Seq` as a SavedModel that needs neither Keras nor keras_seq. `Seq2Seq.export` calls it.
 
     The signature `serving_default` takes:
 
