@@ -38,7 +38,7 @@ class RecurrentCall(NamedTuple):
 
     def prepare(self) -> "RecurrentCall":
         """Check the arguments and cast them to one dtype."""
-        if self.kernel is None:  # a foreign cell, which casts and checks what it reads
+        if self.kernel is None:  # a foreign cell casts and checks what it reads
             return self
         inputs, kernel = ops.convert_to_tensor(self.inputs), ops.convert_to_tensor(self.kernel)
         call = self._replace(inputs=inputs, kernel=kernel)
@@ -47,56 +47,30 @@ class RecurrentCall(NamedTuple):
         def cast(x):
             return None if x is None else ops.cast(x, dtype)
 
+        def cast_mask(name, mask, units):
+            return None if mask is None else _check_unit_mask(name, ops.stop_gradient(cast(mask)), inputs, units)
+
+        sizes, state, zoneout_masks = call.state_sizes, self.initial_state, self.zoneout_masks
+        if state is not None:
+            shapes = " and ".join(f"(batch, {size})" for size in dict.fromkeys(sizes))
+            _check_one_for_each_state("initial_state", state, f"{len(sizes)} tensor(s) of shape {shapes}", len(sizes))
+            state = tuple(cast(s) for s in state)
+        if zoneout_masks is not None:
+            expected = f"{len(sizes)} entries, None or of shape (batch, units) or (batch, time, units)"
+            _check_one_for_each_state("zoneout_masks", zoneout_masks, expected, len(sizes))
+            named = ((f"zoneout_masks[{i}]", mask, sizes[i]) for i, mask in enumerate(zoneout_masks))
+            zoneout_masks = tuple(cast_mask(*mask) for mask in named)
+        has_zoneout = zoneout_masks is not None and any(mask is not None for mask in zoneout_masks)
         return call._replace(
             inputs=cast(inputs),
             kernel=cast(kernel),
             recurrent_kernel=cast(self.recurrent_kernel),
             bias=cast(self.bias),
-            initial_state=call._prepare_state(cast),
-            recurrent_dropout_mask=call._prepare_mask(
-                "recurrent_dropout_mask", self.recurrent_dropout_mask, call.state_sizes[0], dtype
-            ),
-            zoneout_masks=call._prepare_zoneout(dtype),
+            initial_state=state,
+            recurrent_dropout_mask=cast_mask("recurrent_dropout_mask", self.recurrent_dropout_mask, sizes[0]),
+            zoneout_masks=zoneout_masks if has_zoneout else None,
             extra_weights={name: cast(w) for name, w in (self.extra_weights or {}).items()} or None,
         )
-
-    def _prepare_state(self, cast: Any) -> State | None:
-        if self.initial_state is None:
-            return None
-        shapes = " and ".join(f"(batch, {size})" for size in dict.fromkeys(self.state_sizes))
-        self._check_list("initial_state", self.initial_state, f"{self.equations.states} tensor(s) of shape {shapes}")
-        return tuple(cast(s) for s in self.initial_state)
-
-    def _prepare_zoneout(self, dtype: str) -> tuple[Tensor | None, ...] | None:
-        if self.zoneout_masks is None:
-            return None
-        expected = f"{self.equations.states} entries, None or of shape (batch, units) or (batch, time, units)"
-        self._check_list("zoneout_masks", self.zoneout_masks, expected)
-        masks = tuple(
-            self._prepare_mask(f"zoneout_masks[{i}]", mask, self.state_sizes[i], dtype)
-            for i, mask in enumerate(self.zoneout_masks)
-        )
-        return None if all(mask is None for mask in masks) else masks
-
-    def _check_list(self, name: str, value: Any, expected: str) -> None:
-        is_list = isinstance(value, (list, tuple))
-        if not is_list or len(value) != self.equations.states:
-            received = f"{len(value)} of them" if is_list else f"a tensor of shape {ops.convert_to_tensor(value).shape}"
-            raise ValueError(f"`{name}` must be a list of {expected}. Received: {received}")
-
-    def _prepare_mask(self, name: str, mask: Tensor | None, units: int, dtype: str) -> Tensor | None:
-        """Check a mask (batch, units) or (batch, time, units), cast it, and stop its gradient."""
-        if mask is None:
-            return None
-        batch, time, _ = self.inputs.shape
-        mask = ops.stop_gradient(ops.cast(mask, dtype))
-        expected = [(batch, units), (batch, time, units)]
-        if not any(shapes_match(mask.shape, shape) for shape in expected):
-            raise ValueError(
-                f"`{name}` must have shape (batch, units) = {expected[0]} or (batch, time, units) = {expected[1]}. "
-                f"Received: shape {tuple(mask.shape)}"
-            )
-        return mask
 
     def layout(self) -> tuple:
         """Return what all directions of a native call must have in common: the equations and the shapes."""
@@ -107,3 +81,28 @@ class RecurrentCall(NamedTuple):
         for name in ("initial_state", "zoneout_masks"):
             tensors |= {f"{name}[{i}]": x for i, x in enumerate(getattr(self, name) or ())}
         return self.equations, {name: tuple(x.shape) for name, x in tensors.items() if x is not None}
+
+
+def _check_one_for_each_state(name: str, value: Any, expected: str, states: int) -> None:
+    """Check that a value is a list with an entry for each state."""
+    is_list = isinstance(value, (list, tuple))
+    if not is_list or len(value) != states:
+        received = f"{len(value)} of them" if is_list else f"a tensor of shape {ops.convert_to_tensor(value).shape}"
+        raise ValueError(f"`{name}` must be a list of {expected}. Received: {received}")
+
+
+def _check_unit_mask(
+    name: str,
+    mask: Tensor,  # (batch, units) or (batch, time, units)
+    inputs: Tensor,  # (batch, time, features)
+    units: int,
+) -> Tensor:
+    """Return the mask after checking its shape."""
+    batch, time, _ = inputs.shape
+    expected = [(batch, units), (batch, time, units)]
+    if not any(shapes_match(mask.shape, shape) for shape in expected):
+        raise ValueError(
+            f"`{name}` must have shape (batch, units) = {expected[0]} or (batch, time, units) = {expected[1]}. "
+            f"Received: shape {tuple(mask.shape)}"
+        )
+    return mask
