@@ -9,7 +9,7 @@ import pytest
 
 import keras_seq
 from keras_seq import layers
-from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.ops.random import child_seed, dropout_mask
 from keras_seq.training import ScheduledSampling
 

@@ -5,9 +5,9 @@ from keras_seq.layers.attention import BahdanauAttention, LuongAttention, Monoto
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.attention_decoder import AttentionDecoder
 from keras_seq.layers.bidirectional import Bidirectional
-from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.dropout import EmbeddingDropout, LockedDropout, VariationalDropout
-from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+from keras_seq.layers.recurrent_cell import GRUCell, LSTMCell, SimpleRNNCell
+from keras_seq.layers.recurrent_layer import GRU, LSTM, SimpleRNN
 from keras_seq.layers.regularization import ActivationRegularization
 from keras_seq.layers.rnn import RNN
 from keras_seq.layers.time_distributed import TimeDistributed

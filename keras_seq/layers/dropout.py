@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.layers.replacements import replace_in_config
 from keras_seq.ops.random import check_rate, child_seed, dropout_mask
 

@@ -6,7 +6,7 @@ import inspect
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.recurrent_cell import RecurrentCell
 
 
 class ForeignCellEquations:

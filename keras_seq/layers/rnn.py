@@ -5,9 +5,9 @@ import keras
 from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentionCell
-from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import reset_masks
 from keras_seq.layers.masks import RaggedInputMixin, get_mask
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run as run_recurrences

@@ -3,7 +3,7 @@
 
 import keras
 
-from keras_seq.layers.cells import INITIALIZERS, GRUCell, LSTMCell, SimpleRNNCell
+from keras_seq.layers.recurrent_cell import INITIALIZERS, GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.rnn import RNN
 from keras_seq.ops.random import check_rate, child_initializer, child_seed
 
