@@ -73,7 +73,7 @@ def masks_of(built):
     masks = []
     for part in parts:
         if isinstance(part, RecurrentCell):
-            drawn = part.draw_masks(np.ones((MANY, 1, WIDE), "float32"), training=True)
+            drawn = part.draw_dropout_masks(np.ones((MANY, 1, WIDE), "float32"), training=True)
             masks += [mask for mask in keras.tree.flatten(tuple(drawn)) if mask is not None]
         elif isinstance(part, layers.LockedDropout):
             masks.append(part(np.ones((MANY, 1, WIDE), "float32"), training=True))

@@ -135,7 +135,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             self.cell.build((sequences_shape[0], sequences_shape[-1]), memory_shape=memory_shape)
             self.cell.built = True
         for i, cell in enumerate(self.recurrent_cells() or ()):
-            cell.separate_initializers(self.recurrent_cells()[:i], f"cell_{i}")
+            cell.copy_shared_initializers(self.recurrent_cells()[:i], f"cell_{i}")
         super().build(sequences_shape, initial_state_shape)
         if self.initial_state_initializer is not None:
             self.learned_state = [

@@ -119,7 +119,7 @@ def test_rates_are_met_in_every_dtype(name, dtype):
         layer = layers.EmbeddingDropout(embedding, rate, seed=1, dtype=dtype)
         masks = layer(np.tile(np.arange(20), (50_000, 1)), training=True)
     else:
-        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_masks(ones, training=True).inputs
+        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_dropout_masks(ones, training=True).inputs
     assert keras.backend.standardize_dtype(masks.dtype) == dtype
     masks = np.array(keras.ops.cast(masks, "float32"))
     assert abs(np.mean(masks == 0) - rate) < 5 * (rate * (1 - rate) / masks.size) ** 0.5
@@ -175,7 +175,7 @@ def test_masks_act_on_inputs_and_previous_output(kind, options, go_backwards):
     )
     layer.build(SEQUENCES.shape)
     outputs = np.array(layer(SEQUENCES, training=True))
-    input_mask, recurrent_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True)[:2])
     assert_masks_differ(input_mask, recurrent_mask)
     expected, _ = RECURRENCES[kind](
         SEQUENCES * input_mask,
@@ -198,7 +198,7 @@ def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
     decoder, twin = (layers.AttentionDecoder(UNITS, cell, seed=1, **RATES) for _ in range(2))
     decoder.build(SEQUENCES.shape, MEMORY.shape)
     outputs = np.array(decoder(SEQUENCES, MEMORY, training=True))
-    input_mask, recurrent_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True)[:2])
     expected, _, _ = references.attention_decoder(
         {"rnn": references.simple_rnn, "gru": references.gru, "lstm": references.lstm}[cell],
         SEQUENCES * input_mask,
