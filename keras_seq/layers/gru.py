@@ -5,7 +5,7 @@ import keras
 
 from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.layers.recurrent_layer import CellAttribute, GatedLayer, register_kind
-from keras_seq.ops import cell_equations
+from keras_seq.ops.equations.gru import GRUEquations, LayerNormGRUEquations
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -132,7 +132,7 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
 
     @property
     def equations(self):
-        kind = cell_equations.LayerNormGRUEquations if self.layer_norm else cell_equations.GRUEquations
+        kind = LayerNormGRUEquations if self.layer_norm else GRUEquations
         return kind(self.activation, self.recurrent_activation, self.reset_after)
 
     def extra_weight_shapes(self):

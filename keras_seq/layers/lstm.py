@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.layers.recurrent_layer import CellAttribute, GatedLayer, register_kind
-from keras_seq.ops import cell_equations
+from keras_seq.ops.equations.lstm import ExtendedLSTMEquations, LSTMEquations
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -153,8 +153,8 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
     def equations(self):
         activations = self.activation, self.recurrent_activation
         if not (self.peephole or self.projection_units or self.layer_norm):
-            return cell_equations.LSTMEquations(*activations)
-        return cell_equations.ExtendedLSTMEquations(*activations, self.peephole, self.projection_units, self.layer_norm)
+            return LSTMEquations(*activations)
+        return ExtendedLSTMEquations(*activations, self.peephole, self.projection_units, self.layer_norm)
 
     def extra_weight_shapes(self):
         units, shapes = self.units, {}

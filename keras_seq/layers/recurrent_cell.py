@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from keras import ops
 
-from keras_seq.ops import cell_equations
-from keras_seq.ops.cell_equations import RecurrentWeights
 from keras_seq.ops.cudnn import CallFeatures
+from keras_seq.ops.equations.cell import zone_out
+from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
 from keras_seq.ops.random import check_rate, child_initializer, draw_same_numbers, dropout_mask
-from keras_seq.ops.recurrence import RecurrentCall
+from keras_seq.ops.recurrent_call import RecurrentCall
 
 DROPOUT_MODES = ("variational", "locked", "naive")
 
@@ -38,8 +38,8 @@ class RecurrentCell:
     """Base class of the cells of keras_seq.
 
     A cell derives from this class and from the cell of Keras that it extends. Keras's cell holds the arguments and the
-    variables. This class draws the dropout masks, applies zoneout, and computes a step with the cell equations of
-    `keras_seq.ops.cell_equations`, which the subclass returns as `equations`.
+    variables. This class draws the dropout masks, applies zoneout, and computes a step with the cell equations (see
+    `keras_seq.ops.equations`) that the subclass returns as `equations`.
 
     Args:
         units: size of the state.
@@ -78,17 +78,17 @@ class RecurrentCell:
 
     @property
     def equations(self):
-        """The `keras_seq.ops.cell_equations` of this cell, with its activations."""
+        """The cell equations of this cell, with its activations."""
         raise NotImplementedError
 
-    def extras(self, unroll: bool = False, use_cudnn: bool | str = True) -> CallFeatures:
+    def call_features(self, unroll: bool = False, use_cudnn: bool | str = True) -> CallFeatures:
         """The features of a training step that cuDNN may lack."""
         return CallFeatures(
             no_bias=not self.use_bias,
             recurrent_dropout=self.recurrent_dropout > 0,
             zoneout=any(self._zoneout_rates()),
             unroll=unroll,
-            refused=not use_cudnn,
+            use_cudnn=bool(use_cudnn),
         )
 
     def split_bias(self):
@@ -140,8 +140,8 @@ class RecurrentCell:
             if any(draw_same_numbers(initializer, getattr(other, argument)) for other in earlier_cells):
                 setattr(self, argument, child_initializer(initializer, label))
 
-    def over(self, sequences, initial_state=None, *, reverse=False, training=False):
-        """Draw the masks of a call over whole sequences, and return it as a `RecurrentCall` for `keras_seq.ops` to run.
+    def recurrent_call(self, sequences, initial_state=None, *, reverse=False, training=False):
+        """Draw masks, and return the `RecurrentCall` of this cell over whole sequences.
 
         Args:
             sequences: (batch, time, features).
@@ -218,12 +218,12 @@ class RecurrentCell:
         if masks.recurrent_kernel is not None:
             kernel = kernel * masks.recurrent_kernel
         equations, (bias, recurrent_bias) = self.equations, self.split_bias()
-        weights = RecurrentWeights(kernel, recurrent_bias, masks.recurrent_dropout, self.extra_weights())
+        weights = RecurrentWeights(kernel, recurrent_bias, self.extra_weights())
         inputs = inputs if masks.inputs is None else inputs * masks.inputs
         inputs = inputs if context is None else ops.concatenate([inputs, context], axis=-1)
-        projected = equations.project(inputs, self.kernel, bias, weights)
-        candidate, _, _ = equations.step(projected, state, equations.prepare(weights))
-        state = cell_equations.zone_out(masks.zoneout, state, candidate)
+        product = equations.project(weights, inputs, self.kernel, bias)
+        step = equations.step(equations.prepare(weights), StepMasks(masks.recurrent_dropout), product, state)
+        state = zone_out(masks.zoneout, state, step.state)
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]
 
     def _draw_step_masks(self, inputs, state, training):

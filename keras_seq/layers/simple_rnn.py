@@ -5,7 +5,7 @@ import keras
 
 from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.layers.recurrent_layer import RecurrentLayer, register_kind
-from keras_seq.ops import cell_equations
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -115,7 +115,7 @@ class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
 
     @property
     def equations(self):
-        return cell_equations.SimpleRNNEquations(self.activation)
+        return SimpleRNNEquations(self.activation)
 
 
 @register_kind("rnn")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_seq import layers
-from keras_seq.ops.attention_equations import first_stop, monotonic_weights
+from keras_seq.ops.attention import first_stop, monotonic_weights
 
 UNITS, FEATURES = 3, 4
 MAKERS = {

@@ -351,13 +351,13 @@ def test_every_path_draws_and_applies_the_same_masks(kind, attention):
     inner.get_recurrent_dropout_mask(np.ones((BATCH, UNITS)))
     state = stepping.get_initial_state(SOURCES)
     for t in range(TIME):
-        output, state, _ = stepping.take_step(INPUTS[:, t], state, SOURCES, training=True)
+        output, state, _ = stepping.step(INPUTS[:, t], state, SOURCES, training=True)
         assert_close(outputs[:, t], output, 1e-12)
 
     kernel = (plain.cell.cells[0] if kind == "stack" else plain.cell).recurrent_kernel
     kernel.assign(kernel * masks.recurrent_kernel)
     state = plain.get_initial_state(SOURCES)
-    output, _, _ = plain.take_step(INPUTS[:, 0] * masks.inputs[:, 0], state, SOURCES)
+    output, _, _ = plain.step(INPUTS[:, 0] * masks.inputs[:, 0], state, SOURCES)
     assert_close(outputs[:, 0], output, 1e-12)  # of the first step, whose previous output is zero
 
 
@@ -472,7 +472,7 @@ CELL = layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(2, c
         ),
         (
             lambda: layers.RNN(CELL)(INPUTS, memory=SOURCES[:1]),
-            r"`memory` and `inputs` must be of one batch.*\(1, 4, 3\)",
+            r"`memory` and `inputs` must have the same batch size.*\(1, 4, 3\)",
         ),
         (
             lambda: layers.RNN(CELL)(INPUTS, memory=SOURCES, memory_mask=MASK),

@@ -300,5 +300,5 @@ def test_an_argument_that_cannot_be(make, message):
 def test_a_state_for_each_cell_of_a_stack():
     state = np.zeros((BATCH, UNITS), "float32")
     stack = layers.LSTM(UNITS, num_layers=2)
-    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2, one entry a cell\. Received: 3"):
+    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2, one for each cell\. Received: 3"):
         stack(SEQUENCES, initial_state=[[state, state]] * 3)

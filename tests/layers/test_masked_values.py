@@ -9,7 +9,8 @@ from conftest import assert_close, run_with_gradients
 
 from keras_seq import layers, ops
 from keras_seq.models import Decoder
-from keras_seq.ops import cell_equations, native
+from keras_seq.ops import native
+from keras_seq.ops.equations.gru import GRUEquations
 
 BATCH, TIME, SOURCE, FEATURES, UNITS = 2, 3, 4, 3, 5
 MASK = np.array([[True, False, True], [False, True, False]])
@@ -115,9 +116,7 @@ def test_decoder_as_a_function(implementation):
     weights |= {"query_kernel": draw(UNITS, UNITS), "score_vector": draw(UNITS), "implementation": implementation}
 
     def call(memory, keys):
-        return ops.attention_decoder(
-            cell_equations.GRUEquations(), SEQUENCES, memory, keys=keys, memory_mask=MEMORY_MASK, **weights
-        )
+        return ops.attention_decoder(GRUEquations(), SEQUENCES, memory, keys=keys, memory_mask=MEMORY_MASK, **weights)
 
     assert_nothing_shows(call, list, (MEMORY, MEMORY_MASK), (draw(BATCH, SOURCE, UNITS, seed=2), MEMORY_MASK))
 

@@ -19,7 +19,10 @@ import tensorflow as tf
 from conftest import KERNEL_CELLS, relative_error, run_with_gradients
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_equations, native
+from keras_seq.ops import native
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 WHY_NOT = native.unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -31,8 +34,8 @@ INFINITE_CALLS = 30
 
 def equations(kind, attributes):
     if kind == "simple_rnn":
-        return cell_equations.SimpleRNNEquations(keras.activations.get(attributes["activation"]))
-    return cell_equations.GRUEquations(**attributes) if kind == "gru" else cell_equations.LSTMEquations()
+        return SimpleRNNEquations(keras.activations.get(attributes["activation"]))
+    return GRUEquations(**attributes) if kind == "gru" else LSTMEquations()
 
 
 def draw_call(seed):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from keras import activations
 
 from keras_seq import ops
-from keras_seq.ops import cell_equations
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 TOLERANCE = 1e-11
 FEATURES, UNITS, SOURCE, MEMORY, ATTENTION = 2, 3, 4, 2, 3
@@ -115,9 +117,9 @@ def test_recurrence(kind, cell, call):
 
 
 EQUATIONS = {
-    "simple_rnn": cell_equations.SimpleRNNEquations,
-    "gru": cell_equations.GRUEquations,
-    "lstm": cell_equations.LSTMEquations,
+    "simple_rnn": SimpleRNNEquations,
+    "gru": GRUEquations,
+    "lstm": LSTMEquations,
 }
 
 
