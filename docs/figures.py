@@ -27,10 +27,10 @@ def draw_dropout(path):
         recurrent = 0.0 if mode == "locked" else rate
         layer = LSTM(units, dropout=rate, recurrent_dropout=recurrent, output_dropout=rate, dropout_mode=mode, seed=4)
         sequences = np.ones((1, steps, features), "float32")
-        masks = layer.cell.draw_masks(sequences, training=True)
-        outputs = layer.cell.draw_mask(layer.output_dropout, 1, steps, units)
+        masks = layer.cell.draw_dropout_masks(sequences, training=True)
+        outputs = layer.cell.draw_feature_mask(layer.output_dropout, 1, steps, units)
         row[0].set_ylabel(mode, fontsize=12, fontweight="bold")
-        for axes, mask in zip(row, (masks.inputs, masks.recurrent, outputs), strict=True):
+        for axes, mask in zip(row, (masks.inputs, masks.recurrent_dropout, outputs), strict=True):
             dropped = np.zeros((1, 1, units)) if mask is None else np.asarray(mask).reshape(1, -1, units) == 0
             image = np.broadcast_to(dropped[0].T, (units, steps))
             axes.pcolormesh(image, cmap="Greys", vmin=0, vmax=1.15, edgecolors="0.85", linewidth=0.3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every public layer, one row each: what it is made with and called with. `layers/test_catalog.py` checks them all."""
+"""One row for each public layer, with its arguments and inputs. `layers/test_catalog.py` checks every row."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from keras_seq import layers
 
-BATCH, TIME, SOURCE, FEATURES, UNITS, PROJECTION = 2, 4, 5, 3, 6, 7  # all different
+BATCH, TIME, SOURCE, FEATURES, UNITS, PROJECTION = 2, 4, 5, 3, 6, 7  # all different, so that no axis passes for another
 
 
 class Row(NamedTuple):
-    """How a layer is made and called."""
+    """How to make and call a layer."""
 
-    arguments: dict  # of the constructor, none at its default where that can be; a function makes a fresh one
-    inputs: tuple  # of a call; a tensor of sequences has the batch first and the length second
-    keeps_mask: bool  # whether the first output has the mask of the first input
-    kernel: dict | None = None  # arguments with which it runs on a native kernel, where it has one
+    arguments: dict  # of the constructor: every one, none at its default; a function returns a new object
+    inputs: tuple  # of a call: sequences (batch, time, ...) or steps (batch, ...)
+    propagates_mask: bool = True  # whether the first output has the mask of the first input
+    native_arguments: dict | None = None  # arguments with which a native kernel runs the layer, if there is one
 
 
 def draw(*shape, seed=0):
@@ -25,10 +25,10 @@ def draw(*shape, seed=0):
 
 
 SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, UNITS)
-WORDS = draw(BATCH, TIME, SOURCE, FEATURES)  # a sequence in every step
+NESTED_SEQUENCES = draw(BATCH, TIME, SOURCE, FEATURES)  # each step is a sequence
 STEP, STATE = draw(BATCH, FEATURES), draw(BATCH, UNITS)
 MASK = np.array([[True, True, False, True], [True, False, False, False]])
-TOKENS = np.array([[1, 2, 0, 1], [4, 0, 0, 0]])  # 0 where the mask hides a step
+TOKENS = np.array([[1, 2, 0, 1], [4, 0, 0, 0]])  # 0 where MASK is False
 
 INITIALIZERS = {f"{name}_initializer": "he_normal" for name in ("kernel", "recurrent", "bias")}
 REGULARIZERS = {f"{name}_regularizer": "l1" for name in ("kernel", "recurrent", "bias")}
@@ -36,22 +36,23 @@ CONSTRAINTS = {f"{name}_constraint": "max_norm" for name in ("kernel", "recurren
 CELL = {"units": UNITS, "activation": "relu", "dropout": 0.1, "recurrent_dropout": 0.2, "seed": 7, "use_bias": False}
 CELL |= {"zoneout": 0.3, "recurrent_weight_dropout": 0.4, "dropout_mode": "naive"}
 CELL |= {**INITIALIZERS, **REGULARIZERS, **CONSTRAINTS}
-GATES = {"recurrent_activation": "hard_sigmoid", "layer_norm": True}
-CUDNN = {"use_cudnn": False}
-OF_GRU = {**GATES, "reset_after": False}
-OF_LSTM = {**GATES, "unit_forget_bias": False, "peephole": True, "projection_units": PROJECTION}
+GATED_CELL = {**CELL, "recurrent_activation": "hard_sigmoid", "layer_norm": True}
+GRU_CELL = {**GATED_CELL, "reset_after": False}
+LSTM_CELL = {**GATED_CELL, "unit_forget_bias": False, "peephole": True, "projection_units": PROJECTION}
 RNN = {"return_sequences": True, "return_state": True, "go_backwards": True, "zero_output_for_mask": True}
 RNN |= {"unroll": True, "activity_regularizer": "l2", "implementation": "xla", "recompute": True}
 RNN |= {"residual": True, "initial_state_initializer": "he_normal"}
 LAYER = {**RNN, "num_layers": 2, "output_dropout": 0.1}
+GATED_LAYER = {**LAYER, "use_cudnn": False}
 
-# Each with what a kernel serves; masks that are drawn are those of a training step.
-DROPPED = {"dropout": 0.1, "recurrent_dropout": 0.2, "zoneout": 0.3, "recurrent_weight_dropout": 0.4, "seed": 7}
-KERNEL = {"units": UNITS, **DROPPED, "num_layers": 2, "residual": True, "output_dropout": 0.1, "return_sequences": True}
-KERNEL |= {"return_state": True, "initial_state_initializer": "he_normal", "go_backwards": True}
+# Arguments that the native kernels cover, with all kinds of masks.
+DROPOUTS = {"dropout": 0.1, "recurrent_dropout": 0.2, "zoneout": 0.3, "recurrent_weight_dropout": 0.4, "seed": 7}
+NATIVE = {"units": UNITS, **DROPOUTS, "num_layers": 2, "residual": True, "output_dropout": 0.1}
+NATIVE |= {"return_sequences": True, "return_state": True, "go_backwards": True}
+NATIVE |= {"initial_state_initializer": "he_normal"}
 
 CATALOG = {
-    "ActivationRegularization": Row({"ar": 2.0, "tar": 1.0}, (SEQUENCES,), True),
+    "ActivationRegularization": Row({"ar": 2.0, "tar": 1.0}, (SEQUENCES,)),
     "AttentionCell": Row(
         {
             "cell": lambda: layers.GRUCell(UNITS, activation="relu"),
@@ -61,7 +62,7 @@ CATALOG = {
             "attentional_activation": "softsign",
         },
         (STEP, [STATE, draw(BATCH, PROJECTION)], MEMORY),
-        False,
+        propagates_mask=False,
     ),
     "AttentionDecoder": Row(
         {
@@ -79,46 +80,45 @@ CATALOG = {
             "implementation": "xla",
         },
         (SEQUENCES, MEMORY),
-        True,
     ),
     "BahdanauAttention": Row(
         {"units": UNITS, "normalize": True, "coverage": True, "kernel_initializer": "he_normal"},
         ([SEQUENCES, MEMORY],),
-        True,
     ),
     "Bidirectional": Row(
         {"layer": lambda: layers.GRU(UNITS, return_sequences=True, activation="relu"), "merge_mode": "ave"},
         (SEQUENCES,),
-        True,
-        {"layer": lambda: layers.GRU(UNITS, return_sequences=True, num_layers=2, **DROPPED)},
+        native_arguments={"layer": lambda: layers.GRU(UNITS, return_sequences=True, num_layers=2, **DROPOUTS)},
     ),
     "EmbeddingDropout": Row(
-        {"layer": lambda: keras.layers.Embedding(5, 3, mask_zero=True), "rate": 0.3, "seed": 7}, (TOKENS,), True
+        {"layer": lambda: keras.layers.Embedding(5, 3, mask_zero=True), "rate": 0.3, "seed": 7}, (TOKENS,)
     ),
-    "GRU": Row({**CELL, **LAYER, **OF_GRU, **CUDNN}, (SEQUENCES,), True, {**KERNEL, "reset_after": False}),
-    "GRUCell": Row({**CELL, **OF_GRU}, (STEP, [STATE]), False),
-    "LSTM": Row({**CELL, **LAYER, **OF_LSTM, **CUDNN}, (SEQUENCES,), True, KERNEL),
-    "LSTMCell": Row({**CELL, **OF_LSTM}, (STEP, [draw(BATCH, PROJECTION), STATE]), False),
-    "LockedDropout": Row({"rate": 0.3, "seed": 7}, (SEQUENCES,), True),
+    "GRU": Row({**GRU_CELL, **GATED_LAYER}, (SEQUENCES,), native_arguments={**NATIVE, "reset_after": False}),
+    "GRUCell": Row(GRU_CELL, (STEP, [STATE]), propagates_mask=False),
+    "LSTM": Row({**LSTM_CELL, **GATED_LAYER}, (SEQUENCES,), native_arguments=NATIVE),
+    "LSTMCell": Row(LSTM_CELL, (STEP, [draw(BATCH, PROJECTION), STATE]), propagates_mask=False),
+    "LockedDropout": Row({"rate": 0.3, "seed": 7}, (SEQUENCES,)),
     "LuongAttention": Row(
         {"score": "concat", "units": UNITS, "scale": True, "kernel_initializer": "he_normal"},
         ([SEQUENCES, MEMORY],),
-        True,
     ),
     "MonotonicAttention": Row(
         {"units": UNITS, "noise_std": 0.1, "score_bias_init": 0.1, "kernel_initializer": "he_normal", "seed": 7},
         ([SEQUENCES, MEMORY],),
-        True,
     ),
     "RNN": Row(
         {"cell": lambda: [layers.LSTMCell(UNITS, activation="relu"), layers.GRUCell(UNITS)], **RNN},
         (SEQUENCES,),
-        True,
-        {"cell": lambda: [layers.LSTMCell(UNITS, seed=1, zoneout=0.1), layers.GRUCell(UNITS - 1, dropout=0.1, seed=2)]},
+        native_arguments={
+            "cell": lambda: [
+                layers.LSTMCell(UNITS, seed=1, zoneout=0.1),
+                layers.GRUCell(UNITS - 1, dropout=0.1, seed=2),
+            ]
+        },
     ),
-    "SimpleRNN": Row({**CELL, **LAYER}, (SEQUENCES,), True, {**KERNEL, "activation": "relu"}),
-    "SimpleRNNCell": Row(CELL, (STEP, [STATE]), False),
-    "TimeDistributed": Row({"layer": lambda: layers.GRU(UNITS, activation="relu")}, (WORDS,), True),
+    "SimpleRNN": Row({**CELL, **LAYER}, (SEQUENCES,), native_arguments={**NATIVE, "activation": "relu"}),
+    "SimpleRNNCell": Row(CELL, (STEP, [STATE]), propagates_mask=False),
+    "TimeDistributed": Row({"layer": lambda: layers.GRU(UNITS, activation="relu")}, (NESTED_SEQUENCES,)),
     "VariationalDropout": Row(
         {
             "layer": lambda: layers.SimpleRNN(UNITS, return_sequences=True, activation="elu"),
@@ -128,20 +128,19 @@ CATALOG = {
             "seed": 7,
         },
         (SEQUENCES,),
-        True,
-        {"layer": lambda: layers.LSTM(UNITS, return_sequences=True), "recurrent_rate": 0.2, "seed": 7},
+        native_arguments={"layer": lambda: layers.LSTM(UNITS, return_sequences=True), "recurrent_rate": 0.2, "seed": 7},
     ),
 }
 
 
 def make(name, **changes):
-    """The layer of a row."""
+    """Make the layer of a row, with some arguments changed."""
     return _make(name, CATALOG[name].arguments | changes)
 
 
 def make_native(name, **changes):
-    """The layer of a row as a kernel serves it."""
-    return _make(name, CATALOG[name].kernel | changes)
+    """Make the layer of a row with the arguments that a native kernel covers."""
+    return _make(name, CATALOG[name].native_arguments | changes)
 
 
 def _make(name, arguments):
@@ -149,4 +148,5 @@ def _make(name, arguments):
 
 
 def call(layer, name, **options):
+    """Call a layer with the inputs of its row."""
     return layer(*CATALOG[name].inputs, **options)

@@ -9,7 +9,7 @@ import pytest
 
 import keras_seq
 from keras_seq import layers
-from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.ops.random import child_seed, dropout_mask
 from keras_seq.training import ScheduledSampling
 
@@ -73,7 +73,7 @@ def masks_of(built):
     masks = []
     for part in parts:
         if isinstance(part, RecurrentCell):
-            drawn = part.draw_masks(np.ones((BATCH, 1, UNITS), "float32"), training=True)
+            drawn = part.draw_dropout_masks(np.ones((BATCH, 1, UNITS), "float32"), training=True)
             masks += [mask for mask in keras.tree.flatten(tuple(drawn)) if mask is not None]
         elif isinstance(part, layers.LockedDropout):
             masks.append(part(np.ones((BATCH, 1, UNITS), "float32"), training=True))

@@ -5,11 +5,12 @@ from keras_seq.layers.attention import BahdanauAttention, LuongAttention, Monoto
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.attention_decoder import AttentionDecoder
 from keras_seq.layers.bidirectional import Bidirectional
-from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
 from keras_seq.layers.dropout import EmbeddingDropout, LockedDropout, VariationalDropout
-from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+from keras_seq.layers.gru import GRU, GRUCell
+from keras_seq.layers.lstm import LSTM, LSTMCell
 from keras_seq.layers.regularization import ActivationRegularization
 from keras_seq.layers.rnn import RNN
+from keras_seq.layers.simple_rnn import SimpleRNN, SimpleRNNCell
 from keras_seq.layers.time_distributed import TimeDistributed
 
 __all__ = [

@@ -5,8 +5,8 @@ import keras
 from keras import ops, tree
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
-from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_all_dropout_masks
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.ops.attention_recurrence import run_attention_recurrence
 from keras_seq.ops.cudnn import NO_FEATURES
 from keras_seq.ops.equations.attention import (

@@ -7,7 +7,7 @@ from keras import ops
 from keras_seq._private_api import get_mask
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
-from keras_seq.layers.cells import make_cell
+from keras_seq.layers.recurrent_layer import make_cell
 from keras_seq.ops.implementation import can_compile, check_implementation
 from keras_seq.ops.random import child_seed
 

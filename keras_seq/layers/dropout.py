@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from keras_seq._private_api import draws_mask_for_each_gate, walk_layers
-from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.layers.replacements import replace_in_config
 from keras_seq.ops.random import check_rate, child_seed, dropout_mask
 

@@ -7,7 +7,7 @@ import keras
 from keras import ops, tree
 
 from keras_seq._private_api import draw_dropout_masks, reset_dropout_masks
-from keras_seq.layers.cells import RecurrentCell
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.ops.equations.protocol import Step
 
 

@@ -4,9 +4,10 @@
 import keras
 
 from keras_seq.layers.bidirectional import Bidirectional
-from keras_seq.layers.cells import GRUCell, LSTMCell, SimpleRNNCell
-from keras_seq.layers.recurrent import GRU, LSTM, SimpleRNN
+from keras_seq.layers.gru import GRU, GRUCell
+from keras_seq.layers.lstm import LSTM, LSTMCell
 from keras_seq.layers.rnn import RNN
+from keras_seq.layers.simple_rnn import SimpleRNN, SimpleRNNCell
 from keras_seq.layers.time_distributed import TimeDistributed
 from keras_seq.ops.random import with_child_seeds
 

@@ -6,9 +6,9 @@ from keras import ops, tree
 
 from keras_seq._private_api import get_mask
 from keras_seq.layers.attention_cell import AttentionCell
-from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.foreign_cell import reset_all_dropout_masks
 from keras_seq.layers.masks import RaggedInputMixin
+from keras_seq.layers.recurrent_cell import RecurrentCell
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run_recurrences
@@ -138,7 +138,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             self.cell.build((sequences_shape[0], sequences_shape[-1]), memory_shape=memory_shape)
             self.cell.built = True
         for i, cell in enumerate(self.recurrent_cells() or ()):
-            cell.separate_initializers(self.recurrent_cells()[:i], f"cell_{i}")
+            cell.copy_shared_initializers(self.recurrent_cells()[:i], f"cell_{i}")
         super().build(sequences_shape, initial_state_shape)
         if self.initial_state_initializer is not None:
             self.learned_state = [

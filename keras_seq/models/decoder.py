@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
-from keras_seq.layers.recurrent import make_layer
+from keras_seq.layers.recurrent_layer import make_layer
 from keras_seq.ops.masks import zero_masked_positions
 from keras_seq.ops.random import child_seed
 

@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
-from keras_seq.layers.recurrent import make_layer
+from keras_seq.layers.recurrent_layer import make_layer
 from keras_seq.ops.random import child_seed
 
 

@@ -341,7 +341,7 @@ def test_every_path_draws_and_applies_the_same_masks(kind, attention):
     decoder, stepping = (make_decoder(make_cell(1, **DROPPED), attention) for _ in range(2))
     cell = make_cell(1, **DROPPED)
     first = cell.cells[0] if kind == "stack" else cell
-    masks = first.draw_masks(INPUTS, training=True)
+    masks = first.draw_dropout_masks(INPUTS, training=True)
 
     # The same decoder at inference, with the masks in its inputs and kernel.
     plain = make_decoder(make_cell(1, dtype="float64"), attention)

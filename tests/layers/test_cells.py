@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cells give Keras's numbers, alone and inside Keras's own layers."""
+"""Cells agree with those of Keras, by themselves and inside Keras's layers."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def copy_weights(source, target):
 
 @pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_one_step(kind, options, mode):
+def test_one_step_agrees_with_keras(kind, options, mode):
     ours, theirs = make_pair(kind, options)
     for cell in (ours, theirs):
         cell.build((None, FEATURES))
@@ -54,18 +54,18 @@ def test_one_step(kind, options, mode):
 
 
 @pytest.mark.parametrize("kind", ["SimpleRNNCell", "GRUCell"])
-def test_a_state_comes_back_as_it_was_given(kind):
+def test_the_new_state_has_the_form_of_the_given_one(kind):
     cell = getattr(layers, kind)(UNITS)
     inputs, state = draw(BATCH, FEATURES), draw(BATCH, UNITS)
-    results, listed = cell(inputs, state), cell(inputs, [state])
-    assert not isinstance(results[1], list)
-    assert isinstance(listed[1], list)
-    assert_close(results, listed, 0)
-    assert_close(*results, 0)
+    (output, new_state), with_list = cell(inputs, state), cell(inputs, [state])
+    assert not isinstance(new_state, list)
+    assert isinstance(with_list[1], list)
+    assert_close([output, new_state], with_list, 0)
+    assert_close(output, new_state, 0)
 
 
 @pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
-def test_in_a_layer_of_keras(kind, options):
+def test_a_cell_in_a_layer_of_keras_agrees_with_keras(kind, options):
     ours, theirs = (keras.layers.RNN(cell, return_sequences=True) for cell in make_pair(kind, options))
     sequences, mask = draw(BATCH, TIME, FEATURES), np.arange(TIME) < np.array([[TIME], [2]])
     for layer in (ours, theirs):
@@ -78,7 +78,7 @@ def test_in_a_layer_of_keras(kind, options):
     assert_close(run(ours), run(theirs), TOLERANCE)
 
 
-def test_in_a_stack_of_keras():
+def test_cells_in_a_stack_of_keras_agree_with_keras():
     pairs = [make_pair(kind, {}, units) for kind, units in [("LSTMCell", 4), ("GRUCell", 3), ("SimpleRNNCell", 5)]]
     ours, theirs = (keras.layers.RNN(keras.layers.StackedRNNCells(cells)) for cells in zip(*pairs, strict=True))
     sequences = draw(BATCH, TIME, FEATURES)
@@ -93,21 +93,21 @@ def test_in_a_stack_of_keras():
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("SimpleRNNCell", "SimpleRNN"), ("GRUCell", "GRU"), ("LSTMCell", "LSTM")])
-def test_a_cell_step_by_step_is_its_layer(kind, layer):
+def test_a_cell_called_step_by_step_agrees_with_its_layer(kind, layer):
     sequences = draw(BATCH, TIME, FEATURES)
     layer = getattr(layers, layer)(UNITS, return_sequences=True)
     outputs = layer(sequences)
     cell, state = layer.cell, layer.cell.get_initial_state(BATCH)
-    stepped = []
+    step_outputs = []
     for t in range(TIME):
         output, state = cell(sequences[:, t], state)
-        stepped.append(output)
-    assert_close(keras.ops.stack(stepped, axis=1), outputs, TOLERANCE)
+        step_outputs.append(output)
+    assert_close(keras.ops.stack(step_outputs, axis=1), outputs, TOLERANCE)
     assert type(cell) is getattr(layers, kind)
 
 
 @pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
-def test_initial_state_and_sizes(kind, options):
+def test_sizes_and_initial_state_are_those_of_keras(kind, options):
     ours, theirs = make_pair(kind, options)
     assert ours.state_size == theirs.state_size
     assert ours.output_size == theirs.output_size
@@ -117,14 +117,14 @@ def test_initial_state_and_sizes(kind, options):
 
 
 @pytest.mark.parametrize("kind", ["SimpleRNNCell", "GRUCell", "LSTMCell"])
-def test_dropout_is_one_mask_a_sequence_in_a_layer_of_keras(kind):
+def test_dropout_draws_one_mask_for_each_sequence_in_a_layer_of_keras(kind):
     cell = getattr(layers, kind)(1, activation="linear", dropout=0.5, kernel_initializer="ones", seed=1)
     layer = keras.layers.RNN(cell, return_sequences=True)
     sequences = np.ones((40, TIME, 1), "float32")
-    dropped = np.array(layer(sequences, training=True))
-    kept = np.array(layer(2 * sequences))  # a kept feature is scaled by 1 / (1 - rate)
-    rows_kept = np.all(np.isclose(dropped, kept, rtol=1e-5), axis=(1, 2))
-    silent = np.array(layer(0 * sequences))
-    assert 0 < rows_kept.sum() < 40
-    np.testing.assert_allclose(dropped[~rows_kept], silent[~rows_kept])
-    assert not np.array_equal(dropped, np.array(layer(sequences, training=True)))
+    outputs = np.array(layer(sequences, training=True))
+    if_kept = np.array(layer(2 * sequences))  # a kept feature is scaled by 1 / (1 - rate)
+    if_dropped = np.array(layer(0 * sequences))
+    kept = np.all(np.isclose(outputs, if_kept, rtol=1e-5), axis=(1, 2))
+    assert 0 < kept.sum() < 40
+    np.testing.assert_allclose(outputs[~kept], if_dropped[~kept])
+    assert not np.array_equal(outputs, np.array(layer(sequences, training=True)))

@@ -119,7 +119,7 @@ def test_dropped_fraction_is_the_rate_in_every_dtype(name, dtype):
         layer = layers.EmbeddingDropout(embedding, rate, seed=1, dtype=dtype)
         masks = layer(np.tile(np.arange(20), (50_000, 1)), training=True)
     else:
-        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_masks(ones, training=True).inputs
+        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_dropout_masks(ones, training=True).inputs
     assert keras.backend.standardize_dtype(masks.dtype) == dtype
     masks = np.array(keras.ops.cast(masks, "float32"))
     assert abs(np.mean(masks == 0) - rate) < 5 * (rate * (1 - rate) / masks.size) ** 0.5
@@ -175,22 +175,22 @@ def test_masks_multiply_inputs_and_previous_output(kind, options, go_backwards):
     )
     layer.build(SEQUENCES.shape)
     outputs = np.array(layer(SEQUENCES, training=True))
-    input_mask, recurrent_dropout_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
-    assert_masks_differ(input_mask, recurrent_dropout_mask)
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True)[:2])
+    assert_masks_differ(input_mask, recurrent_mask)
     expected, _ = RECURRENCES[kind](
         SEQUENCES * input_mask,
         *layer.get_weights()[:3],
-        recurrent_dropout_mask=recurrent_dropout_mask,
+        recurrent_mask=recurrent_mask,
         reverse=go_backwards,
         **options,
     )
     assert_close(outputs, expected[:, ::-1] if go_backwards else expected, 1e-5)
 
 
-def assert_masks_differ(input_mask, recurrent_dropout_mask):
+def assert_masks_differ(input_mask, recurrent_mask):
     assert input_mask.shape == (BATCH, 1, FEATURES)
-    assert recurrent_dropout_mask.shape == (BATCH, UNITS)
-    assert not np.array_equal(input_mask[:, 0], recurrent_dropout_mask[:, :FEATURES])
+    assert recurrent_mask.shape == (BATCH, UNITS)
+    assert not np.array_equal(input_mask[:, 0], recurrent_mask[:, :FEATURES])
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -198,7 +198,7 @@ def test_dropout_of_the_attention_decoder_does_not_affect_the_memory(cell):
     decoder, twin = (layers.AttentionDecoder(UNITS, cell, seed=1, **RATES) for _ in range(2))
     decoder.build(SEQUENCES.shape, MEMORY.shape)
     outputs = np.array(decoder(SEQUENCES, MEMORY, training=True))
-    input_mask, recurrent_dropout_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
+    input_mask, recurrent_mask = map(np.array, twin.cell.draw_dropout_masks(SEQUENCES, True)[:2])
     expected, _, _ = references.attention_decoder(
         {"rnn": references.simple_rnn, "gru": references.gru, "lstm": references.lstm}[cell],
         SEQUENCES * input_mask,
@@ -207,7 +207,7 @@ def test_dropout_of_the_attention_decoder_does_not_affect_the_memory(cell):
         query_kernel=np.array(decoder.attention.query_kernel),
         score_vector=np.array(decoder.attention.score_kernel)[:, 0],
         keys=MEMORY @ np.array(decoder.attention.key_kernel),
-        recurrent_dropout_mask=recurrent_dropout_mask,
+        recurrent_mask=recurrent_mask,
     )
     assert_close(outputs, expected, 1e-5)
 

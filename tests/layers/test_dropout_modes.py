@@ -82,7 +82,7 @@ def test_dropout_mode_sets_whether_time_steps_share_a_mask(mode, draw_masks):
 def test_masks_of_one_cell_are_independent(mode):
     rates = {"dropout": RATE, "recurrent_dropout": RATE}
     cell = layers.LSTMCell(WIDE, dropout_mode=mode, seed=1, zoneout=RATE, **rates)
-    masks = cell.draw_masks(np.ones((MANY, TIME, WIDE), "float32"), training=True)
+    masks = cell.draw_dropout_masks(np.ones((MANY, TIME, WIDE), "float32"), training=True)
     steps = TIME if mode == "naive" else 1
     inputs, recurrent = (np.reshape(mask, (MANY, steps, WIDE)) == 0 for mask in masks[:2])
     zoneout = [np.array(mask)[:, :steps] == 1 for mask in masks.zoneout]
@@ -119,8 +119,8 @@ def test_training_step_with_all_masks_matches_numpy(kind, options, mode, go_back
     )
     layer.build(SEQUENCES.shape)
     outputs = np.array(layer(SEQUENCES, training=True))
-    masks = twin.cell.draw_masks(SEQUENCES, True)
-    output_mask = np.array(twin.cell.draw_mask(rates["output_dropout"], BATCH, TIME, UNITS))
+    masks = twin.cell.draw_dropout_masks(SEQUENCES, True)
+    output_mask = np.array(twin.cell.draw_feature_mask(rates["output_dropout"], BATCH, TIME, UNITS))
     kernel, recurrent_kernel, bias = layer.get_weights()
     assert 0 < np.sum(np.array(masks.recurrent_kernel) == 0) < recurrent_kernel.size
     expected, _ = RECURRENCES[kind](
@@ -128,7 +128,7 @@ def test_training_step_with_all_masks_matches_numpy(kind, options, mode, go_back
         kernel,
         recurrent_kernel * np.array(masks.recurrent_kernel),
         bias,
-        recurrent_dropout_mask=None if masks.recurrent is None else np.array(masks.recurrent),
+        recurrent_dropout_mask=None if masks.recurrent_dropout is None else np.array(masks.recurrent_dropout),
         zoneout_masks=[*map(np.array, masks.zoneout)],
         reverse=go_backwards,
         **options,
@@ -217,13 +217,13 @@ def test_cells_apply_dropout_in_a_keras_layer(kind, mode):
     twin = getattr(layers, f"{kind}Cell")(UNITS, recurrent_dropout=RATE, recurrent_weight_dropout=RATE, seed=3)
     twin.build((None, FEATURES))
     twin.set_weights(layer.get_weights())
-    recurrent_dropout_mask, kernel_mask = twin._draw((BATCH, UNITS), RATE), twin._draw_kernel_mask()
+    recurrent_mask, kernel_mask = twin._draw_mask((BATCH, UNITS), RATE), twin._draw_recurrent_kernel_mask()
     expected, _ = RECURRENCES[kind](
         SEQUENCES,
         np.array(twin.kernel),
         np.array(twin.recurrent_kernel) * np.array(kernel_mask),
         np.array(twin.bias),
-        recurrent_dropout_mask=np.array(recurrent_dropout_mask),
+        recurrent_dropout_mask=np.array(recurrent_mask),
     )
     assert_close(outputs, expected, 1e-5)
 
@@ -267,5 +267,5 @@ def test_both_directions_draw_different_masks():
     again = type(both).from_config(both.get_config())
     for layer in (both, again):
         cells = [*layer.forward_layer.recurrent_cells(), *layer.backward_layer.recurrent_cells()]
-        masks = [np.array(cell.draw_masks(np.ones((1, 1, WIDE), "float32"), True).inputs) for cell in cells]
+        masks = [np.array(cell.draw_dropout_masks(np.ones((1, 1, WIDE), "float32"), True).inputs) for cell in cells]
         assert len({mask.tobytes() for mask in masks}) == 4

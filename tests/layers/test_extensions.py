@@ -186,9 +186,9 @@ def test_residual_connections_go_around_all_cells_but_the_first():
 
 def test_cells_of_a_stack_draw_different_masks():
     stack = layers.LSTM(50, num_layers=2, recurrent_dropout=0.5, dropout=0.5, seed=4)
-    first, second = (cell.draw_masks(np.ones((2, 3, 50), "float32"), True) for cell in stack.cell.cells)
+    first, second = (cell.draw_dropout_masks(np.ones((2, 3, 50), "float32"), True) for cell in stack.cell.cells)
     assert not np.array_equal(first.inputs, second.inputs)
-    assert not np.array_equal(first.recurrent, second.recurrent)
+    assert not np.array_equal(first.recurrent_dropout, second.recurrent_dropout)
 
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
