@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import references
-from conftest import assert_close, automatic
+from conftest import assert_close, draw, without_derivative
 
 from keras_seq import layers, ops
 from keras_seq.ops import cell_equations, native
@@ -20,10 +20,6 @@ from keras_seq.ops import cell_equations, native
 BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
 RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
 SCATTERED = np.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 1, 0]], bool)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def value_and_gradients(function, *arguments):
@@ -103,7 +99,7 @@ def check_attention_decoder_against_automatic_differentiation():
         (cell_equations.LSTMEquations(), True),
     ]
     for cell, recompute in [*cells, (cell_equations.GRUEquations(reset_after=False), False)]:
-        assert_close(run_decoder(cell, recompute), run_decoder(automatic(cell), recompute), 1e-5)
+        assert_close(run_decoder(cell, recompute), run_decoder(without_derivative(cell), recompute), 1e-5)
 
 
 def run_decoder(cell, recompute):
@@ -134,7 +130,7 @@ def check_input_feeding_against_numpy():
         kernel = np.array(decoder.attentional_kernel.value) if options else None
         hidden, attentions, _, attention_weights = references.attention_wrapper(
             references.gru, inputs, memory, *decoder.cell.get_weights(), kernel,
-            look=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
+            attend=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
         )  # fmt: skip
         expected = attentions if options else np.concatenate([hidden, attentions], axis=-1)
         assert_close(decoder(inputs, memory, return_attention_scores=True), [expected, attention_weights], 1e-5)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import MODES, assert_close, run_with_gradients
+from conftest import MODES, MinimalCell, assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,28 +25,6 @@ KINDS = ("SimpleRNN", "GRU", "LSTM")
 CELL = st.tuples(
     st.sampled_from(KINDS), st.integers(1, 4), st.sampled_from(["tanh", "relu", "softsign"]), st.booleans()
 )
-
-
-@keras.saving.register_keras_serializable("tests")
-class MinimalCell(keras.layers.Layer):
-    """A user's cell: a state of its own kind, an output of another size."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-        self.state_size, self.output_size = [units, 1], 2
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
-        self.readout = self.add_weight(shape=(self.units, 2), name="readout")
-
-    def call(self, inputs, states):
-        h, count = states
-        h = keras.ops.tanh(inputs @ keras.ops.convert_to_tensor(self.kernel) + h / (count + 1))
-        return h @ keras.ops.convert_to_tensor(self.readout), [h, count + 1]
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
 
 
 def make_cells(drawn, ours):

@@ -4,17 +4,17 @@
 import keras
 import numpy as np
 import pytest
-from conftest import assert_close, automatic, run_with_gradients
+from conftest import assert_close, run_with_gradients, without_derivative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import activations
 
 from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AttentionWeights
 from keras_seq.ops.cell_equations import (
-    GRUEquations,
-    LSTMEquations,
     ExtendedLSTMEquations,
+    GRUEquations,
     LayerNormGRUEquations,
+    LSTMEquations,
     RecurrentWeights,
     SimpleRNNEquations,
 )
@@ -76,7 +76,7 @@ def draw_weights(cell, call, rng):
         memory_mask = rng.integers(0, 2, (call["batch"], SOURCE)).astype("float64") if call["memory_mask"] else None
         return [*own, *inner], lambda *w: AttentionWeights(put_inner(*w[5:]), *w[:5], memory_mask)
     weights = [rng.normal(size=(UNITS, cell.gates * UNITS))]
-    if isinstance(cell, GRU) and cell.reset_after and call["recurrent_bias"]:
+    if isinstance(cell, GRUEquations) and cell.reset_after and call["recurrent_bias"]:
         weights.append(rng.normal(size=cell.gates * UNITS))
     dropout_mask, shapes = draw_unit_mask(call["dropout"], call, rng), extra_weight_shapes(cell)
     own, extra = len(weights), [rng.normal(size=shape) for shape in shapes.values()]
@@ -121,7 +121,7 @@ def assert_gradients_agree(cell, call, mode):
         return run_with_gradients(function, [inputs, *state, *weights], mode=mode)
 
     assert cell.differentiable
-    assert_close(run(cell, recompute=call["recompute"], **options), run(automatic(cell), **options), TOLERANCE)
+    assert_close(run(cell, recompute=call["recompute"], **options), run(without_derivative(cell), **options), TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CELLS)
