@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests share: the lists of cells and modes, comparisons of tensors, gradients of functions of tensors."""
 
+import itertools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the CPU
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_seq import layers
 from keras_seq.ops import cell_equations, native
 
 KINDS = ["SimpleRNN", "GRU", "LSTM"]  # the recurrent layers
@@ -31,6 +33,15 @@ CELL_EQUATIONS = {
     "simple_rnn": cell_equations.SimpleRNNEquations,
     "gru": cell_equations.GRUEquations,
     "lstm": cell_equations.LSTMEquations,
+}
+
+# Every way to make a recurrent layer, most of them with 6 units.
+RECURRENT_LAYERS = {
+    **{kind: lambda kind=kind, **options: getattr(layers, kind)(6, **options) for kind in KINDS},
+    "stack": lambda **options: layers.LSTM(6, num_layers=2, **options),
+    "RNN": lambda **options: layers.RNN([layers.LSTMCell(6), layers.GRUCell(4)], **options),
+    "Bidirectional": lambda **options: layers.Bidirectional(layers.LSTM(6, **options)),
+    "cell of Keras": lambda **options: layers.RNN(keras.layers.GRUCell(6), **options),
 }
 
 needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -86,6 +97,16 @@ class MinimalCell(keras.layers.Layer):
 def draw(*shape, seed=0):
     """Normally distributed float32 numbers, the same for the same shape and seed."""
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def draw_states(layer, batch):
+    """Initial states for a layer that was called, normally distributed and all different."""
+    directions = [layer]
+    if isinstance(layer, keras.layers.Bidirectional):
+        directions = [layer.forward_layer, layer.backward_layer]
+    zeros = [zero for direction in directions for zero in direction.get_initial_state(batch)]
+    seeds = itertools.count()
+    return keras.tree.map_structure(lambda zero: draw(*zero.shape, seed=next(seeds)), zeros)
 
 
 def make_cell_equations(function, options):

@@ -60,3 +60,12 @@ def test_use_cudnn():
         layers.LSTM(2, use_cudnn="maybe")
     with pytest.raises(ValueError, match="use_cudnn"):
         layers.SimpleRNN(2, use_cudnn=False)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_use_cudnn_is_in_the_config(kind):
+    """Layers of Keras 3.15 leave it out."""
+    layer = getattr(layers, kind)(2, use_cudnn=False)
+    assert layer.get_config()["use_cudnn"] is False
+    copy = layers.Bidirectional.from_config(layers.Bidirectional(layer).get_config())
+    assert copy.forward_layer.use_cudnn is copy.backward_layer.use_cudnn is False

@@ -229,35 +229,6 @@ def test_ragged_sequences_are_a_tensor_and_a_mask(kind):
     assert_close(outputs, np.concatenate([layer(row[None]) for row in rows]), 1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("policy", "tolerance"),
-    [("float64", 1e-11), ("mixed_bfloat16", 2e-2), ("mixed_float16", 3e-3), ("float16", 3e-3)],
-)
-@pytest.mark.parametrize("bidirectional", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_every_dtype_policy_is_that_of_keras(kind, policy, tolerance, bidirectional):
-    """Outputs, states and gradients; those of low precision against Keras in float32, beside Keras's own error."""
-
-    def make(module, policy):
-        layer = getattr(module, kind)(3, return_sequences=True, return_state=True, dtype=policy)
-        return module.Bidirectional(layer, dtype=policy) if bidirectional else layer
-
-    def run(layer):
-        outputs, gradients = run_with_gradients(
-            lambda x: layer(x, mask=MASKS["scattered"]), [SEQUENCES], layer.trainable_variables, "graph"
-        )
-        return outputs, [keras.ops.cast(x, "float32") for x in [*outputs, *gradients]]
-
-    ours, theirs = make(layers, policy), make(keras.layers, "float64" if policy == "float64" else "float32")
-    fill(theirs, ours)
-    outputs, results = run(ours)
-    _, expected = run(theirs)
-    compute = policy.removeprefix("mixed_")
-    assert {output.dtype.name for output in outputs} == {compute}
-    assert {weight.dtype for weight in ours.weights} == {"float32" if policy.startswith("mixed") else compute}
-    assert_close(results, expected, max(tolerance, 1e-7))
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_recompute_reaches_the_recurrence(recompute, training, monkeypatch):
