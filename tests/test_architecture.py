@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder tree explains the program: data flows one way, and what is optional stays out of the way."""
+"""Imports go one way, from higher folders to lower ones, and optional packages are imported only when used."""
 
 import ast
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 import keras_seq
 
 PACKAGE = pathlib.Path(keras_seq.__file__).parent
-# From the lowest; those in one row do not know each other, but for what is allowed below.
+# From the lowest to the highest. Parts of one row do not import each other.
 LEVELS = [
     ["ops"],
     ["layers"],
@@ -46,10 +46,10 @@ def imported_parts(path):
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if len(path.parts) > 1 or part_of(path) in LEVEL], ids=str)
-def test_a_lower_part_never_imports_a_higher_one(path):
-    own = part_of(path)
-    for other in imported_parts(path):
-        assert other == own or LEVEL[other] < LEVEL[own], f"{path} imports {other}"
+def test_no_part_imports_one_of_its_level_or_above(path):
+    part = part_of(path)
+    for imported in imported_parts(path):
+        assert imported == part or LEVEL[imported] < LEVEL[part], f"{path} imports {imported}"
 
 
 def test_every_part_has_a_level():
@@ -57,7 +57,7 @@ def test_every_part_has_a_level():
     assert parts == set(LEVEL)
 
 
-def test_one_import_gives_every_part_and_loads_nothing_optional():
+def test_importing_keras_seq_gives_every_part_and_loads_nothing_optional():
     script = """
 import pkgutil, sys, keras
 before = set(sys.modules)
