@@ -9,6 +9,7 @@ import warnings
 
 import keras
 
+from keras_seq._private_api import compile_arguments, sublayers, walk_layers
 from keras_seq.layers.replacements import REPLACEMENTS, replace_in_config
 from keras_seq.ops import explain
 
@@ -107,8 +108,8 @@ class _Shared:
 def _shared_names(model):
     """The names of the layers that stand in more than one layer."""
     parents, owners = collections.defaultdict(set), collections.defaultdict(set)
-    for parent in model._flatten_layers():
-        for layer in _children(parent):
+    for _, parent in walk_layers(model):
+        for layer in sublayers(parent):
             parents[id(layer)].add(id(parent))
             owners[layer.name].add(id(layer))
     return {name for name, ids in owners.items() if len(ids) == 1 and len(parents[min(ids)]) > 1}
@@ -136,9 +137,8 @@ def _custom_objects(model):
     Without them Keras finds no more than what is registered.
     """
     found = {}
-    for layer in model._flatten_layers():
-        compilation = getattr(layer, "_compile_config", None)
-        for thing in _leaves([layer, list(vars(layer).values()), getattr(compilation, "config", None)]):
+    for _, layer in walk_layers(model):
+        for thing in _leaves([layer, list(vars(layer).values()), compile_arguments(layer)]):
             kind = thing if isinstance(thing, types.FunctionType) else type(thing)
             own = kind.__module__.partition(".")[0] not in ("builtins", "keras", "keras_seq", "tensorflow")
             if own and (isinstance(kind, types.FunctionType) or hasattr(kind, "get_config")):
@@ -172,7 +172,7 @@ def _inner_layers(parent):
     """Each layer in another one, with it. What a class derived from a recurrent layer is made of is its own matter."""
     if isinstance(parent, keras.layers.RNN) and type(parent) not in REPLACEMENTS.values():
         return
-    for layer in _children(parent):
+    for layer in sublayers(parent):
         yield parent, layer
         yield from _inner_layers(layer)
 
@@ -180,14 +180,10 @@ def _inner_layers(parent):
 def _pairs(original, copy):
     """Each layer of the model and its twin in the copy, those outside before those inside."""
     yield original, copy
-    inner, twins = _children(original), _children(copy)
+    inner, twins = sublayers(original), sublayers(copy)
     _check_alike(original, [type(layer).__name__ for layer in inner], [type(twin).__name__ for twin in twins])
     for layer, twin in zip(inner, twins, strict=True):
         yield from _pairs(layer, twin)
-
-
-def _children(layer):
-    return layer._flatten_layers(recursive=False, include_self=False)
 
 
 def _copy_state(original, twin):

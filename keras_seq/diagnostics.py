@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens inside a model in training: how the gradient flows back through time."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import tree
 
+from keras_seq._private_api import walk_layers
 from keras_seq.layers import RNN
 
 
@@ -52,24 +55,24 @@ def gradient_flow(model, batch, training=False):
 
     layers = _recurrent_layers(model)
     x, y, sample_weight = tree.map_structure(_to_tensor, keras.utils.unpack_x_y_sample_weight(batch))
-    options = {"training": training} if model._call_has_training_arg else {}
-    if not all(layer.built for layer in model._flatten_layers()):
-        # Tracing builds it and computes nothing.
+    options = {"training": training} if "training" in inspect.signature(model.call).parameters else {}
+    if not all(layer.built for _, layer in walk_layers(model)):
+        # Tracing builds the layers and computes nothing.
         tf.function(lambda: model(x, **options), autograph=False).get_concrete_function()
     # Keras does not count the states of its layers among the variables of a model.
-    states = [layer.states for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    states = [layer.states for _, layer in walk_layers(model) if isinstance(layer, keras.layers.RNN)]
     variables = [*model.non_trainable_variables, *model.metrics_variables, *_without_none(states)]
     values = [variable.numpy() for variable in variables]
-    probes = [[] for _ in layers]
+    probes = [[] for _ in layers]  # of each layer, one a cell and call
     try:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for (path, layer), own in zip(layers, probes, strict=True):
-                layer.watch = _watcher(path, tape, own)
+            for (path, layer), layer_probes in zip(layers, probes, strict=True):
+                layer.probe_hook = _make_probe_hook(path, tape, layer_probes)
             y_pred = model(x, **options)
             loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
     finally:
         for _, layer in layers:
-            layer.watch = None
+            layer.probe_hook = None
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
     if not any(probes):
@@ -77,53 +80,50 @@ def gradient_flow(model, batch, training=False):
         raise ValueError(
             f"`model` must call a recurrent layer of keras_seq, eagerly. Received: {model.name!r} with {paths}"
         )
-    flows = {}
+    norms = {}
     gradients = tape.gradient(loss, probes, unconnected_gradients="zero")
-    for (path, layer), own in zip(layers, gradients, strict=True):
+    for (path, layer), layer_gradients in zip(layers, gradients, strict=True):
         cells = len(layer.recurrent_cells())
-        for i, gradient in enumerate(own):  # the cells of the first call, then those of the second
-            flows[_unique(f"{path}/{i % cells}" if cells > 1 else path, flows)] = _norms(gradient)
-    return flows
+        for i, gradient in enumerate(layer_gradients):  # the cells of the first call, then those of the second
+            name = f"{path}/{i % cells}" if cells > 1 else path
+            norms[_number_if_taken(name, norms)] = _norms(gradient)
+    return norms
 
 
 def _recurrent_layers(model):
-    """The recurrent layers of ours in a model: a list of (path, layer), a shared one once."""
+    """The recurrent layers of keras_seq in a model: a list of (path, layer), in which a shared layer is once."""
     if not isinstance(model, keras.Model) or not model.compiled:
         state = "not compiled" if isinstance(model, keras.Model) else "no model"
         raise ValueError(f"`model` must be a compiled Keras model. Received: {model!r}, which is {state}")
-    found, others = {}, []
-    for path, layer in _walk(model):
+    recurrent_layers, others = [], []
+    for path, layer in walk_layers(model):
         if isinstance(layer, RNN) and layer.recurrent_cells() is not None:
-            found.setdefault(id(layer), (path, layer))
+            recurrent_layers.append((path, layer))
         elif isinstance(layer, keras.layers.RNN):
             others.append(path)
-    if not found:
+    if not recurrent_layers:
         received = f"with those of Keras: {others}; `keras_seq.convert(model)` replaces them" if others else "with none"
         raise ValueError(f"`model` must have recurrent layers of keras_seq. Received: {model.name!r} {received}")
-    return list(found.values())
+    return recurrent_layers
 
 
-def _walk(layer, path=""):
-    """The layers inside a layer, at any depth, each with its path."""
-    for inner in layer._flatten_layers(recursive=False, include_self=False):
-        yield f"{path}{inner.name}", inner
-        yield from _walk(inner, f"{path}{inner.name}/")
+def _make_probe_hook(path, tape, probes):
+    """The `probe_hook` of a layer: it has the tape watch each probe, and adds it to the list `probes`."""
 
-
-def _watcher(path, tape, probes):
-    def watch(zeros):
-        if not hasattr(zeros, "numpy"):
+    def hook(probe):
+        if not hasattr(probe, "numpy"):
             raise NotImplementedError(
                 f"`gradient_flow` cannot look into a `tf.function`. Received: a model that calls {path!r} inside one"
             )
-        tape.watch(zeros)
-        probes.append(zeros)
-        return zeros
+        tape.watch(probe)
+        probes.append(probe)
+        return probe
 
-    return watch
+    return hook
 
 
-def _unique(name, taken):
+def _number_if_taken(name, taken):
+    """The name, with its number if it is not the first: "lstm", "lstm#2"."""
     count = sum(other.partition("#")[0] == name for other in taken)
     return f"{name}#{count + 1}" if count else name
 

@@ -12,7 +12,10 @@ import pytest
 import tensorflow as tf
 
 from keras_seq import layers
-from keras_seq.ops import cell_equations, native
+from keras_seq.ops import native
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 KINDS = ["SimpleRNN", "GRU", "LSTM"]  # the recurrent layers
 STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
@@ -29,11 +32,7 @@ KERNEL_CELLS = [
 ]
 
 # The cell equations behind each function of `keras_seq.ops`.
-CELL_EQUATIONS = {
-    "simple_rnn": cell_equations.SimpleRNNEquations,
-    "gru": cell_equations.GRUEquations,
-    "lstm": cell_equations.LSTMEquations,
-}
+CELL_EQUATIONS = {"simple_rnn": SimpleRNNEquations, "gru": GRUEquations, "lstm": LSTMEquations}
 
 # Every way to make a recurrent layer, most of them with 6 units.
 RECURRENT_LAYERS = {

@@ -2,6 +2,7 @@
 """Imports go one way, from higher folders to lower ones, and optional packages are imported only when used."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import keras_seq
 PACKAGE = pathlib.Path(keras_seq.__file__).parent
 # From the lowest to the highest. Parts of one row do not import each other.
 LEVELS = [
+    ["_lazy_tensorflow", "_private_api"],
     ["ops"],
     ["layers"],
     ["data"],
@@ -29,8 +31,8 @@ def part_of(path):
     return path.parts[0].removesuffix(".py")
 
 
-def imported_parts(path):
-    """The parts of keras_seq that a module imports, at its top or inside a function."""
+def imported_names(path):
+    """The names that a module imports from keras_seq, at its top or inside a function: "keras_seq.ops.explain"."""
     for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -39,17 +41,34 @@ def imported_parts(path):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            if package == "keras_seq":
-                yield rest.split(".")[0]
+        yield from (name for name in names if name.split(".")[0] == "keras_seq")
+
+
+def module_name(path):
+    return ".".join(["keras_seq", *path.with_suffix("").parts]).removesuffix(".__init__")
+
+
+def imported_modules(path):
+    """The modules of keras_seq that a module imports."""
+    modules = {module_name(other) for other in MODULES}
+    return {name if name in modules else name.rpartition(".")[0] for name in imported_names(path)}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if len(path.parts) > 1 or part_of(path) in LEVEL], ids=str)
 def test_no_part_imports_one_of_its_level_or_above(path):
     part = part_of(path)
-    for imported in imported_parts(path):
+    for name in imported_names(path):
+        imported = name.split(".")[1]
         assert imported == part or LEVEL[imported] < LEVEL[part], f"{path} imports {imported}"
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    imports = {module_name(path): imported_modules(path) for path in MODULES}
+    assert "keras_seq.ops.scan" in imports["keras_seq.ops.recurrence"]
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' <- '.join(error.args[1])}")
 
 
 def test_every_part_has_a_level():

@@ -255,7 +255,7 @@ def test_the_model_stays_as_it_was():
     flow = gradient_flow(model, (INPUTS, (TARGETS, TARGETS)), training=True)["lstm"]
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
-    assert model.get_layer("lstm").watch is None
+    assert model.get_layer("lstm").probe_hook is None
     np.testing.assert_array_equal(gradient_flow(model, (INPUTS, (TARGETS, TARGETS)), training=True)["lstm"], flow)
     assert not np.allclose(gradient_flow(model, (INPUTS, (TARGETS, TARGETS)))["lstm"], flow)  # no dropout
 
@@ -266,7 +266,7 @@ def test_the_model_stays_as_it_was_after_an_error():
     model.compile(loss="mse")
     with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
         gradient_flow(model, (INPUTS, rng.normal(size=(BATCH, 3))))
-    assert layer.watch is None
+    assert layer.probe_hook is None
     assert not np.any(layer.states[0])
 
 
@@ -328,7 +328,7 @@ def test_a_layer_inside_a_function_is_refused():
     model(INPUTS)
     with pytest.raises(NotImplementedError, match=r"cannot look into a `tf.function`.*'gru'"):
         gradient_flow(model, (INPUTS[:2], TARGETS[:2]))
-    assert model.gru.watch is None
+    assert model.gru.probe_hook is None
     # For shapes that the function has met, it does not call Python any more.
     with pytest.raises(ValueError, match=r"must call a recurrent layer of keras_seq, eagerly.*'gru'"):
         gradient_flow(model, (INPUTS, TARGETS))

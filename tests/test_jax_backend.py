@@ -15,7 +15,10 @@ import references
 from conftest import assert_close, draw, without_derivative
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_equations, native
+from keras_seq.ops import native
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
 RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
@@ -94,11 +97,11 @@ def check_cudnn_against_the_scan():
 
 def check_attention_decoder_against_automatic_differentiation():
     cells = [
-        (cell_equations.SimpleRNNEquations(), True),
-        (cell_equations.GRUEquations(), False),
-        (cell_equations.LSTMEquations(), True),
+        (SimpleRNNEquations(), True),
+        (GRUEquations(), False),
+        (LSTMEquations(), True),
     ]
-    for cell, recompute in [*cells, (cell_equations.GRUEquations(reset_after=False), False)]:
+    for cell, recompute in [*cells, (GRUEquations(reset_after=False), False)]:
         assert_close(run_decoder(cell, recompute), run_decoder(without_derivative(cell), recompute), 1e-5)
 
 

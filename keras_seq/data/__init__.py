@@ -4,7 +4,7 @@
 from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.cmudict import group_by_source as group_by_source
 from keras_seq.data.cmudict import load_cmudict as load_cmudict
-from keras_seq.data.cmudict import load_tfds_cmudict as load_tfds_cmudict
+from keras_seq.data.load_tfds import load_tfds_cmudict as load_tfds_cmudict
 from keras_seq.data.tsv import read_pairs as read_pairs
 from keras_seq.data.vocabulary import END as END
 from keras_seq.data.vocabulary import END_ID as END_ID

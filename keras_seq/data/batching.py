@@ -4,7 +4,8 @@
 import functools
 
 import numpy as np
-from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
+
+from keras_seq._lazy_tensorflow import tf
 
 _LENGTHS = {"character": len, "whitespace": lambda text: len(text.split())}
 _MOST_BUCKETS = 32

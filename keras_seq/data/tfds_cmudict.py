@@ -60,12 +60,3 @@ class Cmudict(tfds.core.GeneratorBasedBuilder):
         pairs = zip(words, pronunciations, strict=True)
         for key, (word, pronunciation) in enumerate(pairs):
             yield key, {"word": word, "pronunciation": pronunciation}
-
-
-def load(data_dir=None):
-    """Loads the splits through tensorflow-datasets; see `keras_seq.data.load_tfds_cmudict`."""
-    splits = tfds.load("cmudict", data_dir=data_dir, as_supervised=True, batch_size=-1)
-    return {
-        split: tuple([text.decode() for text in column.numpy()] for column in columns)
-        for split, columns in splits.items()
-    }

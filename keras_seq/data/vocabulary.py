@@ -2,7 +2,8 @@
 """From texts to token ids and back."""
 
 import keras
-from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
+
+from keras_seq._lazy_tensorflow import tf
 
 PAD_ID = 0
 UNKNOWN_ID = 1

@@ -31,17 +31,17 @@ def greedy_search(step, state, first_tokens, limits, *, end_id, forbidden_ids=()
     """
     batch, limit = ops.shape(first_tokens)[0], ops.max(limits, initial=0)
     positions = ops.arange(limit, dtype="int32")[None]  # (1, limit)
-    logits, _, attention_weights = step(first_tokens, state)  # for its shapes: the graph drops it
+    logits, _, weights = step(first_tokens, state)  # for its shapes: the graph drops it
     allowed = _allowed(logits.shape[-1], forbidden_ids)
     ids = ops.zeros((batch, limit), "int32")
-    attention_weights = ops.zeros((batch, limit, ops.shape(attention_weights)[-1]), attention_weights.dtype)
+    attention_weights = ops.zeros((batch, limit, ops.shape(weights)[-1]), weights.dtype)
     scores = ops.zeros((batch,), "float32")
 
     def unfinished(t, tokens, finished, *_):
         return ops.logical_and(t < limit, ops.logical_not(ops.all(finished)))
 
     def body(t, tokens, finished, ids, scores, attention_weights, *flat_state):
-        logits, new_state, attention_weights = step(tokens, tree.pack_sequence_as(state, flat_state))
+        logits, new_state, weights = step(tokens, tree.pack_sequence_as(state, flat_state))
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)  # (batch, vocabulary)
         tokens = ops.cast(ops.argmax(ops.where(allowed, log_probabilities, -1e30), axis=-1), "int32")
         chosen = ops.take_along_axis(log_probabilities, tokens[:, None], axis=-1)[:, 0]
@@ -50,7 +50,7 @@ def greedy_search(step, state, first_tokens, limits, *, end_id, forbidden_ids=()
         here = positions == t  # (1, limit)
         ids = ops.where(here, tokens[:, None], ids)
         written = ops.logical_and(here, ops.logical_not(finished[:, None]))  # (batch, limit)
-        attention_weights = ops.where(written[:, :, None], attention_weights[:, None], attention_weights)
+        attention_weights = ops.where(written[:, :, None], weights[:, None], attention_weights)
         finished = finished | (tokens == end_id) | (t + 1 >= limits)
         return (t + 1, tokens, finished, ids, scores, attention_weights, *tree.flatten(new_state))
 

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cell that attends to a memory: step by step, and over whole sequences the fastest way there is."""
+"""A cell that attends to a memory: step by step, and over whole sequences in the fastest way there is."""
 
 import keras
 from keras import ops, tree
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_masks
-from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AnyAttentionEquations, InputFeedingEquations
+from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_all_dropout_masks
+from keras_seq.ops.attention_recurrence import run_attention_recurrence
 from keras_seq.ops.cudnn import NO_FEATURES
+from keras_seq.ops.equations.attention import (
+    AdditiveAttentionEquations,
+    AnyAttentionEquations,
+    InputFeedingEquations,
+)
 from keras_seq.ops.implementation import choose_implementation
-from keras_seq.ops.recurrence import RecurrentCall, as_bool_mask, run, run_attending, zero_masked_positions
+from keras_seq.ops.masks import as_bool_mask, has_started, zero_masked_positions
+from keras_seq.ops.recurrence import run_recurrences
+from keras_seq.ops.recurrent_call import RecurrentCall
 
 ORDERS = ("before", "after")
 
@@ -19,7 +26,7 @@ class AttentiveLayer(keras.layers.Layer):
     """What `AttentionCell` and `AttentionDecoder` share: a `cell`, an `attention`, and the order in which they run.
 
     States are a flat list: those of the cell, then those of the attention. With `attend="after"` and input feeding the
-    first state of the attention is what it feeds to the next step, (batch, `attentional_units` or memory features).
+    first state of the attention is what the next step reads, (batch, `attentional_units` or memory features).
     """
 
     def __init__(
@@ -57,44 +64,44 @@ class AttentiveLayer(keras.layers.Layer):
             raise ValueError(f"`attend` must be one of {ORDERS}. Received: {self.attend!r}")
         if self.attend == "before" and not self.input_feeding:
             raise ValueError(
-                "`attend='before'` needs `input_feeding=True`: the context serves the cell. Received: False"
+                "`attend='before'` needs `input_feeding=True`: the cell reads the context. Received: False"
             )
 
     @property
-    def _feeds_next(self):
-        """Whether a step feeds what it saw to the next one, which is then a state."""
+    def _feeds_next_step(self):
+        """Whether the next step reads the output of attention, which is then a state."""
         return self.attend == "after" and self.input_feeding
 
     def _fed_units(self, memory_features):
-        """How many features enter the cell beside the inputs."""
+        """Return how many features enter the cell beside the inputs."""
         return (self.attentional_units or memory_features) * bool(self.input_feeding)
 
     def _output_units(self, memory_features):
-        """The size of the output."""
+        """Return the size of the output."""
         if self.attend == "before":
             return self.cell_output_size
         return self.attentional_units or self.cell_output_size + memory_features
 
     @property
     def state_size(self):
-        """The sizes of the cell's states, a flat list. Those of the attention depend on the memory."""
+        """The sizes of the cell's states, a flat list. The sizes of the attention's states depend on the memory."""
         return tree.flatten(self.cell.state_size)
 
     @property
     def attention_states(self):
         """How many states of the attention follow those of the cell."""
-        return self._feeds_next + self.attention.states
+        return self._feeds_next_step + self.attention.states
 
     def attention_state_shapes(self, memory_shape):
-        """The shapes of these states, for a memory (batch, source, features)."""
+        """Return the shapes of the attention's states, for a memory (batch, source, features)."""
         batch, source, features = memory_shape
-        fed = [(batch, self._fed_units(features))] if self._feeds_next else []
+        fed = [(batch, self._fed_units(features))] if self._feeds_next_step else []
         return [*fed, *[(batch, source)] * self.attention.states]
 
     def initial_attention_state(self, memory):
-        """What these states start from: a tuple of tensors."""
+        """Return the initial states of the attention, a tuple of tensors."""
         own = self.attention.get_initial_state(memory)
-        if not self._feeds_next:
+        if not self._feeds_next_step:
             return own
         return ops.zeros((ops.shape(memory)[0], self._fed_units(memory.shape[-1])), memory.dtype), *own
 
@@ -104,225 +111,223 @@ class AttentiveLayer(keras.layers.Layer):
         return getattr(self.cell, "output_size", None) or self.state_size[0]
 
     def build_parts(self, features, memory_shape):
-        """Build cell and attention for inputs of so many features."""
+        """Build cell and attention, for inputs with this number of features."""
         if memory_shape is None or len(memory_shape) != 3:
             raise ValueError(f"`memory` must be (batch, source, features). Received: shape {memory_shape}")
-        if not self.cell.built:  # parts are when they come from the config of a built layer, or are shared
+        if not self.cell.built:  # it is if it is shared, or comes from the config of a built layer
             self.cell.build((memory_shape[0], features + self._fed_units(memory_shape[-1])))
         if not self.attention.built:
-            asks = self.state_size[0] if self.attend == "before" else self.cell_output_size
-            self.attention.build([(memory_shape[0], None, asks), memory_shape])
+            query_units = self.state_size[0] if self.attend == "before" else self.cell_output_size
+            self.attention.build([(memory_shape[0], None, query_units), memory_shape])
         if self.attentional_units is not None:
             shape = self.cell_output_size + memory_shape[-1], self.attentional_units
             self.attentional_kernel = self.add_weight(shape, "glorot_uniform", name="attentional_kernel")
 
     def project_memory(self, memory):
-        """The keys of a memory (batch, source, features), which every step reads: to be computed once."""
+        """Return the keys of a memory (batch, source, features). Compute them once: every step reads them."""
         return self.attention.project_memory(memory)
 
-    def fresh_states(self, batch_size, memory=None):
-        """What a sequence starts from: a flat list of tensors, without a memory those of the cell alone."""
+    def initial_states(self, batch_size, memory=None):
+        """Return the initial states, a flat list of tensors; without a memory only those of the cell."""
         if hasattr(self.cell, "get_initial_state"):
             states = tree.flatten(self.cell.get_initial_state(batch_size=batch_size))
         else:
             states = [ops.zeros((batch_size, size), self.compute_dtype) for size in self.state_size]
         return states if memory is None else [*states, *self.initial_attention_state(memory)]
 
-    def take_step(self, inputs, states, memory, keys=None, memory_mask=None, training=False):
-        """One step.
+    def step(self, inputs, states, memory, keys=None, memory_mask=None, training=False):
+        """Runs one step, as a search does.
 
         Args:
             inputs: (batch, features).
-            states: list of tensors, those of the cell, then those of the attention.
+            states: list of tensors, the states of the cell, then those of the attention.
             memory: (batch, source, features).
-            keys: `project_memory(memory)`, computed here if None. Where they are given, memory and keys must be finite
-                also where they are masked: `zero_masked_positions` sees to that once for all steps.
+            keys: `project_memory(memory)`, or None to compute them here. If given, memory and keys must be finite even
+                where they are masked.
             memory_mask: (batch, source) booleans, True = keep.
-            training: whether it is training.
+            training: whether to apply dropout.
 
         Returns:
-            `(output, states, weights)`: (batch, output size), a list of tensors, and (batch, source).
+            `(output, states, attention_weights)`: (batch, output size), a list of tensors, and (batch, source).
         """
         if keys is None:
             memory = zero_masked_positions(memory, memory_mask)
             keys = self.project_memory(memory)
-        # In a search this is not within a `__call__`, which would cast.
+        # Keras casts only within `__call__`, and a search calls this method outside of it.
         inputs, memory, keys = (ops.cast(x, self.compute_dtype) for x in (inputs, memory, keys))
         states = [ops.cast(state, self.compute_dtype) for state in tree.flatten(states)]
-        state, attention_state = self._split(states, memory)
-        drawn = self.attention.draw(ops.shape(memory)[:2]) if training else None
+        state, attention_state = self._split_states(states, memory)
+        noise = self.attention.draw(ops.shape(memory)[:2]) if training else None
         if self.attend == "before":
             context, weights, attention_state = self.attention.attend(
-                state[0], memory, keys, memory_mask, attention_state, drawn, training
+                state[0], memory, keys, memory_mask, attention_state, noise, training
             )
             output, state = call_cell(self.cell, inputs, state, training, context)
             return output, [*state, *attention_state], weights
         fed = None
-        if self._feeds_next:
+        if self._feeds_next_step:
             fed, *attention_state = attention_state
         output, state = call_cell(self.cell, inputs, state, training, fed)
-        output, weights, attention_state = self._look(
-            output, memory, keys, memory_mask, attention_state, drawn, training
+        output, weights, attention_state = self._attend_and_combine(
+            output, memory, keys, memory_mask, attention_state, noise, training
         )
-        if self._feeds_next:
-            attention_state = self._fed_of(output, memory), *attention_state
+        if self._feeds_next_step:
+            attention_state = self._fed_part(output, memory), *attention_state
         return output, [*state, *attention_state], weights
 
-    def _look(self, query, memory, keys, memory_mask, state, drawn, training):
-        """As `attention.attend`, with the output of a step in the place of the context."""
-        context, weights, state = self.attention.attend(query, memory, keys, memory_mask, state, drawn, training)
-        return self._output(query, context), weights, state
+    def _attend_and_combine(self, query, memory, keys, memory_mask, state, noise, training):
+        """Attend as `attention.attend` does, and return the output of the step in the place of the context."""
+        context, weights, state = self.attention.attend(query, memory, keys, memory_mask, state, noise, training)
+        return self._combine(query, context), weights, state
 
-    def _output(self, hidden, context):
-        """The output of one step or of all: `[h, context]`, or the attentional vector that is made of it."""
+    def _combine(self, hidden, context):
+        """Return the output of one step or of all: `[h, context]`, or the attentional vector."""
         joined = ops.concatenate([hidden, context], axis=-1)
         if self.attentional_units is None:
             return joined
-        kernel = ops.cast(self.attentional_kernel, joined.dtype)  # in a search Keras does not cast it
+        kernel = ops.cast(self.attentional_kernel, joined.dtype)  # Keras does not cast it in a search
         return self.attentional_activation(ops.matmul(joined, kernel))
 
-    def _fed_of(self, output, memory):
-        """The part of an output that the next step reads."""
+    def _fed_part(self, output, memory):
+        """Return the part of an output that the next step reads."""
         return output[..., output.shape[-1] - self._fed_units(memory.shape[-1]) :]
 
     def run(self, sequences, memory, initial_state=None, mask=None, memory_mask=None, training=False, **options):
-        """All steps of sequences.
+        """Runs all steps of sequences.
 
         Args:
             sequences: (batch, time, features).
             memory: (batch, source, features).
-            initial_state: list of tensors: all states, or those of the cell alone; `fresh_states` if None.
+            initial_state: list of tensors, all states or only those of the cell. By default `initial_states`.
             mask: (batch, time) booleans, True = keep, or None.
             memory_mask: (batch, source) booleans, True = keep, or None.
-            training: whether it is training.
-            **options: `zero_output_for_mask`, `unroll`, `recompute`, `implementation` as of `ops.lstm`.
+            training: whether to apply dropout.
+            **options: `zero_output_for_mask`, `unroll`, `recompute`, `implementation`; see `keras_seq.ops.lstm`.
 
         Returns:
-            `(outputs, states, weights)`: (batch, time, output size), a list of tensors, and (batch, time, source).
+            `(outputs, states, attention_weights)`: (batch, time, output size), a list of tensors, and (batch, time,
+            source).
         """
-        self.choice(options.get("implementation", "auto"))  # raises where the request cannot be met
         mask, memory_mask = as_bool_mask(mask), as_bool_mask(memory_mask)
         memory = zero_masked_positions(memory, memory_mask)
         state, attention_state = initial_state, self.initial_attention_state(memory)
         if isinstance(initial_state, (list, tuple)):
             flat = tree.flatten(initial_state)
             if len(flat) == len(self.state_size) + self.attention_states:
-                state, attention_state = self._split(flat, memory)
-        seen = memory, self.project_memory(memory), memory_mask
-        if self._feeds_next:
-            attend = self._attend_and_feed
+                state, attention_state = self._split_states(flat, memory)
+        attended = memory, self.project_memory(memory), memory_mask
+        if self._feeds_next_step:
+            run = self._run_input_feeding
         else:
-            attend = self._attend_before if self.attend == "before" else self._attend_after
+            run = self._run_attention_first if self.attend == "before" else self._run_cell_first
         try:
-            return attend(sequences, seen, state, attention_state, training, mask=mask, **options)
-        finally:  # else a run that fails would leave the masks of its graph to the next one
-            if not self._is_ours():
-                reset_masks(self.cell)
+            return run(sequences, attended, state, attention_state, training, mask=mask, **options)
+        finally:  # a run that fails must not leave masks of its graph to the next one
+            if not self._runs_equations():
+                reset_all_dropout_masks(self.cell)
 
-    def _attend_before(self, sequences, seen, state, attention_state, training, **options):
-        """Each step attends, then the cell reads what it saw."""
-        memory, attention = seen[0], self.attention
-        recurrence = self._over(sequences, state, memory.shape[-1], training)
-        if self._is_ours() and attention.is_additive:
-            recurring = AdditiveAttentionEquations(recurrence.cell)
+    def _run_attention_first(self, sequences, attended, state, attention_state, training, **options):
+        """Attend in each step; the cell reads the context."""
+        memory, attention = attended[0], self.attention
+        call = self._recurrent_call(sequences, state, memory.shape[-1], training)
+        if self._runs_equations() and attention.is_additive:
+            equations = AdditiveAttentionEquations(call.equations)
             options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector(memory)}
         else:
-            recurring = self._attending(recurrence, training)
-            drawn = self._draw(sequences, memory, training)
-            options |= {"attention_state": attention_state, "drawn": drawn}
-        outputs, state, weights = run_attending(recurrence, recurring, *seen, **options)
-        return outputs, self._own_states(recurrence, state), weights
+            foreign = isinstance(call.equations, ForeignCellEquations)
+            attend = self._attend_function(self.attention.attend, training)
+            equations = AnyAttentionEquations(call.equations, attend, attention.states, query_state=int(foreign))
+            options |= {"attention_state": attention_state, "noise": self._draw_noise(sequences, memory, training)}
+        outputs, state, weights = run_attention_recurrence(call, equations, *attended, **options)
+        return outputs, self._without_output(call, state), weights
 
-    def _attend_and_feed(self, sequences, seen, state, attention_state, training, **options):
-        """Each step of the cell attends, and the next one reads the output."""
-        memory = seen[0]
+    def _run_input_feeding(self, sequences, attended, state, attention_state, training, **options):
+        """Attend after each step of the cell; the next step reads the output."""
+        memory = attended[0]
         fed, *attention_state = attention_state
-        recurrence = self._over(sequences, state, fed.shape[-1], training)
-        unseen = self._output_units(memory.shape[-1]) - fed.shape[-1]  # h, which the next step has as its state
-        output = ops.concatenate([ops.zeros((ops.shape(fed)[0], unseen), fed.dtype), fed], axis=-1)
-        options |= {"attention_state": (output, *attention_state), "drawn": self._draw(sequences, memory, training)}
-        recurring = self._attending(recurrence, training, fed.shape[-1])
-        outputs, (output, *state), weights = run_attending(recurrence, recurring, *seen, **options)
-        state = self._own_states(recurrence, state)
-        cells = len(self.state_size)
-        return outputs, [*state[:cells], self._fed_of(output, memory), *state[cells:]], weights
-
-    def _attend_after(self, sequences, seen, state, attention_state, training, *, mask, **options):
-        """No input feeding: the cell makes all steps, then all attend."""
-        recurrence = self._over(sequences, state, 0, training)
-        [(outputs, state)] = run([recurrence], mask=mask, **options)
-        contexts, weights, attention_state = self.attention.attend_over_time(
-            outputs, *seen, attention_state, mask, training, options.get("unroll", False)
+        call = self._recurrent_call(sequences, state, fed.shape[-1], training)
+        hidden_units = self._output_units(memory.shape[-1]) - fed.shape[-1]  # the next step reads h from its state
+        output = ops.concatenate([ops.zeros((ops.shape(fed)[0], hidden_units), fed.dtype), fed], axis=-1)
+        attend = self._attend_function(self._attend_and_combine, training)
+        outputs, (output, *state), weights = run_attention_recurrence(
+            call,
+            InputFeedingEquations(call.equations, attend, self.attention.states, fed.shape[-1]),
+            *attended,
+            attention_state=(output, *attention_state),
+            noise=self._draw_noise(sequences, memory, training),
+            **options,
         )
-        outputs = self._output(outputs, contexts)
-        if mask is not None:
-            visible = ops.cast(mask, "bool")[:, :, None]
-            weights = ops.where(visible, weights, 0)
-            begun = ops.cumsum(ops.cast(visible, "int32"), axis=1) > 0  # before that Keras's outputs are zero
-            outputs = ops.where(visible if options.get("zero_output_for_mask") else begun, outputs, 0)
-        return outputs, [*self._own_states(recurrence, state), *attention_state], weights
+        state = self._without_output(call, state)
+        cell_states = len(self.state_size)
+        return outputs, [*state[:cell_states], self._fed_part(output, memory), *state[cell_states:]], weights
 
-    def _draw(self, sequences, memory, training):
-        """What the attention draws for all steps."""
+    def _run_cell_first(self, sequences, attended, state, attention_state, training, *, mask, **options):
+        """Without input feeding, run the cell over all steps, then attend in all steps at once."""
+        call = self._recurrent_call(sequences, state, 0, training)
+        [(outputs, state)] = run_recurrences([call], mask=mask, **options)
+        contexts, weights, attention_state = self.attention.attend_over_time(
+            outputs, *attended, attention_state, mask, training, options.get("unroll", False)
+        )
+        outputs = self._combine(outputs, contexts)
+        if mask is not None:
+            weights = ops.where(mask[:, :, None], weights, 0)
+            visible = mask if options.get("zero_output_for_mask") else has_started(mask)
+            outputs = ops.where(visible[:, :, None], outputs, 0)
+        return outputs, [*self._without_output(call, state), *attention_state], weights
+
+    def _draw_noise(self, sequences, memory, training):
+        """Draw the noise of the attention for all steps."""
         return self.attention.draw((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None
 
-    def _over(self, sequences, state, fed_units, training):
-        """The cell over sequences: a `RecurrentCall`, whose inputs lack what is fed to it."""
-        if self._is_ours():
-            return self.cell.over(sequences, state, training=training)
+    def _recurrent_call(self, sequences, state, fed_units, training):
+        """Return the `RecurrentCall` of the cell over sequences, without what is fed to it."""
+        if self._runs_equations():
+            return self.cell.recurrent_call(sequences, state, training=training)
         batch = ops.shape(sequences)[0]
-        if state is None:
-            state = self.fresh_states(batch)
-        state = tree.flatten(state)
-        self._split(state, None)
+        state = tree.flatten(self.initial_states(batch) if state is None else state)
+        self._split_states(state, None)
         state = [ops.convert_to_tensor(s, self.compute_dtype) for s in state]
         inputs = ops.zeros((batch, sequences.shape[-1]), self.compute_dtype)
-        cell = ForeignCellEquations(self.cell, inputs, state, training, fed_units)
+        equations = ForeignCellEquations(self.cell, inputs, state, training, fed_units)
         output = ops.zeros((batch, self.cell_output_size), self.compute_dtype)
-        return RecurrentCall(cell, sequences, initial_state=(output, *state))
+        return RecurrentCall(equations, sequences, initial_state=(output, *state))
 
-    def _own_states(self, recurrence, state):
-        """The states without the output, which leads those of a foreign cell."""
-        return list(state[1:] if isinstance(recurrence.cell, ForeignCellEquations) else state)
+    def _without_output(self, call, state):
+        """Drop the output, which comes before the states of a foreign cell."""
+        return list(state[1:] if isinstance(call.equations, ForeignCellEquations) else state)
 
-    def _attending(self, recurrence, training, fed=None):
-        """The recurrence that attends: before the cell, or after it where so many features of the output are fed."""
-        look = self.attention.attend if fed is None else self._look
+    def _attend_function(self, attend, training):
+        """Return the `attend` that attention equations call."""
 
-        def attend(query, memory, keys, memory_mask, state, drawn):
-            return look(query, memory, keys, memory_mask, state, drawn, training)
+        def attend_in_step(query, memory, keys, memory_mask, state, noise):
+            return attend(query, memory, keys, memory_mask, state, noise, training)
 
-        foreign = isinstance(recurrence.cell, ForeignCellEquations)
-        width = recurrence.inputs.shape[-1] if foreign else recurrence.kernel.shape[-1]
-        if fed is not None:
-            return InputFeedingEquations(recurrence.cell, attend, self.attention.states, width, fed)
-        return AnyAttentionEquations(recurrence.cell, attend, self.attention.states, width, query=int(foreign))
+        return attend_in_step
 
     def _has_equations(self):
-        """Whether `keras_seq.ops` has the cell's equations; a subclass may have another `call`, which must run then."""
+        """Whether the cell has cell equations. If a subclass overrides `call`, its `call` must run instead."""
         return isinstance(self.cell, RecurrentCell) and type(self.cell).call is RecurrentCell.call
 
-    def _is_ours(self):
-        """Whether `keras_seq.ops` runs the cell, with its context added to projected inputs."""
-        # Normalisation is of the whole product, that of inputs and what is fed.
+    def _runs_equations(self):
+        """Whether the cell equations run, with the product of the context added to the input product."""
+        # Layer normalisation needs the whole product, of inputs and context together.
         return self._has_equations() and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
 
-    def choice(self, implementation):
-        """The implementation that `run` takes, and why: a `Choice`."""
-        cell, extras = (self.cell.equations, self.cell.extras()) if self._has_equations() else (self.cell, NO_FEATURES)
-        if self._is_ours() and self._feeds_next:
-            cell = InputFeedingEquations(cell, None, 0, 0, 0)
-        elif self._is_ours() and self.attend == "before":
-            cell = (
-                AdditiveAttentionEquations(cell)
-                if self.attention.is_additive
-                else AnyAttentionEquations(cell, None, 0, 0)
-            )
-        choice = choose_implementation(implementation, cell, self.compute_dtype, extras)
+    def implementation_for(self, implementation):
+        """Return what runs with this argument `implementation`, and why: a `Choice`."""
+        equations, features = self.cell, NO_FEATURES
+        if self._has_equations():
+            equations, features = self.cell.equations, self.cell.call_features()
+        if self._runs_equations() and self._feeds_next_step:
+            equations = InputFeedingEquations(equations, None, 0, 0)
+        elif self._runs_equations() and self.attend == "before":
+            additive = self.attention.is_additive
+            equations = AdditiveAttentionEquations(equations) if additive else AnyAttentionEquations(equations, None, 0)
+        choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 
-    def _split(self, flat, memory):
-        """The states of the cell, and those of the attention, where there is a memory."""
+    def _split_states(self, flat, memory):
+        """Split a flat list into the states of the cell and, with a memory, those of the attention."""
         cells = len(self.state_size)
         expected = cells if memory is None else cells + self.attention_states
         if len(flat) != expected:
@@ -416,10 +421,10 @@ class AttentionCell(AttentiveLayer):
             batch_size = ops.shape(memory)[0]
         if batch_size is None:
             raise ValueError("`get_initial_state` needs `memory`, or a `batch_size` for the states of the cell alone.")
-        return self.fresh_states(batch_size, memory)
+        return self.initial_states(batch_size, memory)
 
     def call(self, inputs, states, memory, keys=None, memory_mask=None, return_attention_scores=False, training=False):
-        output, states, weights = self.take_step(inputs, states, memory, keys, memory_mask, training)
+        output, states, weights = self.step(inputs, states, memory, keys, memory_mask, training)
         return (output, states, weights) if return_attention_scores else (output, states)
 
     def get_config(self):

@@ -4,10 +4,10 @@
 import keras
 from keras import ops
 
+from keras_seq._private_api import get_mask
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.cells import make_cell
-from keras_seq.layers.masks import get_mask
 from keras_seq.ops.implementation import can_compile, check_implementation
 from keras_seq.ops.random import child_seed
 
@@ -134,8 +134,8 @@ class AttentionDecoder(AttentiveLayer):
         self.supports_masking = True
 
     def choose_implementation(self):
-        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
-        return self.choice(self.implementation)
+        """Return the implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        return self.implementation_for(self.implementation)
 
     def build(self, inputs_shape, memory_shape):
         self.build_parts(inputs_shape[-1], memory_shape)
@@ -143,7 +143,7 @@ class AttentionDecoder(AttentiveLayer):
     def get_initial_state(self, memory):
         """What `step` starts from: a list of zeros for the cell, and the first states of the attention."""
         memory = ops.convert_to_tensor(memory, self.compute_dtype)
-        return self.fresh_states(ops.shape(memory)[0], memory)
+        return self.initial_states(ops.shape(memory)[0], memory)
 
     def call(
         self,
@@ -171,21 +171,6 @@ class AttentionDecoder(AttentiveLayer):
         if self.return_state:
             results += tuple(states)
         return results if len(results) > 1 else outputs
-
-    def step(self, inputs, states, memory, keys, memory_mask=None):
-        """One step at inference, for a search.
-
-        Args:
-            inputs: (batch, features).
-            states: list of states, those of the cell, then those of the attention.
-            memory: (batch, source, memory features), finite also where it is masked.
-            keys: `project_memory(memory)`, computed once.
-            memory_mask: (batch, source) booleans, True = keep.
-
-        Returns:
-            `(output, states, weights)`: (batch, output size), a list of tensors, and (batch, source).
-        """
-        return self.take_step(inputs, states, memory, keys, memory_mask)
 
     def compute_mask(self, inputs, previous_mask=None):
         return previous_mask

@@ -4,8 +4,9 @@
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import RaggedInputMixin, get_mask
-from keras_seq.layers.rnn import RNN, first_mask, run_side_by_side
+from keras_seq._private_api import get_mask
+from keras_seq.layers.masks import RaggedInputMixin
+from keras_seq.layers.rnn import RNN, first_mask, run_layers
 from keras_seq.ops.random import with_child_seeds
 
 _MERGE = {
@@ -65,7 +66,7 @@ class Bidirectional(RaggedInputMixin, keras.layers.Bidirectional):
         states = [initial_state[:half], initial_state[half:]] if half else [None, None]
         (y, *state), (y_reversed, *state_reversed) = (
             result if self.return_state else (result,)
-            for result in run_side_by_side(both, sequences, states, mask, training, in_time=True)
+            for result in run_layers(both, sequences, states, mask, training, time_order=True)
         )
         if self.return_sequences and self.forward_layer.go_backwards:  # Keras has the order of the forward layer
             y, y_reversed = (ops.flip(outputs, axis=1) for outputs in (y, y_reversed))

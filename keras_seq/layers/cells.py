@@ -7,11 +7,14 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_seq.ops import cell_equations
-from keras_seq.ops.cell_equations import RecurrentWeights
 from keras_seq.ops.cudnn import CallFeatures
+from keras_seq.ops.equations.cell import zone_out
+from keras_seq.ops.equations.gru import GRUEquations, LayerNormGRUEquations
+from keras_seq.ops.equations.lstm import ExtendedLSTMEquations, LSTMEquations
+from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.random import check_rate, child_initializer, draw_same_numbers, dropout_mask
-from keras_seq.ops.recurrence import RecurrentCall
+from keras_seq.ops.recurrent_call import RecurrentCall
 
 DROPOUT_MODES = ("variational", "locked", "naive")
 
@@ -80,14 +83,14 @@ class RecurrentCell:
         """The recurrence of `cell_equations` with this cell's arguments."""
         raise NotImplementedError
 
-    def extras(self, unroll=False, use_cudnn=True):
+    def call_features(self, unroll=False, use_cudnn=True):
         """What a training step asks for that cuDNN may not have: `CallFeatures` of `keras_seq.ops.cudnn`."""
         return CallFeatures(
             no_bias=not self.use_bias,
             recurrent_dropout=self.recurrent_dropout > 0,
             zoneout=any(self._zoneout_rates()),
             unroll=unroll,
-            refused=not use_cudnn,
+            use_cudnn=bool(use_cudnn),
         )
 
     def split_bias(self):
@@ -128,8 +131,8 @@ class RecurrentCell:
         repeats = any(draw_same_numbers(initializer, other) for other in earlier)
         return child_initializer(initializer, name) if repeats else initializer
 
-    def over(self, sequences, initial_state=None, *, reverse=False, training=False):
-        """This cell over whole sequences, its masks drawn: a `RecurrentCall` for `keras_seq.ops` to run.
+    def recurrent_call(self, sequences, initial_state=None, *, reverse=False, training=False):
+        """Draw masks, and return the `RecurrentCall` of this cell over whole sequences.
 
         Args:
             sequences: (batch, time, features).
@@ -201,12 +204,12 @@ class RecurrentCell:
         if masks.recurrent_kernel is not None:
             kernel = kernel * masks.recurrent_kernel
         equations, (bias, recurrent_bias) = self.equations, self.split_bias()
-        weights = RecurrentWeights(kernel, recurrent_bias, masks.recurrent, self.extra_weights())
+        weights = RecurrentWeights(kernel, recurrent_bias, self.extra_weights())
         inputs = inputs if masks.inputs is None else inputs * masks.inputs
         inputs = inputs if context is None else ops.concatenate([inputs, context], axis=-1)
-        projected = equations.project(inputs, self.kernel, bias, weights)
-        candidate, _, _ = equations.step(projected, state, equations.prepare(weights))
-        state = cell_equations.zone_out(masks.zoneout, state, candidate)
+        product = equations.project(weights, inputs, self.kernel, bias)
+        step = equations.step(equations.prepare(weights), StepMasks(masks.recurrent), product, state)
+        state = zone_out(masks.zoneout, state, step.state)
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]
 
     def _step_masks(self, inputs, state, training):
@@ -276,7 +279,7 @@ class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
 
     @property
     def equations(self):
-        return cell_equations.SimpleRNNEquations(self.activation)
+        return SimpleRNNEquations(self.activation)
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -314,7 +317,7 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
 
     @property
     def equations(self):
-        kind = cell_equations.LayerNormGRUEquations if self.layer_norm else cell_equations.GRUEquations
+        kind = LayerNormGRUEquations if self.layer_norm else GRUEquations
         return kind(self.activation, self.recurrent_activation, self.reset_after)
 
     def extra_weight_shapes(self):
@@ -368,8 +371,8 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
     def equations(self):
         functions = self.activation, self.recurrent_activation
         if not (self.peephole or self.projection_units or self.layer_norm):
-            return cell_equations.LSTMEquations(*functions)
-        return cell_equations.ExtendedLSTMEquations(*functions, self.peephole, self.projection_units, self.layer_norm)
+            return LSTMEquations(*functions)
+        return ExtendedLSTMEquations(*functions, self.peephole, self.projection_units, self.layer_norm)
 
     def extra_weight_shapes(self):
         units, shapes = self.units, {}

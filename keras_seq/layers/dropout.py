@@ -4,6 +4,7 @@
 import keras
 from keras import ops
 
+from keras_seq._private_api import draws_mask_for_each_gate, walk_layers
 from keras_seq.layers.cells import RecurrentCell
 from keras_seq.layers.replacements import replace_in_config
 from keras_seq.ops.random import check_rate, child_seed, dropout_mask
@@ -286,8 +287,8 @@ def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
 
 def _check_that_gates_share_a_mask(layer):
     """Refuse cells of a user's class that derives from Keras's GRU or LSTM cell."""
-    for cell in layer._flatten_layers():
-        if getattr(cell, "dropout_mask_count", None) and not isinstance(cell, RecurrentCell):
+    for _, cell in walk_layers(layer):
+        if draws_mask_for_each_gate(cell) and not isinstance(cell, RecurrentCell):
             raise ValueError(
                 "`recurrent_rate` must be 0 for a cell that draws one mask for each gate, as those of Keras do; let "
                 f"it derive from a cell of keras_seq. Received: recurrent_rate={cell.recurrent_dropout} for the "

@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells that are not of keras_seq, or not run by its equations: called step by step, whatever they compute."""
+"""Cells that are not of keras_seq: called step by step, whatever they compute."""
 
 import inspect
 
 import keras
 from keras import ops, tree
 
+from keras_seq._private_api import draw_dropout_masks, reset_dropout_masks
 from keras_seq.layers.cells import RecurrentCell
+from keras_seq.ops.equations.protocol import Step
 
 
 class ForeignCellEquations:
-    """A cell that is not of keras_seq as a recurrence of `cell_equations`, called in every step.
+    """The equations of a foreign cell: each step calls the cell. Autodiff finds the derivative.
 
-    Automatic differentiation finds its derivative. Its output leads its states, so that a masked step repeats it as it
-    does them. The cell keeps its dropout masks until `reset_masks`.
+    The output comes before the states, so that a masked step repeats it. The cell keeps its dropout masks until
+    `reset_all_dropout_masks`.
 
     Args:
-        cell: of Keras, or of a user.
-        inputs: (batch, features), states: flat list of (batch, size): as of a step, for the shapes of dropout masks.
-        training: whether to drop.
-        context_units: features of the context that comes with the inputs of each step; 0 if none does.
+        cell: a cell of Keras, or your own.
+        inputs: (batch, features), and
+        states: flat list of (batch, size): tensors of one step, which give the shapes of dropout masks.
+        training: whether to apply dropout.
+        context_units: number of features of the context that each step gets beside the inputs; 0 for none.
     """
 
     differentiable = False
+    applies_zoneout = False
 
     def __init__(self, cell, inputs, states, training, context_units=0):
         self.cell = cell
@@ -32,31 +36,28 @@ class ForeignCellEquations:
             if context_units and not _takes_context(cell):
                 context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
                 inputs = ops.concatenate([inputs, context], axis=-1)
-            _draw_masks(cell, inputs, _packed(cell, states))
+            _draw_dropout_masks(cell, inputs, _pack_states(cell, states))
 
-    def split_bias(self, bias):
-        return None, None
+    def describe(self):
+        """Return a short name for messages."""
+        if isinstance(self.cell, RecurrentCell):
+            return f"{self.cell.equations.describe()}, whose steps run one by one"
+        return f"{type(self.cell).__name__}, which is not a cell of keras_seq"
 
     def prepare(self, weights):
         return weights
 
-    def dropout_mask(self, weights):
-        return None
-
-    def with_dropout_mask(self, weights, mask):
-        return weights
-
-    def step(self, inputs, state, weights):
+    def step(self, weights, masks, inputs, state):
         inputs, context = inputs if isinstance(inputs, tuple) else (inputs, None)
         output, state = call_cell(self.cell, inputs, state[1:], self.training, context)
-        return (output, *state), (), ()
+        return Step((output, *state))
 
 
 def call_cell(cell, inputs, flat_states, training, context=None):
-    """One step of any cell: the output, and a flat list of states, of the inputs' dtype whatever the cell's.
+    """Run one step of any cell; return the output and a flat list of states, in the dtype of the inputs.
 
-    A `context` (batch, any) belongs to the inputs. Our cells take it as an argument of its own and never drop it; of a
-    stack the first cell reads it. Any other cell gets `[inputs, context]`.
+    A `context` (batch, any) is part of the inputs. Cells of keras_seq take it as a separate argument and never drop it;
+    in a stack the first cell does. A foreign cell gets `[inputs, context]`.
     """
     if context is not None and not _takes_context(cell):
         inputs, context = ops.concatenate([inputs, context], axis=-1), None
@@ -65,14 +66,14 @@ def call_cell(cell, inputs, flat_states, training, context=None):
     options = {"training": training} if "training" in inspect.signature(cell.call).parameters else {}
     if context is not None:
         options["context"] = context
-    output, states = cell(inputs, _packed(cell, flat_states), **options)
+    output, states = cell(inputs, _pack_states(cell, flat_states), **options)
     return ops.cast(output, inputs.dtype), [ops.cast(state, inputs.dtype) for state in tree.flatten(states)]
 
 
 def _call_stack(stack, output, flat_states, training, context):
-    """One step of a stack, whose own `call` would hand the context to each of its cells."""
+    """Run one step of a stack. Its own `call` would pass the context to all of its cells."""
     new_states = []
-    for cell, states in zip(stack.cells, _packed(stack, flat_states), strict=True):
+    for cell, states in zip(stack.cells, _pack_states(stack, flat_states), strict=True):
         output, states = call_cell(cell, output, tree.flatten(states), training, context)
         new_states += states
         context = None
@@ -80,7 +81,7 @@ def _call_stack(stack, output, flat_states, training, context):
 
 
 def _takes_context(cell):
-    """Whether a cell, or the first one of a stack, has an argument for the context."""
+    """Whether a cell, or the first cell of a stack, has an argument `context`."""
     if _is_stack(cell):
         return type(cell).call is keras.layers.StackedRNNCells.call and _takes_context(cell.cells[0])
     return isinstance(cell, RecurrentCell) and "context" in inspect.signature(cell.call).parameters
@@ -90,18 +91,17 @@ def _is_stack(cell):
     return isinstance(cell, keras.layers.StackedRNNCells)
 
 
-def _packed(cell, flat_states):
-    """States as a cell wants them."""
+def _pack_states(cell, flat_states):
+    """Put a flat list of states into the structure that the cell expects."""
     if isinstance(cell.state_size, int):
         return [flat_states[0]]
     return tree.pack_sequence_as(cell.state_size, list(flat_states))
 
 
-def reset_masks(cell):
-    """Have a cell, or each cell of a stack, forget the dropout masks that it keeps for a run."""
+def reset_all_dropout_masks(cell):
+    """Reset the dropout masks that a cell, or each cell of a stack, keeps for a run."""
     for flat_cell in _flat_cells(cell):
-        for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
-            getattr(flat_cell, name, lambda: None)()
+        reset_dropout_masks(flat_cell)
 
 
 def _flat_cells(cell):
@@ -110,14 +110,13 @@ def _flat_cells(cell):
     return [inner for outer in cell.cells for inner in _flat_cells(outer)]
 
 
-def _draw_masks(cell, inputs, states):
-    """Have the masks drawn that last a sequence, before the loop: `keras.layers.RNN` says when, cells keep them."""
+def _draw_dropout_masks(cell, inputs, states):
+    """Draw the masks that all steps share, as `keras.layers.RNN` does before its loop; the cells keep them."""
     if _is_stack(cell):
         for inner, inner_states in zip(cell.cells, states, strict=True):
             inner_states = inner_states if isinstance(inner_states, (list, tuple)) else [inner_states]
-            _draw_masks(inner, inputs, inner_states)
+            _draw_dropout_masks(inner, inputs, inner_states)
             size = getattr(inner, "output_size", None) or inner_states[0].shape[-1]
             inputs = ops.zeros((ops.shape(inputs)[0], size), inputs.dtype)
-    elif hasattr(cell, "get_dropout_mask"):
-        cell.get_dropout_mask(inputs)
-        cell.get_recurrent_dropout_mask(states[0])
+    else:
+        draw_dropout_masks(cell, inputs, states[0])

@@ -49,11 +49,11 @@ class RecurrentLayer(RNN):
         """The cell, or the first one of a stack. A method, because Keras saves what attributes hold."""
         return self.recurrent_cells()[0]
 
-    def finish(self, outputs, states, training, in_time=False):
+    def collect_results(self, outputs, states, training, time_order=False):
         if training:
             mask = self.recurrent_cells()[-1].draw_mask(self.output_dropout, *keras.ops.shape(outputs))
             outputs = outputs if mask is None else outputs * mask
-        return super().finish(outputs, states, training, in_time)
+        return super().collect_results(outputs, states, training, time_order)
 
     def get_config(self):
         config = super().get_config()
@@ -77,8 +77,8 @@ class GatedLayer(RecurrentLayer):
         super().__init__(**arguments)
         self.use_cudnn = use_cudnn
 
-    def extras(self, cell):
-        return cell.extras(self.unroll, self.use_cudnn)
+    def call_features(self, cell):
+        return cell.call_features(self.unroll, self.use_cudnn)
 
     def run_options(self, mask, training):
         return {**super().run_options(mask, training), "use_cudnn": self.use_cudnn}

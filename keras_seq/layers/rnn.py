@@ -1,57 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RNN: any cell over time; cells of ours by `keras_seq.ops`, other cells by Keras."""
+"""RNN: any cell over time. `keras_seq.ops` runs cells of keras_seq, Keras runs foreign cells."""
 
 import keras
 from keras import ops, tree
 
+from keras_seq._private_api import get_mask
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.cells import RecurrentCell
-from keras_seq.layers.foreign_cell import reset_masks
-from keras_seq.layers.masks import RaggedInputMixin, get_mask
+from keras_seq.layers.foreign_cell import reset_all_dropout_masks
+from keras_seq.layers.masks import RaggedInputMixin
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
-from keras_seq.ops.recurrence import run as run_recurrences
+from keras_seq.ops.recurrence import run_recurrences
 
 
 @keras.saving.register_keras_serializable("keras_seq")
 class RNN(RaggedInputMixin, keras.layers.RNN):
-    """A cell, or a stack of cells, over time.
+    """Runs a cell, or a stack of cells, over time.
 
-    Cells of `keras_seq`, alone or in `keras.layers.StackedRNNCells`, run as the layers of `keras_seq` do, on native
-    kernels where there are; an `AttentionCell` runs as an `AttentionDecoder` does; any other cell runs as in
+    Cells of keras_seq, alone or in `keras.layers.StackedRNNCells`, run as fast as the layers of keras_seq, on native
+    kernels where there are any. An `AttentionCell` runs as in `AttentionDecoder`. Any other cell runs as in
     `keras.layers.RNN`.
 
     Args:
-        cell: a cell, or a list of cells, which makes a stack of them.
-        return_sequences: whether to return the output of every step or of the last alone.
+        cell: a cell, or a list of cells, which makes a stack.
+        return_sequences: whether to return the output of every step instead of the last output.
         return_state: whether to return the final state too.
         go_backwards: whether to run from the last step to the first, and return outputs in that order.
-        stateful: whether the final state of a batch starts the next one.
-        unroll: whether to lay out the steps instead of looping.
-        zero_output_for_mask: whether a masked step's output is zero; by default it repeats the last one.
+        stateful: whether each batch starts from the final state of the batch before.
+        unroll: whether to write out the steps instead of looping.
+        zero_output_for_mask: whether the output of a masked step is zero. By default it repeats the output before.
         residual: whether each cell of a stack but the first adds its input to its output (Wu et al. 2016).
-        initial_state_initializer: of a learned initial state, the same for every sequence; None starts from zeros.
-        implementation: "auto", "native", "cudnn" or "xla" (`keras_seq.explain` tells which runs); Keras's integers 0,
-            1 and 2 mean "auto".
-        recompute: whether a gradient runs the forward pass again instead of keeping what it needs of it: less memory,
+        initial_state_initializer: initializer of a learned initial state, which all sequences share. By default
+            sequences start from zeros.
+        implementation: "auto", "native", "cudnn" or "xla". `keras_seq.explain` tells which one runs. Keras's legacy
+            integers 0, 1 and 2 mean "auto".
+        recompute: whether the backward pass runs the forward pass again instead of keeping its residuals: less memory,
             more time.
 
     Call arguments:
-        sequences: (batch, time, features). A `tf.RaggedTensor` counts as its dense form with a mask.
-        initial_state: the state as `get_initial_state` has it, a list; zeros or the learned state by default.
-        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was. Without it, that of
-            `sequences` counts, also where an initial state is given.
+        sequences: (batch, time, features). A `tf.RaggedTensor` is converted to a dense tensor with a mask.
+        initial_state: a list of states in the structure of `get_initial_state`. By default zeros, or the learned state.
+        mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was. By default the mask that
+            `sequences` carries.
         training: whether to apply dropout.
-        memory: (batch, source, features), what an `AttentionCell` looks at; no other cell takes one.
-        memory_mask: (batch, source) booleans, True = keep. Without it, the mask that `memory` carries counts.
+        memory: (batch, source, features), the memory of an `AttentionCell`. No other cell takes one.
+        memory_mask: (batch, source) booleans, True = keep. By default the mask that `memory` carries.
 
     Returns:
-        (batch, units), or (batch, time, units) with `return_sequences`; with `return_state` a tuple of it and the
-        final states: of a stack one entry a cell; of an `AttentionCell` those of its cell, then those of its attention.
+        (batch, units), or (batch, time, units) with `return_sequences`. With `return_state` a tuple of it and the final
+        states: for a stack one entry for each cell; for an `AttentionCell` the states of its cell, then those of its
+        attention.
 
     Raises:
-        ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
+        ValueError: if an argument is invalid; the message names it.
+        NotImplementedError: if `implementation` is "native" or "cudnn" and cannot run.
 
     Example:
         >>> import numpy as np, keras_seq
@@ -86,7 +89,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             zero_output_for_mask=zero_output_for_mask,
             **kwargs,
         )
-        self.supports_masking = True  # which Keras 3.16 no longer says of its own
+        self.supports_masking = True  # Keras 3.16 no longer sets it
         if self.recurrent_cells() is not None:
             self.input_spec = keras.layers.InputSpec(ndim=3)
         self.residual = residual
@@ -104,30 +107,30 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             )
         if stateful and isinstance(self.cell, AttentionCell):
             raise ValueError("`stateful=True` excludes an `AttentionCell`, whose memory is another for each batch.")
-        self.watch = None  # a function that stands between a probe of zeros and its use: see `keras_seq.diagnostics`
+        self.probe_hook = None  # gets the probe of each cell before it runs: see `keras_seq.diagnostics`
 
     def recurrent_cells(self):
-        """The cells where all are of keras_seq, else None. A method, because Keras saves what attributes hold."""
+        """Return the cells if all are of keras_seq, else None. A method, because Keras saves layers in attributes."""
         cells = self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
-        # Where a subclass has another `call`, that is what must run.
-        ours = (isinstance(cell, RecurrentCell) and type(cell).call is RecurrentCell.call for cell in cells)
-        return list(cells) if all(ours) else None
+        # If a subclass overrides `call`, its `call` must run.
+        has_equations = (isinstance(c, RecurrentCell) and type(c).call is RecurrentCell.call for c in cells)
+        return list(cells) if all(has_equations) else None
 
     def choose_implementation(self):
-        """The implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        """Return the implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""
         if isinstance(self.cell, AttentionCell):
-            return self.cell.choice(self.implementation)
+            return self.cell.implementation_for(self.implementation)
         if self.recurrent_cells() is None:
             return choose_implementation(self.implementation, self.cell, self.compute_dtype)
         choices = [
-            choose_implementation(self.implementation, cell.equations, self.compute_dtype, self.extras(cell))
+            choose_implementation(self.implementation, cell.equations, self.compute_dtype, self.call_features(cell))
             for cell in self.recurrent_cells()
         ]
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
-    def extras(self, cell):
-        """What the layer asks of a cell that cuDNN may not have: `CallFeatures` of `keras_seq.ops.cudnn`."""
-        return cell.extras(self.unroll)
+    def call_features(self, cell):
+        """Return what a training step of a cell uses that cuDNN may not have: `CallFeatures`."""
+        return cell.call_features(self.unroll)
 
     def build(self, sequences_shape, initial_state_shape=None, memory_shape=None):
         self._check_memory(memory_shape)
@@ -168,7 +171,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             variable.assign(value)
 
     def _check_memory(self, memory):
-        """Whether a memory, or its shape, is there where it must be."""
+        """Check that a memory, or its shape, is given if and only if the cell attends."""
         if isinstance(self.cell, AttentionCell) and memory is None:
             raise ValueError("`memory` must be given to a layer with an `AttentionCell`. Received: None")
         if memory is not None and not isinstance(self.cell, AttentionCell):
@@ -181,25 +184,25 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             return self._attend(sequences, initial_state, mask, training, memory, memory_mask)
         if self.recurrent_cells() is None:
             return self._run_foreign_cell(sequences, initial_state, first_mask(mask), training)
-        return run_side_by_side([self], sequences, [initial_state], mask, training)[0]
+        return run_layers([self], sequences, [initial_state], mask, training)[0]
 
     def _run_foreign_cell(self, sequences, initial_state, mask, training):
-        """What the layer returns with a cell that is not of keras_seq, by Keras's loop."""
-        self.choose_implementation()  # raises where the request cannot be met
+        """Run a foreign cell in Keras's loop."""
+        self.choose_implementation()  # raises if the requested one cannot run
         empty = sequences.shape[1] == 0
-        if empty:  # Keras's loop wants a step, and passes over a masked one
+        if empty:  # Keras's loop needs a step; it skips this one, which is masked
             sequences = ops.pad(sequences, [[0, 0], [0, 1], *[[0, 0]] * (len(sequences.shape) - 2)])
             mask = ops.zeros(ops.shape(sequences)[:2], "bool")
         try:
             results = super().call(sequences, initial_state=initial_state, mask=mask, training=training)
-        finally:  # else a call that fails would leave the masks of its graph to the next one
-            reset_masks(self.cell)
+        finally:  # a call that fails must not leave masks of its graph to the next call
+            reset_all_dropout_masks(self.cell)
         if not (empty and self.return_sequences):
             return results
         return (results[0][:, :0], *results[1:]) if self.return_state else results[:, :0]
 
     def _attend(self, sequences, initial_state, mask, training, memory, memory_mask):
-        """What the layer returns with an `AttentionCell`, for which a run backwards is one over reversed sequences."""
+        """Run an `AttentionCell`. To go backwards it runs over reversed sequences."""
         self._check_unroll(sequences)
         if initial_state is None and self.initial_state_initializer is not None:
             initial_state = self.get_initial_state(ops.shape(sequences)[0])
@@ -211,15 +214,15 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             sequences, memory, initial_state, memory_mask=memory_mask, training=training, **options
         )
         outputs = ops.flip(outputs, axis=1) if self.go_backwards else outputs
-        return self.finish(outputs, [states], training)
+        return self.collect_results(outputs, [states], training)
 
     def run_options(self, mask, training):
-        """How the recurrences are to be run."""
+        """Return the options of `run_recurrences`."""
         return {
             "mask": first_mask(mask),
             "zero_output_for_mask": self.zero_output_for_mask,
             "unroll": self.unroll,
-            "recompute": self.recompute or not training,  # at inference a gradient is the exception
+            "recompute": self.recompute or not training,  # at inference gradients are rare
             "implementation": self.implementation,
         }
 
@@ -230,12 +233,12 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
                 f"{tuple(sequences.shape)}; give `keras.Input` a full shape, or set `unroll=False`."
             )
 
-    def starting_states(self, sequences, initial_state):
-        """The initial state of each cell, a list of tensors or None for zeros."""
+    def resolve_initial_states(self, sequences, initial_state):
+        """Return the initial state of each cell, a list of tensors or None for zeros."""
         self._check_unroll(sequences)
         if self.stateful:
-            expected, received = self._expected_batch_size, sequences.shape[0]
-            if expected is not None and received is not None and expected != received:
+            expected, received = tree.flatten(self.states)[0].shape[0], sequences.shape[0]
+            if received is not None and expected != received:
                 raise ValueError(
                     f"A stateful layer built for batches of {expected} sequences received {received}: `sequences` "
                     f"of shape {tuple(sequences.shape)}."
@@ -253,33 +256,33 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             initial_state = [initial_state]
         if len(initial_state) != len(cells):
             raise ValueError(
-                f"`initial_state` must be a list of {len(cells)}, one entry a cell. Received: {len(initial_state)}"
+                f"`initial_state` must be a list of {len(cells)}, one for each cell. Received: {len(initial_state)}"
             )
         return [
             [ops.convert_to_tensor(s, dtype=self.compute_dtype) for s in (state if tree.is_nested(state) else [state])]
             for state in initial_state
         ]
 
-    def start(self, cell, sequences, state, training):
-        """One cell over sequences: a `RecurrentCall` of `keras_seq.ops`."""
-        recurrence = cell.over(sequences, state, reverse=self.go_backwards, training=training)
-        if self.watch is None:
-            return recurrence
+    def recurrent_call(self, cell, sequences, state, training):
+        """Return the `RecurrentCall` of one cell over sequences."""
+        call = cell.recurrent_call(sequences, state, reverse=self.go_backwards, training=training)
+        if self.probe_hook is None:
+            return call
         batch, time, _ = ops.shape(sequences)
-        return recurrence._replace(probe=self.watch(ops.zeros((batch, time, cell.output_size), self.compute_dtype)))
+        probe = ops.zeros((batch, time, cell.output_size), self.compute_dtype)
+        return call._replace(probe=self.probe_hook(probe))
 
-    def finish(self, outputs, states, training, in_time=False):
-        """What the layer returns of the outputs of all steps and the final states of all cells.
+    def collect_results(self, outputs, states, training, time_order=False):
+        """Return what the layer returns, from the outputs of all steps and the final states of all cells.
 
-        With `in_time` a sequence stays in the order of time, also where the layer goes backwards.
+        Sequences come in the order of computation, as in Keras, or with `time_order` in the order of time.
         """
-        # As Keras has it, a list for each cell; of a stack of one cell that list alone.
+        # As in Keras: a list for each cell of a stack; for a single cell, that list itself.
         states = [list(state) for state in states] if len(states) > 1 else list(states[0])
         if self.stateful:
             self._keep_state(states)
-        # Keras's outputs are in the order of computation.
         if self.return_sequences:
-            output = ops.flip(outputs, axis=1) if self.go_backwards and not in_time else outputs
+            output = ops.flip(outputs, axis=1) if self.go_backwards and not time_order else outputs
         else:
             output = last_output(outputs, self.go_backwards)
         return (output, *states) if self.return_state else output
@@ -308,46 +311,47 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
         return {**super().get_config(), **own}
 
 
-def run_side_by_side(layers, sequences, initial_states, mask, training, in_time=False):
-    """Run layers with cells of ours over the same sequences.
+def run_layers(layers, sequences, initial_states, mask, training, time_order=False):
+    """Run layers with cells of keras_seq over the same sequences.
 
-    Cells of one depth run in one call, which native kernels serve at the same time where they are alike.
+    The cells at one depth run in one call. If their shapes are equal, native kernels run them side by side.
 
     Args:
         layers: list of `RNN`, with equally many cells and equal `run_options`.
         sequences: (batch, time, features).
-        initial_states: what each layer was given.
+        initial_states: the `initial_state` of each layer's call.
         mask: (batch, time) booleans, or None.
-        training: whether to drop.
-        in_time: whether sequences are returned in the order of time, also by a layer that goes backwards.
+        training: whether to apply dropout.
+        time_order: whether layers that go backwards return sequences in the order of time.
 
     Returns:
-        What each layer returns.
+        A list of what each layer returns.
     """
     options = layers[0].run_options(mask, training)
-    starts = [layer.starting_states(sequences, state) for layer, state in zip(layers, initial_states, strict=True)]
-    outputs, states = [sequences] * len(layers), [[] for _ in layers]
+    states = [layer.resolve_initial_states(sequences, s) for layer, s in zip(layers, initial_states, strict=True)]
+    outputs, final_states = [sequences] * len(layers), [[] for _ in layers]
     for depth, cells in enumerate(zip(*(layer.recurrent_cells() for layer in layers), strict=True)):
-        started = [
-            layer.start(cell, inputs, start[depth], training)
-            for layer, cell, inputs, start in zip(layers, cells, outputs, starts, strict=True)
+        calls = [
+            layer.recurrent_call(cell, inputs, state[depth], training)
+            for layer, cell, inputs, state in zip(layers, cells, outputs, states, strict=True)
         ]
-        for i, (output, state) in enumerate(run_recurrences(started, **options)):
+        for i, (output, final_state) in enumerate(run_recurrences(calls, **options)):
             outputs[i] = output + outputs[i] if depth and layers[i].residual else output
-            states[i].append(state)
-    return [layer.finish(*result, training, in_time) for layer, *result in zip(layers, outputs, states, strict=True)]
+            final_states[i].append(final_state)
+    results = zip(layers, outputs, final_states, strict=True)
+    return [layer.collect_results(*result, training, time_order) for layer, *result in results]
 
 
 def last_output(outputs, reverse=False):
-    """The output (batch, size) of the step that came last, of outputs (batch, time, size).
+    """Return the output (batch, size) of the step that ran last, from outputs (batch, time, size).
 
-    Without any step it is zero, as that of a sequence whose steps are all masked.
+    If there are no steps it is zero, as for a sequence whose steps are all masked.
     """
     if outputs.shape[1]:
         return outputs[:, 0 if reverse else -1]
-    return ops.sum(outputs[:, :1] if reverse else outputs[:, -1:], axis=1)  # of one step, or of none
+    return ops.sum(outputs[:, :1] if reverse else outputs[:, -1:], axis=1)  # one step or none
 
 
 def first_mask(mask):
-    """The mask of the sequences, where Keras gives one for each tensor."""
+    """Return the mask of the sequences from what Keras passes: a mask, or a list with one for each tensor."""
     return mask[0] if isinstance(mask, (list, tuple)) else mask

@@ -6,7 +6,7 @@ import inspect
 import keras
 from keras import ops, tree
 
-from keras_seq.layers.masks import get_mask, set_mask
+from keras_seq._private_api import get_mask, set_mask, walk_layers
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -47,7 +47,7 @@ class TimeDistributed(keras.layers.TimeDistributed):
 
     def __init__(self, layer, **kwargs):
         super().__init__(layer, **kwargs)
-        stateful = [inner.name for inner in layer._flatten_layers() if getattr(inner, "stateful", False)]
+        stateful = [inner.name for _, inner in walk_layers(layer) if getattr(inner, "stateful", False)]
         if stateful:
             raise ValueError(
                 "`layer` must not be stateful: its steps run at the same time, none after another. Received: "

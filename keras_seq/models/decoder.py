@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
 from keras_seq.layers.recurrent import make_layer
+from keras_seq.ops.masks import zero_masked_positions
 from keras_seq.ops.random import child_seed
-from keras_seq.ops.recurrence import zero_masked_positions
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -222,7 +222,7 @@ class Decoder(keras.layers.Layer):
                 output, state = self.recurrence.cell(inputs, state, training=training)
                 weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
             else:
-                output, state, weights = self.recurrence.take_step(inputs, state, memory, keys, memory_mask, training)
+                output, state, weights = self.recurrence.step(inputs, state, memory, keys, memory_mask, training)
             if training:
                 output = output * masks[1]
             return self.readout(output), state, weights

@@ -6,9 +6,9 @@ import warnings
 import keras
 import numpy as np
 from keras import ops
-from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
 from keras_seq import export
+from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import greedy_search
 from keras_seq.models.token_side import TokenSide, source_batches
@@ -217,7 +217,8 @@ class Seq2Seq(keras.Model):
         tokens = ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
         # Under a distribution strategy Keras divides the loss of a replica by their number.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
+        reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
+        reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
 
     def fit(
         self,

@@ -7,8 +7,8 @@ import functools
 
 import keras
 import numpy as np
-from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
+from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, text_to_ids
 
 

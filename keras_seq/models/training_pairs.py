@@ -7,8 +7,8 @@ import numbers
 
 import keras
 import numpy as np
-from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
 
+from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import START_ID
 from keras_seq.models.token_side import as_tensor, require, shortened
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from keras import layers
 
+from keras_seq._private_api import walk_layers
 from keras_seq.ops.implementation import Choice
 
 _REPLACEABLE = (layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)  # not ConvLSTM, nor what derives from these
@@ -41,8 +42,8 @@ def explain(layer_or_model, print_fn=print):
         >>> rows[0].implementation
         'xla'
     """
-    rows = {}
-    for layer in _walk(layer_or_model):
+    rows = []
+    for _, layer in walk_layers(layer_or_model):
         if hasattr(layer, "choose_implementation"):
             choice = layer.choose_implementation()
         elif isinstance(layer, layers.RNN):
@@ -52,18 +53,10 @@ def explain(layer_or_model, print_fn=print):
             choice = Choice("keras", reason)
         else:
             continue
-        rows[id(layer)] = Explanation(layer.name, type(layer).__name__, *choice)  # a shared layer has one row
-    rows = list(rows.values())
+        rows.append(Explanation(layer.name, type(layer).__name__, *choice))
     if print_fn is not None:
         table = [Explanation._fields, *rows] if rows else [("no recurrent layer",)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
             print_fn("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return rows
-
-
-def _walk(layer):
-    """A layer and those inside it, in the order in which they were added."""
-    yield layer
-    for inner in layer._flatten_layers(recursive=False, include_self=False):
-        yield from _walk(inner)

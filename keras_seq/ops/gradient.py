@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions with a derivative of their own, for nested arguments."""
+"""Functions of nested tensors with a derivative written by hand."""
+
+from collections.abc import Callable
+from typing import Any
 
 from keras import backend, ops, tree
 
 
-def custom_gradient(function, arguments):
+def custom_gradient(function: Callable, arguments: tuple) -> Any:
     """Call a function whose derivative is written by hand.
 
-    Over `keras.ops.custom_gradient` it adds nested arguments, None among them, and one convention for the backends.
+    Unlike `keras.ops.custom_gradient` it takes nested arguments and None, and has one convention for all backends.
 
     Args:
-        function: `function(*arguments) -> (results, gradient)`, with `gradient(*d_results)` giving the gradients of
-            the arguments. Results are a tuple of nested tensors; gradients have the structure of the arguments and
-            are None where they are zero. Whatever a gradient could be asked of must be an argument, not captured.
-        arguments: tuple of nested tensors and None. A variable must have been read: no gradient reaches it here.
+        function: `function(*arguments) -> (results, gradient)`. The results are a tuple of nested tensors.
+            `gradient(*d_results)` returns the gradients in the structure of the arguments, None where they are zero.
+            A tensor that is captured instead of passed as an argument gets no gradient, and fails on JAX.
+        arguments: tuple of nested tensors and None. Read variables before: no gradient reaches them here.
 
     Returns:
         The results.
     """
     flat = tree.flatten(arguments)
     given = [argument is not None for argument in flat]
-    structure = None  # of the results, known when the function has run
+    structure = None  # of the results, known once the function has run
 
     def run(*tensors):
         nonlocal structure
@@ -29,7 +32,7 @@ def custom_gradient(function, arguments):
         structure, gradient = function(*packed)
 
         def flat_gradient(*upstream):
-            # TensorFlow and PyTorch pass one argument a result, JAX one for all.
+            # TensorFlow and PyTorch pass one argument for each result, JAX a single tuple.
             upstream = upstream[0] if isinstance(upstream[0], (tuple, list)) else upstream
             d_flat = tree.flatten(gradient(*tree.pack_sequence_as(structure, list(upstream))))
             d_tensors = [d for d, there in zip(d_flat, given, strict=True) if there]
@@ -42,15 +45,15 @@ def custom_gradient(function, arguments):
     return tree.pack_sequence_as(structure, list(results))
 
 
-def _torch_custom_gradient(function):
-    """`keras.ops.custom_gradient`, which on PyTorch serves functions of one result alone."""
+def _torch_custom_gradient(function: Callable) -> Callable:
+    """Do what `keras.ops.custom_gradient` does. On PyTorch that takes functions of a single result only."""
     import torch
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *tensors):
             results, ctx.gradient = function(*tensors)
-            # The gradient may hold the results. New ones carry the graph, or it would hold itself, for ever.
+            # `gradient` may hold the results. Detached copies carry the graph, which would else refer to itself.
             return tuple(result.detach() for result in results)
 
         @staticmethod

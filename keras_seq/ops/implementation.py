@@ -4,12 +4,15 @@
 import contextlib
 import contextvars
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from keras import activations, backend
+from keras import backend
 
-from keras_seq.ops import cell_equations, cudnn, native
-from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AnyAttentionEquations, InputFeedingEquations
+from keras_seq.ops import cudnn, native
+from keras_seq.ops.cudnn import NO_FEATURES, CallFeatures
+from keras_seq.ops.equations.attention import AttentionEquations
+from keras_seq.ops.equations.protocol import Equations
 
 IMPLEMENTATIONS = ("auto", "native", "cudnn", "xla")
 _ON_CUDNN = {
@@ -27,8 +30,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def check_implementation(implementation):
-    """Return one of `IMPLEMENTATIONS`; Keras's legacy integers 0, 1 and 2 mean "auto"."""
+def check_implementation(implementation: str | int) -> str:
+    """Return one of `IMPLEMENTATIONS`. Keras's legacy integers 0, 1 and 2 mean "auto"."""
     if isinstance(implementation, int) and implementation in (0, 1, 2):
         return "auto"
     if implementation not in IMPLEMENTATIONS:
@@ -36,15 +39,16 @@ def check_implementation(implementation):
     return implementation
 
 
-def can_compile(implementation):
-    """Whether Keras may compile a layer with that `implementation` by XLA, which on TensorFlow cannot call cuDNN."""
+def can_compile(implementation: str) -> bool:
+    """Whether XLA may compile a layer with this `implementation`. On TensorFlow XLA cannot call cuDNN."""
     return implementation != "cudnn" or backend.backend() != "tensorflow"
 
 
 @contextlib.contextmanager
-def use_implementation(implementation):
-    """Replace "auto" within a `with` block: what is traced there runs the implementation named here.
+def use_implementation(implementation: str) -> Iterator[None]:
+    """Replaces "auto" within a `with` block.
 
+    Layers that run or are traced in the block use the implementation named here. For example,
     `with use_implementation("xla"): model.export(path)` writes a SavedModel of stock TensorFlow operations.
 
     Args:
@@ -64,105 +68,84 @@ def use_implementation(implementation):
         _in_use.reset(token)
 
 
-def choose_implementation(implementation, cell, dtype, extras=cudnn.NO_FEATURES):
-    """Decide how a recurrence runs: "auto" is native where there is a kernel, else cudnn where there is one, else xla.
+def choose_implementation(
+    implementation: str | int,
+    equations: Equations,
+    dtype: str,
+    features: CallFeatures = NO_FEATURES,
+) -> Choice:
+    """Choose what runs a recurrence: with "auto" native if there is a kernel, else cudnn if it can, else xla.
 
     `use_implementation` and, after it, the environment variable `KERAS_SEQ_IMPLEMENTATION` replace "auto".
 
     Args:
         implementation: "auto", "native", "cudnn" or "xla".
-        cell: a recurrence of `cell_equations`.
-        dtype: that of the computation, a name.
-        extras: `cudnn.CallFeatures`, what the call asks for that cuDNN may not have.
-
-    Returns:
-        A `Choice`.
+        equations: the equations of one step.
+        dtype: the name of the dtype of the computation.
+        features: what the call uses that cuDNN may not have.
 
     Raises:
-        NotImplementedError: if "native" or "cudnn" is asked for and cannot be had.
-        ValueError: if there is no such implementation.
+        NotImplementedError: if "native" or "cudnn" is requested and cannot run.
+        ValueError: if `implementation` is none of these.
     """
-    requested, source = check_implementation(implementation), "`implementation`"
-    for name, replacement in (
-        ("`use_implementation`", _in_use.get()),
-        ("KERAS_SEQ_IMPLEMENTATION", os.environ.get("KERAS_SEQ_IMPLEMENTATION")),
-    ):
-        if requested == "auto" and replacement:
-            requested, source = check_implementation(replacement), name
+    requested, source = _resolve(implementation)
     if requested == "xla":
         return Choice("xla", f"asked for by {source}")
     if requested != "auto":
-        missing = why_not_native(cell, dtype) if requested == "native" else why_not_cudnn(cell, dtype, extras)
-        if missing:
-            raise NotImplementedError(f"{source} asks for '{requested}', but {missing}. Use 'auto' or 'xla'.")
+        reason = (
+            why_not_native(equations, dtype) if requested == "native" else why_not_cudnn(equations, dtype, features)
+        )
+        if reason:
+            raise NotImplementedError(f"{source} asks for '{requested}', but {reason}. Use 'auto' or 'xla'.")
         return Choice(requested, f"asked for by {source}")
-    missing = why_not_native(cell, dtype)
-    if missing is None:
+    reason = why_not_native(equations, dtype)
+    if reason is None:
         return Choice("native", "a kernel covers it")
-    if not cudnn.sees_gpu():
-        return Choice("xla", missing)
-    missing = why_not_cudnn(cell, dtype, extras)
-    if missing is None:
-        return Choice("cudnn", _ON_CUDNN[backend.backend()])
-    return Choice("xla", missing)
+    if cudnn.sees_gpu():
+        reason = why_not_cudnn(equations, dtype, features)
+        if reason is None:
+            return Choice("cudnn", _ON_CUDNN[backend.backend()])
+    return Choice("xla", reason)
 
 
-def why_not_native(cell, dtype):
-    """Why there is no native kernel for a recurrence of `cell_equations`, or None where there is one."""
-    if native_kernel(cell) is None:
-        return f"there is no native kernel for {_describe(cell)}"
+def _resolve(implementation: str | int) -> tuple[str, str]:
+    """Return the requested implementation and what requests it."""
+    requested = check_implementation(implementation)
+    if requested != "auto":
+        return requested, "`implementation`"
+    if _in_use.get() not in (None, "auto"):
+        return _in_use.get(), "`use_implementation`"
+    from_environment = os.environ.get("KERAS_SEQ_IMPLEMENTATION")
+    if from_environment:
+        return check_implementation(from_environment), "KERAS_SEQ_IMPLEMENTATION"
+    return "auto", "`implementation`"
+
+
+def why_not_native(equations: Equations, dtype: str) -> str | None:
+    """Say why there is no native kernel for these equations, or return None if there is one."""
+    if native_kernel(equations) is None:
+        return f"there is no native kernel for {_describe(equations)}"
     if dtype not in _DTYPES:
         return f"there is no native kernel for {dtype}"
     return native.unavailable()
 
 
-def why_not_cudnn(cell, dtype, extras=cudnn.NO_FEATURES):
-    """Why cuDNN cannot run a recurrence of `cell_equations`, or None where it can."""
-    kernel = None if isinstance(cell, AdditiveAttentionEquations) else native_kernel(cell)
+def why_not_cudnn(equations: Equations, dtype: str, features: CallFeatures = NO_FEATURES) -> str | None:
+    """Say why cuDNN cannot run these equations, or return None if it can."""
+    kernel = None if isinstance(equations, AttentionEquations) else native_kernel(equations)
     if kernel == ("GRU", {"reset_after": False}):
         return "cuDNN has no GRU with reset_after=False"
     if kernel not in (("GRU", {"reset_after": True}), ("LSTM", {})):
-        return f"cuDNN, as Keras uses it, has no {_describe(cell)}"
-    return cudnn.unavailable(kernel[0], dtype, extras)
+        return f"cuDNN, as Keras uses it, has no {_describe(equations)}"
+    return cudnn.unavailable(kernel[0], dtype, features)
 
 
-def native_kernel(cell):
-    """The name and the attributes of the native kernel of a recurrence of `cell_equations`, or None.
-
-    Those of a recurrence with additive attention are those of its cell.
-    """
-    if isinstance(cell, AdditiveAttentionEquations):
-        cell = cell.cell
-    if isinstance(cell, cell_equations.SimpleRNNEquations):
-        if cell.activation in (activations.tanh, activations.relu, activations.linear):
-            return "SimpleRNN", {"activation": cell.activation.__name__}
-        return None
-    if type(cell) not in (
-        cell_equations.GRUEquations,
-        cell_equations.LSTMEquations,
-    ):  # whose subclasses compute something else
-        return None
-    if cell.activation is not activations.tanh or cell.recurrent_activation is not activations.sigmoid:
-        return None
-    return ("GRU", {"reset_after": cell.reset_after}) if isinstance(cell, cell_equations.GRUEquations) else ("LSTM", {})
+def native_kernel(equations: Equations) -> tuple[str, dict] | None:
+    """Return the name and the attributes of the native op for these equations, or None. Foreign cells have none."""
+    return equations.native_kernel() if hasattr(equations, "native_kernel") else None
 
 
-def _describe(cell):
-    if isinstance(cell, AdditiveAttentionEquations):
-        return f"{_describe(cell.cell)} with attention"
-    if isinstance(cell, AnyAttentionEquations):
-        return "attention that is not additive with a softmax"
-    if isinstance(cell, InputFeedingEquations):
-        return "attention after the cell with input feeding"
-    if isinstance(cell, cell_equations.ExtendedLSTMEquations):
-        parts = {"peepholes": cell.peephole, "a projection": cell.projection_units, "layer_norm": cell.layer_norm}
-        return "LSTM with " + ", ".join(name for name, there in parts.items() if there)
-    if isinstance(cell, cell_equations.LayerNormGRUEquations):
-        return "GRU with layer_norm"
-    if not isinstance(
-        cell, (cell_equations.SimpleRNNEquations, cell_equations.GRUEquations, cell_equations.LSTMEquations)
-    ):
-        return f"{type(cell).__name__}, which is not a cell of keras_seq"
-    functions = [getattr(cell, name, None) for name in ("activation", "recurrent_activation")]
-    names = ", ".join(getattr(f, "__name__", str(f)) for f in functions if f is not None)
-    return f"{type(cell).__name__.removesuffix('Equations')} with the activation(s) {names}"
+def _describe(equations: Equations) -> str:
+    if hasattr(equations, "describe"):
+        return equations.describe()
+    return f"{type(equations).__name__}, which is not a cell of keras_seq"

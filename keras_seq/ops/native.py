@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import backend
 
+from keras_seq._private_api import inputs_without_gradient
+
 FOLDER = pathlib.Path(__file__).parents[1] / "_native"
 STATES = {"SimpleRNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}  # of each cell
 ATTENTION_DECODER = "AttentionDecoder"
@@ -42,6 +44,30 @@ def unavailable():
         where they can run. The first call loads the library.
     """
     return _load()[1]
+
+
+def run(calls, *, mask=None, recompute=False, attention=None):
+    """Run recurrences side by side."""
+    first = calls[0]
+    kernel, attributes = first.equations.native_kernel()
+    results = recur(
+        kernel,
+        [call.inputs for call in calls],
+        [call.kernel for call in calls],
+        [call.recurrent_kernel for call in calls],
+        None if first.bias is None else [call.bias for call in calls],
+        initial_state=None if first.initial_state is None else [call.initial_state for call in calls],
+        mask=mask,
+        recurrent_dropout_mask=None
+        if first.recurrent_dropout_mask is None
+        else [call.recurrent_dropout_mask for call in calls],
+        zoneout=None if first.zoneout_masks is None else [call.zoneout_masks for call in calls],
+        attention=attention,
+        reverse=[call.reverse for call in calls],
+        keep_residuals=not recompute,
+        **attributes,
+    )
+    return list(zip(*results, strict=True))
 
 
 def recur(
@@ -323,8 +349,7 @@ def _tensorflow_gradient(ops, name, op, *upstream):
     attributes = {attribute: _text(op.get_attr(attribute)) for attribute in _ATTRIBUTES[name]}
     reverse = op.get_attr("reverse")
     call = _Call(name, attributes.get("cell", name), tuple(reverse), op.get_attr("keep_residuals"), ())
-    # A tape says which gradients nobody asked for; tf.gradients does not.
-    skipped = getattr(op, "skip_input_indices", None) or ()
+    skipped = inputs_without_gradient(op)
     first, arguments, needed = 0, {}, set()
     for argument, count in call.counts().items():
         indices = range(first, first := first + op.get_attr(count))

@@ -1,37 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeds for the parts of a layer or model, and random masks for dropout and zoneout.
 
-A layer that draws one stream of numbers takes its seed as it is, as in Keras. What consists of several parts gives each
-part a seed of its own: `child_seed`.
+A layer that draws one stream of random numbers takes its seed as it is, as in Keras. A layer or model of several parts
+gives each part its own seed: `child_seed`.
 """
 
 import hashlib
 import math
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import backend, ops
 
+from keras_seq.ops.equations.protocol import Tensor
 
-def check_rate(name, rate):
-    """Return the rate of a dropout as a float, once it is one; `name` is the argument that a message is about."""
+
+def check_rate(name: str, rate: float) -> float:
+    """Return a dropout rate as a float after checking it. `name` is the argument that the message names."""
     if not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
         raise ValueError(f"`{name}` must be a number in [0, 1). Received: {rate!r}")
     return float(rate)
 
 
-def child_seed(seed, *path):
+def child_seed(seed: int | None, *path: str | int) -> int | None:
     """Derive the seed of one part from the seed of the whole.
 
-    The result is a hash of seed and path: parts draw independent numbers, the same ones in every run. With `seed + 1`
-    the second part of a layer with seed 1 would draw the numbers of a layer with seed 2.
+    The result is a hash of seed and path, so parts draw independent numbers, and the same ones in every run. With
+    `seed + 1` instead, the second part of a layer with seed 1 would draw the numbers of a layer with seed 2.
 
     Args:
         seed: an integer, or None.
-        *path: names and numbers that tell this part from all others of the same whole.
+        *path: names and numbers that distinguish this part from all others of the same whole.
 
     Returns:
-        An integer in [0, 2^31); None if `seed` is None.
+        An integer in [0, 2^31), or None if `seed` is None.
 
     Example:
         >>> child_seed(7, "Encoder", "layer", 0) == child_seed(7, "Encoder", "layer", 1)
@@ -45,8 +49,8 @@ def child_seed(seed, *path):
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def with_child_seeds(config, *path):
-    """A configuration in which each seed, at any depth, is replaced by its `child_seed`."""
+def with_child_seeds(config: Any, *path: str | int) -> Any:
+    """Return a configuration in which each seed, at any depth, is replaced by its `child_seed`."""
     if isinstance(config, dict):
         return {
             key: child_seed(value, *path)
@@ -59,18 +63,19 @@ def with_child_seeds(config, *path):
     return config
 
 
-def child_initializer(initializer, *path):
-    """A copy of an initializer that draws other numbers, for one of several weights.
+def child_initializer(initializer: Callable, *path: str | int) -> Callable:
+    """Return a copy of an initializer that draws other numbers, for one of several weights.
 
-    An initializer of Keras returns the same numbers in every call. The copy of an unseeded one has a new random seed;
-    that of a seeded one has the `child_seed`. An initializer without a seed is returned as it is.
+    Keras's initializers return the same numbers in every call. The copy of an initializer without a seed gets a new
+    random seed; the copy of one with a seed gets the `child_seed`. An initializer that takes no seed is returned as it
+    is.
     """
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
     return type(initializer).from_config(with_child_seeds(config, *path)) if "seed" in config else initializer
 
 
-def draw_same_numbers(initializer, other):
-    """Whether two initializers draw the same numbers: they are one object, or equal ones with a seed."""
+def draw_same_numbers(initializer: Callable, other: Callable) -> bool:
+    """Whether two initializers draw the same numbers: they are one object, or equal and have a seed."""
     if initializer is other:
         return True
     if type(initializer) is not type(other) or not hasattr(initializer, "get_config"):
@@ -79,21 +84,27 @@ def draw_same_numbers(initializer, other):
     return config.get("seed") is not None and config == other.get_config()
 
 
-def dropout_mask(shape, rate, seed_generator, dtype=None, scale=True):
-    """Draw a mask whose entries are 0 with probability `rate`, and else 1/(1 - rate).
+def dropout_mask(
+    shape: tuple,
+    rate: float,
+    seed_generator: keras.random.SeedGenerator,
+    dtype: str | None = None,
+    scale: bool = True,
+) -> Tensor:
+    """Draw a mask whose entries are 0 with probability `rate`, and 1/(1 - rate) otherwise.
 
-    On TensorFlow, probabilities are multiples of 2^-16, the nearest to `rate` but never 1, and one seed gives one mask
-    whether run eagerly, as a graph or compiled by XLA (in TensorFlow 2.21, which does not promise it).
+    On TensorFlow, probabilities are multiples of 2^-16, the nearest to `rate` but never 1. There, one seed gives one
+    mask whether the call runs eagerly, in a graph or compiled by XLA. TensorFlow 2.21 behaves so without promising it.
 
     Args:
-        shape: of the mask; a tuple of numbers and, on TensorFlow, scalar tensors.
+        shape: a tuple of numbers and, on TensorFlow, scalar tensors.
         rate: the probability of a 0, a number at least 0 and less than 1.
-        seed_generator: `keras.random.SeedGenerator`, which every call advances once.
-        dtype: of the mask; None for `keras.config.floatx()`.
-        scale: False for ones instead of 1/(1 - rate).
+        seed_generator: every call advances it once.
+        dtype: the dtype of the mask; by default `keras.config.floatx()`.
+        scale: whether the other entries are 1/(1 - rate) instead of 1.
 
     Returns:
-        A tensor of that shape and dtype.
+        A tensor with this shape and dtype.
 
     Example:
         >>> import numpy as np
@@ -106,18 +117,18 @@ def dropout_mask(shape, rate, seed_generator, dtype=None, scale=True):
     return mask * (1 / (1 - rate)) if scale else mask
 
 
-def _keep(shape, rate, seed_generator):
+def _keep(shape: tuple, rate: float, seed_generator: keras.random.SeedGenerator) -> Tensor:
     return keras.random.uniform(shape, dtype="float32", seed=seed_generator) >= rate
 
 
-def _keep_on_tensorflow(shape, rate, seed_generator):
-    """Compare 16 random bits an entry, four entries a word, with a threshold.
+def _keep_on_tensorflow(shape: tuple, rate: float, seed_generator: keras.random.SeedGenerator) -> Tensor:
+    """Compare 16 random bits for each entry, four entries to a word, with a threshold.
 
-    A bare mask (64, 50, 512) on 2 CPU cores takes 2.0 ms in a graph and 2.6 ms compiled by XLA. `keras.random.dropout`
-    takes 3.5 and 260: it leaves TensorFlow to select the algorithm, and XLA fuses the derivation of the key into the
-    loop over the entries. Floats of a named algorithm take 3.2 and 2.3, but no less than Keras's inside a model: the
-    compiled training step of an LSTM of 512 units with two such masks took 243 ms with them (246 with Keras's), 216
-    with these words and 212 without masks.
+    On 2 CPU cores, a single mask (64, 50, 512) takes 2.0 ms in a graph and 2.6 ms compiled by XLA.
+    `keras.random.dropout` takes 3.5 and 260 ms: it lets TensorFlow choose the algorithm, and XLA fuses the derivation
+    of the key into the loop over the entries. Floats from a named algorithm take 3.2 and 2.3 ms, but inside a model no
+    less than Keras's: the compiled training step of an LSTM with 512 units and two such masks took 243 ms with them,
+    246 with Keras's, 216 with these words, and 212 without masks.
     """
     import tensorflow as tf
 

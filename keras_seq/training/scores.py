@@ -5,7 +5,8 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from keras.src.utils.module_utils import tensorflow as tf  # imported when it is used
+
+from keras_seq._lazy_tensorflow import tf
 
 
 class ErrorRates(NamedTuple):

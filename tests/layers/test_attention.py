@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_seq import layers
-from keras_seq.ops.attention_equations import first_stop, monotonic_weights
+from keras_seq.ops.attention import first_stop, monotonic_weights
 
 UNITS, FEATURES = 3, 4
 MAKERS = {
@@ -177,8 +177,8 @@ def test_noise_of_monotonic_attention():
     assert not np.allclose(*soft)
     twin = layers.MonotonicAttention(UNITS, noise_std=0.7, seed=1, dtype="float64")
     noise = np.array(twin.draw((2, 5, 5)))
-    attend = references.monotonic(value, *map(np.array, layer.get_weights()[:6]), training=True, noise=noise)
-    assert_close(soft[0], np.stack([attend(query[:, t])[0] for t in range(5)], axis=1), 1e-12)
+    look = references.monotonic(value, *map(np.array, layer.get_weights()[:6]), training=True, noise=noise)
+    assert_close(soft[0], np.stack([look(query[:, t])[0] for t in range(5)], axis=1), 1e-12)
     many = np.array(layers.MonotonicAttention(UNITS, noise_std=0.7, seed=1).draw((100, 10, 10)))
     np.testing.assert_allclose([many.mean(), many.std()], [0, 0.7], atol=0.03)
 

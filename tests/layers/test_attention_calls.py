@@ -108,7 +108,7 @@ CELL = layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(2, c
         ),
         (
             lambda: layers.RNN(CELL)(INPUTS, memory=SOURCES[:1]),
-            r"`memory` and `inputs` must be of one batch.*\(1, 4, 3\)",
+            r"`memory` and `inputs` must have the same batch size.*\(1, 4, 3\)",
         ),
         (
             lambda: layers.RNN(CELL)(INPUTS, memory=SOURCES, memory_mask=MASK),

@@ -91,13 +91,13 @@ def test_whole_sequences_and_single_steps_apply_the_same_masks(kind, attention):
     inner.get_recurrent_dropout_mask(np.ones((BATCH, UNITS)))
     state = stepping.get_initial_state(SOURCES)
     for t in range(TIME):
-        output, state, _ = stepping.take_step(INPUTS[:, t], state, SOURCES, training=True)
+        output, state, _ = stepping.step(INPUTS[:, t], state, SOURCES, training=True)
         assert_close(outputs[:, t], output, 1e-12)
 
     kernel = (plain.cell.cells[0] if kind == "stack" else plain.cell).recurrent_kernel
     kernel.assign(kernel * masks.recurrent_kernel)
     state = plain.get_initial_state(SOURCES)
-    output, _, _ = plain.take_step(INPUTS[:, 0] * masks.inputs[:, 0], state, SOURCES)
+    output, _, _ = plain.step(INPUTS[:, 0] * masks.inputs[:, 0], state, SOURCES)
     assert_close(outputs[:, 0], output, 1e-12)  # in the first step the previous h is zero, so its mask does not matter
 
 

@@ -299,5 +299,5 @@ def test_invalid_arguments_raise(make, message):
 def test_a_stack_needs_an_initial_state_for_each_cell():
     state = np.zeros((BATCH, UNITS), "float32")
     stack = layers.LSTM(UNITS, num_layers=2)
-    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2, one entry a cell\. Received: 3"):
+    with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2, one for each cell\. Received: 3"):
         stack(SEQUENCES, initial_state=[[state, state]] * 3)

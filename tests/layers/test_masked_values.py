@@ -9,7 +9,7 @@ from conftest import assert_close, draw, every_implementation, run_with_gradient
 
 from keras_seq import layers, ops
 from keras_seq.models import Decoder
-from keras_seq.ops import cell_equations
+from keras_seq.ops.equations.gru import GRUEquations
 
 BATCH, TIME, SOURCE, FEATURES, UNITS = 2, 3, 4, 3, 5
 MASK = np.array([[True, False, True], [False, True, False]])
@@ -113,9 +113,7 @@ def test_the_function_attention_decoder_ignores_masked_memory(implementation):
     weights |= {"query_kernel": draw(UNITS, UNITS), "score_vector": draw(UNITS), "implementation": implementation}
 
     def call(memory, keys):
-        return ops.attention_decoder(
-            cell_equations.GRUEquations(), SEQUENCES, memory, keys=keys, memory_mask=MEMORY_MASK, **weights
-        )
+        return ops.attention_decoder(GRUEquations(), SEQUENCES, memory, keys=keys, memory_mask=MEMORY_MASK, **weights)
 
     assert_masked_values_change_nothing(
         call, list, (MEMORY, MEMORY_MASK), (draw(BATCH, SOURCE, UNITS, seed=2), MEMORY_MASK)

@@ -9,15 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import activations
 
-from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AttentionWeights
-from keras_seq.ops.cell_equations import (
-    ExtendedLSTMEquations,
-    GRUEquations,
-    LayerNormGRUEquations,
-    LSTMEquations,
-    RecurrentWeights,
-    SimpleRNNEquations,
-)
+from keras_seq.ops.equations.attention import AdditiveAttentionEquations, AttentionWeights
+from keras_seq.ops.equations.gru import GRUEquations, LayerNormGRUEquations
+from keras_seq.ops.equations.lstm import ExtendedLSTMEquations, LSTMEquations
+from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.scan import scan
 
 TOLERANCE = 1e-10
@@ -73,17 +69,16 @@ def draw_weights(cell, call, rng):
             rng.normal(size=(call["batch"], SOURCE, ATTENTION)),
             rng.normal(size=(call["batch"], SOURCE, MEMORY)),
         ]
-        memory_mask = rng.integers(0, 2, (call["batch"], SOURCE)).astype("float64") if call["memory_mask"] else None
-        return [*own, *inner], lambda *w: AttentionWeights(put_inner(*w[5:]), *w[:5], memory_mask)
+        return [*own, *inner], lambda *w: AttentionWeights(put_inner(*w[5:]), *w[:5])
     weights = [rng.normal(size=(UNITS, cell.gates * UNITS))]
     if isinstance(cell, GRUEquations) and cell.reset_after and call["recurrent_bias"]:
         weights.append(rng.normal(size=cell.gates * UNITS))
-    dropout_mask, shapes = draw_unit_mask(call["dropout"], call, rng), extra_weight_shapes(cell)
+    shapes = extra_weight_shapes(cell)
     own, extra = len(weights), [rng.normal(size=shape) for shape in shapes.values()]
 
     def put(kernel, *rest):
         of_names = dict(zip(shapes, rest[own - 1 :], strict=True))
-        return RecurrentWeights(kernel, *rest[: own - 1], dropout_mask=dropout_mask, extra=of_names or None)
+        return RecurrentWeights(kernel, *rest[: own - 1], extra=of_names or None)
 
     return [*weights, *extra], put
 
@@ -109,14 +104,18 @@ def assert_gradients_agree(cell, call, mode):
     inputs = rng.normal(size=(call["time"], call["batch"], cell.gates * UNITS))
     state = [rng.normal(size=(call["batch"], UNITS)) for _ in range(cell.states)]
     mask = rng.random((call["time"], call["batch"])) < 0.6 if call["mask"] else None
-    zoneout_masks = [draw_unit_mask(of, call, rng) for of in call["zoneout"][: cell.states]]
-    options = {"unroll": call["unroll"], "zoneout_masks": zoneout_masks}
+    masks = StepMasks(
+        recurrent_dropout=draw_unit_mask(call["dropout"], call, rng),
+        zoneout=tuple(draw_unit_mask(of, call, rng) for of in call["zoneout"][: cell.states]),
+        memory=rng.integers(0, 2, (call["batch"], SOURCE)).astype("float64") if call["memory_mask"] else None,
+    )
+    options = {"unroll": call["unroll"]}
 
     def run(cell, **options):
         def function(inputs, *tensors):
             state, weights = tensors[: cell.states], tensors[cell.states :]
             given_mask = None if mask is None else keras.ops.convert_to_tensor(mask)
-            return scan(cell, inputs, state, put_weights(*weights), given_mask, **options)
+            return scan(cell, put_weights(*weights), masks, inputs, state, given_mask, **options)
 
         return run_with_gradients(function, [inputs, *state, *weights], mode=mode)
 

@@ -16,13 +16,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import KERNEL_CELLS, every_kind, make_cell_equations, needs_kernels, relative_error, run_with_gradients
+from conftest import (
+    CELL_EQUATIONS,
+    KERNEL_CELLS,
+    every_kind,
+    make_cell_equations,
+    needs_kernels,
+    relative_error,
+    run_with_gradients,
+)
 
 from keras_seq import layers, ops
 from keras_seq.ops import native
 
 pytestmark = needs_kernels
-GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 TOLERANCES = {"float32": 3e-5, "float64": 1e-11, "bfloat16": 2e-2}
 CALLS = 100  # that are drawn at random
 INFINITE_CALLS = 30  # those that run a second time with an infinity among their inputs
@@ -46,7 +53,7 @@ def draw_call(seed):
         cell["activation"] = str(rng.choice(["tanh", "linear"] + ["relu"] * (dtype != "bfloat16")))
     if kind == "gru":
         cell["reset_after"] = happens(0.7)
-    width = GATES[kind] * units
+    width = CELL_EQUATIONS[kind].gates * units
     attends = seed % 7 in (2, 5)  # some calls of every kind, dtype and size
     source, memory_units, attention_units = (int(rng.integers(1, n)) for n in (9, 8, 7)) if attends else (0, 0, 0)
     bias_shape = (2, width) if cell.get("reset_after") else (width,)
@@ -240,7 +247,7 @@ def test_overflow_is_infinite_as_in_keras():
 @pytest.mark.parametrize("kind, attributes", [("lstm", {}), ("gru", {"reset_after": False})])
 def test_an_infinity_spreads_through_attention_as_in_xla(kind, attributes, place, units, memory_units, attention_units):
     rng = np.random.default_rng(0)
-    width = GATES[kind] * units
+    width = CELL_EQUATIONS[kind].gates * units
     shapes = {
         "inputs": (2, 5, 4),
         "memory": (2, 3, memory_units),
@@ -275,7 +282,7 @@ def test_no_result_or_residual_is_uninitialised(kind, attributes):
     """TensorFlow checks all outputs of the ops, even the residuals of masked steps and of padding."""
     name = {"SimpleRNN": "simple_rnn"}.get(kind, kind.lower())
     mask = np.random.default_rng(0).random((6, 9)) < 0.5
-    width = GATES[name] * 37
+    width = CELL_EQUATIONS[name].gates * 37
     shapes = [(6, 9, 4), (4, width), (37, width)]
     memory = {"memory": (6, 5, 3), "keys": (6, 5, 70), "query_kernel": (37, 70), "score_vector": (70,)}
     arguments = [tf.constant(np.random.default_rng(i).normal(size=s) * 0.1) for i, s in enumerate(shapes)]

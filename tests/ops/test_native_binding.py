@@ -18,7 +18,8 @@ import tensorflow as tf
 from conftest import GATES, KERNEL_CELLS, MODES, assert_close, run_with_gradients
 
 from keras_seq import layers, ops
-from keras_seq.ops import cell_equations, native
+from keras_seq.ops import native
+from keras_seq.ops.equations.lstm import LSTMEquations
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
 STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
@@ -165,7 +166,7 @@ def test_any_byte_but_zero_is_true(implementation, mode, attends):
             tape.watch(arguments)
             if attends:
                 weights = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, **reading}
-                lstm = cell_equations.LSTMEquations()
+                lstm = LSTMEquations()
                 results = ops.attention_decoder(lstm, x, memory, memory_mask=mask, mask=mask, **weights, **options)
             else:
                 results = ops.lstm(x, kernel, recurrent_kernel, mask=mask, **options)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_seq import ops
-from keras_seq.ops import cell_equations
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
 
 TOLERANCE = 1e-12
 FEATURES, UNITS, SOURCE, MEMORY, ATTENTION = 2, 3, 4, 2, 3
@@ -34,8 +35,8 @@ RECURRENCES = {
     "gru_reset_after": (ops.gru, 3, 1, False),
     "gru_reset_before": (gru_reset_before, 3, 1, False),
     "lstm": (ops.lstm, 4, 2, False),
-    "attention_gru": (attention_decoder(cell_equations.GRUEquations()), 3, 1, True),
-    "attention_lstm": (attention_decoder(cell_equations.LSTMEquations()), 4, 2, True),
+    "attention_gru": (attention_decoder(GRUEquations()), 3, 1, True),
+    "attention_lstm": (attention_decoder(LSTMEquations()), 4, 2, True),
 }
 CALLS = st.fixed_dictionaries(
     {

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units, per_step
-from keras_seq.ops.attention_equations import additive_energies
+from keras_seq.ops.attention import additive_energies
 
 SCORES = ("dot", "general", "concat")
 

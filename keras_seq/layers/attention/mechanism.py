@@ -4,10 +4,10 @@
 import keras
 from keras import ops
 
-from keras_seq.ops.attention_equations import attend, masked_softmax
+from keras_seq.ops.attention import masked_softmax, weighted_sum
+from keras_seq.ops.masks import as_bool_mask, zero_masked_positions
 from keras_seq.ops.random import child_initializer
-from keras_seq.ops.recurrence import as_bool_mask, zero_masked_positions
-from keras_seq.ops.scan import time_loop
+from keras_seq.ops.time_loop import time_loop
 
 
 class AttentionMechanism(keras.layers.Layer):
@@ -119,7 +119,7 @@ class AttentionMechanism(keras.layers.Layer):
             memory_mask = ops.cast(as_bool_mask(memory_mask), energies.dtype)
             memory_mask = memory_mask if len(energies.shape) == 2 else memory_mask[:, None]
         weights, state = self.weigh(energies, memory_mask, state, drawn, training)
-        return attend(weights, memory), weights, state
+        return weighted_sum(weights, memory), weights, state
 
     def attend_over_time(
         self, queries, memory, keys, memory_mask=None, state=None, mask=None, training=False, unroll=False

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_seq.layers.attention.bahdanau import BahdanauAttention
-from keras_seq.ops.attention_equations import first_stop, monotonic_weights
+from keras_seq.ops.attention import first_stop, monotonic_weights
 
 
 @keras.saving.register_keras_serializable("keras_seq")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that keras_seq uses of Keras and TensorFlow beyond their public API.
+
+Each function says why no public name serves, and what breaks without it. When a new version of Keras or TensorFlow
+moves or drops a name, `tests/test_private_api.py` names it and the files that need it, and this file is the one to
+change.
+"""
+
+from keras.src import backend
+
+
+def get_mask(tensor):
+    """The mask that a tensor carries, as from an `Embedding` with `mask_zero=True`, or None.
+
+    Public API passes a mask to a layer only where the tensor is the only one in the call, or where the layer has an
+    argument `<name>_mask`. The attribute `_keras_mask` alone does not serve: a tracer of JAX takes no attributes, and
+    Keras keeps its mask elsewhere. Without this, masks of an Embedding are lost where an initial state is given, in
+    `Bidirectional`, `TimeDistributed` and `AttentionDecoder`, and with ragged inputs.
+    """
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor, mask):
+    """Attach a mask to a tensor, for the next layer.
+
+    Public API attaches what `compute_mask` returns, which sees only the inputs of a layer. Without this, ragged inputs
+    lose their row lengths, and `TimeDistributed` the masks that its layer gives its outputs.
+    """
+    backend.set_keras_mask(tensor, mask)
+
+
+def sublayers(layer):
+    """The layers directly inside a layer, in the order in which they were added.
+
+    Public API has `Model.layers`, which other layers lack and which leaves out some layers of a `Sequential` or
+    functional model. Without this, `explain`, `convert` and `gradient_flow` find no layers, and wrappers cannot check
+    the layer that they wrap.
+    """
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def walk_layers(layer):
+    """Yield `(path, layer)` for a layer and all layers inside it, at any depth, in the order of the model.
+
+    A layer comes before those inside it. Its path holds their names below the outermost layer, as in
+    "bidirectional/backward_gru"; that of the outermost layer is "". A shared layer comes once, at its first place.
+    """
+    seen, waiting = set(), [("", layer)]
+    while waiting:
+        path, layer = waiting.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield path, layer
+        prefix = f"{path}/" if path else ""
+        waiting += [(prefix + inner.name, inner) for inner in reversed(sublayers(layer))]
+
+
+def compile_arguments(layer):
+    """What a model was compiled with, a dict of the objects as they were given; empty if it was not.
+
+    Public API is `Model.get_compile_config`, in which classes and functions are only names. Without this, `convert`
+    cannot find the losses and metrics of a user that are not registered with Keras.
+    """
+    serializable = getattr(layer, "_compile_config", None)
+    return {} if serializable is None else serializable.config
+
+
+def draw_dropout_masks(cell, inputs, state):
+    """Have a cell draw the dropout masks that it keeps until `reset_dropout_masks`, if it is one that draws masks.
+
+    `keras.layers.RNN` does this before its loop, but the class that declares these methods has no public name. Without
+    this, cells of Keras in an `AttentionCell` draw their masks inside the loop, in the graph of a step, which no other
+    step can read.
+
+    Args:
+        cell: a cell, not a stack of cells.
+        inputs: (batch, features), of one step.
+        state: (batch, units), the first state.
+    """
+    if hasattr(cell, "get_dropout_mask"):
+        cell.get_dropout_mask(inputs)
+        cell.get_recurrent_dropout_mask(state)
+
+
+def reset_dropout_masks(cell):
+    """Have a cell forget the masks of `draw_dropout_masks`.
+
+    Without this, a call that fails leaves masks to the next one, which may belong to another graph.
+    """
+    for name in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
+        getattr(cell, name, lambda: None)()
+
+
+def draws_mask_for_each_gate(cell):
+    """Whether a cell has a dropout mask for each gate, as Keras's `GRUCell` and `LSTMCell` with `recurrent_dropout`.
+
+    Public API does not tell. Without this, `VariationalDropout` accepts cells that derive from these, whose gates do
+    not share a mask.
+    """
+    return bool(getattr(cell, "dropout_mask_count", None))
+
+
+def cudnn_ok(**arguments):
+    """Whether Keras runs a recurrence with such arguments on cuDNN in this process: there is a GPU, and it covers them.
+
+    Public API is the argument `use_cudnn="auto"` of Keras's layers, which does not tell what was chosen. Without this,
+    implementation "cudnn" cannot be chosen or refused.
+    """
+    return backend.cudnn_ok(**arguments)
+
+
+def cudnn_recurrence(cell):
+    """Keras's function that runs "LSTM" or "GRU" on cuDNN.
+
+    Public API is Keras's own layers, which cannot run the weights and states of another layer. Without this there is no
+    implementation "cudnn".
+    """
+    return getattr(backend, cell.lower())
+
+
+def inside_xla():
+    """Whether TensorFlow traces a function that XLA compiles.
+
+    `tf.function` asks the same, but public API does not tell. Without this, layers on a GPU try to call cuDNN from
+    inside XLA, which fails.
+    """
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def inputs_without_gradient(op):
+    """Indices of the inputs of a TensorFlow operation for which a `tf.GradientTape` wants no gradient.
+
+    TensorFlow's own gradient functions read the attribute, which is not documented. `tf.gradients` does not set it.
+    Without this, native kernels compute the gradients of all arguments, also those that nobody uses: slower, not wrong.
+    """
+    return getattr(op, "skip_input_indices", None) or ()

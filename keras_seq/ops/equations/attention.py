@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of a cell that attends to a memory: additive attention with its derivative, and any other attention."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_seq.ops.attention import additive_energies, masked_softmax, weighted_sum
+from keras_seq.ops.equations.cell import CellEquations, contract_time, zone_out
+from keras_seq.ops.equations.protocol import (
+    Equations,
+    RecurrentWeights,
+    State,
+    Step,
+    StepGradients,
+    StepMasks,
+    Tensor,
+    Trace,
+)
+
+
+class AttentionWeights(NamedTuple):
+    """What every step reads beside its inputs."""
+
+    cell: RecurrentWeights
+    context_kernel: Tensor | None  # (memory_units, gates * units), the rows of the input kernel for the context
+    query_kernel: Tensor | None  # (units, attention_units); only of `AdditiveAttentionEquations`
+    score_vector: Tensor | None  # (attention_units,); likewise
+    keys: Tensor  # (batch, source, attention_units), the projected memory
+    memory: Tensor  # (batch, source, memory_units)
+
+
+class AttentionInputs(NamedTuple):
+    """The inputs of one step, where the attention may draw noise."""
+
+    inputs: Tensor  # (batch, gates * units), the input product; or (batch, features) of a foreign cell
+    noise: Tensor | None  # (batch, source)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionEquations:
+    """Equations around those of a cell, which attend in each step.
+
+    `cell` may be a foreign cell. Its step then takes the pair (inputs, context), and there is no context kernel.
+    """
+
+    cell: CellEquations | Equations
+
+    leading_states = 0  # how many states of the attention come before those of the cell
+    applies_zoneout = False
+
+    @property
+    def gates(self) -> int:
+        return self.cell.gates
+
+    @property
+    def states(self) -> int:
+        return self.cell.states
+
+    def fed_units(self, memory_units: int) -> int:
+        """Return how many features enter the cell beside the inputs."""
+        return memory_units
+
+    def native_kernel(self) -> tuple[str, dict] | None:
+        return None
+
+    def project(self, weights: AttentionWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        return self.cell.project(weights.cell, inputs, kernel, bias)
+
+    def state_sizes(self, units: int) -> tuple[int, ...]:
+        return self.cell.state_sizes(units)
+
+    def prepare(self, weights: AttentionWeights) -> AttentionWeights:
+        return weights._replace(cell=self.cell.prepare(weights.cell))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdditiveAttentionEquations(AttentionEquations):
+    """A cell that attends to a memory before each step (Bahdanau, Cho & Bengio 2015).
+
+    `a = softmax(v . tanh(k + h W_q))`, `context = sum_s a_s m_s`, then the cell on `x + context W_c`. A step emits `a`
+    (batch, source). The derivative computes `tanh(k + q)` again, so that memory does not grow with
+    target * source * units.
+    """
+
+    @property
+    def differentiable(self) -> bool:
+        return self.cell.differentiable
+
+    def native_kernel(self) -> tuple[str, dict] | None:
+        return self.cell.native_kernel()
+
+    def describe(self) -> str:
+        return f"{self.cell.describe()} with attention"
+
+    def step(self, weights: AttentionWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
+        query = ops.matmul(state[0], weights.query_kernel)
+        energies, _ = additive_energies(query, weights.keys, weights.score_vector)
+        attention_weights = masked_softmax(energies, masks.memory)
+        context = weighted_sum(attention_weights, weights.memory)
+        inputs = inputs + ops.matmul(context, weights.context_kernel)
+        state, _, residuals = self.cell.step(weights.cell, masks, inputs, state)
+        return Step(state, (attention_weights,), (query, *residuals))
+
+    def prepare_backward(self, weights: AttentionWeights) -> AttentionWeights:
+        return weights._replace(
+            cell=self.cell.prepare_backward(weights.cell),
+            context_kernel=ops.transpose(weights.context_kernel),
+            query_kernel=ops.transpose(weights.query_kernel),
+        )
+
+    def zero_sums(self, weights: AttentionWeights) -> tuple[Tensor, Tensor]:
+        return ops.zeros_like(weights.keys), ops.zeros_like(weights.score_vector)
+
+    def coefficients(self, weights: AttentionWeights, masks: StepMasks, trace: Trace) -> tuple:
+        query, *residuals = trace.residuals
+        of_cell = self.cell.coefficients(weights.cell, masks, trace._replace(residuals=residuals))
+        return of_cell, query, *trace.emitted
+
+    def step_backward(
+        self, weights: AttentionWeights, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums
+    ) -> StepGradients:
+        (of_cell, query, attention_weights), (d_weights,) = coefficients, d_emitted
+        d_inputs, d_previous, saved, _ = self.cell.step_backward(weights.cell, masks, of_cell, d_state, (), ())
+        d_context = ops.matmul(d_inputs, weights.context_kernel)  # (batch, memory_units)
+        d_weights = d_weights + ops.squeeze(ops.matmul(weights.memory, d_context[:, :, None]), axis=-1)
+        centre = ops.sum(attention_weights * d_weights, axis=-1, keepdims=True)
+        d_energies = attention_weights * (d_weights - centre)  # (batch, source)
+
+        _, hidden = additive_energies(query, weights.keys, weights.score_vector)
+        d_score = ops.einsum("bs,bsa->a", d_energies, hidden)
+        d_hidden = d_energies[:, :, None] * (weights.score_vector * (1 - hidden * hidden))
+        d_query = ops.sum(d_hidden, axis=1)  # (batch, attention_units)
+
+        d_previous = (d_previous[0] + ops.matmul(d_query, weights.query_kernel), *d_previous[1:])
+        d_keys, d_score_vector = sums
+        sums = d_keys + d_hidden, d_score_vector + d_score
+        return StepGradients(d_inputs, d_previous, (d_query, d_context, saved), sums)
+
+    def weight_gradients(
+        self, weights: AttentionWeights, masks: StepMasks, trace: Trace, d_inputs: Tensor, saved: tuple, sums: tuple
+    ) -> AttentionWeights:
+        d_query, d_context, saved_by_cell = saved
+        d_keys, d_score_vector = sums
+        (attention_weights,) = trace.emitted  # (time, batch, source)
+        trace = trace._replace(residuals=trace.residuals[1:])
+        context = ops.einsum("tbs,bsd->tbd", attention_weights, weights.memory)
+        return AttentionWeights(
+            cell=self.cell.weight_gradients(weights.cell, masks, trace, d_inputs, saved_by_cell, ()),
+            context_kernel=contract_time(context, d_inputs),
+            query_kernel=contract_time(trace.previous[0], d_query),
+            score_vector=d_score_vector,
+            keys=d_keys,
+            memory=ops.einsum("tbs,tbd->bsd", attention_weights, d_context),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyAttentionEquations(AttentionEquations):
+    """A cell that attends to a memory before each step, with any attention. Autodiff finds its derivative.
+
+    Its states are those of the cell, then those of the attention.
+    """
+
+    attend: Callable  # `AttentionMechanism.attend` without its argument `training`
+    attention_states: int  # how many states the attention has
+    query_state: int = 0  # which state of the cell is the query
+
+    differentiable = False
+
+    @property
+    def states(self) -> int:
+        return self.cell.states + self.attention_states
+
+    def describe(self) -> str:
+        return "attention that is not additive with a softmax"
+
+    def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
+        cell_state, attention_state = state[: self.cell.states], state[self.cell.states :]
+        context, attention_weights, attention_state = self.attend(
+            cell_state[self.query_state], weights.memory, weights.keys, masks.memory, attention_state, inputs.noise
+        )
+        inputs = _join_inputs(weights, inputs.inputs, context)
+        cell_state = self.cell.step(weights.cell, masks, inputs, cell_state).state
+        return Step((*cell_state, *attention_state), (attention_weights,))
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFeedingEquations(AttentionEquations):
+    """A cell that attends to a memory after each step and reads its output in the next one (Luong et al. 2015).
+
+    `h_t = cell([x_t, o_{t-1}])`, then `o_t = attend(h_t)`. The last `fed` features of o enter the cell. Autodiff finds
+    the derivative. Its states are o, those of the cell, then those of the attention. The output comes first so that a
+    masked step repeats it. Zoneout acts on the cell's states before the attention reads them.
+    """
+
+    attend: Callable  # as in `AnyAttentionEquations`, but it returns the output in the place of the context
+    attention_states: int  # how many states the attention has
+    fed: int  # how many features of the output enter the cell
+
+    differentiable = False
+    leading_states = 1
+    applies_zoneout = True
+
+    @property
+    def states(self) -> int:
+        return 1 + self.cell.states + self.attention_states
+
+    def fed_units(self, memory_units: int) -> int:
+        return self.fed
+
+    def describe(self) -> str:
+        return "attention after the cell with input feeding"
+
+    def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
+        output, *cell_state = state[: 1 + self.cell.states]
+        fed = output[..., output.shape[-1] - self.fed :]
+        new_state = self.cell.step(
+            weights.cell, masks, _join_inputs(weights, inputs.inputs, fed), tuple(cell_state)
+        ).state
+        if masks.zoneout:
+            new_state = zone_out(masks.zoneout, cell_state, new_state)
+        output, attention_weights, attention_state = self.attend(
+            new_state[0],
+            weights.memory,
+            weights.keys,
+            masks.memory,
+            state[1 + self.cell.states :],
+            inputs.noise,
+        )
+        return Step((output, *new_state, *attention_state), (attention_weights,))
+
+
+def _join_inputs(weights: AttentionWeights, inputs: Tensor, context: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    """Return what the cell reads: the sum of the two products, or of a foreign cell the pair."""
+    if weights.context_kernel is None:
+        return inputs, context
+    return inputs + ops.matmul(context, weights.context_kernel)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the equations of all keras_seq cells share: one kernel, one recurrent kernel, and one product with it a step."""
+
+from collections.abc import Callable
+
+from keras import activations, ops
+
+from keras_seq.ops.equations.protocol import RecurrentWeights, State, StepMasks, Tensor, Trace
+
+# dy/dx of each activation as a function of its value y, so that the backward pass needs no x.
+_SLOPES = {
+    activations.linear: ops.ones_like,
+    activations.relu: lambda y: ops.cast(y > 0, y.dtype),
+    activations.sigmoid: lambda y: y * (1 - y),
+    activations.tanh: lambda y: 1 - y * y,
+}
+
+
+class CellEquations:
+    """The parts of `DifferentiableEquations` that simple cells have in common, and the input product.
+
+    A subclass is a frozen dataclass of the cell's arguments, so that equal cells have equal equations.
+    """
+
+    gates: int  # how many blocks of `units` columns the kernels have
+    states: int
+    applies_zoneout = False
+
+    def native_kernel(self) -> tuple[str, dict] | None:
+        """Return the name and the attributes of the native op for these equations, or None."""
+        return None
+
+    def describe(self) -> str:
+        """Return a short name for messages, such as "LSTM with peepholes"."""
+        name = type(self).__name__.removesuffix("Equations")
+        functions = [getattr(self, name, None) for name in ("activation", "recurrent_activation")]
+        names = [getattr(function, "__name__", str(function)) for function in functions if function is not None]
+        return f"{name} with the activation(s) {', '.join(names)}"
+
+    def split_bias(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the bias of the input product and the bias of the recurrent product."""
+        return bias, None
+
+    def state_sizes(self, units: int) -> tuple[int, ...]:
+        """Return the size of each state."""
+        return (units,) * self.states
+
+    def project(
+        self,
+        weights: RecurrentWeights,
+        inputs: Tensor,  # (steps, features)
+        kernel: Tensor,  # (features, gates * units)
+        bias: Tensor | None,  # (gates * units,)
+    ) -> Tensor:  # (steps, gates * units)
+        """Compute the input product `x W + b` of any number of steps."""
+        return add_bias(ops.matmul(inputs, kernel), bias)
+
+    def prepare(self, weights: RecurrentWeights) -> RecurrentWeights:
+        return weights
+
+    def prepare_backward(self, weights: RecurrentWeights) -> RecurrentWeights:
+        return weights._replace(kernel=ops.transpose(weights.kernel))
+
+    def zero_sums(self, weights: RecurrentWeights) -> tuple:
+        return ()
+
+    def weight_gradients(
+        self, weights: RecurrentWeights, masks: StepMasks, trace: Trace, d_inputs: Tensor, saved: tuple, sums: tuple
+    ) -> RecurrentWeights:
+        h = drop(trace.previous[0], masks)
+        return RecurrentWeights(kernel=contract_time(h, d_inputs))
+
+
+def has_slope(*functions: Callable) -> bool:
+    """Whether the hand-written derivatives cover these activations."""
+    return all(function in _SLOPES for function in functions)
+
+
+def slope(activation: Callable, value: Tensor) -> Tensor:
+    """Return the derivative of an activation where its value is `value`."""
+    return _SLOPES[activation](value)
+
+
+def drop(
+    hidden: Tensor,  # ([time,] batch, units)
+    masks: StepMasks,
+) -> Tensor:
+    """Apply the recurrent dropout mask to h, or to the gradient of the dropped h."""
+    return hidden if masks.recurrent_dropout is None else hidden * masks.recurrent_dropout
+
+
+def hidden_gradient(
+    weights: RecurrentWeights,  # with the kernel transposed
+    masks: StepMasks,
+    d_product: Tensor,  # (batch, gates * units)
+) -> Tensor:  # (batch, units)
+    """Return the gradient of the previous h through the recurrent product."""
+    return drop(ops.matmul(d_product, weights.kernel), masks)
+
+
+def zone_out(
+    masks: tuple[Tensor | None, ...],  # for each state the share m that is kept, or None
+    state: State,
+    candidate: State,
+) -> State:
+    """Apply zoneout (Krueger et al. 2017) to each state: `m s_{t-1} + (1 - m) s~_t`."""
+    return tuple(
+        new if m is None else m * old + (1 - m) * new for m, old, new in zip(masks, state, candidate, strict=True)
+    )
+
+
+def contract_time(
+    a: Tensor,  # (time, batch, i)
+    b: Tensor,  # (time, batch, j)
+) -> Tensor:  # (i, j)
+    """Compute the weight gradient `sum_t a_t' b_t` as one matrix product."""
+    a = ops.reshape(a, (-1, a.shape[-1]))
+    b = ops.reshape(b, (-1, b.shape[-1]))
+    return ops.matmul(ops.transpose(a), b)
+
+
+def add_bias(product: Tensor, bias: Tensor | None) -> Tensor:
+    """Add a bias, if there is one."""
+    return product if bias is None else product + bias

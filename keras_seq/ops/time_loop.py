@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loop over time on every backend of Keras."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from keras import backend, ops, tree
+
+Nested: TypeAlias = Any  # tensors in nested tuples
+
+
+def time_loop(
+    step: Callable,
+    carry: Nested,
+    sequences: Nested,  # each tensor (time, ...)
+    *,
+    reverse: bool = False,
+    unroll: bool = False,
+) -> tuple[Nested, Nested]:
+    """Apply `step` to one slice of `sequences` after the other, as `jax.lax.scan` does.
+
+    Args:
+        step: function `(carry, slices) -> (carry, results)` of nested tuples of tensors.
+        carry: the carry that the first step gets.
+        sequences: nested tuples of tensors (time, ...).
+        reverse: whether to start at the last step. Results keep the order of the sequences.
+        unroll: whether to write out the steps instead of looping. The number of steps must be static.
+
+    Returns:
+        The last carry, and the results with a leading time axis. If there are no steps, these are `carry` and empty
+        tensors.
+    """
+    if tree.flatten(sequences)[0].shape[0] == 0:
+        return carry, _empty_results(step, carry, sequences)
+    if backend.backend() == "jax":
+        import jax
+
+        return jax.lax.scan(step, carry, sequences, reverse=reverse, unroll=bool(unroll) or 1)
+    if backend.backend() == "tensorflow" and not unroll:
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():
+            return _tensorflow_graph_loop(step, carry, sequences, reverse)
+    return _python_loop(step, carry, sequences, reverse)
+
+
+def _empty_results(step: Callable, carry: Nested, sequences: Nested) -> Nested:
+    """Return empty results, with the shapes that a step over zeros gives.
+
+    They do not depend on that step: TensorFlow 2.21 divides by zero when it simplifies a step over an empty batch.
+    """
+    slices = tree.map_structure(lambda s: ops.zeros(ops.shape(s)[1:], s.dtype), sequences)
+    return tree.map_structure(lambda result: ops.zeros((0, *ops.shape(result)), result.dtype), step(carry, slices)[1])
+
+
+def _python_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool) -> tuple[Nested, Nested]:
+    flat = [ops.unstack(sequence, axis=0) for sequence in tree.flatten(sequences)]
+    length = len(flat[0])
+    results = [None] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        slices = tree.pack_sequence_as(sequences, [sequence[t] for sequence in flat])
+        carry, results[t] = step(carry, slices)
+    return carry, tree.map_structure(lambda *steps: ops.stack(steps, axis=0), *results)
+
+
+def _tensorflow_graph_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool) -> tuple[Nested, Nested]:
+    """Build a loop in a graph. If the number of steps is unknown, it may turn out to be zero."""
+    import tensorflow as tf
+
+    flat_sequences = tree.flatten(sequences)
+    if flat_sequences[0].shape[0] is not None:
+        return _tensorflow_while_loop(step, carry, sequences, reverse)
+    # Neither XLA nor a TensorArray of unknown batch size accepts a loop of zero steps. So the loop runs one step over
+    # padding, and its results are dropped. `tf.cond` instead of `tf.pad` would save a copy, but crashes TensorFlow 2.21
+    # when XLA compiles it.
+    steps = tf.shape(flat_sequences[0])[0]
+    filled = []
+    for sequence in flat_sequences:
+        padding = [[0, tf.maximum(1 - steps, 0)], *[[0, 0]] * (sequence.shape.rank - 1)]
+        filled.append(tf.ensure_shape(tf.pad(sequence, padding), sequence.shape))
+    new_carry, results = _tensorflow_while_loop(step, carry, tree.pack_sequence_as(sequences, filled), reverse)
+    new_carry = tree.map_structure(lambda new, old: tf.where(steps > 0, new, old), new_carry, carry)
+    return new_carry, tree.map_structure(lambda result: result[:steps], results)
+
+
+def _tensorflow_while_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool) -> tuple[Nested, Nested]:
+    import tensorflow as tf
+
+    flat_sequences = tree.flatten(sequences)
+    length = flat_sequences[0].shape[0]
+    steps = tf.shape(flat_sequences[0])[0] if length is None else length
+    arrays = [tf.TensorArray(s.dtype, size=steps, element_shape=s.shape[1:]).unstack(s) for s in flat_sequences]
+
+    # One step outside the loop gives the shapes and dtypes. Nothing uses its values, so TensorFlow prunes it.
+    new_carry, results = step(carry, tree.pack_sequence_as(sequences, [s[0] for s in flat_sequences]))
+    flat_carry = tree.flatten(carry)
+    shapes = [
+        old.shape.most_specific_compatible_shape(new.shape)
+        for old, new in zip(flat_carry, tree.flatten(new_carry), strict=True)
+    ]
+    outputs = [tf.TensorArray(r.dtype, size=steps, element_shape=r.shape) for r in tree.flatten(results)]
+
+    def body(t, carry, outputs):
+        index = steps - 1 - t if reverse else t
+        slices = tree.pack_sequence_as(sequences, [array.read(index) for array in arrays])
+        carry, results = step(tree.pack_sequence_as(new_carry, carry), slices)
+        outputs = [array.write(index, r) for array, r in zip(outputs, tree.flatten(results), strict=True)]
+        return t + 1, tree.flatten(carry), outputs
+
+    _, flat_carry, outputs = tf.while_loop(
+        lambda t, *_: t < steps,
+        body,
+        (0, flat_carry, outputs),
+        shape_invariants=(tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(outputs)),
+        maximum_iterations=steps,  # XLA needs it to differentiate the loop
+    )
+    stacked = [array.stack() for array in outputs]
+    for tensor in stacked:
+        tensor.set_shape([length, *tensor.shape[1:]])
+    return tree.pack_sequence_as(new_carry, flat_carry), tree.pack_sequence_as(results, stacked)
