@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ARGS passes further arguments on: make test ARGS="-k lstm", make demo ARGS="--help"
+# ARGS are passed on to the command: make test ARGS="-k lstm", make demo ARGS="--help"
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -7,11 +7,11 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# What an installation depends on; the Python sources are installed editable and so are always current.
+# The files that need a new installation when they change. Python sources do not: they are installed editable.
 PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f ! -name '*.md')
 
 .PHONY: help demo test test-slow sanitize bench check format clean
-.NOTPARALLEL: # two installations into one environment would collide
+.NOTPARALLEL: # two targets must not install into the environment at once
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -19,26 +19,27 @@ help: ## print this list
 demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
 	$(BIN)/python examples/g2p/train.py $(ARGS)
 
-test: $(VENV)/.installed-test ## run the quick tests: each feature once, in 5 minutes
+test: $(VENV)/.installed-test ## run the quick tests, which cover each feature once: 5 minutes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed-test-slow ## run the other tests: compiled by XLA, in other processes, over wider ranges
+test-slow: $(VENV)/.installed-test-slow ## run the slow tests: compiled by XLA, in other processes, over wider ranges
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-sanitize: $(VENV)/.installed-check ## run the tests of the kernels in C++ under sanitizers
+sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under sanitizers
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
 	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
 
-# ARGS go to the layers' benchmark alone, or to that which BENCH names: make bench BENCH=seq2seq ARGS=--memory
+# Without ARGS, both benchmarks run. With ARGS, only `layers`, or the one that BENCH names, for example
+# make bench BENCH=seq2seq ARGS=--memory
 BENCH ?= $(if $(ARGS),layers,layers seq2seq)
-bench: $(VENV)/.installed-bench ## time layers and the training of seq2seq models against their peers; BENCH chooses one
+bench: $(VENV)/.installed-bench ## time layers and seq2seq training against other frameworks; BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
-check: $(VENV)/.installed-check ## check format and lint
+check: $(VENV)/.installed-check ## check the format, and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: $(VENV)/.installed-check ## format, and fix what ruff can fix
+format: $(VENV)/.installed-check ## format, and apply the fixes of ruff
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
@@ -46,7 +47,7 @@ clean: ## remove the environment, builds and caches; keep runs/
 	rm -rf $(VENV) build dist *.egg-info keras_seq/_native .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The kernels and their tests alone, which need no TensorFlow: $(call ctest,name of the build,options of CMake)
+# Builds and tests the kernels without TensorFlow: $(call ctest,name of the build folder,options of CMake)
 define ctest
 $(BIN)/cmake -S custom_ops -B build/sanitize-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DKERAS_SEQ_BUILD_LIBRARIES=OFF -DKERAS_SEQ_BUILD_TESTS=ON -DKERAS_SEQ_TEST_CALLS=60 $(2)
@@ -57,7 +58,7 @@ endef
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# A stamp tells that its extras are installed for the present state of the files it depends on.
+# A stamp file is newer than PACKAGING when its extras are installed.
 $(VENV)/.installed-demo: EXTRAS := examples,plots
 $(VENV)/.installed-test: EXTRAS := test
 $(VENV)/.installed-test-slow: EXTRAS := test,torch

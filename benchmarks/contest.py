@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timing contenders against each other on a noisy machine.
+"""Compares the speed of contenders on a noisy machine.
 
-Frameworks fight over threads, so contenders live in processes of their own. In every round each of them takes a turn,
-so that whatever else the machine does falls on all of them; what counts is the ratio of medians. A turn starts with a
-pause, in which the threads of the contender before stop spinning. A short run is then repeated, after one that does
-not count because it brings code and data back into the caches.
+Contenders run in processes of their own, because frameworks compete for threads. In every round each contender takes a
+turn, so that other load on the machine affects all of them. What counts is the ratio of medians. A turn starts with a
+pause, in which the threads of the previous contender stop spinning. Short runs are then repeated, after one that does
+not count, which brings code and data back into the caches.
 """
 
 import gc
@@ -19,24 +19,24 @@ from dataclasses import dataclass, field
 from memory import release
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # processors are compared
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # compare on the CPU
 
-ROUNDS = 5  # at least
+MIN_ROUNDS = 5
 PAUSE = 0.05  # seconds before a turn; ONNX Runtime spins for 30 ms, PyTorch and JAX for 10
-TURN = 0.05  # seconds of runs that count in a turn; at least one run
-LONG = 0.2  # seconds of a run from which on cold caches do not matter
+TURN = 0.05  # seconds that the counted runs of a turn take; there is at least one
+LONG_RUN = 0.2  # seconds; in longer runs cold caches do not matter
 
 
 @dataclass
 class Contender:
-    """A framework, and how to build what it is to run.
+    """A framework, and a function that builds what it runs.
 
     Args:
-        name: of the contender.
-        build: function `(case) -> function without arguments` that runs the case once and waits for its end. Called
-            in the contender's process, where it may import its framework. What it raises leaves the contender out.
-        suits: function `(case) -> bool`: whether the contender is meant to run the case.
-        process: contenders that name the same one share it.
+        name: name of the contender.
+        build: function `(case) -> run`, where `run()` runs the case once and waits for its results. It is called in the
+            process of the contender and may import its framework. If it raises, the contender is left out.
+        suits: function `(case) -> bool`, which tells whether the contender runs the case.
+        process: name of the process. Contenders with the same name share a process; without one, each has its own.
     """
 
     name: str
@@ -47,45 +47,45 @@ class Contender:
 
 @dataclass
 class Result:
-    """How the contenders did on a case."""
+    """The times of all contenders on a case."""
 
     case: object
-    seconds: dict = field(default_factory=dict)  # of each run, by the names of those that ran it
-    left_out: dict = field(default_factory=dict)  # why, by the names of those that could not
+    seconds: dict = field(default_factory=dict)  # from names of contenders to lists of seconds, one for each run
+    left_out: dict = field(default_factory=dict)  # from names of contenders that failed to error messages
 
     def median(self, name):
         return statistics.median(self.seconds[name])
 
     def spread(self, name):
-        """Half the distance between the quartiles, as a share of the median."""
+        """Returns half the interquartile range, as a share of the median."""
         first, middle, third = statistics.quantiles(self.seconds[name], n=4)
         return (third - first) / 2 / middle
 
 
 def run_contest(contenders, cases, seconds):
-    """Time every contender on every case.
+    """Times every contender on every case.
 
     Args:
         contenders: list of `Contender`.
-        cases: list of anything that can be pickled.
-        seconds: how long all contenders together may run a case; each has at least `ROUNDS` turns.
+        cases: list of cases, any objects that can be pickled.
+        seconds: time for each case, all contenders together. Each contender has at least `MIN_ROUNDS` turns.
 
     Yields:
-        A `Result` a case.
+        A `Result` for each case.
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for process in dict.fromkeys(c.process or c.name for c in contenders):
         builders = {c.name: c.build for c in contenders if (c.process or c.name) == process}
-        pipe, theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(builders, theirs)))  # no daemon: may have children
+        pipe, child_pipe = context.Pipe()
+        processes.append(context.Process(target=_serve, args=(builders, child_pipe)))  # no daemon: may have children
         processes[-1].start()
-        theirs.close()  # ours of it, so that we are told when the process ends
+        child_pipe.close()  # so that reading fails when the process ends
         pipes.update(dict.fromkeys(builders, pipe))
     try:
         for case in cases:
             for pipe in dict.fromkeys(pipes.values()):
-                _ask(pipe, "forget", None)
+                _request(pipe, "forget", None)
             yield _compete(case, {c.name: pipes[c.name] for c in contenders if c.suits(case)}, seconds)
     finally:
         for process in processes:
@@ -95,38 +95,38 @@ def run_contest(contenders, cases, seconds):
 def _compete(case, pipes, seconds):
     result = Result(case)
 
-    def ask(name, verb, argument):
-        answer, error = _ask(pipes[name], verb, argument)
+    def request(name, command, argument):
+        answer, error = _request(pipes[name], command, argument)
         if error:
             result.left_out[name] = error
             result.seconds.pop(name, None)
         return answer
 
     for name in pipes:
-        if ask(name, "build", (name, case)):
+        if request(name, "build", (name, case)):
             result.seconds[name] = []
     start, rounds = time.monotonic(), 0
-    while result.seconds and (rounds < ROUNDS or time.monotonic() - start < seconds):
+    while result.seconds and (rounds < MIN_ROUNDS or time.monotonic() - start < seconds):
         for name in list(result.seconds):
             time.sleep(PAUSE)
-            times = ask(name, "turn", name)
+            times = request(name, "turn", name)
             if times:
                 result.seconds[name] += times
         rounds += 1
     return result
 
 
-def _ask(pipe, verb, argument):
-    """`(answer, None)`, or `(None, what went wrong)`."""
+def _request(pipe, command, argument):
+    """Returns `(answer, None)`, or `(None, error message)`."""
     try:
-        pipe.send((verb, argument))
+        pipe.send((command, argument))
         return pipe.recv()
     except (EOFError, OSError):
         return None, "its process has ended"
 
 
 def _serve(builders, pipe):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     functions = {}
 
     def build(name, case):
@@ -136,23 +136,23 @@ def _serve(builders, pipe):
         return True
 
     while True:
-        verb, argument = pipe.recv()
+        command, argument = pipe.recv()
         try:
-            if verb == "forget":
+            if command == "forget":
                 functions.clear()
                 gc.collect()
                 answer = release()
             else:
-                answer = build(*argument) if verb == "build" else _turn(functions[argument])
+                answer = build(*argument) if command == "build" else _turn(functions[argument])
             pipe.send((answer, None))
-        except Exception as error:  # whatever a framework raises: the others go on without it
+        except Exception as error:  # whatever a framework raises: the others continue without it
             pipe.send((None, f"{type(error).__name__}: {error}"))
 
 
 def _turn(function):
-    """Seconds of each run that counts."""
+    """Returns the seconds of each counted run."""
     first = _time(function)
-    if first > LONG:
+    if first > LONG_RUN:
         return [first]
     times = []
     while sum(times) < TURN:

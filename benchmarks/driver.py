@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks have in common: runs with a progress bar, and what the frameworks have to say, in a file."""
+"""Runs benchmarks with a progress bar, writes reports, and redirects the output of frameworks to a log file."""
 
 import contextlib
 import os
@@ -14,22 +14,22 @@ from rich.progress import Progress
 
 
 def open_console(path):
-    """A console for what we write; what the contenders' processes write to stderr goes to a file at `path`."""
+    """Returns a console, and redirects what the contenders write to stderr to a file at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr = os.fdopen(os.dup(2), "w")
     with path.open("w") as file:
         os.dup2(file.fileno(), 2)
-    return Console(width=None if sys.stdout.isatty() else 180)  # a file takes lines of any length
+    return Console(width=None if sys.stdout.isatty() else 180)  # wide tables if the output is a file
 
 
 def report_times(console, contenders, cases, seconds, make_report, path):
-    """Run the contest; what there is of it is written after each case, and shown at the end.
+    """Runs a contest, writes the report so far after each case, and shows it at the end.
 
     Args:
-        console: from `open_console`.
-        contenders, cases, seconds: as of `run_contest`.
+        console: console from `open_console`.
+        contenders, cases, seconds: arguments of `run_contest`.
         make_report: function `(results) -> Report`.
-        path: of the files, without the suffix.
+        path: path of the written files, without a suffix.
     """
     results = []
     contest = run_contest([fma_peak.CONTENDER, *contenders], cases, seconds)
@@ -45,12 +45,14 @@ def report_times(console, contenders, cases, seconds, make_report, path):
 
 
 def report_memory(console, makers, make_report, path):
-    """Measure the memory of each of `makers`, triples `(name, maker, case)`.
+    """Measures memory, and writes and shows the report.
 
     Args:
-        console, path: as of `report_times`.
-        make_report: function `(rows, notes) -> Report`, of rows `(name, case, gigabytes)` and notes on what could not
-            be measured.
+        console: console from `open_console`.
+        makers: list of `(name, maker, case)`, where `maker(case)` returns a training step.
+        make_report: function `(rows, notes) -> Report`, where rows are `(name, case, gigabytes)` and notes are lines on
+            what was left out.
+        path: path of the written files, without a suffix.
     """
     measured = make_report(*_measure_memory(console, makers))
     measured.write(path)
@@ -59,7 +61,7 @@ def report_memory(console, makers, make_report, path):
 
 def _measure_memory(console, makers):
     if not memory.SUPPORTED:
-        return [], ["- Memory is measured on Linux alone."]
+        return [], ["- Memory can be measured on Linux only."]
     rows, left_out = [], []
     with Progress(console=console) as progress:
         task = progress.add_task("", total=len(makers))
@@ -67,7 +69,7 @@ def _measure_memory(console, makers):
             progress.update(task, description=f"memory, {name}, {case}")
             try:
                 rows.append((name, case, memory.measure(make, case)))
-            except Exception as error:  # as in the contest: the others go on without it
+            except Exception as error:  # as in a contest: the others continue without it
                 left_out.append((name, f"{type(error).__name__}: {error}"))
             progress.advance(task)
     return rows, report.notes(left_out)

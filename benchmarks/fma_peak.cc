@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fused multiply-adds at the processor's peak rate: chains in registers that wait for nothing but themselves.
+// Fused multiply-adds at the peak rate of the processor: independent chains, each in a register.
 
 #include <thread>
 #include <vector>
 
 namespace {
 
-// 8 chains keep two units of a latency of 4 busy; more are for longer latencies, as many as the registers hold.
+// 8 chains keep two units with a latency of 4 busy. There are as many as the registers hold, for longer latencies.
 #if defined(__AVX512F__)
 constexpr int kBytes = 64, kChains = 24;  // of 32 registers
 #elif defined(__AVX__)
@@ -18,7 +18,7 @@ constexpr int kLanes = kBytes / sizeof(float);
 typedef float Vector __attribute__((vector_size(kBytes)));
 
 void Burn(long rounds, float* result) {
-  // Hidden from the compiler, which might compute the result itself.
+  // volatile, so that the compiler cannot compute the result itself.
   volatile float hidden_factor = 0.999f, hidden_term = 0.001f;
   const Vector factor = Vector{} + hidden_factor, term = Vector{} + hidden_term;
   Vector chains[kChains];

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processor can do: float32 fused multiply-adds on all cores. Run alone, it prints the figure.
+"""Measures the peak of the processor: float32 fused multiply-adds on all cores. As a program, it prints GFLOP/s.
 
-In a contest it is one more contender, `CONTENDER`, so that a machine that is slowed down for a while is compared with
-itself.
+In a contest, `CONTENDER` takes turns with the others, so that a slow phase of the machine affects the peak too.
 """
 
 import ctypes
@@ -16,7 +15,7 @@ import tempfile
 
 from contest import Contender, run_contest
 
-FLOPS = 5e9 * os.cpu_count()  # in a run: 10 to 50 ms on the processors of today
+FLOPS = 5e9 * os.cpu_count()  # of a run, which takes 10 to 50 ms
 SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 
 
@@ -46,7 +45,7 @@ CONTENDER = Contender("fma-peak", _build)
 
 
 def gigaflops(seconds):
-    """Floating-point operations a nanosecond, of a run that took so many seconds."""
+    """Returns the GFLOP/s of a run that took `seconds`."""
     return FLOPS / seconds / 1e9
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is run: a layer, a shape, a pass."""
+"""The cases of the layer benchmark: a layer, a shape and a pass."""
 
 from typing import NamedTuple
 
 
 class Pass(NamedTuple):
     title: str
-    backward: bool  # with the gradients of inputs and weights
+    backward: bool  # whether to compute the gradients of inputs and weights
     recurrent_dropout: float
 
 
@@ -29,9 +29,9 @@ SHAPES = [
 
 
 class Case(NamedTuple):
-    layer: str  # of GATES
+    layer: str  # a key of GATES
     shape: tuple  # batch, time, features, units
-    kind: str  # of PASSES
+    kind: str  # a key of PASSES
 
     @property
     def backward(self):
@@ -43,19 +43,19 @@ class Case(NamedTuple):
 
     @property
     def tiny(self):
-        """The same of next to no size."""
+        """The same case with a tiny shape."""
         return self._replace(shape=(2, 3, 8, 8))
 
     @property
     def flops(self):
-        """Floating-point operations of the matrix products alone; the backward pass has two for each one forward."""
+        """Floating-point operations of the matrix products; the backward pass has twice those of the forward pass."""
         batch, time, features, units = self.shape
         forward = 2 * batch * time * GATES[self.layer] * units * (features + units)
         return 3 * forward if self.backward else forward
 
     @property
-    def held(self):
-        """Bytes of the inputs and the weights in float32, but for the biases."""
+    def permanent_bytes(self):
+        """Bytes of the inputs and the weights in float32, without biases."""
         batch, time, features, units = self.shape
         return 4 * (batch * time * features + GATES[self.layer] * units * (features + units))
 

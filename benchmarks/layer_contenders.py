@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrent layers that are compared, each in its framework.
+"""The contenders of the layer benchmark: recurrent layers of several frameworks.
 
-A maker is a function `(case) -> run`: `run()` runs the case once and returns when its results are there. None of them
-copies results to NumPy: a TensorFlow function called on a CPU returns when all of them are computed (checked, graph and
-jit: no processor time is spent and nothing changes after the call), PyTorch runs as it is called, JAX is waited for;
-ONNX Runtime can only return arrays, without a copy.
+A maker is a function `(case) -> run`, where `run()` runs the case once and returns when its results are computed. No
+maker copies results to NumPy. A TensorFlow function on a CPU returns when all results are computed (checked in a graph
+and under jit: after the call no processor time is spent and nothing changes), PyTorch runs eagerly, for JAX `run`
+waits, and ONNX Runtime returns arrays without a copy.
 """
 
 import functools
@@ -17,17 +17,17 @@ from layer_cases import GATES, PASSES
 
 
 def build_layer(library, case, **arguments):
-    """A layer of keras or keras_seq.
+    """Builds a layer of `keras` or `keras_seq`.
 
     Raises:
-        ImportError: without the library.
-        NotImplementedError: if the layer has not such an implementation.
+        ImportError: if the library is not installed.
+        NotImplementedError: if the layer does not have the requested implementation.
     """
     layer_class = getattr(importlib.import_module(library).layers, case.layer)
     arguments = {"recurrent_dropout": case.recurrent_dropout, **arguments}
     layer = layer_class(case.shape[3], return_sequences=True, **arguments)
     if "implementation" in arguments:
-        layer.choose_implementation()  # raises here, and not in the middle of a trace
+        layer.choose_implementation()  # raises here rather than during tracing
     layer.build((None, None, case.shape[2]))
     return layer
 
@@ -61,7 +61,7 @@ def jax_layer(library, case, **arguments):
 
     layer = build_layer(library, case, **arguments)
     weights = [variable.value for variable in layer.trainable_variables]
-    others = [variable.value for variable in layer.non_trainable_variables]  # an argument, or XLA would fold them
+    others = [variable.value for variable in layer.non_trainable_variables]  # an argument: XLA folds constants
     inputs = jax.numpy.asarray(np.random.default_rng(0).normal(size=case.shape[:3]), "float32")
 
     def call(weights, sequences, others):
@@ -95,7 +95,7 @@ def torch_layer(case):
 
 
 def onnxruntime_layer(case):
-    """Forward; sequences are (time, batch, features), as ONNX Runtime's kernels want them."""
+    """Forward pass only; sequences are (time, batch, features), the layout of ONNX Runtime's kernels."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper
@@ -132,7 +132,7 @@ def _keras_seq(jit_compile, implementation, **options):
 
 
 def _variant(name, *kinds, **options):
-    """Keras_seq native with something more, to see what that costs."""
+    """Returns keras_seq native with another option, to measure its cost."""
     return _contender(f"native+{name}", _keras_seq(False, "native", **options), *kinds, process="native")
 
 
@@ -163,12 +163,12 @@ CONTENDERS = [
 ]
 PEERS = ["keras", "keras-jit", "keras-jax", "torch", "onnxruntime"]
 LEGEND = (
-    "native, xla: keras_seq with that implementation, native+…: with something more (a mask: of lengths drawn "
-    "evenly up to the longest); keras: keras.layers. In a TensorFlow graph, with -jit under jit_compile=True, with "
-    "-jax on JAX. ONNX Runtime: forward alone. PyTorch has no recurrent dropout."
+    "native, xla: keras_seq with that implementation; native+…: with an option (mask: lengths drawn evenly up to the "
+    "longest); keras: keras.layers. In a TensorFlow graph; -jit: under jit_compile=True; -jax: on JAX. ONNX Runtime "
+    "runs the forward pass only. PyTorch has no recurrent dropout."
 )
 
-# Those whose memory is measured: name, maker, pass. Random initializers would leave memory behind for the step to use.
+# Contenders of the memory benchmark: name, maker, pass. Random initializers would leave memory that the step reuses.
 _ZEROS = {"kernel_initializer": "zeros", "recurrent_initializer": "zeros"}
 MEMORY = [
     ("native", _keras_seq(False, "native", **_ZEROS), "training"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of layers.py."""
+"""The tables of the layer benchmark."""
 
 import statistics
 from typing import NamedTuple
@@ -11,58 +11,59 @@ from report import Table, time_cell
 
 
 class Comparison(NamedTuple):
-    """A row of a table of ratios: theirs / ours, of medians, in one pass."""
+    """A row of a table of ratios: how many times as fast as its peers a contender is in one pass."""
 
     label: str
-    kind: str
-    ours: str
-    theirs: list  # the best of them
+    kind: str  # a key of PASSES
+    ours: str  # a contender
+    peers: list  # contenders, of which the fastest counts
     suits: object = lambda shape: True
 
     def ratios(self, results):
-        """`{case: theirs / ours}` of those cases that both ran."""
+        """Returns `{case: seconds of the fastest peer / seconds of ours}` for the cases that both ran."""
         ratios = {}
         for result in results:
-            ratio = report.ratio(result, self.ours, self.theirs)
+            ratio = report.ratio(result, self.ours, self.peers)
             if ratio and result.case.kind == self.kind and self.suits(result.case.shape):
                 ratios[result.case] = ratio
         return ratios
 
 
 def times_tables(results, ours):
-    """Milliseconds: for each pass a table of all contenders, and one of the variants of native."""
+    """Returns for each pass a table of milliseconds, and one for the variants of native."""
     variants = [contender.name for contender in VARIANTS]
     others = [contender.name for contender in CONTENDERS if contender.name not in variants]
     tables, peak = [], report.fma_peak_of(results)
     for kind, one_pass in PASSES.items():
-        mine = [result for result in results if result.case.kind == kind]
-        shown = [name for name in others if any(name in result.seconds for result in mine)]
-        head = ["layer", "batch, time, features, units", f"share of the FMA peak, {ours}", *shown]
+        pass_results = [result for result in results if result.case.kind == kind]
+        columns = [name for name in others if any(name in result.seconds for result in pass_results)]
+        head = ["layer", "batch, time, features, units", f"share of the FMA peak, {ours}", *columns]
         rows = [
-            [*_case_cells(r), _percent(_share(r, ours, peak)), *(time_cell(r, name) for name in shown)] for r in mine
+            [*_case_cells(r), _percent(_share(r, ours, peak)), *(time_cell(r, name) for name in columns)]
+            for r in pass_results
         ]
         tables.append(Table(f"Milliseconds, {one_pass.title}", head, rows))
-        extra = [name for name in variants if any(name in result.seconds for result in mine)]
-        if extra:
-            head = ["layer", "batch, time, features, units", "native", *extra]
-            rows = [_case_cells(r) + [time_cell(r, name) for name in head[2:]] for r in mine]
+        columns = [name for name in variants if any(name in result.seconds for result in pass_results)]
+        if columns:
+            head = ["layer", "batch, time, features, units", "native", *columns]
+            rows = [_case_cells(r) + [time_cell(r, name) for name in head[2:]] for r in pass_results]
             tables.append(Table(f"Milliseconds, {one_pass.title}, variants of keras_seq native", head, rows))
     return [table for table in tables if table.rows]
 
 
 def ratio_tables(results, ours):
-    """Against the peers, and what native costs with this or that; geometric means and the worst shape."""
-    both = ["keras", "keras-jit"]
-    against = [
-        Comparison("the better of keras graph and jit, forward + backward", "training", ours, both),
-        Comparison("the same, recurrent_dropout=0.3", "dropout", ours, both),
+    """Returns tables of ratios against the peers and of the variants against native: geometric mean and worst shape."""
+    keras = ["keras", "keras-jit"]
+    peer_comparisons = [
+        Comparison("the better of keras graph and jit, forward + backward", "training", ours, keras),
+        Comparison("the same, recurrent_dropout=0.3", "dropout", ours, keras),
         Comparison("PyTorch, forward + backward", "training", ours, ["torch"]),
         Comparison("PyTorch, forward", "forward", ours, ["torch"]),
         Comparison("ONNX Runtime, forward", "forward", ours, ["onnxruntime"]),
-        Comparison("the better of keras graph and jit, forward", "forward", ours, both),
+        Comparison("the better of keras graph and jit, forward", "forward", ours, keras),
         Comparison("Keras on JAX, forward + backward", "training", ours, ["keras-jax"]),
     ]
-    itself = [
+    variant_comparisons = [
         *(Comparison(f"under jit, {PASSES[kind].title}", kind, "native-jit", ["native"]) for kind in PASSES),
         *(
             Comparison(f"with {name}, forward + backward", "training", f"native+{name}", ["native"])
@@ -71,16 +72,16 @@ def ratio_tables(results, ours):
         Comparison("bfloat16, forward", "forward", "native+bfloat16", ["native"]),
         Comparison("bfloat16, forward, batch ≥ 32, units ≥ 512", "forward", "native+bfloat16", ["native"], _is_large),
     ]
-    bracketed = "geometric mean over the shapes (worst shape)"
+    cells = "geometric mean over the shapes (worst shape)"
     tables = [
-        _ratio_table(f"keras_seq {ours}, times as fast as …: {bracketed}", against, results),
-        _ratio_table(f"keras_seq native …, times as fast as without: {bracketed}", itself, results),
+        _ratio_table(f"keras_seq {ours}, times as fast as …: {cells}", peer_comparisons, results),
+        _ratio_table(f"keras_seq native …, times as fast as without: {cells}", variant_comparisons, results),
     ]
     return [table for table in tables if table.rows]
 
 
 def worst_table(results, ours):
-    """For each peer, the single case in which we do worst."""
+    """Returns a table with the slowest case against each peer."""
     rows = []
     for peer in PEERS:
         ratios = {}
@@ -91,11 +92,11 @@ def worst_table(results, ours):
             slower = sum(ratio < 0.95 for ratio in ratios.values())
             rows.append([peer, f"{ratios[case]:.2f}", str(case), f"{slower} of {len(ratios)}"])
     head = ["peer", "times as fast", "worst case", "cases more than 5 % slower"]
-    return [Table(f"keras_seq {ours} where it does worst", head, rows)] if rows else []
+    return [Table(f"keras_seq {ours} in its worst case", head, rows)] if rows else []
 
 
 def memory_table(rows, shape):
-    """Rows `(name, case, gigabytes)`, a column a layer."""
+    """Returns a table of rows `(name, case, gigabytes)`, with a column for each layer."""
     layers = [layer for layer in GATES if any(case.layer == layer for _, case, _ in rows)]
     cells = {(name, case.kind): {} for name, case, _ in rows}
     for name, case, gigabytes in rows:
@@ -111,12 +112,12 @@ def explanation():
     return [
         report.TURNS,
         LEGEND,
-        "The share of the FMA peak counts the matrix products alone.",
+        "The share of the FMA peak counts only the matrix products.",
     ]
 
 
 def as_data(results, ours):
-    """What goes into the JSON file, a dictionary a case."""
+    """Returns a list of dicts for the JSON file, one for each case."""
     peak = report.fma_peak_of(results)
     return [{**report.times_data(result), "share_of_peak": _share(result, ours, peak)} for result in results]
 
@@ -149,7 +150,7 @@ def _percent(share):
 
 
 def _share(result, ours, peak):
-    """Of the FMA peak, in the matrix products of `ours`; None if unknown."""
+    """Returns the share of the FMA peak that the matrix products of `ours` reach, or None if unknown."""
     if peak is None or ours not in result.seconds:
         return None
     return result.case.flops / result.median(ours) / 1e9 / peak

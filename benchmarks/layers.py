@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers of keras_seq and its peers: time, share of the processor's peak, memory of a training step.
+"""Benchmarks recurrent layers of keras_seq and its peers: time, share of the FMA peak, memory of a training step.
 
-Prints tables, and writes them as Markdown and as JSON. What is not installed is left out: pip install '.[bench]'.
+Prints tables, and writes them as Markdown and JSON. Leaves out what is not installed: pip install '.[bench]'.
 
     python benchmarks/layers.py
     python benchmarks/layers.py --times --layers LSTM --shapes 1 32,25,128,128 --contenders native torch
@@ -25,7 +25,7 @@ NAMES = [contender.name for contender in CONTENDERS]
 
 
 def parse_shape(text):
-    """An index of SHAPES, or batch,time,features,units."""
+    """Parses an index of SHAPES, or batch,time,features,units."""
     numbers = tuple(map(int, text.split(",")))
     if len(numbers) not in (1, 4):
         raise ValueError
@@ -37,28 +37,29 @@ def parse_options():
     add = parser.add_argument
     float32 = [name for name in NAMES if name not in BFLOAT16[1:]]
     listed = " ".join(f"{index}={shape}".replace(" ", "") for index, shape in enumerate(SHAPES))
-    add("--layers", nargs="+", choices=GATES, default=list(GATES))
-    add("--shapes", nargs="+", type=parse_shape, default=SHAPES, metavar="B,T,I,H", help=f"or indices: {listed}")
+    add("--layers", nargs="+", choices=GATES, default=list(GATES), help="layers to run")
+    shape = {"type": parse_shape, "metavar": "B,T,I,H"}
+    add("--shapes", nargs="+", default=SHAPES, help=f"batch,time,features,units, or indices: {listed}", **shape)
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
     add("--contenders", nargs="+", choices=NAMES, default=float32, metavar="NAME", help=", ".join(NAMES))
     add("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="bfloat16: native, forward")
-    add("--seconds", type=float, default=8, help="for a case, all contenders together (default: %(default)s)")
-    add("--ours", choices=NAMES, default="native", metavar="NAME", help="whom the peers are compared with")
-    add("--times", action="store_true", help="only the times")
-    add("--memory", action="store_true", help="only the memory")
-    add("--memory-shape", type=parse_shape, default=SHAPES[2], metavar="B,T,I,H", help="default: %(default)s")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder of the results")
+    add("--seconds", type=float, default=8, help="time for a case, all contenders together (default: %(default)s)")
+    add("--ours", choices=NAMES, default="native", metavar="NAME", help="contender to compare with the peers")
+    add("--times", action="store_true", help="measure only times")
+    add("--memory", action="store_true", help="measure only memory")
+    add("--memory-shape", default=SHAPES[2], help="shape for the memory (default: %(default)s)", **shape)
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
     return parser.parse_args()
 
 
 def choose_times(options):
-    """The contenders and the cases that the options ask for."""
+    """Returns the contenders and the cases that the options select."""
     names = set(options.contenders) if "float32" in options.dtype else set()
     names.update(BFLOAT16 if "bfloat16" in options.dtype else ())
     contenders = [contender for contender in CONTENDERS if contender.name in names]
     passes = options.passes if "float32" in options.dtype else ["forward"]
-    every = (Case(*each) for each in itertools.product(options.layers, options.shapes, passes))
-    return contenders, [case for case in every if any(contender.suits(case) for contender in contenders)]
+    cases = (Case(*each) for each in itertools.product(options.layers, options.shapes, passes))
+    return contenders, [case for case in cases if any(contender.suits(case) for contender in contenders)]
 
 
 def report_times(options, results):
@@ -71,7 +72,7 @@ def report_times(options, results):
 
 
 def choose_memory(options):
-    """Triples `(name, maker, case)`."""
+    """Returns a list of `(name, maker, case)`."""
     makers = [row for row in MEMORY if row[0].removesuffix("+recompute") in options.contenders]
     return [
         (name, make, Case(layer, options.memory_shape, kind))
@@ -81,7 +82,7 @@ def choose_memory(options):
 
 def report_memory(options, rows, left_out):
     tables = [layer_report.memory_table(rows, options.memory_shape)] if rows else []
-    heading = [*report.machine([]), "", "Above what the process held before the step, with all gradients."]
+    heading = [*report.machine([]), "", "Memory above that of the process before the step, with all gradients."]
     return report.Report(
         heading, tables, left_out, {"machine": report.machine([]), "results": report.memory_data(rows)}
     )
@@ -90,11 +91,11 @@ def report_memory(options, rows, left_out):
 def main():
     options = parse_options()
     console = driver.open_console(options.output / "layers.log")
-    both = options.times == options.memory
-    if both or options.times:
+    everything = options.times == options.memory
+    if everything or options.times:
         make_report = functools.partial(report_times, options)
         driver.report_times(console, *choose_times(options), options.seconds, make_report, options.output / "layers")
-    if both or options.memory:
+    if everything or options.memory:
         make_report = functools.partial(report_memory, options)
         driver.report_memory(console, choose_memory(options), make_report, options.output / "memory")
     console.print(f"Written to {options.output}/")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as tables for a person, and as data."""
+"""Reports: tables for the terminal and in Markdown, and data in JSON."""
 
 import importlib.metadata
 import json
@@ -14,15 +14,13 @@ from rich.table import Table as RichTable
 
 PEAK = fma_peak.CONTENDER.name
 PACKAGES = ["tensorflow", "keras", "torch", "onnxruntime", "jax", "yoyodyne"]
-TURNS = (
-    "Cells: median ± half the interquartile range. All contenders took turns in one run, each in a process of its own."
-)
+TURNS = "Cells: median ± half the interquartile range. All contenders took turns in one run, in processes of their own."
 
 
 class Table(NamedTuple):
     title: str
     head: list
-    rows: list  # of lists of strings
+    rows: list  # lists of strings
 
     def markdown(self):
         lines = ["| " + " | ".join(row) + " |" for row in [self.head, ["---"] * len(self.head), *self.rows]]
@@ -36,13 +34,13 @@ class Table(NamedTuple):
 
 
 class Report(NamedTuple):
-    heading: list  # of lines
+    heading: list  # lines
     tables: list
-    notes: list  # of lines
+    notes: list  # lines
     data: dict
 
     def write(self, path):
-        """`path` is without the suffix."""
+        """Writes Markdown and JSON; `path` has no suffix."""
         texts = ["\n".join(self.heading) + "\n", *(table.markdown() for table in self.tables), "\n".join(self.notes)]
         path.with_suffix(".md").write_text("\n".join(texts) + "\n")
         path.with_suffix(".json").write_text(json.dumps(self.data, indent=1) + "\n")
@@ -55,7 +53,7 @@ class Report(NamedTuple):
 
 
 def machine(results):
-    """Lines on what was measured on what."""
+    """Returns lines on the machine and the versions of the packages."""
     versions = []
     for package in PACKAGES:
         try:
@@ -69,27 +67,27 @@ def machine(results):
 
 
 def brief(result):
-    """A line."""
+    """Returns a line with the medians of a result."""
     seconds = (f"{name} {1e3 * result.median(name):.3g}" for name in result.seconds if name != PEAK)
     return f"{result.case}, ms: {', '.join(seconds)}"
 
 
 def notes(left_out):
-    """Lines on who was left out and why, of pairs of a contender and a reason; each once, however many cases."""
+    """Returns a line for each reason in `left_out`, pairs of a contender and a reason."""
     groups = {}
     for name, reason in left_out:
         groups.setdefault(reason, []).append(name)
     return [f"- Left out: {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in groups.items()]
 
 
-def ratio(result, ours, theirs):
-    """How many times as fast as the best of `theirs`, by medians; None where either did not run."""
-    seconds = [result.median(name) for name in theirs if name in result.seconds]
+def ratio(result, ours, peers):
+    """Returns how many times as fast as the fastest of `peers` `ours` is, by medians; None if either did not run."""
+    seconds = [result.median(name) for name in peers if name in result.seconds]
     return min(seconds) / result.median(ours) if seconds and ours in result.seconds else None
 
 
 def times_data(result):
-    """What goes into the JSON file of a case."""
+    """Returns a dict for the JSON file."""
     contenders = {
         name: {"median": result.median(name), "spread": result.spread(name), "all": times}
         for name, times in result.seconds.items()
@@ -98,17 +96,17 @@ def times_data(result):
 
 
 def memory_data(rows):
-    """Likewise, of rows `(name, case, gigabytes)`."""
+    """Returns a list of dicts for the JSON file, from rows `(name, case, gigabytes)`."""
     return [{"contender": name, **case._asdict(), "gigabytes": gigabytes} for name, case, gigabytes in rows]
 
 
 def fma_peak_of(results):
-    """The FMA peak in GFLOP/s: the best of all turns, for one whose threads start late shows less. None if unknown."""
+    """Returns the FMA peak in GFLOP/s, or None if unknown: the best of all turns, as threads may start late in some."""
     return max((fma_peak.gigaflops(min(r.seconds[PEAK])) for r in results if PEAK in r.seconds), default=None)
 
 
 def time_cell(result, name):
-    """Milliseconds and their spread."""
+    """Returns the median in milliseconds and its spread."""
     if name not in result.seconds:
         return "–"
     milliseconds = 1e3 * result.median(name)

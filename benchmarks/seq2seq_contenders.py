@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model, one training step, in each framework.
+"""The contenders of the seq2seq benchmark: a training step of the same model in several frameworks.
 
-The model: embeddings, a bidirectional GRU encoder, a tanh bridge to the first state, additive attention with a GRU
-decoder, softmax cross-entropy, Adam. A maker is a function `(case) -> step`, `step()` makes a training step by teacher
-forcing. A maker raises a `ValueError` if its model has not the weights of the others.
+The model has embeddings, a bidirectional GRU encoder, a tanh layer from its last states to the first state of the
+decoder, additive attention, a GRU decoder, softmax cross-entropy, and Adam. A maker is a function `(case) -> step`,
+where `step()` runs a training step with teacher forcing. A maker raises a `ValueError` if its model has another number
+of parameters.
 """
 
 import functools
@@ -19,19 +20,19 @@ SIZES = [(128, 10, 9, 50, 128, 256), (64, 30, 30, 8000, 256, 512)]
 class Case(NamedTuple):
     batch: int
     source: int  # tokens
-    target: int
-    vocabulary: int  # of either side
+    target: int  # tokens
+    vocabulary: int  # tokens, of source and target each
     embedding: int
     units: int
 
     @property
     def tiny(self):
-        """The same of next to no size."""
+        """The same case with tiny sizes."""
         return Case(2, 3, 3, 8, 8, 8)
 
     @property
     def parameters(self):
-        """Trainable numbers of the model."""
+        """Number of parameters of the model."""
         memory = 2 * self.units
         encoder = 2 * self.gru(self.embedding)
         bridge = (memory + 1) * self.units
@@ -41,16 +42,16 @@ class Case(NamedTuple):
         return 2 * self.vocabulary * self.embedding + encoder + bridge + attention + decoder + readout
 
     def gru(self, features):
-        """Trainable numbers of a GRU, of which the input and the recurrent product have each a bias."""
+        """Returns the number of parameters of a GRU, with a bias for the input and one for the recurrent product."""
         return 3 * self.units * (features + self.units + 2)
 
     @property
-    def held(self):
+    def permanent_bytes(self):
         """Bytes of the weights and the two moments of Adam in float32."""
         return 3 * 4 * self.parameters
 
     def draw(self):
-        """Token ids of the sources and the targets, and the mask of the sources."""
+        """Returns random token ids of sources and targets, and the mask of the sources."""
         random = np.random.default_rng(0)
         source, target = (random.integers(self.vocabulary, size=(self.batch, n)) for n in (self.source, self.target))
         return source, target, np.ones(source.shape, bool)
@@ -64,7 +65,7 @@ def keras_seq_step(jit_compile, implementation, case):
 
     def decode(inputs, memory, state, mask):
         layer = keras_seq.layers.AttentionDecoder(case.units, cell="gru", implementation=implementation)
-        layer.choose_implementation()  # raises here, and not in the middle of a trace
+        layer.choose_implementation()  # raises here rather than during tracing
         return layer(inputs, memory, initial_state=[state], memory_mask=mask)
 
     gru = functools.partial(keras_seq.layers.GRU, implementation=implementation)
@@ -76,7 +77,7 @@ def keras_step(jit_compile, case):
     from keras import layers, ops
 
     class AttentionCell(layers.Layer):
-        """A GRU cell that attends to a memory. The memory is in its state, because `layers.RNN` has no constants."""
+        """A GRU cell with attention. The memory is part of the state, because `layers.RNN` has no constants."""
 
         def __init__(self):
             super().__init__()
@@ -110,11 +111,11 @@ def keras_step(jit_compile, case):
 
 
 def build_model(case, bidirectional, gru, decode):
-    """The model in Keras.
+    """Builds the model in Keras.
 
     Args:
         case: a `Case`.
-        bidirectional, gru: layer classes.
+        bidirectional, gru: layer classes for the encoder.
         decode: function `(inputs, memory, state, mask) -> outputs`, the decoder.
     """
     import keras
@@ -195,7 +196,7 @@ def torch_step(case):
 
 def _check_parameters(case, count):
     if count != case.parameters:
-        raise ValueError(f"a model of {count:,} parameters where the others have {case.parameters:,}")
+        raise ValueError(f"The model must have {case.parameters:,} parameters, like the others. Received: {count:,}")
 
 
 CONTENDERS = [
@@ -208,6 +209,6 @@ CONTENDERS = [
     Contender("torch", torch_step),
 ]
 LEGEND = (
-    "native, xla: keras_seq with that implementation of encoder and AttentionDecoder; keras: keras.layers.GRU and "
-    "keras.layers.RNN over an attention cell. In a TensorFlow graph, with -jit under jit_compile=True. PyTorch: eager."
+    "native, xla: GRU and AttentionDecoder of keras_seq with that implementation; keras: keras.layers.GRU and "
+    "keras.layers.RNN over an attention cell. In a TensorFlow graph; -jit: under jit_compile=True. PyTorch: eager."
 )

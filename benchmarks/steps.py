@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoding step of `AttentionDecoder` for a batch of one, as a search takes it: many in one compiled loop."""
+"""The contenders of the decoding benchmark: steps of `AttentionDecoder` in one compiled loop, for a batch of one."""
 
 import functools
 from typing import NamedTuple
 
 from contest import Contender
 
-STEPS = 200  # in a run
+STEPS = 200  # of a run
 FEATURES = 128
 
 
@@ -46,4 +46,4 @@ CONTENDERS = [
     for cell in ("lstm", "gru")
     for jit in (False, True)
 ]
-LEGEND = "In a tf.while_loop of a TensorFlow graph, with -jit under jit_compile=True."
+LEGEND = "In a tf.while_loop of a TensorFlow graph; -jit: under jit_compile=True."

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An epoch of training on words and their pronunciations: `keras_seq.Seq2Seq` and Yoyodyne, as their users run them.
+"""The contenders of the word benchmark: an epoch of `keras_seq.Seq2Seq` and of Yoyodyne on words and pronunciations.
 
-Bidirectional LSTM encoder, attention, LSTM decoder, dropout, Adam with clipped gradients, without validation. Each
-feeds its words in its own way: keras_seq in buckets of similar length, Yoyodyne shuffled, from a process beside. Sizes
-are the same, but keras_seq's model has more parameters: it makes the first state of the decoder from the last of the
-encoder, where Yoyodyne learns it.
+Both have a bidirectional LSTM encoder, attention, an LSTM decoder, dropout, and Adam with clipped gradients; there is
+no validation. Each reads its words as its users do: keras_seq in buckets of similar length, Yoyodyne shuffled, from
+another process. The sizes are the same, but keras_seq has more parameters: it computes the first state of the decoder
+from the last state of the encoder, where Yoyodyne learns it.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ EMBEDDING, UNITS, BATCH, DROPOUT, LEARNING_RATE, CLIP = 128, 256, 128, 0.3, 1e-3
 
 
 class Words(NamedTuple):
-    path: str  # of a file of two columns; others may be written beside it
+    path: str  # file with two columns; contenders may write other files to its folder
     pairs: int
 
     def __str__(self):
@@ -26,16 +26,16 @@ class Words(NamedTuple):
 
 
 def read_words(path=None):
-    """Sources and targets of a file of two columns, or those that CMUdict has for training."""
+    """Returns the sources and targets of a file with two columns, or the training split of CMUdict."""
     from keras_seq import data
 
     return data.load_cmudict()["train"] if path is None else data.read_pairs(path)
 
 
-def write_words(folder, sources, targets, most):
-    """A file of at most so many pairs, from all over: a case."""
+def write_words(folder, sources, targets, max_pairs):
+    """Writes at most `max_pairs` pairs, spread evenly, to a file. Returns the case."""
     pairs = list(zip(sources, targets, strict=True))
-    pairs = pairs[:: -(-len(pairs) // most)]
+    pairs = pairs[:: -(-len(pairs) // max_pairs)]
     path = pathlib.Path(folder, "words.tsv")
     path.write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
     return Words(str(path), len(pairs))
@@ -89,12 +89,12 @@ CONTENDERS = [Contender("keras_seq", keras_seq_epoch), Contender("yoyodyne", yoy
 LEGEND = (
     f"BiLSTM-{UNITS} encoder, attention, LSTM-{UNITS} decoder, embeddings of {EMBEDDING}, batch {BATCH}, "
     f"dropout {DROPOUT}; without validation. keras_seq: Seq2Seq.fit on buckets of similar length; yoyodyne: "
-    "SoftAttentionLSTMModel under its own data module and Lightning's trainer."
+    "SoftAttentionLSTMModel with its own data module and Lightning's trainer."
 )
 
 
 def missing():
-    """A line on what is not installed, or None."""
+    """Returns a line on what is not installed, or None."""
     if importlib.util.find_spec("yoyodyne") is None:
-        return "No words: yoyodyne is not installed (pip install yoyodyne==0.5.27 torch==2.13.0)."
+        return "Words are skipped: Yoyodyne is not installed (pip install yoyodyne==0.5.27 torch==2.13.0)."
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes figures of the documentation beside itself: `python docs/figures.py`. Needs keras_seq[examples,plots]."""
+"""Draws the figures of the documentation: `python docs/figures.py`. Needs keras_seq[examples,plots]."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ LETTERS = 26
 
 
 def draw_dropout(path):
-    """The masks that layers draw for one sequence, by `dropout_mode`: what is dropped of each unit in each step."""
+    """Draws which units a layer drops in each step of a sequence, for each `dropout_mode`."""
     from matplotlib.figure import Figure
 
     features = units = 12
@@ -47,15 +47,15 @@ def draw_dropout(path):
 
 
 def load_windows(steps, count, start=0):
-    """Windows of the letters of all words of CMUdict, in random order; to be named is the first letter of each.
+    """Returns windows of letters from the words of CMUdict in random order, and the first letter of each as its target.
 
     Args:
-        steps: letters a window.
-        count: how many windows.
-        start: where in all letters the first window starts.
+        steps: number of letters in a window.
+        count: number of windows.
+        start: index of the first letter of the first window.
 
     Returns:
-        One-hot letters (count, steps, 26) and the first letters (count,).
+        One-hot letters (count, steps, 26) and first letters (count,).
     """
     words = sorted({word for word in load_cmudict()["train"][0] if word.isascii() and word.isalpha()})
     np.random.default_rng(0).shuffle(words)
@@ -65,39 +65,35 @@ def load_windows(steps, count, start=0):
 
 
 def draw_gradient_flow(path):
-    """How far the gradient of the last step reaches, in networks fresh and trained to remember the first letter."""
+    """Draws the gradients of networks that remember the first of 50 letters, before and after training."""
     steps, units = 50, 64
-    batch, seen = load_windows(steps, 256), 256 * steps
+    test_batch, test_letters = load_windows(steps, 256), 256 * steps
     large = keras.initializers.Orthogonal(1.5, seed=1)
-    makers = {
+    layers = {
         "SimpleRNN": lambda: SimpleRNN(units),
         "SimpleRNN, gain 1.5": lambda: SimpleRNN(units, recurrent_initializer=large),
         "GRU": lambda: GRU(units),
         "LSTM": lambda: LSTM(units),
     }
-    fresh, trained = {}, {}
-    for name, make in makers.items():
+    untrained, trained = {}, {}
+    for name, make_layer in layers.items():
         keras.utils.set_random_seed(1)
-        model = keras.Sequential([keras.Input((None, LETTERS)), make(), keras.layers.Dense(LETTERS)])
+        model = keras.Sequential([keras.Input((None, LETTERS)), make_layer(), keras.layers.Dense(LETTERS)])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), loss, metrics=["accuracy"])
-        fresh[name] = relative_flow(model, batch)
-        for length, epochs in (
-            (5, 2),
-            (10, 3),
-            (20, 3),
-            (steps, 4),
-        ):  # longer and longer: 50 at once none but few learn
-            model.fit(*load_windows(length, 10_000, start=seen), batch_size=128, epochs=epochs, verbose=0)
-        trained[name] = relative_flow(model, batch)
-        print(f"{name}: names {100 * model.evaluate(*batch, verbose=0)[1]:.0f} % of the first letters")
-    figure = plot_gradient_flow({"at initialisation": fresh, "trained": trained})
+        untrained[name] = relative_flow(model, test_batch)
+        for length, epochs in ((5, 2), (10, 3), (20, 3), (steps, 4)):  # few networks learn from 50 letters at once
+            windows = load_windows(length, 10_000, start=test_letters)
+            model.fit(*windows, batch_size=128, epochs=epochs, verbose=0)
+        trained[name] = relative_flow(model, test_batch)
+        print(f"{name}: names {100 * model.evaluate(*test_batch, verbose=0)[1]:.0f} % of the first letters")
+    figure = plot_gradient_flow({"at initialisation": untrained, "trained": trained})
     figure.axes[0].set_ylabel(figure.axes[0].get_ylabel() + ", relative to the last step")
     figure.savefig(path, dpi=110)
 
 
 def relative_flow(model, batch):
-    """The gradient flow of a model with one layer, as a multiple of its last value."""
+    """Returns the gradient norms of a model with one recurrent layer, relative to the last step."""
     (flow,) = gradient_flow(model, batch).values()
     return flow / flow[-1]
 

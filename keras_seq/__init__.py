@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""keras_seq: recurrent sequence-to-sequence models for Keras 3 that are fast, correct and exportable."""
+"""Recurrent layers, attention and sequence-to-sequence models for Keras 3: fast, correct and exportable.
+
+- `keras_seq.layers`: recurrent layers, cells, attention and dropout.
+- `keras_seq.Encoder`, `Decoder`, `Seq2Seq`: sequence-to-sequence models.
+- `keras_seq.convert`: replaces the recurrent layers of a Keras model.
+- `keras_seq.explain`: prints which implementation each layer runs.
+- `keras_seq.data`, `training`, `decoding`, `diagnostics`, `plots`, `tuning`, `ops`: the tools around them.
+"""
 
 import importlib
 
@@ -23,15 +30,15 @@ __all__ = [
     "ops",
 ]
 
-# Not in `__all__`: plots and tuning need optional packages, which `from keras_seq import *` must not ask for.
-_IMPORTED_WHEN_USED = ("decoding", "export", "plots", "training", "tuning")
+# Not in `__all__`: plots and tuning need optional packages, and `from keras_seq import *` must work without them.
+_LAZY_MODULES = ("decoding", "export", "plots", "training", "tuning")
 
 
 def __getattr__(name):
-    if name in _IMPORTED_WHEN_USED:
+    if name in _LAZY_MODULES:
         return importlib.import_module(f"keras_seq.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_IMPORTED_WHEN_USED})
+    return sorted({*globals(), *_LAZY_MODULES})

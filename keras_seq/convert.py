@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models written with the recurrent layers of Keras, moved to those of keras_seq."""
+"""Converts models with the recurrent layers of Keras to those of keras_seq."""
 
 import collections
 import contextlib
@@ -17,30 +17,30 @@ _REPLACEABLE = tuple(getattr(keras.layers, name) for name in REPLACEMENTS)
 
 
 def convert(model):
-    """A copy of a Keras model in which the recurrent layers and cells are those of keras_seq.
+    """Copies a Keras model and replaces its recurrent layers and cells by those of keras_seq.
 
-    Replaced are `SimpleRNN`, `GRU`, `LSTM`, `RNN`, `Bidirectional`, `TimeDistributed`, `SimpleRNNCell`, `GRUCell` and
-    `LSTMCell` of Keras, wherever the configuration of the model holds them: in nested models, wrappers, stacked cells,
-    layers of your own. What is not one of them stays what it is, also `ConvLSTM1D` and classes of your own that derive
-    from one.
+    `SimpleRNN`, `GRU`, `LSTM`, `RNN`, `Bidirectional`, `TimeDistributed`, `SimpleRNNCell`, `GRUCell` and `LSTMCell` of
+    Keras are replaced wherever the configuration of the model contains them: in nested models, wrappers, stacked cells
+    and your own layers. All other layers stay as they are, including `ConvLSTM1D` and your own subclasses of the layers
+    above.
 
     The copy has the names, weights, trainable flags, dtype policies, random seeds and states (`stateful=True`) of the
-    model and shares no variable with it; the model stays as it is. An unbuilt model gives an unbuilt copy. A compiled
-    model gives a compiled copy: its optimizer has the same configuration and starts afresh, without the moments.
-    `implementation` is "auto". The dropout of our cells draws one mask for all gates.
+    model, but shares no variable with it. The model does not change. If it is not built, neither is the copy. If it is
+    compiled, so is the copy; the optimizer has the same configuration, but no moments yet. `implementation` is "auto".
+    Unlike in Keras, all gates share one dropout mask.
 
-    A file of Keras is read with `convert(keras.saving.load_model(path))`.
+    To convert a file, load it first: `convert(keras.saving.load_model(path))`.
 
     Args:
-        model: a Keras model or layer. It must be possible to write it as a configuration, as for `model.save`; classes
-            and functions of your own that its layers use need not be registered.
+        model: a Keras model or layer that has a configuration, as `model.save` requires. Your own classes and functions
+            in it need not be registered.
 
     Returns:
-        The copy, of the same class.
+        The copy, of the same class; a layer that is replaced becomes the layer of keras_seq.
 
     Raises:
-        ValueError: if `model` is not a Keras model or layer, if it has no configuration from which it could be made
-            again, or if it holds recurrent layers that its configuration does not tell of.
+        ValueError: if `model` is not a Keras model or layer, if Keras cannot recreate it from its configuration, or if
+            one of its classes creates recurrent layers of Keras in its own code, where `convert` cannot replace them.
 
     Example:
         >>> import keras, keras_seq, numpy as np
@@ -58,42 +58,43 @@ def convert(model):
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: {model!r} of type {type(model).__name__}")
     custom_objects = _custom_objects(model)
-    with _errors_about(model):
+    with _explain_config_errors(model):
         with warnings.catch_warnings():
-            # A lambda is unsafe in a file. Here it never leaves the process.
+            # Keras warns because a lambda in a file is unsafe. Here it never leaves the process.
             warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
             config = keras.saving.serialize_keras_object(model)
         compile_config = config.pop("compile_config", None)
-        config = _keep_shared(replace_in_config(config), _shared_names(model), custom_objects)
+        config = _mark_shared_layers(replace_in_config(config), _shared_layer_names(model), custom_objects)
         copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
-    _check_that_none_is_left(copy)
-    for original, twin in _pairs(model, copy):
-        _copy_state(original, twin)
+    _check_all_replaced(copy)
+    for original_layer, layer_copy in _layer_pairs(model, copy):
+        _copy_settings(original_layer, layer_copy)
     _copy_variables(model, copy)
-    if compile_config:  # after the trainable flags: the optimizer is built for the variables to be trained
+    if compile_config:  # after the trainable flags, which decide for which variables the optimizer is built
         custom_objects["compile"] = types.SimpleNamespace(from_config=copy.compile_from_config)
-        step = {"class_name": "compile", "config": compile_config}  # an object, so that lambdas are let in here too
-        with _errors_about(model):
-            keras.saving.deserialize_keras_object(step, custom_objects=custom_objects, safe_mode=False)
+        # A serialized object, so that Keras deserializes its lambdas too.
+        compilation = {"class_name": "compile", "config": compile_config}
+        with _explain_config_errors(model):
+            keras.saving.deserialize_keras_object(compilation, custom_objects=custom_objects, safe_mode=False)
         if any(row.implementation == "cudnn" for row in explain(copy, print_fn=None)):
-            # On a GPU `jit_compile="auto"` compiles our layers, but not those of Keras, so that they run on cuDNN.
+            # On a GPU `jit_compile="auto"` becomes False for layers of Keras, which run on cuDNN, but True for ours.
             copy.jit_compile = model.jit_compile
     return copy
 
 
 @contextlib.contextmanager
-def _errors_about(model):
+def _explain_config_errors(model):
     try:
         yield
     except (NameError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            "`model` must have a configuration from which Keras can make it again, as `model.save` and `load_model` "
-            f"need it; the error above says what is missing. Received: {_described(model)}"
+            "`model` must have a configuration from which Keras can recreate it, as `model.save` and `load_model` "
+            f"require. The error above says what is missing. Received: {_describe(model)}"
         ) from error
 
 
-class _Shared:
-    """What stands for one layer wherever the configuration describes it: Keras would make one at each place."""
+class _SharedLayer:
+    """Creates a layer once, for all places in the configuration that describe it. Keras would create one at each."""
 
     def __init__(self, config):
         self.config = config
@@ -105,117 +106,119 @@ class _Shared:
         return self.layer
 
 
-def _shared_names(model):
-    """The names of the layers that stand in more than one layer."""
-    parents, owners = collections.defaultdict(set), collections.defaultdict(set)
+def _shared_layer_names(model):
+    """Returns the names of the layers that are inside more than one other layer."""
+    parents, layers_by_name = collections.defaultdict(set), collections.defaultdict(set)
     for _, parent in walk_layers(model):
         for layer in sublayers(parent):
             parents[id(layer)].add(id(parent))
-            owners[layer.name].add(id(layer))
-    return {name for name, ids in owners.items() if len(ids) == 1 and len(parents[min(ids)]) > 1}
+            layers_by_name[layer.name].add(id(layer))
+    return {name for name, ids in layers_by_name.items() if len(ids) == 1 and len(parents[min(ids)]) > 1}
 
 
-def _keep_shared(config, names, custom_objects):
-    """A configuration in which each of the shared layers is one, which joins the custom objects."""
+def _mark_shared_layers(config, names, custom_objects):
+    """Returns a configuration that refers to a `_SharedLayer` for each name, and adds them to `custom_objects`."""
     if isinstance(config, (list, tuple)):
-        return type(config)(_keep_shared(value, names, custom_objects) for value in config)
+        return type(config)(_mark_shared_layers(value, names, custom_objects) for value in config)
     if not isinstance(config, dict):
         return config
-    config = {key: _keep_shared(value, names, custom_objects) for key, value in config.items()}
+    config = {key: _mark_shared_layers(value, names, custom_objects) for key, value in config.items()}
     inner = config.get("config")
     if "class_name" in config and isinstance(inner, dict) and inner.get("name") in names:
         key = f"shared layer {inner['name']}"
-        described = {name: config.pop(name) for name in ("config", "build_config") if name in config}
-        custom_objects.setdefault(key, _Shared(config | described))
+        moved = {name: config.pop(name) for name in ("config", "build_config") if name in config}
+        custom_objects.setdefault(key, _SharedLayer(config | moved))
         config |= {"registered_name": key, "config": {}}
     return config
 
 
 def _custom_objects(model):
-    """The classes and functions of the user in a model's layers and compilation, by their names in its configuration.
+    """Returns the classes and functions of the user in a model and its compilation, by their names in the config.
 
-    Without them Keras finds no more than what is registered.
+    Keras finds only registered ones by itself.
     """
-    found = {}
+    custom_objects = {}
     for _, layer in walk_layers(model):
-        for thing in _leaves([layer, list(vars(layer).values()), compile_arguments(layer)]):
-            kind = thing if isinstance(thing, types.FunctionType) else type(thing)
-            own = kind.__module__.partition(".")[0] not in ("builtins", "keras", "keras_seq", "tensorflow")
-            if own and (isinstance(kind, types.FunctionType) or hasattr(kind, "get_config")):
-                found[keras.saving.get_registered_name(kind)] = kind
-    return found
+        for value in _leaves([layer, list(vars(layer).values()), compile_arguments(layer)]):
+            is_function = isinstance(value, types.FunctionType)
+            definition = value if is_function else type(value)
+            package = definition.__module__.partition(".")[0]
+            if package in ("builtins", "keras", "keras_seq", "tensorflow"):
+                continue
+            if is_function or hasattr(definition, "get_config"):
+                custom_objects[keras.saving.get_registered_name(definition)] = definition
+    return custom_objects
 
 
-def _leaves(thing):
-    """What nested lists and dictionaries hold. Those of a layer may have keys that `keras.tree` cannot sort."""
-    if not isinstance(thing, (dict, list, tuple)):
-        yield thing
+def _leaves(nested):
+    """Yields the leaves of nested lists and dicts. `keras.tree` cannot sort the keys of some dicts in layers."""
+    if not isinstance(nested, (dict, list, tuple)):
+        yield nested
         return
-    for inner in thing.values() if isinstance(thing, dict) else thing:
+    for inner in nested.values() if isinstance(nested, dict) else nested:
         yield from _leaves(inner)
 
 
-def _check_that_none_is_left(copy):
-    left = [
-        f"{layer.name!r} ({type(layer).__name__}) in {_described(parent)}"
-        for parent, layer in _inner_layers(copy)
+def _check_all_replaced(copy):
+    not_replaced = [
+        f"{layer.name!r} ({type(layer).__name__}) in {_describe(parent)}"
+        for parent, layer in _parents_and_layers(copy)
         if type(layer) in _REPLACEABLE
     ]
-    if left:
+    if not_replaced:
         raise ValueError(
-            "`model` must tell of its recurrent layers in its configuration: `convert` cannot replace those that a "
-            f"class makes in its own code. Received: {', '.join(left)}. Use `keras_seq.layers` in that class."
+            "`model` must have all its recurrent layers in its configuration. `convert` cannot replace layers that a "
+            f"class creates in its own code. Received: {', '.join(not_replaced)}. Use `keras_seq.layers` in that class."
         )
 
 
-def _inner_layers(parent):
-    """Each layer in another one, with it. What a class derived from a recurrent layer is made of is its own matter."""
+def _parents_and_layers(parent):
+    """Yields (parent, layer) for each layer inside another one, except inside subclasses of recurrent layers."""
     if isinstance(parent, keras.layers.RNN) and type(parent) not in REPLACEMENTS.values():
         return
     for layer in sublayers(parent):
         yield parent, layer
-        yield from _inner_layers(layer)
+        yield from _parents_and_layers(layer)
 
 
-def _pairs(original, copy):
-    """Each layer of the model and its twin in the copy, those outside before those inside."""
+def _layer_pairs(original, copy):
+    """Yields each layer of the model with its copy, outer layers first."""
     yield original, copy
-    inner, twins = sublayers(original), sublayers(copy)
-    _check_alike(original, [type(layer).__name__ for layer in inner], [type(twin).__name__ for twin in twins])
-    for layer, twin in zip(inner, twins, strict=True):
-        yield from _pairs(layer, twin)
+    originals, copies = sublayers(original), sublayers(copy)
+    _check_same(original, *([type(layer).__name__ for layer in layers] for layers in (originals, copies)))
+    for inner_original, inner_copy in zip(originals, copies, strict=True):
+        yield from _layer_pairs(inner_original, inner_copy)
 
 
-def _copy_state(original, twin):
-    """What a layer holds besides variables that Keras tracks."""
-    if twin.dtype_policy != original.dtype_policy:  # that of a Sequential, which Keras does not write down
-        twin.dtype_policy = original.dtype_policy
-    twin.trainable = original.trainable  # its configuration does not know the flags of what the class makes itself
+def _copy_settings(original, copy):
+    """Copies what is neither in the configuration of a layer nor in the variables that Keras tracks."""
+    if copy.dtype_policy != original.dtype_policy:  # a Sequential does not have it in its configuration
+        copy.dtype_policy = original.dtype_policy
+    copy.trainable = original.trainable  # the flags of layers that a class creates itself are in no configuration
     if isinstance(original, keras.layers.RNN) and original.states is not None:
-        for theirs, ours in zip(*map(keras.tree.flatten, (original.states, twin.states)), strict=True):
-            ours.assign(theirs)
-    if hasattr(original, "save_assets"):  # a vocabulary that was adapted
+        for value, variable in zip(*map(keras.tree.flatten, (original.states, copy.states)), strict=True):
+            variable.assign(value)
+    if hasattr(original, "save_assets"):  # for example an adapted vocabulary
         with tempfile.TemporaryDirectory() as folder:
             original.save_assets(folder)
-            twin.load_assets(folder)
+            copy.load_assets(folder)
 
 
 def _copy_variables(original, copy):
-    names = [[(v.name, tuple(v.shape)) for v in layer.variables] for layer in (original, copy)]
-    _check_alike(original, *names)
-    for theirs, ours in zip(original.variables, copy.variables, strict=True):
-        ours.assign(theirs)
-        if ours.trainable != theirs.trainable:
-            ours.trainable = theirs.trainable
+    _check_same(original, *([(v.name, tuple(v.shape)) for v in layer.variables] for layer in (original, copy)))
+    for value, variable in zip(original.variables, copy.variables, strict=True):
+        variable.assign(value)
+        if variable.trainable != value.trainable:
+            variable.trainable = value.trainable
 
 
-def _check_alike(original, expected, received):
+def _check_same(original, expected, received):
     if expected != received:
         raise ValueError(
-            "`model` must have a configuration that makes the same layers and variables again. Received: "
-            f"{_described(original)} with {expected}, of which the configuration makes {received}"
+            "`model` must have a configuration that recreates the same layers and variables. Received: "
+            f"{_describe(original)} with {expected}, but the configuration recreates {received}"
         )
 
 
-def _described(layer):
+def _describe(layer):
     return f"{layer.name!r} of class {type(layer).__name__}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens inside a model in training: how the gradient flows back through time."""
+"""Diagnostics of training: the gradients of hidden states."""
 
 import inspect
 
@@ -12,39 +12,41 @@ from keras_seq.layers import RNN
 
 
 def gradient_flow(model, batch, training=False):
-    """The norm of the gradient of the loss with respect to each hidden state, `||dL/dh_t||`.
+    """Computes the norm of the gradient of the loss with respect to each hidden state, `||dL/dh_t||`.
 
-    It is the total derivative, through all later steps (backpropagation through time), so it shows whether the
-    gradient vanishes or explodes on its way to the first steps (Pascanu et al. 2013). The norm is the Frobenius norm
-    over batch and units. A step that the mask leaves out makes no state and has 0. The cell state of an LSTM counts
-    where a later h depends on it. With zoneout, h_t is the new state before it is mixed with the old one.
+    The gradient is the total derivative through all later steps (backpropagation through time), so it shows whether it
+    vanishes or explodes on its way to the first steps (Pascanu et al. 2013). The norm is the Frobenius norm over batch
+    and units. A masked step computes no state; its norm is 0. The cell state of an LSTM contributes where a later h
+    depends on it. With zoneout, h_t is the new state before it is mixed with the old one.
 
-    L is `model.compute_loss`, as in `train_on_batch`: with sample weights and regularization. The model is as it was
-    afterwards: weights, states of stateful layers, metrics and random seeds. Everything runs eagerly and without native
-    kernels, which takes longer than a step of training.
+    L is the loss of `model.compute_loss`, as in `train_on_batch`, with sample weights and regularization. The model
+    does not
+    change: weights, states of stateful layers, metrics and random seeds are restored. Everything runs eagerly and
+    without native kernels, which takes longer than a training step.
 
     Args:
         model: a compiled Keras model with recurrent layers of `keras_seq`, at any depth.
-        batch: what `model.train_on_batch` takes: `(x, y)`, `(x, y, sample_weight)`, or x alone.
-        training: whether the model runs as in training, with dropout.
+        batch: a batch as in `model.train_on_batch`: `(x, y)`, `(x, y, sample_weight)` or x alone.
+        training: whether the model runs in training mode, with dropout.
 
     Returns:
-        A dict from names to arrays (time,), in the order of the model. Index t is step t of the sequence, also in a
-        layer that runs backwards. A layer has the names of those that hold it before its own, as in
-        "bidirectional/backward_gru"; a cell of a stack has its number after it: "lstm/0", "lstm/1". A layer that is
-        called several times has one array a call: "lstm", "lstm#2". A layer that is not called has none.
+        A dict from the names of layers to float64 NumPy arrays (time,), in the order of the model. Index t is step t
+        of the sequence, also for a layer that runs backwards. The name of a nested layer starts with those of the
+        layers around it: "bidirectional/backward_gru". In a stack, each cell has its number: "lstm/0", "lstm/1". A
+        layer that is called several times has an array for each call: "lstm", "lstm#2". A layer that is not called has
+        none.
 
     Raises:
-        ValueError: if `model` is not a compiled Keras model or calls no recurrent layer of `keras_seq`.
-        NotImplementedError: if the backend is not TensorFlow, or a layer runs inside a `tf.function`, whose gradients
-            cannot be watched from outside.
+        ValueError: if `model` is not a compiled Keras model, or calls no recurrent layer of `keras_seq`.
+        NotImplementedError: if the backend is not TensorFlow, or if a layer runs inside a `tf.function`, where its
+            gradients cannot be recorded.
 
     Example:
         >>> import numpy as np, keras, keras_seq
         >>> rnn = keras_seq.layers.SimpleRNN(1, "linear", False, "ones", keras.initializers.Constant(0.5), name="rnn")
         >>> model = keras.Sequential([rnn])
         >>> model.compile(loss=lambda y, y_pred: y_pred)
-        >>> gradient_flow(model, (np.ones((1, 4, 1)), np.ones((1, 1))))["rnn"].tolist()  # it halves in every step
+        >>> gradient_flow(model, (np.ones((1, 4, 1)), np.ones((1, 1))))["rnn"].tolist()  # each step halves it
         [0.125, 0.25, 0.5, 1.0]
     """
     if keras.backend.backend() != "tensorflow":
@@ -59,11 +61,11 @@ def gradient_flow(model, batch, training=False):
     if not all(layer.built for _, layer in walk_layers(model)):
         # Tracing builds the layers and computes nothing.
         tf.function(lambda: model(x, **options), autograph=False).get_concrete_function()
-    # Keras does not count the states of its layers among the variables of a model.
+    # The states of recurrent layers are not among the variables that Keras lists for a model.
     states = [layer.states for _, layer in walk_layers(model) if isinstance(layer, keras.layers.RNN)]
     variables = [*model.non_trainable_variables, *model.metrics_variables, *_without_none(states)]
     values = [variable.numpy() for variable in variables]
-    probes = [[] for _ in layers]  # of each layer, one a cell and call
+    probes = [[] for _ in layers]  # of each layer: one for each call and cell
     try:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for (path, layer), layer_probes in zip(layers, probes, strict=True):
@@ -78,7 +80,8 @@ def gradient_flow(model, batch, training=False):
     if not any(probes):
         paths = [path for path, _ in layers]
         raise ValueError(
-            f"`model` must call a recurrent layer of keras_seq, eagerly. Received: {model.name!r} with {paths}"
+            "`model` must call a recurrent layer of keras_seq eagerly. "
+            f"Received: {model.name!r}, which calls none of {paths}"
         )
     norms = {}
     gradients = tape.gradient(loss, probes, unconnected_gradients="zero")
@@ -91,10 +94,10 @@ def gradient_flow(model, batch, training=False):
 
 
 def _recurrent_layers(model):
-    """The recurrent layers of keras_seq in a model: a list of (path, layer), in which a shared layer is once."""
+    """Returns the recurrent layers of keras_seq in a model: a list of (path, layer), with a shared layer once."""
     if not isinstance(model, keras.Model) or not model.compiled:
-        state = "not compiled" if isinstance(model, keras.Model) else "no model"
-        raise ValueError(f"`model` must be a compiled Keras model. Received: {model!r}, which is {state}")
+        problem = "not compiled" if isinstance(model, keras.Model) else "not a model"
+        raise ValueError(f"`model` must be a compiled Keras model. Received: {model!r}, which is {problem}")
     recurrent_layers, others = [], []
     for path, layer in walk_layers(model):
         if isinstance(layer, RNN) and layer.recurrent_cells() is not None:
@@ -102,18 +105,19 @@ def _recurrent_layers(model):
         elif isinstance(layer, keras.layers.RNN):
             others.append(path)
     if not recurrent_layers:
-        received = f"with those of Keras: {others}; `keras_seq.convert(model)` replaces them" if others else "with none"
-        raise ValueError(f"`model` must have recurrent layers of keras_seq. Received: {model.name!r} {received}")
+        received = f"only those of Keras: {others}. `keras_seq.convert(model)` replaces them" if others else "none"
+        raise ValueError(f"`model` must have recurrent layers of keras_seq. Received: {model.name!r} with {received}")
     return recurrent_layers
 
 
 def _make_probe_hook(path, tape, probes):
-    """The `probe_hook` of a layer: it has the tape watch each probe, and adds it to the list `probes`."""
+    """Returns a `probe_hook` for a layer, which makes the tape watch each probe and appends it to `probes`."""
 
     def hook(probe):
         if not hasattr(probe, "numpy"):
             raise NotImplementedError(
-                f"`gradient_flow` cannot look into a `tf.function`. Received: a model that calls {path!r} inside one"
+                "`model` must call its recurrent layers outside a `tf.function`, where `gradient_flow` can record "
+                f"their gradients. Received: a model that calls {path!r} inside one"
             )
         tape.watch(probe)
         probes.append(probe)
@@ -123,7 +127,7 @@ def _make_probe_hook(path, tape, probes):
 
 
 def _number_if_taken(name, taken):
-    """The name, with its number if it is not the first: "lstm", "lstm#2"."""
+    """Returns the name, with a number if it is taken: "lstm", "lstm#2"."""
     count = sum(other.partition("#")[0] == name for other in taken)
     return f"{name}#{count + 1}" if count else name
 
@@ -137,5 +141,5 @@ def _to_tensor(x):
 
 
 def _norms(gradient):
-    """(batch, time, units) -> (time,), in float64: squares of small gradients are not yet zero there."""
+    """(batch, time, units) -> (time,), in float64, where the squares of small gradients do not underflow."""
     return np.sqrt(np.square(keras.ops.convert_to_numpy(gradient).astype("float64")).sum(axis=(0, 2)))

@@ -14,30 +14,32 @@ _CHOICES = ("cell", "units", "embedding_dim", "dropout", "attention")
 
 
 class Seq2SeqHyperModel(keras_tuner.HyperModel):
-    """The `Seq2Seq` models that a keras-tuner search chooses among.
+    """The search space of `Seq2Seq` models for keras-tuner.
 
-    Any tuner searches them; what its `search` is given goes to `Seq2Seq.fit`. A hyperparameter has the name of the
-    argument below that lists its values. Where there is one value there is no choice.
+    Use it with any tuner of keras-tuner. The tuner passes the arguments of `search` on to `Seq2Seq.fit`. Each argument
+    below lists the values of the hyperparameter of its name. List a single value to fix it.
 
-    keras-tuner knows that `objective="val_loss"` is to become small. Of other metrics it wants to be told:
-    `keras_tuner.Objective("val_token_accuracy", "max")`, or `keras_tuner.Objective("val_token_error_rate", "min")`
-    with a `DecodingReport` among the `callbacks` of `search`.
+    keras-tuner minimizes `objective="val_loss"`. For other metrics, name the direction:
+    `keras_tuner.Objective("val_token_accuracy", "max")`, or `keras_tuner.Objective("val_token_error_rate", "min")` with
+    a `DecodingReport` in the `callbacks` of `search`.
 
     Args:
-        source_vectorizer: a layer from `keras_seq.data.text_vectorizer`.
-        target_vectorizer: likewise.
-        cell: kinds of cell, "lstm", "gru" or "rnn", of encoder and decoder.
-        units: sizes of their states.
-        embedding_dim: sizes of an embedding.
-        dropout: fractions of the features to drop, in encoder and decoder.
-        attention: kinds of attention, "bahdanau" or "none".
-        learning_rate: the least and the greatest of Adam; even odds go to even steps of its logarithm.
-        name: as of `keras_tuner.HyperModel`.
-        tunable: likewise.
+        source_vectorizer: a layer from `keras_seq.data.text_vectorizer`, for the sources.
+        target_vectorizer: a layer from `keras_seq.data.text_vectorizer`, for the targets.
+        cell: list of cells of encoder and decoder: "lstm", "gru" or "rnn".
+        units: list of sizes of the states.
+        embedding_dim: list of sizes of the embeddings.
+        dropout: list of fractions of the features to drop, in encoder and decoder.
+        attention: list of attentions: "bahdanau" or "none".
+        learning_rate: the smallest and the largest learning rate of Adam, two positive numbers. It is sampled uniformly
+            on a logarithmic scale.
+        name: name of the `keras_tuner.HyperModel`.
+        tunable: whether the hyperparameters are added to the search space, as in `keras_tuner.HyperModel`.
 
     Raises:
-        ValueError: if a range is not a list or tuple of at least one value, or `learning_rate` is not two positive
-            numbers, ascending.
+        ImportError: if keras-tuner is not installed; raised by `import keras_seq.tuning`.
+        ValueError: if one of the lists is empty or not a list or tuple, or if `learning_rate` is not two positive
+            numbers in ascending order.
 
     Example:
         >>> from keras_seq.data import text_vectorizer
@@ -74,30 +76,32 @@ class Seq2SeqHyperModel(keras_tuner.HyperModel):
         for argument in (*_CHOICES, "learning_rate"):
             values = getattr(self, argument)
             if not isinstance(values, (list, tuple)) or len(values) == 0:
-                raise ValueError(f"`{argument}` must be a list or tuple of at least one value. Received: {values!r}")
+                raise ValueError(f"`{argument}` must be a list or tuple with at least one value. Received: {values!r}")
         if len(learning_rate) != 2 or not 0 < learning_rate[0] <= learning_rate[1]:
-            raise ValueError(f"`learning_rate` must be two positive numbers, ascending. Received: {learning_rate!r}")
+            raise ValueError(
+                f"`learning_rate` must be two positive numbers in ascending order. Received: {learning_rate!r}"
+            )
 
     def build(self, hp):
-        """A compiled model, its optimizer built.
+        """Builds a model with values from the search space. A tuner calls it.
 
         Args:
-            hp: `keras_tuner.HyperParameters`.
+            hp: a `keras_tuner.HyperParameters`, which chooses the values.
 
         Returns:
-            A `Seq2Seq`.
+            A compiled `Seq2Seq`, whose optimizer is built.
         """
-        chosen = {name: hp.Choice(name, list(getattr(self, name))) for name in _CHOICES}
+        hyperparameters = {name: hp.Choice(name, list(getattr(self, name))) for name in _CHOICES}
         learning_rate = hp.Float("learning_rate", *self.learning_rate, sampling="log")
-        attention = None if chosen["attention"] == "none" else chosen["attention"]
-        del chosen["attention"]
+        attention = None if hyperparameters["attention"] == "none" else hyperparameters["attention"]
+        del hyperparameters["attention"]
         model = Seq2Seq(
-            Encoder(self.source_vectorizer.vocabulary_size(), **chosen),
-            Decoder(self.target_vectorizer.vocabulary_size(), attention=attention, **chosen),
+            Encoder(self.source_vectorizer.vocabulary_size(), **hyperparameters),
+            Decoder(self.target_vectorizer.vocabulary_size(), attention=attention, **hyperparameters),
             self.source_vectorizer,
             self.target_vectorizer,
         )
         model.compile(keras.optimizers.Adam(learning_rate))
-        # Hyperband goes on from checkpoints: their optimizer variables are loaded only where there are such variables.
+        # Hyperband resumes from checkpoints. Keras loads optimizer variables only into an optimizer that is built.
         model.optimizer.build(model.trainable_variables)
         return model

@@ -163,6 +163,6 @@ def run_with_gradients(function, arguments, variables=(), mode="eager"):
 
 
 def without_derivative(equations):
-    """The same cell equations, declared to have no hand-written derivative."""
+    """The same equations without their derivative, which automatic differentiation then finds."""
     kind = type(equations)
     return type(kind.__name__, (kind,), {"differentiable": False})(**vars(equations))

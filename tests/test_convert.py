@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`convert` gives a model of keras_seq that is the Keras model in everything but who computes the recurrences."""
+"""`convert` replaces recurrent layers and changes nothing else: neither outputs, weights, flags nor compilation."""
 
 import keras
 import numpy as np
@@ -9,9 +9,9 @@ from keras import layers
 
 import keras_seq
 
-TOLERANCE = 3e-5  # the numbers contract for float32
+TOLERANCE = 3e-5  # of float32 outputs against Keras's
 BATCH, TIME, FEATURES = 3, 5, 4
-NAMES = {"GRU", "LSTM", "RNN", "Bidirectional", "GRUCell", "LSTMCell", "SimpleRNN", "SimpleRNNCell"}
+RECURRENT = {"GRU", "LSTM", "RNN", "Bidirectional", "GRUCell", "LSTMCell", "SimpleRNN", "SimpleRNNCell"}
 
 
 def draw(*shape):
@@ -21,8 +21,8 @@ def draw(*shape):
 SEQUENCES = draw(BATCH, TIME, FEATURES)
 
 
-class Residual(layers.Wrapper):  # registered nowhere
-    """The layer's output and a part of its own, made in its own code."""
+class Residual(layers.Wrapper):  # not registered with Keras
+    """Adds the output of a layer and of a Dense layer, which the class creates in its own code."""
 
     def __init__(self, layer, **kwargs):
         super().__init__(layer, **kwargs)
@@ -37,7 +37,7 @@ class Residual(layers.Wrapper):  # registered nowhere
 
 
 class Tagger(keras.Model):
-    """A subclassed model whose recurrent layer comes from outside."""
+    """A subclassed model whose recurrent layer is an argument, and so in its configuration."""
 
     def __init__(self, layer, classes, **kwargs):
         super().__init__(**kwargs)
@@ -57,7 +57,7 @@ class Tagger(keras.Model):
 
 
 class Hidden(keras.Model):
-    """A subclassed model that makes its recurrent layer itself."""
+    """A subclassed model that creates its recurrent layer in its own code."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -71,11 +71,11 @@ class Hidden(keras.Model):
         return {**super().get_config(), "units": self.units}
 
 
-class OwnLSTM(layers.LSTM):
+class SubclassedLSTM(layers.LSTM):
     pass
 
 
-def own_activation(x):
+def custom_activation(x):
     return keras.ops.tanh(2 * x)
 
 
@@ -102,7 +102,7 @@ def nested():
 
 
 def encoder_decoder():
-    """States that go from one layer to another, and a mask."""
+    """Passes the states of an encoder, and the mask of an Embedding, to a decoder."""
     source, target = keras.Input((TIME,), dtype="int32"), keras.Input((TIME, FEATURES))
     memory, *state = layers.LSTM(6, return_state=True)(layers.Embedding(9, 4, mask_zero=True)(source))
     outputs = layers.LSTM(6, return_sequences=True)(target, initial_state=state)
@@ -135,17 +135,17 @@ MODELS = {
     "shared between nested models": shared_between_nested_models,
     "nested": nested,
     "encoder-decoder": encoder_decoder,
-    "wrapper of the user": lambda: sequential(Residual(layers.LSTM(4, return_sequences=True)), layers.Dense(2)),
+    "custom wrapper": lambda: sequential(Residual(layers.LSTM(4, return_sequences=True)), layers.Dense(2)),
     "subclassed": lambda: subclassed(layers.Bidirectional(layers.LSTM(4))),
-    "ours stay": lambda: sequential(keras_seq.layers.LSTM(4, return_sequences=True), layers.LSTM(3)),
-    "function of the user": lambda: sequential(layers.LSTM(4, activation=own_activation), layers.Dense(2)),
+    "layers of keras_seq": lambda: sequential(keras_seq.layers.LSTM(4, return_sequences=True), layers.LSTM(3)),
+    "custom function": lambda: sequential(layers.LSTM(4, activation=custom_activation), layers.Dense(2)),
     "lambda": lambda: sequential(layers.GRU(4), layers.Lambda(lambda x: 2 * x), layers.Dense(2)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def inputs_of(model):
-    """Arrays for the inputs of a model."""
+    """Returns arrays for the inputs of a model."""
     tensors = model.inputs if getattr(model, "inputs", None) else [keras.KerasTensor((None, TIME, FEATURES))]
     arrays = []
     for tensor in tensors:
@@ -154,8 +154,8 @@ def inputs_of(model):
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-def recurrent(model):
-    return [layer for layer in model._flatten_layers() if type(layer).__name__ in NAMES]
+def recurrent_layers(model):
+    return [layer for layer in model._flatten_layers() if type(layer).__name__ in RECURRENT]
 
 
 def assert_converted(copy, model):
@@ -163,30 +163,30 @@ def assert_converted(copy, model):
     assert [type(layer).__name__ for layer in copy._flatten_layers()] == [
         type(layer).__name__ for layer in model._flatten_layers()
     ]
-    assert [layer.name for layer in recurrent(copy)] == [layer.name for layer in recurrent(model)]
-    assert recurrent(copy)
-    assert all(type(layer).__module__.startswith("keras_seq.") for layer in recurrent(copy))
+    assert [layer.name for layer in recurrent_layers(copy)] == [layer.name for layer in recurrent_layers(model)]
+    assert recurrent_layers(copy)
+    assert all(type(layer).__module__.startswith("keras_seq.") for layer in recurrent_layers(copy))
     assert not {id(v) for v in model.variables} & {id(v) for v in copy.variables}
 
 
 @every_model
-def test_the_copy_predicts_the_same(name):
+def test_the_copy_has_the_same_outputs_and_trains_alone(name):
     model = MODELS[name]()
     inputs = inputs_of(model)
-    kinds, weights, expected = list(map(type, recurrent(model))), model.get_weights(), model(inputs)
+    types, weights, expected = list(map(type, recurrent_layers(model))), model.get_weights(), model(inputs)
     copy = keras_seq.convert(model)
     assert_converted(copy, model)
     assert_close(copy(inputs), expected, TOLERANCE)
     assert_close(copy.get_weights(), weights, 0)
-    copy.compile("sgd", "mse")  # the copy trains, the model does not move
+    copy.compile("sgd", "mse")  # training the copy must not change the model
     copy.fit(inputs, keras.tree.map_structure(np.zeros_like, expected), batch_size=BATCH, verbose=0)
     assert any((a != b).any() for a, b in zip(copy.get_weights(), weights, strict=True))
     assert_close(model.get_weights(), weights, 0)
-    assert list(map(type, recurrent(model))) == kinds
+    assert list(map(type, recurrent_layers(model))) == types
 
 
-@pytest.mark.parametrize("name", ["LSTM", "backward_layer", "stacked cells", "nested", "wrapper of the user"])
-def test_the_copy_is_saved_and_loaded(name, tmp_path):
+@pytest.mark.parametrize("name", ["LSTM", "backward_layer", "stacked cells", "nested", "custom wrapper"])
+def test_the_copy_can_be_saved_and_loaded(name, tmp_path):
     copy = keras_seq.convert(MODELS[name]())
     copy.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", custom_objects={"Residual": Residual})
@@ -202,7 +202,7 @@ def test_the_copy_is_saved_and_loaded(name, tmp_path):
         lambda: layers.GRU(4, recurrent_dropout=0.3, return_state=True, kernel_regularizer="l2"),
     ],
 )
-def test_a_layer_built_or_not(layer):
+def test_a_layer_is_converted_before_and_after_it_is_built(layer):
     layer = layer()
     copy = keras_seq.convert(layer)
     assert type(copy) is getattr(keras_seq.layers, type(layer).__name__)
@@ -218,7 +218,7 @@ def test_a_layer_built_or_not(layer):
 
 
 @pytest.mark.parametrize("kind", ["GRUCell", "LSTMCell", "SimpleRNNCell"])
-def test_a_cell(kind):
+def test_a_cell_is_converted(kind):
     cell = getattr(layers, kind)(4)
     states = [draw(BATCH, 4)] * len(keras.tree.flatten(cell.state_size))
     expected = cell(SEQUENCES[:, 0], states)
@@ -227,7 +227,7 @@ def test_a_cell(kind):
     assert_close(copy(SEQUENCES[:, 0], states), expected, TOLERANCE)
 
 
-def test_an_unbuilt_model():
+def test_an_unbuilt_model_gives_an_unbuilt_copy():
     copy = keras_seq.convert(keras.Sequential([layers.GRU(4, name="gru"), layers.Dense(2)]))
     assert (copy.built, copy.weights) == (False, [])
     assert copy(SEQUENCES).shape == (BATCH, 2)
@@ -260,7 +260,7 @@ def test_arguments_are_kept():
     assert copied["implementation"] == "auto"
 
 
-def test_states_and_seeds():
+def test_states_and_seeds_are_copied():
     model = keras.Sequential(
         [
             keras.Input((TIME, FEATURES), batch_size=BATCH),
@@ -272,10 +272,10 @@ def test_states_and_seeds():
     model(SEQUENCES, training=True)
     copy = keras_seq.convert(model)
     assert_close([v.value for v in copy.variables], [v.value for v in model.variables], 0)
-    seeds = [[layer.layers[-1].seed_generator.state.numpy() for layer in (model, copy)]]
-    assert (seeds[0][0] == seeds[0][1]).all()
-    assert seeds[0][0].any()
-    for _ in range(2):  # the model's states do not move with the copy's
+    seed, copied_seed = (layer.layers[-1].seed_generator.state.numpy() for layer in (model, copy))
+    assert (seed == copied_seed).all()
+    assert seed.any()
+    for _ in range(2):  # each has its own states
         assert_close(copy(SEQUENCES), model(SEQUENCES), TOLERANCE)
 
 
@@ -291,24 +291,24 @@ def frozen_variable(model):
     model.layers[0].cell.bias.trainable = False
 
 
-def frozen_half(model):
+def frozen_direction(model):
     model.layers[1].forward_layer.trainable = False
 
 
-def frozen_inside(model):
+def frozen_sublayer(model):
     model.layers[2].shortcut.trainable = False
 
 
-def frozen_but_one(model):
+def frozen_except_one(model):
     model.trainable = False
     model.layers[0].trainable = True
 
 
-FROZEN = [frozen_layer, frozen_cell, frozen_variable, frozen_half, frozen_inside, frozen_but_one]
+FROZEN = [frozen_layer, frozen_cell, frozen_variable, frozen_direction, frozen_sublayer, frozen_except_one]
 
 
 @pytest.mark.parametrize("freeze", FROZEN, ids=lambda freeze: freeze.__name__)
-def test_what_is_frozen_stays_frozen(freeze):
+def test_trainable_flags_are_copied_and_frozen_weights_do_not_train(freeze):
     model = sequential(
         layers.LSTM(4, return_sequences=True),
         layers.Bidirectional(layers.GRU(4, return_sequences=True)),
@@ -321,13 +321,13 @@ def test_what_is_frozen_stays_frozen(freeze):
     assert [x.trainable for x in copy._flatten_layers()] == [x.trainable for x in model._flatten_layers()]
     assert len(copy.trainable_variables) == len(model.trainable_variables)
     before = copy.get_weights()
-    if freeze is not frozen_but_one:  # nothing of which trains: Keras warns
+    if freeze is not frozen_except_one:  # Keras warns if it finds nothing to train
         copy.fit(SEQUENCES, np.ones((BATCH, TIME, 3)), verbose=0)
     trains = [copy.trainable and v.trainable for v in copy.weights]
     assert [(a != b).any() for a, b in zip(copy.get_weights(), before, strict=True)] == trains
 
 
-def test_compiled():
+def test_a_compiled_model_gives_a_compiled_copy():
     model = sequential(layers.GRU(4), layers.Dense(2))
     scale = 3.0
     model.compile(
@@ -341,13 +341,13 @@ def test_compiled():
     copy = keras_seq.convert(model)
     assert copy.optimizer.get_config() == model.optimizer.get_config()
     assert (copy.jit_compile, copy.optimizer.iterations.numpy(), model.optimizer.iterations.numpy()) == (True, 0, 1)
-    ours, theirs = (m.evaluate(SEQUENCES, targets, return_dict=True, verbose=0) for m in (copy, model))
-    assert set(ours) == {"loss", "mae"}
-    assert_close(list(ours.values()), list(theirs.values()), TOLERANCE)
-    assert_close(ours["loss"], scale * np.mean((model(SEQUENCES) - targets) ** 2), TOLERANCE)
+    copied, original = (m.evaluate(SEQUENCES, targets, return_dict=True, verbose=0) for m in (copy, model))
+    assert set(copied) == {"loss", "mae"}
+    assert_close(list(copied.values()), list(original.values()), TOLERANCE)
+    assert_close(copied["loss"], scale * np.mean((model(SEQUENCES) - targets) ** 2), TOLERANCE)
 
 
-def test_a_model_of_another_dtype_policy():
+def test_a_dtype_policy_is_copied():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -361,28 +361,28 @@ def test_a_model_of_another_dtype_policy():
     assert type(copy.optimizer) is type(model.optimizer) is keras.optimizers.LossScaleOptimizer
 
 
-def own_metric(targets, outputs):
+def custom_metric(targets, outputs):
     return keras.ops.mean(targets - outputs)
 
 
-def test_compiled_with_functions_of_the_user():
-    def own_loss(targets, outputs):
+def test_custom_losses_and_metrics_are_copied():
+    def custom_loss(targets, outputs):
         return keras.ops.mean((targets - outputs) ** 4, axis=-1)
 
     inner = sequential(layers.LSTM(3))
-    inner.compile("sgd", own_loss)
+    inner.compile("sgd", custom_loss)
     model = sequential(layers.GRU(4, return_sequences=True), inner, layers.Dense(1, name="dense"))
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
-    metrics = [own_metric, keras.metrics.MeanAbsoluteError()]
-    model.compile(keras.optimizers.Adam(schedule), own_loss, metrics=metrics)
+    metrics = [custom_metric, keras.metrics.MeanAbsoluteError()]
+    model.compile(keras.optimizers.Adam(schedule), custom_loss, metrics=metrics)
     copy = keras_seq.convert(model)
     assert copy.optimizer.get_config() == model.optimizer.get_config()
-    ours, theirs = (m.evaluate(SEQUENCES, np.ones((BATCH, 1)), return_dict=True, verbose=0) for m in (copy, model))
-    assert set(ours) == {"loss", "own_metric", "mean_absolute_error"}
-    assert_close(list(ours.values()), list(theirs.values()), TOLERANCE)
+    copied, original = (m.evaluate(SEQUENCES, np.ones((BATCH, 1)), return_dict=True, verbose=0) for m in (copy, model))
+    assert set(copied) == {"loss", "custom_metric", "mean_absolute_error"}
+    assert_close(list(copied.values()), list(original.values()), TOLERANCE)
 
 
-def test_an_adapted_vocabulary():
+def test_an_adapted_vocabulary_is_copied():
     text = layers.TextVectorization()
     text.adapt(["a b c", "b c", "c"])
     model = sequential(text, layers.Embedding(9, 4), layers.LSTM(4), shape=(), dtype="string")
@@ -392,10 +392,10 @@ def test_an_adapted_vocabulary():
     assert copy.layers[0].get_vocabulary() == text.get_vocabulary()
 
 
-def test_what_derives_from_a_recurrent_layer_stays():
-    model = sequential(OwnLSTM(4, return_sequences=True), layers.GRU(3, name="gru"))
+def test_subclasses_of_recurrent_layers_are_not_replaced():
+    model = sequential(SubclassedLSTM(4, return_sequences=True), layers.GRU(3, name="gru"))
     copy = keras_seq.convert(model)
-    assert [type(layer) for layer in copy.layers] == [OwnLSTM, keras_seq.layers.GRU]
+    assert [type(layer) for layer in copy.layers] == [SubclassedLSTM, keras_seq.layers.GRU]
     assert_close(copy(SEQUENCES), model(SEQUENCES), TOLERANCE)
     images = sequential(layers.ConvLSTM1D(2, 3), shape=(TIME, 6, 1))
     assert type(keras_seq.convert(images).layers[0]) is layers.ConvLSTM1D
@@ -404,37 +404,40 @@ def test_what_derives_from_a_recurrent_layer_stays():
     assert keras_seq.explain(copy, print_fn=None)[1].implementation != "keras"
 
 
-def test_a_model_of_ours():
+def test_a_seq2seq_model_generates_the_same():
     model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
     ids = np.array([[4, 5, 3], [6, 3, 0]], "int32")
     expected = model.generate(ids)
     np.testing.assert_array_equal(keras_seq.convert(model).generate(ids), expected)
 
 
-@pytest.mark.parametrize("thing", [None, "model.keras", layers.LSTM, [layers.Dense(2)]])
-def test_what_is_no_model(thing):
+@pytest.mark.parametrize("value", [None, "model.keras", layers.LSTM, [layers.Dense(2)]])
+def test_an_object_that_is_not_a_model_raises(value):
     with pytest.raises(ValueError, match=r"`model` must be a Keras model or layer\. Received: .* of type"):
-        keras_seq.convert(thing)
+        keras_seq.convert(value)
 
 
-def test_a_layer_in_the_code_of_a_class():
+def test_a_recurrent_layer_outside_the_configuration_raises():
     for model in (Hidden(4), sequential(Hidden(4))):
-        with pytest.raises(ValueError, match=r"`model` must tell .* 'inner' \(GRU\) in 'hidden\w*' of class Hidden"):
+        with pytest.raises(
+            ValueError,
+            match=r"`model` must have all its recurrent layers .* 'inner' \(GRU\) in 'hidden\w*' of class Hidden",
+        ):
             keras_seq.convert(model)
 
 
-def test_what_has_no_configuration():
-    class Closed(layers.Layer):
+def test_a_model_without_a_configuration_raises():
+    class WithoutConfig(layers.Layer):
         def __init__(self, function):
             super().__init__()
 
     with pytest.raises(ValueError, match=r"`model` must have a configuration .* class Sequential") as caught:
-        keras_seq.convert(keras.Sequential([Closed(np.sin)]))
+        keras_seq.convert(keras.Sequential([WithoutConfig(np.sin)]))
     assert isinstance(caught.value.__cause__, NotImplementedError)
 
 
-def test_a_configuration_that_makes_something_else():
-    class Forgetful(layers.Layer):
+def test_a_configuration_that_recreates_a_different_model_raises():
+    class IncompleteConfig(layers.Layer):
         def __init__(self, units=2):
             super().__init__()
             self.inner = layers.Dense(units)
@@ -448,6 +451,6 @@ def test_a_configuration_that_makes_something_else():
         def get_config(self):
             return {}
 
-    model = sequential(Forgetful(3))
-    with pytest.raises(ValueError, match=r"`model` must have .* same layers and variables .*\(4, 3\).*\(4, 2\)"):
+    model = sequential(IncompleteConfig(3))
+    with pytest.raises(ValueError, match=r"`model` must have .* same layers and variables\. .*\(4, 3\).*\(4, 2\)"):
         keras_seq.convert(model)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""`gradient_flow` returns the gradients of closed forms and of Keras's cells, and leaves the model as it was."""
+
 import os
 import subprocess
 import sys
@@ -28,49 +30,49 @@ def compiled(*stack, inputs=(TIME, FEATURES), **options):
 
 
 def norms(gradients):
-    """Of the gradients of each step, a list of (batch, units)."""
+    """Returns the norm of each step's gradient; `gradients` is a list of (batch, units)."""
     return np.array([np.linalg.norm(g) for g in gradients])
 
 
-def unrolled(cell, inputs, watch, mask=None, backwards=False):
-    """The output of each step, in time order, of a cell called step by step; each new h is watched where it is made."""
+def run_step_by_step(cell, inputs, watch, mask=None, backwards=False):
+    """Returns the outputs of a cell and the new h of each step, in time order; calls `watch` on each new h."""
     state = [tf.zeros((inputs.shape[0], s)) for s in keras.tree.flatten(cell.state_size)]
-    outputs, watched = [None] * inputs.shape[1], [None] * inputs.shape[1]
+    outputs, hidden = [None] * inputs.shape[1], [None] * inputs.shape[1]
     for t in range(inputs.shape[1])[:: -1 if backwards else 1]:
-        _, new = cell(inputs[:, t], state)
-        h = watched[t] = tf.identity(new[0])
+        _, new_state = cell(inputs[:, t], state)
+        h = hidden[t] = tf.identity(new_state[0])
         watch(h)
-        new = [h, *new[1:]]
+        new_state = [h, *new_state[1:]]
         if mask is not None:
-            new = [tf.where(mask[:, t, None], n, s) for n, s in zip(new, state, strict=True)]
-        outputs[t], state = new[0], new
-    return outputs, watched
+            new_state = [tf.where(mask[:, t, None], new, old) for new, old in zip(new_state, state, strict=True)]
+        outputs[t], state = new_state[0], new_state
+    return outputs, hidden
 
 
-def cell_of_keras(kind, ours):
-    """The cell of Keras with the weights of one of ours."""
-    cell = KERAS_CELLS[kind](UNITS)
-    cell.build((BATCH, ours.kernel.shape[0]))
-    cell.set_weights(ours.get_weights())
-    return cell
+def keras_cell_like(kind, cell):
+    """Returns a cell of Keras with the weights of a cell of keras_seq."""
+    keras_cell = KERAS_CELLS[kind](UNITS)
+    keras_cell.build((BATCH, cell.kernel.shape[0]))
+    keras_cell.set_weights(cell.get_weights())
+    return keras_cell
 
 
 def mse(y_pred, y=TARGETS):
     return tf.reduce_mean(tf.square(y_pred - y))
 
 
-def random_bias(layer):
-    """Set the weights of a built layer such that none is zero."""
+def randomize_weights(layer):
+    """Sets all weights of a built layer, biases included, to random values."""
     layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.get_weights()])
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_linear_rnn_is_a_power_of_the_kernel(backwards):
+def test_gradients_of_a_linear_rnn_are_powers_of_the_recurrent_kernel(backwards):
     recurrent_kernel = rng.normal(size=(UNITS, UNITS)) / 2
     options = {"use_bias": False, "kernel_initializer": "identity", "go_backwards": backwards, "name": "rnn"}
     model = compiled(layers.SimpleRNN(UNITS, "linear", **options), inputs=(TIME, UNITS), loss=lambda y, p: y * p)
     model.layers[0].cell.recurrent_kernel.assign(recurrent_kernel)
-    weights = rng.normal(size=(BATCH, UNITS)).astype("float32")  # dL/dh_T, but for the mean
+    weights = rng.normal(size=(BATCH, UNITS)).astype("float32")  # dL/dh_T times (BATCH * UNITS), as the loss is a mean
     (flow,) = gradient_flow(model, (rng.normal(size=(BATCH, TIME, UNITS)), weights)).values()
     expected = [
         np.linalg.norm(weights @ np.linalg.matrix_power(recurrent_kernel.T, steps)) / (BATCH * UNITS)
@@ -81,7 +83,7 @@ def test_linear_rnn_is_a_power_of_the_kernel(backwards):
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
-def test_an_orthogonal_kernel_vanishes_or_explodes_with_its_gain(gain):
+def test_gradients_of_an_orthogonal_kernel_vanish_or_explode_by_its_gain(gain):
     kernel = keras.initializers.Orthogonal(gain, seed=1)
     model = compiled(layers.SimpleRNN(8, "linear", recurrent_initializer=kernel), keras.layers.Dense(2))
     (flow,) = gradient_flow(model, (INPUTS, TARGETS)).values()
@@ -91,64 +93,66 @@ def test_an_orthogonal_kernel_vanishes_or_explodes_with_its_gain(gain):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("kind", KERAS_CELLS)
-def test_against_cells_of_keras_step_by_step(kind, backwards, masked):
+def test_gradients_are_those_of_keras_cells_step_by_step(kind, backwards, masked):
     mask = MASK if masked else None
     layer = getattr(layers, kind)(UNITS, go_backwards=backwards, return_sequences=True, name="rnn")
     inputs = keras.Input((TIME, FEATURES)), keras.Input((TIME,), dtype="bool")
     model = keras.Model(inputs, layer(inputs[0], mask=inputs[1] if masked else None))
     model.compile(loss="mse")
-    random_bias(layer)
+    randomize_weights(layer)
     targets = rng.normal(size=(BATCH, TIME, UNITS)).astype("float32")
-    cell = cell_of_keras(kind, layer.cell)
+    cell = keras_cell_like(kind, layer.cell)
     with tf.GradientTape() as tape:
-        outputs, watched = unrolled(cell, INPUTS, tape.watch, mask, backwards)
-        outputs = tf.stack(outputs[::-1] if backwards else outputs, axis=1)  # Keras's: in the order of computation
+        outputs, hidden = run_step_by_step(cell, INPUTS, tape.watch, mask, backwards)
+        outputs = tf.stack(
+            outputs[::-1] if backwards else outputs, axis=1
+        )  # Keras returns them in the order of computation
         errors = tf.reduce_mean(tf.square(outputs - targets), axis=-1)
-        kept = np.ones_like(MASK) if mask is None else mask  # the loss leaves masked steps out, as Keras's does
-        loss = tf.reduce_sum(errors * kept) / kept.sum()
-    expected = norms(tape.gradient(loss, watched, unconnected_gradients="zero"))
+        loss_mask = np.ones_like(MASK) if mask is None else mask  # Keras's loss ignores masked steps
+        loss = tf.reduce_sum(errors * loss_mask) / loss_mask.sum()
+    expected = norms(tape.gradient(loss, hidden, unconnected_gradients="zero"))
     flows = gradient_flow(model, ([INPUTS, MASK], targets))
     assert list(flows) == ["rnn"]
     assert_close(flows["rnn"], expected, 1e-5)
     if masked:
         alone = gradient_flow(model, ([INPUTS[1:2], MASK[1:2]], targets[1:2]))["rnn"]
-        assert alone[3] > 0 and np.all(alone[4:] == 0)  # no state is made in a masked step
+        assert alone[3] > 0 and np.all(alone[4:] == 0)  # masked steps compute no state
 
 
 @pytest.mark.parametrize("kind", KERAS_CELLS)
-def test_stack(kind):
+def test_each_cell_of_a_stack_has_its_gradients(kind):
     layer = getattr(layers, kind)(UNITS, num_layers=2, name="rnn")
     model = compiled(layer, keras.layers.Dense(2))
-    random_bias(model)
-    cells = [cell_of_keras(kind, cell) for cell in layer.recurrent_cells()]
+    randomize_weights(model)
+    cells = [keras_cell_like(kind, cell) for cell in layer.recurrent_cells()]
     with tf.GradientTape() as tape:
-        lower, watched_lower = unrolled(cells[0], INPUTS, tape.watch)
-        upper, watched_upper = unrolled(cells[1], tf.stack(lower, axis=1), tape.watch)
+        lower, lower_hidden = run_step_by_step(cells[0], INPUTS, tape.watch)
+        upper, upper_hidden = run_step_by_step(cells[1], tf.stack(lower, axis=1), tape.watch)
         loss = mse(model.layers[1](upper[-1]))
-    expected = [norms(g) for g in tape.gradient(loss, [watched_lower, watched_upper])]
+    expected = [norms(g) for g in tape.gradient(loss, [lower_hidden, upper_hidden])]
     flows = gradient_flow(model, (INPUTS, TARGETS))
     assert list(flows) == ["rnn/0", "rnn/1"]
     assert_close(list(flows.values()), expected, 1e-5)
 
 
 @pytest.mark.parametrize("wrapper", [layers.Bidirectional, keras.layers.Bidirectional])
-def test_bidirectional(wrapper):
+def test_each_direction_of_bidirectional_has_its_gradients(wrapper):
     both = wrapper(layers.GRU(UNITS, name="gru"), name="both")
     model = compiled(both, keras.layers.Dense(2))
-    random_bias(model)
-    forward, backward = (cell_of_keras("GRU", half.cell) for half in (both.forward_layer, both.backward_layer))
+    randomize_weights(model)
+    forward, backward = (keras_cell_like("GRU", half.cell) for half in (both.forward_layer, both.backward_layer))
     with tf.GradientTape() as tape:
-        ahead, watched = unrolled(forward, INPUTS, tape.watch)
-        back, watched_back = unrolled(backward, INPUTS, tape.watch, backwards=True)
-        loss = mse(model.layers[1](tf.concat([ahead[-1], back[0]], axis=-1)))
-    expected = [norms(g) for g in tape.gradient(loss, [watched, watched_back])]
+        forward_outputs, forward_hidden = run_step_by_step(forward, INPUTS, tape.watch)
+        backward_outputs, backward_hidden = run_step_by_step(backward, INPUTS, tape.watch, backwards=True)
+        loss = mse(model.layers[1](tf.concat([forward_outputs[-1], backward_outputs[0]], axis=-1)))
+    expected = [norms(g) for g in tape.gradient(loss, [forward_hidden, backward_hidden])]
     flows = gradient_flow(model, (INPUTS, TARGETS))
     assert list(flows) == ["both/forward_gru", "both/backward_gru"]
     assert_close(list(flows.values()), expected, 1e-5)
 
 
 @pytest.mark.parametrize("layer", [layers.LSTM(UNITS), layers.Bidirectional(layers.GRU(UNITS))], ids=["lstm", "gru"])
-def test_padding_changes_nothing(layer):
+def test_padding_does_not_change_the_gradients(layer):
     model = compiled(keras.layers.Masking(), layer, keras.layers.Dense(2), inputs=(None, FEATURES))
     padded = np.concatenate([INPUTS, np.zeros((BATCH, 4, FEATURES))], axis=1)
     for short, long in zip(
@@ -158,23 +162,23 @@ def test_padding_changes_nothing(layer):
         assert np.all(long[TIME:] == 0)
 
 
-def test_sample_weights_and_activity_regularization_count():
+def test_sample_weights_and_activity_regularization_are_in_the_loss():
     layer = layers.LSTM(UNITS, return_sequences=True, activity_regularizer=keras.regularizers.L2(0.3), name="lstm")
     model = compiled(layer, keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(2))
     weights = np.array([0.0, 1.0, 2.0], "float32")
-    cell = cell_of_keras("LSTM", layer.cell)
+    cell = keras_cell_like("LSTM", layer.cell)
     with tf.GradientTape() as tape:
-        outputs, watched = unrolled(cell, INPUTS, tape.watch)
+        outputs, hidden = run_step_by_step(cell, INPUTS, tape.watch)
         outputs = tf.stack(outputs, axis=1)
         errors = tf.reduce_mean(tf.square(model.layers[-1](tf.reduce_mean(outputs, axis=1)) - TARGETS), axis=1)
         loss = tf.reduce_mean(weights * errors) + 0.3 * tf.reduce_sum(tf.square(outputs)) / BATCH
-    expected = norms(tape.gradient(loss, watched))
+    expected = norms(tape.gradient(loss, hidden))
     flow = gradient_flow(model, (INPUTS, TARGETS, weights))["lstm"]
     assert_close(flow, expected, 1e-5)
     assert not np.allclose(flow, gradient_flow(model, (INPUTS, TARGETS))["lstm"])
 
 
-def test_native_kernels_and_unrolled_steps_have_the_same_flow():
+def test_implementation_unroll_and_recompute_do_not_change_the_gradients():
     flows = []
     for options in ({"implementation": "xla"}, {"implementation": "auto"}, {"unroll": True}, {"recompute": True}):
         keras.utils.set_random_seed(1)
@@ -195,7 +199,7 @@ def test_names_in_nested_models():
     assert all(flow.shape == (TIME,) and np.all(flow > 0) for flow in flows.values())
 
 
-def test_a_shared_layer_has_an_array_a_call():
+def test_a_layer_called_twice_has_an_array_for_each_call():
     shared = layers.LSTM(UNITS, num_layers=2, name="shared")
     inputs = keras.Input((TIME, FEATURES)), keras.Input((3, FEATURES))
     outputs = [shared(x) for x in inputs]
@@ -208,14 +212,16 @@ def test_a_shared_layer_has_an_array_a_call():
     assert np.isclose(flows["shared/1#2"][-1], 2 * flows["shared/1"][-1])
 
 
-@pytest.mark.filterwarnings("ignore:`build..` was called on layer:UserWarning")  # of a layer that is never called
-def test_a_layer_without_influence_has_zeros_and_one_not_called_has_no_entry():
+@pytest.mark.filterwarnings("ignore:`build..` was called on layer:UserWarning")  # by the layer that is never called
+def test_a_layer_without_influence_has_zeros_and_a_layer_not_called_has_no_entry():
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
-            self.used, self.ignored, self.idle = (layers.GRU(2, name=n) for n in ("used", "ignored", "idle"))
+            self.used, self.ignored, self.not_called = (
+                layers.GRU(2, name=n) for n in ("used", "ignored", "not_called")
+            )
 
-        def call(self, x):  # without `training`
+        def call(self, x):  # has no argument `training`
             self.ignored(x)
             return self.used(x)
 
@@ -226,7 +232,7 @@ def test_a_layer_without_influence_has_zeros_and_one_not_called_has_no_entry():
     assert np.all(flows["used"] > 0) and np.all(flows["ignored"] == 0)
 
 
-def test_an_unbuilt_model_and_inputs_by_name():
+def test_an_unbuilt_model_and_a_dict_of_inputs():
     model = keras.Sequential(
         [keras.layers.Masking(), layers.GRU(UNITS, stateful=True, name="gru"), keras.layers.Dense(2)]
     )
@@ -242,7 +248,7 @@ def test_an_unbuilt_model_and_inputs_by_name():
     np.testing.assert_allclose(gradient_flow(by_name, batch)[f"{model.name}/gru"], first)
 
 
-def test_the_model_stays_as_it_was():
+def test_the_model_is_restored():
     inputs = keras.Input(batch_shape=(BATCH, TIME, FEATURES))
     options = {"stateful": True, "dropout": 0.3, "recurrent_dropout": 0.3, "return_sequences": True}
     states = layers.LSTM(UNITS, seed=1, name="lstm", **options)(keras.layers.BatchNormalization()(inputs))
@@ -260,7 +266,7 @@ def test_the_model_stays_as_it_was():
     assert not np.allclose(gradient_flow(model, (INPUTS, (TARGETS, TARGETS)))["lstm"], flow)  # no dropout
 
 
-def test_the_model_stays_as_it_was_after_an_error():
+def test_the_model_is_restored_after_an_error():
     layer = layers.LSTM(UNITS, stateful=True)
     model = keras.Sequential([keras.Input(batch_shape=INPUTS.shape), layer, keras.layers.Dense(2)])
     model.compile(loss="mse")
@@ -270,17 +276,17 @@ def test_the_model_stays_as_it_was_after_an_error():
     assert not np.any(layer.states[0])
 
 
-def test_mixed_precision():
+def test_gradients_in_mixed_precision():
     layer = layers.LSTM(UNITS, name="lstm", dtype="mixed_bfloat16")
     model = compiled(layer, keras.layers.Dense(2))
     flow = gradient_flow(model, (INPUTS, TARGETS))["lstm"]
-    full = compiled(layers.LSTM(UNITS, name="lstm"), keras.layers.Dense(2))
-    full.set_weights(model.get_weights())
+    float32_model = compiled(layers.LSTM(UNITS, name="lstm"), keras.layers.Dense(2))
+    float32_model.set_weights(model.get_weights())
     assert flow.dtype == "float64"
-    assert_close(flow, gradient_flow(full, (INPUTS, TARGETS))["lstm"], 0.05)
+    assert_close(flow, gradient_flow(float32_model, (INPUTS, TARGETS))["lstm"], 0.05)
 
 
-def test_seq2seq():
+def test_gradients_of_a_seq2seq_encoder():
     source = keras_seq.data.text_vectorizer(["cat", "thought"])
     target = keras_seq.data.text_vectorizer(["K AE T", "TH AO T"], split="whitespace")
     encoder = keras_seq.Encoder(source.vocabulary_size(), embedding_dim=4, units=8)
@@ -296,24 +302,24 @@ def test_seq2seq():
     ("model", "message"),
     [
         (keras.Sequential([layers.LSTM(2)]), "`model` must be a compiled Keras model.*not compiled"),
-        (layers.LSTM(2), "`model` must be a compiled Keras model.*no model"),
+        (layers.LSTM(2), "`model` must be a compiled Keras model.*not a model"),
         (None, "`model` must be a compiled Keras model. Received: None"),
-        (compiled(keras.layers.LSTM(2, name="old")), r"of keras_seq.*'old'\]; `keras_seq.convert\(model\)` replaces"),
+        (compiled(keras.layers.LSTM(2, name="old")), r"of keras_seq.*'old'\]\. `keras_seq.convert\(model\)` replaces"),
         (compiled(layers.RNN(keras.layers.LSTMCell(2), name="foreign")), r"of keras_seq.*\['foreign'\]"),
         (compiled(keras.layers.Dense(2)), "of keras_seq.*with none"),
     ],
 )
-def test_errors(model, message):
+def test_a_model_without_recurrent_layers_or_compilation_raises(model, message):
     with pytest.raises(ValueError, match=message):
         gradient_flow(model, (INPUTS, TARGETS))
 
 
-def test_a_converted_model():
+def test_a_converted_model_has_gradients():
     model = compiled(keras.layers.LSTM(UNITS, name="lstm"), keras.layers.Dense(2))
     assert list(gradient_flow(keras_seq.convert(model), (INPUTS, TARGETS))) == ["lstm"]
 
 
-def test_a_layer_inside_a_function_is_refused():
+def test_a_layer_inside_a_tf_function_raises():
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
@@ -326,15 +332,15 @@ def test_a_layer_inside_a_function_is_refused():
     model = Model()
     model.compile(loss="mse")
     model(INPUTS)
-    with pytest.raises(NotImplementedError, match=r"cannot look into a `tf.function`.*'gru'"):
+    with pytest.raises(NotImplementedError, match=r"outside a `tf.function`.*'gru' inside one"):
         gradient_flow(model, (INPUTS[:2], TARGETS[:2]))
     assert model.gru.probe_hook is None
-    # For shapes that the function has met, it does not call Python any more.
-    with pytest.raises(ValueError, match=r"must call a recurrent layer of keras_seq, eagerly.*'gru'"):
+    # For shapes that it has traced before, the function does not run Python.
+    with pytest.raises(ValueError, match=r"must call a recurrent layer of keras_seq eagerly.*'gru'"):
         gradient_flow(model, (INPUTS, TARGETS))
 
 
-def test_other_backends_are_refused():
+def test_other_backends_raise():
     code = """
 import keras, pytest, keras_seq
 with pytest.raises(NotImplementedError, match="TensorFlow backend of Keras. Received: 'jax'"):

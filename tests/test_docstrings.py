@@ -22,27 +22,36 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_of(name):
+def test_the_examples_of_a_module_run(name):
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC)
 def test_a_public_name_is_documented(package, name):
-    thing = getattr(getattr(keras_seq, package), name)
-    text = inspect.getdoc(thing)
-    assert text
-    own = thing.__doc__  # not one it inherits
-    assert own
-    is_tuple = inspect.isclass(thing) and issubclass(thing, tuple)  # whose fields say what they are
-    if inspect.signature(thing).parameters and not is_tuple:
-        assert "Args:" in own
+    public = getattr(getattr(keras_seq, package), name)
+    assert inspect.getdoc(public)
+    docstring = public.__doc__  # not an inherited one
+    assert docstring
+    is_tuple = inspect.isclass(public) and issubclass(public, tuple)  # documented by its fields
+    if inspect.signature(public).parameters and not is_tuple:
+        assert "Args:" in docstring
 
 
-def test_the_example_of_the_readme(tmp_path, monkeypatch, capsys):
-    code = README.read_text().split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line and not line.startswith("#")]) <= 20
+def python_blocks():
+    return [block.split("```")[0] for block in README.read_text().split("```python\n")[1:]]
+
+
+def test_the_first_example_of_the_readme_is_short():
+    assert len([line for line in python_blocks()[0].splitlines() if line and not line.startswith("#")]) <= 20
+
+
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    for number, code in enumerate(python_blocks(), 1):  # later blocks use names of earlier ones
+        exec(compile(code, f"README.md, Python block {number}", "exec"), names)
     assert "K AE T" in capsys.readouterr().out
-    assert {"g2p", "g2p.keras"} == {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"g2p", "g2p.keras", "lstm"}
+    assert names["layer"].built and names["outputs"].shape == (4, 5, 32)
+    assert [norms.shape for norms in names["flow"].values()] == [(10,)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark for a GPU runs where JAX and Keras are all there is; here on a CPU, on tiny shapes."""
+"""The GPU benchmark runs without TensorFlow; here on a CPU and on tiny shapes."""
 
 import importlib.util
 import pathlib

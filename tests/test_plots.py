@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Plots show the right numbers and labels, nothing overlaps, and files are written completely or not at all."""
+
 import subprocess
 import sys
 
@@ -20,10 +22,10 @@ SOURCES = [list(word) for word in WORDS]
 TARGETS = [phones.split() for phones in PHONES]
 
 
-def random_weights(sources, targets, more=0):
-    """Rows that sum to 1, in arrays larger by `more` than the tokens are many."""
+def random_weights(sources, targets, padding=0):
+    """Attention weights (batch, time, source) whose rows sum to 1."""
     rng = np.random.default_rng(1)
-    shape = (len(sources), max(map(len, targets)) + more, max(map(len, sources)) + more)
+    shape = (len(sources), max(map(len, targets)) + padding, max(map(len, sources)) + padding)
     return rng.dirichlet(np.full(shape[2], 0.3), shape[:2])
 
 
@@ -32,13 +34,13 @@ def texts(labels):
 
 
 def test_attention_panels_show_weights_and_tokens():
-    weights = random_weights(SOURCES, TARGETS, more=2)
+    weights = random_weights(SOURCES, TARGETS, padding=2)
     *panels, bar = plot_attention(weights, SOURCES, TARGETS).axes
     assert [axes.get_title() for axes in panels] == WORDS
-    for axes, own, source, target in zip(panels, weights, SOURCES, TARGETS, strict=True):
-        (shown,) = axes.images
-        np.testing.assert_allclose(shown.get_array(), own[: len(target), : len(source)], atol=1e-6)
-        assert shown.get_clim() == (0, 1)
+    for axes, expected, source, target in zip(panels, weights, SOURCES, TARGETS, strict=True):
+        (heat_map,) = axes.images
+        np.testing.assert_allclose(heat_map.get_array(), expected[: len(target), : len(source)], atol=1e-6)
+        assert heat_map.get_clim() == (0, 1)
         assert texts(axes.get_xticklabels()) == source
         assert texts(axes.get_yticklabels()) == target
         assert axes.xaxis.get_ticks_position() == "top"
@@ -51,24 +53,24 @@ def test_attention_panels_show_weights_and_tokens():
 def test_attention_takes_arrays_of_different_shapes():
     weights = [np.full((len(target), len(source)), 0.5) for source, target in zip(SOURCES, TARGETS, strict=True)]
     *panels, _ = plot_attention(weights, SOURCES, TARGETS).axes
-    assert [axes.images[0].get_array().shape for axes in panels] == [own.shape for own in weights]
+    assert [axes.images[0].get_array().shape for axes in panels] == [array.shape for array in weights]
 
 
-def test_attention_colours_are_ordered_by_lightness():
+def test_attention_colours_get_steadily_lighter_or_darker():
     figure = plot_attention([np.eye(3)], [list("cat")], [["K", "AE", "T"]])
     red, green, blue, _ = figure.axes[0].images[0].get_cmap()(np.linspace(0, 1, 64)).T
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     assert np.all(np.diff(luminance) < 0) or np.all(np.diff(luminance) > 0)
 
 
-def test_attention_titles_leave_out_special_tokens_and_part_words_by_spaces():
+def test_attention_titles_omit_special_tokens_and_separate_words_by_spaces():
     sources = [["c", "a", "t", "[END]"], ["[START]", "costs", "$5", "or", "$"]]
     figure = plot_attention([np.ones((1, 4)), np.ones((2, 5))], sources, [["x"], ["$y$", "z"]])
     assert [axes.get_title() for axes in figure.axes[:2]] == ["cat", "costs $5 or $"]
-    figure.draw_without_rendering()  # dollar signs are not taken for formulas
+    figure.draw_without_rendering()  # dollar signs do not start formulas
 
 
-def test_attention_of_a_sequence_without_tokens_is_blank():
+def test_the_attention_panel_of_a_sequence_without_tokens_is_blank():
     figure = plot_attention(np.ones((2, 1, 3)), [list("cat")] * 2, [[], ["K"]])
     blank = figure.axes[0]
     assert np.all(np.ma.getmaskarray(blank.images[0].get_array()))
@@ -86,7 +88,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_attention_layout_clips_and_covers_nothing(name):
+def test_attention_panels_neither_overlap_nor_leave_the_figure(name):
     sources, targets = LAYOUTS[name]
     figure = plot_attention(random_weights(sources, targets), sources, targets)
     figure.draw_without_rendering()
@@ -96,11 +98,11 @@ def test_attention_layout_clips_and_covers_nothing(name):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
         assert not any(box.overlaps(other) for other in boxes[:i])
     cells = [np.abs(np.diff(axes.transData.transform([(0, 0), (1, 1)]), axis=0)) for axes in figure.axes[:-1]]
-    np.testing.assert_allclose(cells, cells[0][0, 0], rtol=0.1)  # squares, of one size in all panels
-    assert 0.18 < cells[0][0, 0] / figure.dpi < 0.5  # inches: letters of 9 points fit
+    np.testing.assert_allclose(cells, cells[0][0, 0], rtol=0.1)  # squares of the same size in all panels
+    assert 0.18 < cells[0][0, 0] / figure.dpi < 0.5  # inches; text of 9 points fits
 
 
-def test_attention_of_a_model():
+def test_attention_weights_of_a_model_are_plotted():
     source = keras_seq.data.text_vectorizer(WORDS)
     target = keras_seq.data.text_vectorizer(PHONES, split="whitespace")
     model = keras_seq.Seq2Seq(
@@ -109,32 +111,42 @@ def test_attention_of_a_model():
         source,
         target,
     )
-    found = model.generate(WORDS, return_dict=True)
-    outputs = [text.split() for text in found["text"]]
-    *panels, _ = plot_attention(found["attention_weights"], SOURCES, outputs).axes
-    for axes, own, tokens, output in zip(panels, found["attention_weights"], SOURCES, outputs, strict=True):
+    results = model.generate(WORDS, return_dict=True)
+    outputs = [text.split() for text in results["text"]]
+    *panels, _ = plot_attention(results["attention_weights"], SOURCES, outputs).axes
+    for axes, expected, source, output in zip(panels, results["attention_weights"], SOURCES, outputs, strict=True):
         if output:
-            np.testing.assert_array_equal(axes.images[0].get_array(), own[: len(output), : len(tokens)])
+            np.testing.assert_array_equal(axes.images[0].get_array(), expected[: len(output), : len(source)])
 
 
 @pytest.mark.parametrize(
     ("weights", "sources", "targets", "message"),
     [
-        ([], [], [], "at least one. Received: 0, 0 and 0"),
-        (np.ones((2, 1, 1)), [["a"]], [["b"]], "equally many.*Received: 2, 1 and 1"),
-        (np.ones((1, 1, 1)), [["a"]], [["b"], ["c"]], "equally many.*Received: 1, 1 and 2"),
-        (np.ones((1, 3, 2)), [list("cat")], [["K"]], r"`weights\[0\]` must.*the 3 of `sources\[0\]`.*\(3, 2\)"),
-        ([np.eye(3), np.eye(1)], [["c"]] * 2, [["K", "AE"]] * 2, r"`weights\[1\]` must.*the 2 tokens.*\(1, 1\)"),
-        (np.ones((1, 3, 0)), [list("cat")], [["K"]], r"\(3, 0\)"),  # of a model without attention
+        ([], [], [], "the same length, at least 1. Received: lengths 0, 0 and 0"),
+        (np.ones((2, 1, 1)), [["a"]], [["b"]], "the same length.*Received: lengths 2, 1 and 1"),
+        (np.ones((1, 1, 1)), [["a"]], [["b"], ["c"]], "the same length.*Received: lengths 1, 1 and 2"),
+        (
+            np.ones((1, 3, 2)),
+            [list("cat")],
+            [["K"]],
+            r"`weights\[0\]` must.*source >= 3, that in `sources\[0\]`.*\(3, 2\)",
+        ),
+        (
+            [np.eye(3), np.eye(1)],
+            [["c"]] * 2,
+            [["K", "AE"]] * 2,
+            r"`weights\[1\]` must.*time >= 2, the number of.*\(1, 1\)",
+        ),
+        (np.ones((1, 3, 0)), [list("cat")], [["K"]], r"\(3, 0\)"),  # from a model without attention
         (np.ones((1, 3)), [list("cat")], [["K"]], r"\(3,\)"),
     ],
 )
-def test_attention_errors(weights, sources, targets, message):
+def test_bad_attention_arguments_raise(weights, sources, targets, message):
     with pytest.raises(ValueError, match=message):
         plot_attention(weights, sources, targets)
 
 
-def test_history_panels():
+def test_history_has_a_panel_for_each_metric():
     history = {
         "token_accuracy": [0.1, 0.5, 0.6],
         "loss": [3.0, 2.0, 1.5],
@@ -163,17 +175,17 @@ def test_history_panels():
         ("val_wer", "WER (%)"),
         ("dev_wer", "dev WER (%)"),
         ("val_token_error_rate", "token error rate (%)"),
-        ("paper", "paper"),  # ends in "per" but in no word "per"
+        ("paper", "paper"),  # "per" must be a word of its own
         ("learning_rate", "learning rate"),
     ],
 )
-def test_history_labels(name, label):
+def test_history_labels_name_the_metric(name, label):
     (axes,) = plot_history({name: [1.0, 2.0]}).axes
     assert axes.get_ylabel() == label
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 20, 333])
-def test_history_ticks_are_epochs(epochs):
+def test_history_ticks_are_whole_epochs(epochs):
     (axes,) = plot_history({"loss": np.linspace(3, 1, epochs)}).axes
     low, high = axes.get_xlim()
     assert 0 < low < 1 and epochs < high < 1.1 * epochs + 1
@@ -187,21 +199,21 @@ def test_history_ticks_are_epochs(epochs):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([5.0], [6]),  # validation_freq=6, the last epoch only
+        ([5.0], [6]),  # validation_freq=6: only the last epoch
         ([5.0, 4.0], [3, 6]),
         ([5.0, 4.0, 3.0], [2, 4, 6]),
-        ([5.0, 4.0, 3.0, 2.0], [1, 2, 3, 4]),  # of no regular kind: the first epochs
+        ([5.0, 4.0, 3.0, 2.0], [1, 2, 3, 4]),  # no interval fits: the first epochs
         ([None, float("nan"), 3.0, 2.0, None, 1.0], [3, 4, 6]),
     ],
 )
-def test_history_of_a_metric_with_fewer_values(values, expected):
+def test_a_metric_with_fewer_values_is_placed_at_its_epochs(values, expected):
     loss, other = plot_history({"val_other": values, "loss": [6, 5, 4, 3, 2, 1]}).axes
     x, y = other.lines[0].get_data()
     assert list(x[~np.isnan(y)]) == expected
     assert loss.get_xlim() == other.get_xlim()
 
 
-def test_history_of_fit():
+def test_history_of_a_resumed_fit_with_validation_freq():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics=["mae"])
     data = np.ones((4, 1)), np.zeros((4, 1))
@@ -216,7 +228,7 @@ def test_history_of_fit():
 
 
 @pytest.mark.parametrize("history", [{}, {"loss": []}, keras.callbacks.History(), [1.0, 2.0], None])
-def test_history_errors(history):
+def test_a_bad_history_raises(history):
     with pytest.raises(ValueError, match=r"`history` must be a Keras `History` or its dict.*Received"):
         plot_history(history)
 
@@ -224,7 +236,7 @@ def test_history_errors(history):
 FLOWS = {"vanishing": 0.5 ** np.arange(20.0)[::-1], "exploding": 1.5 ** np.arange(30.0)[::-1]}
 
 
-def test_gradient_flow_has_a_line_a_name():
+def test_gradient_flow_has_a_line_for_each_name():
     (axes,) = plot_gradient_flow(FLOWS).axes
     assert axes.get_yscale() == "log"
     assert axes.get_xlabel() == "time step"
@@ -251,7 +263,7 @@ def test_gradient_flow_panels_share_scale_and_colours():
     assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
 
 
-def test_gradient_flow_tells_many_lines_apart():
+def test_gradient_flow_lines_all_differ_in_colour_or_style():
     (axes,) = plot_gradient_flow({f"gru/{i}": np.ones(3) for i in range(25)}).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 25
 
@@ -260,14 +272,14 @@ def test_gradient_flow_tells_many_lines_apart():
     ("norms", "expected"),
     [([0, 1, 2, 0], [2, 3]), ([np.inf, 1e30, 1.0], [2, 3]), ([np.nan, 1e-300, 1.0], [2, 3]), ([0, 0], []), ([5], [1])],
 )
-def test_gradient_flow_shows_what_a_logarithm_can(norms, expected):
+def test_gradient_flow_leaves_gaps_at_values_without_a_logarithm(norms, expected):
     figure = plot_gradient_flow({"lstm": norms})
     figure.draw_without_rendering()
     x, y = figure.axes[0].lines[0].get_data()
     assert list(x[~np.isnan(y)]) == expected
 
 
-def test_gradient_flow_of_a_model():
+def test_gradient_flow_of_a_model_is_plotted():
     stack = keras_seq.layers.GRU(3, num_layers=2, name="gru")
     model = keras.Sequential([keras.Input((7, 2)), keras_seq.layers.Bidirectional(stack, name="both")])
     model.compile(loss="mse")
@@ -279,7 +291,7 @@ def test_gradient_flow_of_a_model():
 
 
 @pytest.mark.parametrize("flows", [{}, None, [1.0], {"a": []}, {"a": 1.0}, {"a": [[1.0]]}, {"a": {}}])
-def test_gradient_flow_errors(flows):
+def test_bad_flows_raise(flows):
     with pytest.raises(ValueError, match=r"`flows` must be a dict.*Received"):
         plot_gradient_flow(flows)
 
@@ -296,59 +308,59 @@ def draw_gradient_flow(path=None):
     return plot_gradient_flow(FLOWS, path)
 
 
-each = pytest.mark.parametrize("draw", [draw_attention, draw_history, draw_gradient_flow])
+each_plot = pytest.mark.parametrize("draw", [draw_attention, draw_history, draw_gradient_flow])
 
 
-@each
-def test_png_is_written_whole(draw, tmp_path):
+@each_plot
+def test_a_png_file_replaces_an_older_one(draw, tmp_path):
     path = tmp_path / "picture.png"
-    path.write_bytes(b"an older one")
+    path.write_bytes(b"an older file")
     assert isinstance(draw(path), Figure)
     pixels = image.imread(path)
     height, width, _ = pixels.shape
     assert 300 < width < 3000 and 300 < height < 3000
-    assert pixels[..., :3].min() < 0.3 and pixels[..., :3].max() == 1  # something dark on white
+    assert pixels[..., :3].min() < 0.3 and pixels[..., :3].max() == 1  # dark on white
     assert list(tmp_path.iterdir()) == [path]
 
 
-@each
-def test_failed_save_leaves_the_older_file(draw, tmp_path, monkeypatch):
+@each_plot
+def test_a_failed_save_keeps_the_older_file(draw, tmp_path, monkeypatch):
     def fail(self, path, **kwargs):
         path.write_bytes(PNG)
         raise OSError("disk full")
 
     path = tmp_path / "picture.png"
-    path.write_bytes(b"an older one")
+    path.write_bytes(b"an older file")
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         draw(path)
-    assert path.read_bytes() == b"an older one"
+    assert path.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a", PNG), (".png", PNG)])
-def test_suffix_tells_the_format(name, start, tmp_path):
+@pytest.mark.parametrize(("name", "first_bytes"), [("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a", PNG), (".png", PNG)])
+def test_the_suffix_selects_the_format(name, first_bytes, tmp_path):
     draw_history(str(tmp_path / name))
-    assert (tmp_path / name).read_bytes().startswith(start)
+    assert (tmp_path / name).read_bytes().startswith(first_bytes)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@each
-def test_pyplot_is_left_alone(draw):
+@each_plot
+def test_the_state_of_pyplot_does_not_change(draw):
     before = dict(matplotlib.rcParams)
     draw()
     assert pyplot.get_fignums() == []
     assert dict(matplotlib.rcParams) == before
 
 
-@each
-def test_error_without_matplotlib(draw, monkeypatch):
+@each_plot
+def test_without_matplotlib_the_error_names_the_extra(draw, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'keras_seq\[plots\]'"):
         draw()
 
 
 @pytest.mark.slow
-def test_import_needs_no_matplotlib():
+def test_the_module_can_be_imported_without_matplotlib():
     code = "import sys; sys.modules['matplotlib'] = None; import keras_seq.plots"
     subprocess.run([sys.executable, "-c", code], check=True)

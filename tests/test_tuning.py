@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The tuners of keras-tuner search `Seq2SeqHyperModel`, and the hyperparameters reach the models."""
+
 import importlib
 import subprocess
 import sys
@@ -14,14 +16,14 @@ from keras_seq.training import DecodingReport
 from keras_seq.tuning import Seq2SeqHyperModel
 
 RANGES = {"units": (8, 16), "embedding_dim": (4, 8), "dropout": (0.0, 0.2), "learning_rate": (1e-3, 1e-2)}
-STEPS = 5  # of an epoch
+STEPS = 5  # in an epoch
 
 
 @pytest.fixture(scope="module")
 def pairs():
     words, pronunciations = data.load_cmudict()["train"]
-    chosen = np.random.default_rng(0).permutation(len(words))[:200]
-    return [words[i] for i in chosen], [pronunciations[i] for i in chosen]
+    indices = np.random.default_rng(0).permutation(len(words))[:200]
+    return [words[i] for i in indices], [pronunciations[i] for i in indices]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def datasets(pairs):
     )
 
 
-def chosen(trial):
+def searched_values(trial):
     return {name: trial.hyperparameters.get(name) for name in (*RANGES, "cell", "attention")}
 
 
@@ -49,7 +51,7 @@ def assert_generates(model, pairs):
 
 
 @pytest.mark.slow
-def test_random_search(vectorizers, datasets, pairs, tmp_path):
+def test_random_search_finds_and_reloads_the_best_model(vectorizers, datasets, pairs, tmp_path):
     training, held_out = datasets
 
     def new_tuner():
@@ -62,20 +64,20 @@ def test_random_search(vectorizers, datasets, pairs, tmp_path):
         )
 
     new_tuner().search(training, validation_data=held_out, epochs=2, verbose=0)
-    tuner = new_tuner()  # reads what the first one left on the disk
+    tuner = new_tuner()  # reads the results of the first one from disk
     first, second = tuner.oracle.get_best_trials(2)
-    assert chosen(first) != chosen(second)
+    assert searched_values(first) != searched_values(second)
     assert first.score < second.score
     for trial, model in zip((first, second), tuner.get_best_models(2), strict=True):
         assert isinstance(model, Seq2Seq)
         assert model.encoder.units == model.decoder.units == trial.hyperparameters.get("units")
-        # The weights are those of the best epoch.
+        # get_best_models restores the weights of the best epoch.
         np.testing.assert_allclose(model.evaluate(held_out, verbose=0)[0], trial.score, rtol=1e-5)
         assert_generates(model, pairs)
 
 
 @pytest.mark.slow
-def test_hyperband(vectorizers, datasets, pairs, tmp_path):
+def test_hyperband_resumes_training(vectorizers, datasets, pairs, tmp_path):
     training, held_out = datasets
     tuner = keras_tuner.Hyperband(
         Seq2SeqHyperModel(*vectorizers, cell=["gru"], **RANGES),
@@ -88,17 +90,17 @@ def test_hyperband(vectorizers, datasets, pairs, tmp_path):
     tuner.search(training, validation_data=held_out, verbose=0)
     trials = tuner.oracle.get_best_trials(10)
     assert [trial.status for trial in trials] == ["COMPLETED"] * 5
-    assert len({tuple(chosen(trial).values()) for trial in trials}) == 4
-    (continued,) = (trial for trial in trials if "tuner/trial_id" in trial.hyperparameters.values)
-    # It went on where its predecessor stopped, with Adam's moments: one epoch after another.
-    assert int(tuner.load_model(continued).optimizer.iterations) == 2 * STEPS
+    assert len({tuple(searched_values(trial).values()) for trial in trials}) == 4
+    (resumed,) = (trial for trial in trials if "tuner/trial_id" in trial.hyperparameters.values)
+    # It resumed from the checkpoint of another trial, with the state of Adam: an epoch each.
+    assert int(tuner.load_model(resumed).optimizer.iterations) == 2 * STEPS
     (best,) = tuner.get_best_models(1)
     np.testing.assert_allclose(best.evaluate(held_out, verbose=0)[1], trials[0].score, rtol=1e-5)
     assert trials[0].score == max(trial.score for trial in trials)
     assert_generates(best, pairs)
 
 
-def test_search_for_the_least_error_rate(vectorizers, datasets, pairs, tmp_path):
+def test_search_minimizes_the_error_rate_of_a_decoding_report(vectorizers, datasets, pairs, tmp_path):
     words, pronunciations = pairs
     report = DecodingReport(words[:20], [[pronunciation] for pronunciation in pronunciations[:20]], samples=0)
     tuner = keras_tuner.RandomSearch(
@@ -136,7 +138,7 @@ def test_hyperparameters_reach_the_model(vectorizers, cell, attention):
     assert model.decoder.vocabulary_size == vectorizers[1].vocabulary_size()
 
 
-def test_search_space(vectorizers):
+def test_the_default_search_space(vectorizers):
     hp = keras_tuner.HyperParameters()
     Seq2SeqHyperModel(*vectorizers).build(hp)
     space = {parameter.name: parameter for parameter in hp.space}
@@ -147,7 +149,7 @@ def test_search_space(vectorizers):
     assert (rate.min_value, rate.max_value, rate.sampling) == (1e-4, 1e-2, "log")
 
 
-def test_single_values_leave_no_choice(vectorizers):
+def test_single_values_are_fixed(vectorizers):
     hp = keras_tuner.HyperParameters()
     single = {"cell": ["gru"], "units": [8], "embedding_dim": [4], "dropout": [0.1], "attention": ["none"]}
     Seq2SeqHyperModel(*vectorizers, **single, learning_rate=(1e-3, 1e-3)).build(hp)
@@ -157,21 +159,21 @@ def test_single_values_leave_no_choice(vectorizers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"cell": "lstm"}, "`cell` must be a list or tuple of at least one value. Received: 'lstm'"),
+        ({"cell": "lstm"}, "`cell` must be a list or tuple with at least one value. Received: 'lstm'"),
         ({"units": 64}, "`units` must be a list or tuple"),
         ({"dropout": []}, r"`dropout` must be.*Received: \[\]"),
         ({"learning_rate": 1e-3}, "`learning_rate` must be a list or tuple"),
         ({"learning_rate": [1e-3]}, "`learning_rate` must be two positive numbers"),
-        ({"learning_rate": (1e-2, 1e-3)}, "ascending. Received"),
+        ({"learning_rate": (1e-2, 1e-3)}, "in ascending order. Received"),
         ({"learning_rate": (0, 1e-3)}, "`learning_rate` must be two positive numbers"),
     ],
 )
-def test_errors(vectorizers, arguments, message):
+def test_bad_ranges_raise(vectorizers, arguments, message):
     with pytest.raises(ValueError, match=message):
         Seq2SeqHyperModel(*vectorizers, **arguments)
 
 
-def test_error_without_keras_tuner(monkeypatch):
+def test_without_keras_tuner_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_tuner", None)
     monkeypatch.delitem(sys.modules, "keras_seq.tuning")
     with pytest.raises(ImportError, match=r"pip install 'keras_seq\[tune\]'"):
@@ -179,6 +181,6 @@ def test_error_without_keras_tuner(monkeypatch):
 
 
 @pytest.mark.slow
-def test_package_needs_no_keras_tuner():
+def test_the_package_can_be_imported_without_keras_tuner():
     code = "import sys; sys.modules['keras_tuner'] = None; import keras_seq"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of weights go both ways between a model of Keras's recurrent layers and the same model of ours."""
+"""Weight files load both ways between models of Keras's recurrent layers and the same models of keras_seq."""
 
 import keras
 import numpy as np
@@ -8,13 +8,13 @@ from conftest import assert_close
 
 import keras_seq
 
-TOLERANCE = 3e-5  # the numbers contract for float32
+TOLERANCE = 3e-5  # of float32 outputs against Keras's
 TIME, FEATURES = 5, 4
 SEQUENCES = np.random.default_rng(0).normal(size=(3, TIME, FEATURES)).astype("float32")
-OURS, KERAS = keras_seq.layers, keras.layers
+KERAS_SEQ, KERAS = keras_seq.layers, keras.layers
 
 
-# The recurrent part of a model, with the layers of a package.
+# The recurrent layers of a model; `package` is `keras.layers` or `keras_seq.layers`.
 LAYERS = {
     "SimpleRNN": lambda package: [package.SimpleRNN(4)],
     "GRU": lambda package: [package.GRU(4)],
@@ -51,21 +51,21 @@ def sequential(package, name):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("make", [functional, sequential])
 @pytest.mark.parametrize("file", ["model.keras", "model.weights.h5"])
-@pytest.mark.parametrize(("source", "target"), [(KERAS, OURS), (OURS, KERAS)], ids=["from Keras", "to Keras"])
-def test_weights(name, make, file, source, target, tmp_path):
-    saved, loading = make(source, name), make(target, name)
+@pytest.mark.parametrize(("source", "target"), [(KERAS, KERAS_SEQ), (KERAS_SEQ, KERAS)], ids=["from Keras", "to Keras"])
+def test_a_weight_file_gives_the_same_weights_and_outputs(name, make, file, source, target, tmp_path):
+    saved, loaded = make(source, name), make(target, name)
     if file.endswith(".keras"):
         saved.save(tmp_path / file)
     else:
         saved.save_weights(tmp_path / file)
-    loading.load_weights(tmp_path / file)
-    assert_close(loading.get_weights(), saved.get_weights(), 0)
-    assert_close(loading(SEQUENCES), saved(SEQUENCES), TOLERANCE)
+    loaded.load_weights(tmp_path / file)
+    assert_close(loaded.get_weights(), saved.get_weights(), 0)
+    assert_close(loaded(SEQUENCES), saved(SEQUENCES), TOLERANCE)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_whole_file_of_keras(name, tmp_path):
-    """`custom_objects` cannot do it: Keras looks up its own classes by module and name before it looks there."""
+def test_a_whole_model_file_of_keras_can_be_converted(name, tmp_path):
+    """`custom_objects` cannot replace the layers: Keras looks up its own classes by module and name first."""
     model = sequential(KERAS, name)
     model.compile("adam", "mse")
     model.save(tmp_path / "model.keras")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers on a GPU, all on JAX: our scan, Keras's layer (whose LSTM is cuDNN's) and a plain `jax.lax.scan`.
+"""Benchmarks recurrent layers on a GPU with JAX: keras_seq, Keras (its LSTM runs on cuDNN) and a plain `jax.lax.scan`.
 
-Needs JAX and Keras; keras_seq is taken from this checkout, and TensorFlow is not needed. Prints Markdown.
+Needs JAX and Keras, but not TensorFlow; keras_seq is imported from this checkout. Prints Markdown.
 
     python benchmarks/gpu/jax_layers.py
     python benchmarks/gpu/jax_layers.py --layers LSTM --shapes 64,50,512,512 --output lstm.md
@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # what the benchmarks share
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # the other benchmarks
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # keras_seq
 os.environ["KERAS_BACKEND"] = "jax"
 
@@ -31,17 +31,17 @@ import keras_seq
 
 LAYERS = ("LSTM", "GRU")
 REFERENCE = "lax.scan"
-WARM_UP = 3  # runs that do not count; the first one compiles
+WARM_UP = 3  # uncounted runs; the first one compiles
 LEGEND = """\
 Cells: median of the runs in milliseconds ± half the interquartile range. Contenders took turns, run by run, in one
-process; a run ends when its results are there. xla: the scan of keras_seq; auto: what keras_seq chooses, named in
-brackets; keras: `keras.layers`, whose LSTM is cuDNN's where there is a GPU and no recurrent dropout; lax.scan: a cell
-written by hand under `jax.lax.scan`, its input product before the loop, differentiated by JAX. The backward pass gives
-the gradients of inputs and weights. Difference: the largest from lax.scan of any output without dropout."""
+process; a run ends when its results are computed. xla: the scan of keras_seq; auto: what keras_seq chooses, in
+brackets; keras: `keras.layers`, whose LSTM runs on cuDNN on a GPU without recurrent dropout; lax.scan: a hand-written
+cell under `jax.lax.scan`, with its input product before the loop, differentiated by JAX. The backward pass computes the
+gradients of inputs and weights. Difference: the largest difference of an output from lax.scan, without dropout."""
 
 
 def draw(case):
-    """Sequences, and the weights that every contender gets, as Keras has them."""
+    """Returns weights in Keras's layout for all contenders, and sequences."""
     random, (batch, steps, features, units) = np.random.default_rng(0), case.shape
     columns = GATES[case.layer] * units
     shapes = [(features, columns), (units, columns), (2, columns) if case.layer == "GRU" else (columns,)]
@@ -50,7 +50,7 @@ def draw(case):
 
 
 def layer_call(library, case, **arguments):
-    """A layer as a function `(weights, sequences, seeds) -> outputs`, its first seeds, and the layer."""
+    """Returns a function `(weights, sequences, seeds) -> outputs`, its first seeds, and the layer."""
     make, options = getattr(library.layers, case.layer), {"recurrent_dropout": case.recurrent_dropout, **arguments}
     layer = make(case.shape[3], return_sequences=True, **options)
     layer.build((None, *case.shape[1:3]))
@@ -80,16 +80,16 @@ def make_scan(case):
     def call(weights, sequences, key):
         kernel, recurrent_kernel, bias = weights
         biases = bias if case.layer == "GRU" else (bias, 0.0)
-        start = jnp.zeros((sequences.shape[0], case.shape[3]))
-        kept = 1 - case.recurrent_dropout * case.backward
-        mask = jax.random.bernoulli(key, kept, start.shape) / kept
+        initial = jnp.zeros((sequences.shape[0], case.shape[3]))
+        keep = 1 - case.recurrent_dropout * case.backward
+        mask = jax.random.bernoulli(key, keep, initial.shape) / keep
 
-        def one(state, x):
+        def scan_step(state, x):
             state = step(state, x, (state[0] * mask) @ recurrent_kernel + biases[1])
             return state, state[0]
 
-        projected = jnp.swapaxes(sequences @ kernel + biases[0], 0, 1)
-        return jnp.swapaxes(jax.lax.scan(one, (start,) * 2, projected)[1], 0, 1)
+        input_product = jnp.swapaxes(sequences @ kernel + biases[0], 0, 1)
+        return jnp.swapaxes(jax.lax.scan(scan_step, (initial,) * 2, input_product)[1], 0, 1)
 
     return call, jax.random.key(0), ""
 
@@ -110,7 +110,7 @@ MAKERS = {"xla": make_xla, "auto": make_auto, "keras": make_keras, REFERENCE: ma
 
 
 def compete(case, runs):
-    """`{name: seconds of each run}` and `{name: difference}`; the name says what "auto" has chosen."""
+    """Returns `{name: seconds of each run}` and `{name: difference}`; names include what "auto" chose."""
     weights, sequences = draw(case)
     functions = {}
     for name, make in MAKERS.items():
@@ -143,7 +143,7 @@ def cell(seconds):
 
 
 def rows(case, seconds, differences):
-    """A row a contender, and how its median compares with that of Keras."""
+    """Yields a row for each contender, with the ratio of Keras's median to its own."""
     keras_median = statistics.median(seconds["keras"])
     for name, times in seconds.items():
         ratio = f"{keras_median / statistics.median(times):.2f}"
@@ -152,11 +152,11 @@ def rows(case, seconds, differences):
 
 
 def report(cases, runs):
-    """The lines of the report, each as soon as it is known."""
+    """Yields the lines of the report as they are measured."""
     device = jax.devices()[0]
     precision = jax.config.jax_default_matmul_precision or "default"
     yield f"{device.device_kind} ({device.platform}); JAX {jax.__version__}, Keras {keras.__version__}."
-    yield f"float32, matrix products of {precision} precision; {runs} runs each.\n"
+    yield f"float32, matrix products with {precision} precision; {runs} runs each.\n"
     yield LEGEND + "\n"
     head = ["layer", "batch, time, features, units", "pass", "contender", "ms", "times as fast as keras", "difference"]
     for row in (head, ["---"] * len(head)):
@@ -164,7 +164,7 @@ def report(cases, runs):
     for case in cases:
         for row in rows(case, *compete(case, runs)):
             yield "| " + " | ".join(row) + " |"
-        gc.collect()  # what the case has on the device
+        gc.collect()  # frees the memory of the case on the device
 
 
 def parse_shape(text):
@@ -177,13 +177,13 @@ def parse_shape(text):
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    add("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="layers to run")
     add("--shapes", nargs="+", type=parse_shape, default=SHAPES, metavar="B,T,I,H", help="batch,time,features,units")
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
-    add("--runs", type=int, default=30, help="that count, of each contender (default: %(default)s)")
-    add("--precision", choices=["highest", "high", "default"], help="of matrix products; JAX's own choice by default")
-    add("--small", action="store_true", help="tiny shapes and two runs, to see that it works")
-    add("--output", type=pathlib.Path, help="a file for the report, which is printed in any case")
+    add("--runs", type=int, default=30, help="counted runs of each contender (default: %(default)s)")
+    add("--precision", choices=["highest", "high", "default"], help="of matrix products (default: that of JAX)")
+    add("--small", action="store_true", help="tiny shapes and two runs, for a test")
+    add("--output", type=pathlib.Path, help="file for the report, which is also printed")
     return parser.parse_args()
 
 

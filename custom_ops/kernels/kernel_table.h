@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each instruction set's translation unit offers.
+// The functions that isa/kernels.cc defines for each instruction set.
 #ifndef KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 #define KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 
@@ -7,15 +7,16 @@
 
 namespace keras_seq {
 
-// Pointers rather than containers: these functions are compiled per instruction set.
+// Pointers rather than containers, because templates of the standard library must not be compiled for one instruction
+// set: the linker would merge them with those of another.
 struct KernelTable {
-  // float32 and float64, and bfloat16 where `bfloat16` says so.
+  // For float32 and float64, and for bfloat16 if `bfloat16` is true.
   bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t directions, const Executor&);
-  // float32 and float64.
+  // For float32 and float64.
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t directions, const Executor&);
   bool bfloat16;
-  // Of float32 and float64; for the tests of accuracy.
+  // For float32 and float64. Only tests call them.
   void (*sigmoid)(const void* from, void* to, int64_t count, DataType dtype);
   void (*tanh)(const void* from, void* to, int64_t count, DataType dtype);
 };
@@ -33,7 +34,7 @@ namespace avx512_bf16 {
 const KernelTable& Kernels();
 }
 
-// The one that `InstructionSet` names. Must not be null.
+// The kernels of `InstructionSet`; null if there is none.
 const KernelTable* SelectedKernels();
 
 }  // namespace keras_seq

@@ -40,7 +40,7 @@ class Draw {
   Case Call() {
     Case c{};
     Problem& p = c.problem;
-    p.cell = static_cast<Cell>(Integer(0, 2));
+    p.cell = static_cast<CellKind>(Integer(0, 2));
     p.activation = static_cast<Activation>(Integer(0, 2));
     p.reset_after = Chance(0.5);
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
@@ -51,7 +51,7 @@ class Draw {
     c.inputs = Normal(steps * p.features, 1);
     c.kernel = Normal((p.features + p.memory_units) * gates, Scale(p.features + p.memory_units));
     c.recurrent_kernel = Normal(p.units * gates, 0.5);
-    if (Chance(0.6)) c.bias = Normal(gates * (p.cell == Cell::kGRU && p.reset_after ? 2 : 1), 1);
+    if (Chance(0.6)) c.bias = Normal(gates * (p.cell == CellKind::kGRU && p.reset_after ? 2 : 1), 1);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
     for (int s = 0; s < States(p.cell); ++s) {
       if (initial) c.initial[s] = Normal(states, 1);
@@ -160,7 +160,7 @@ std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>&
   std::vector<Gradients> gradients;
   for (size_t d = 0; d < reverse.size(); ++d) {
     Everything<T>& all = directions[d];
-    all = {sized(states * p.time), sized(states), sized(p.cell == Cell::kLSTM ? states : 0)};
+    all = {sized(states * p.time), sized(states), sized(p.cell == CellKind::kLSTM ? states : 0)};
     all.push_back(sized(p.batch * p.time * p.source));
     for (const auto* argument : {&inputs, &kernel, &recurrent, &bias, &h, &cell, &memory, &keys, &query_kernel,
                                  &score_vector}) {
@@ -168,7 +168,7 @@ std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>&
     }
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
-    results.push_back({all[0].data(), {all[1].data(), p.cell == Cell::kLSTM ? all[2].data() : nullptr},
+    results.push_back({all[0].data(), {all[1].data(), p.cell == CellKind::kLSTM ? all[2].data() : nullptr},
                        keep ? residuals[d].data() : nullptr, all[3].data()});
     const auto found = [&all](size_t i) { return all[i].empty() ? nullptr : all[i].data(); };
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), found(7), {found(8), found(9)},
@@ -210,7 +210,7 @@ void TestCall(Case& c, ThreadPool& pool, const std::string& name) {
   Outcome plain = RunPlainly(c);
   std::vector<std::vector<double>> expected{RealParts(plain.outputs), RealParts(plain.final_state[0]),
                                             RealParts(plain.final_state[1])};
-  if (c.problem.cell != Cell::kLSTM) expected[2].clear();
+  if (c.problem.cell != CellKind::kLSTM) expected[2].clear();
   expected.push_back(RealParts(plain.attention_weights));
   for (Numbers* argument : {&c.inputs, &c.kernel, &c.recurrent_kernel, &c.bias, &c.initial[0], &c.initial[1], &c.memory,
                             &c.keys, &c.query_kernel, &c.score_vector}) {
@@ -247,7 +247,7 @@ void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string&
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(Cell cell, bool reset_after, bool attends, ThreadPool& pool, Draw& draw) {
+void TestThreads(CellKind cell, bool reset_after, bool attends, ThreadPool& pool, Draw& draw) {
   Case c{};
   c.problem = {cell, DataType::kFloat32, Activation::kTanh, reset_after, 70, 19, 40, 150};
   if (attends) {
@@ -258,7 +258,7 @@ void TestThreads(Cell cell, bool reset_after, bool attends, ThreadPool& pool, Dr
   const int64_t gates = Gates(cell) * 150, steps = 70 * 19;
   c.inputs = draw.Normal(steps * 40, 1), c.kernel = draw.Normal((40 + c.problem.memory_units) * gates, 0.1);
   c.recurrent_kernel = draw.Normal(150 * gates, 0.1), c.d_outputs = draw.Real(steps * 150);
-  c.bias = draw.Normal(gates * (cell == Cell::kGRU && reset_after ? 2 : 1), 1);
+  c.bias = draw.Normal(gates * (cell == CellKind::kGRU && reset_after ? 2 : 1), 1);
   c.dropout = draw.Kept(70 * 150);
   const auto alone = RunKernels<float>(c, pool.WithThreads(1), true);
   for (int threads : {2, 3, 3}) {
@@ -286,8 +286,8 @@ int main(int count, char** arguments) {
   }
   Draw draw(seed);
   for (bool attends : {false, true}) {
-    for (Cell cell : {Cell::kSimpleRNN, Cell::kGRU, Cell::kLSTM}) TestThreads(cell, true, attends, pool, draw);
-    TestThreads(Cell::kGRU, false, attends, pool, draw);
+    for (CellKind cell : {CellKind::kSimpleRNN, CellKind::kGRU, CellKind::kLSTM}) TestThreads(cell, true, attends, pool, draw);
+    TestThreads(CellKind::kGRU, false, attends, pool, draw);
   }
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

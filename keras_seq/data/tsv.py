@@ -4,26 +4,27 @@
 import codecs
 from pathlib import Path
 
-_LONGEST_SHOWN = 80  # characters of an offending line that an error message shows
+_MAX_SHOWN = 80  # characters of an invalid line in an error message
 
 
 def read_pairs(path):
-    r"""Reads the sources and targets of a two-column tab-separated file.
+    r"""Reads sources and targets from a tab-separated file with two columns.
 
-    A line is a source, a tab and a target in UTF-8. Everything else is data: quotation marks,
-    spaces, other control characters. A byte order mark, Windows line ends and blank lines at the
-    end of the file are tolerated. The file is read whole or not at all.
+    A line is a source, a tab and a target in UTF-8. All other characters are data, also quotation
+    marks, spaces and control characters. A byte order mark, Windows line ends and blank lines at
+    the end of the file are accepted. No line is skipped: an invalid one raises an error.
 
     Args:
-        path: the file, a string or a `Path`.
+        path: path of the file, a string or a `Path`.
 
     Returns:
-        Two lists of strings of equal length: the sources and the targets, in the file's order.
+        Two lists of strings of the same length, the sources and the targets, in the order of the
+        file.
 
     Raises:
-        ValueError: the file is empty, or a line is not UTF-8, has not exactly two columns, or has
-            a blank one. The message begins with the path and the number of the line.
-        OSError: the file cannot be read; for example `FileNotFoundError`, `IsADirectoryError`.
+        ValueError: if the file is empty, or if a line is not UTF-8, does not have two columns or
+            has a blank column. The message begins with the path and the line number.
+        OSError: if the file cannot be read, for example `FileNotFoundError`, `IsADirectoryError`.
 
     Example:
 
@@ -37,9 +38,9 @@ def read_pairs(path):
     """
     content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
     if not content:
-        raise ValueError(f"{path}:1: expected two columns separated by a tab, the file is empty")
-    # Lines are split as bytes: str.splitlines would also split at U+2028 and its like, and a line
-    # that is not UTF-8 could not be numbered.
+        raise ValueError(f"{path}:1: expected two columns separated by a tab, but the file is empty")
+    # Lines are split as bytes. `str.splitlines` would also split at U+2028 and the like, and the number
+    # of a line that is not UTF-8 would be unknown.
     pairs = [
         _parse(line.removesuffix(b"\r"), f"{path}:{number}")
         for number, line in enumerate(content.split(b"\n"), start=1)
@@ -48,19 +49,19 @@ def read_pairs(path):
     return list(sources), list(targets)
 
 
-def _parse(line, place):
+def _parse(line, position):
     try:
         line = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: expected UTF-8, got byte 0x{line[error.start]:02x}: {_shown(line)}") from None
+        raise ValueError(f"{position}: expected UTF-8, got byte 0x{line[error.start]:02x}: {_shorten(line)}") from None
     columns = line.split("\t")
     if len(columns) != 2:
-        raise ValueError(f"{place}: expected two columns separated by a tab, got {len(columns)}: {_shown(line)}")
+        raise ValueError(f"{position}: expected two columns separated by a tab, got {len(columns)}: {_shorten(line)}")
     for name, column in zip(("source", "target"), columns, strict=True):
         if not column.strip():
-            raise ValueError(f"{place}: expected a {name}, got a blank column: {_shown(line)}")
+            raise ValueError(f"{position}: expected a {name}, got a blank column: {_shorten(line)}")
     return columns
 
 
-def _shown(line):
-    return repr(line) if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]!r}..."
+def _shorten(line):
+    return repr(line) if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]!r}..."

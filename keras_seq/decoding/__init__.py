@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search: from a model that scores the next token to a sequence. It sees the model as a step function only."""
+"""Search: chooses output tokens step by step. The model is only a function of one step."""
 
 from keras_seq.decoding.greedy import greedy_search
 

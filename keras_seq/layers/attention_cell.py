@@ -157,7 +157,7 @@ class AttentiveLayer(keras.layers.Layer):
         inputs, memory, keys = (ops.cast(x, self.compute_dtype) for x in (inputs, memory, keys))
         states = [ops.cast(state, self.compute_dtype) for state in tree.flatten(states)]
         state, attention_state = self._split_states(states, memory)
-        noise = self.attention.draw(ops.shape(memory)[:2]) if training else None
+        noise = self.attention.draw_noise(ops.shape(memory)[:2]) if training else None
         if self.attend == "before":
             context, weights, attention_state = self.attention.attend(
                 state[0], memory, keys, memory_mask, attention_state, noise, training
@@ -277,7 +277,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _draw_noise(self, sequences, memory, training):
         """Draw the noise of the attention for all steps."""
-        return self.attention.draw((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None
+        return self.attention.draw_noise((*ops.shape(sequences)[:2], ops.shape(memory)[1])) if training else None
 
     def _recurrent_call(self, sequences, state, fed_units, training):
         """Return the `RecurrentCall` of the cell over sequences, without what is fed to it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout for sequences: of features, of recurrent connections and of words, with masks that last a sequence."""
+"""Dropout for sequences: of features, recurrent connections and words, with masks shared by all time steps."""
 
 import keras
 from keras import ops
@@ -12,21 +12,21 @@ from keras_seq.ops.random import check_rate, child_seed, dropout_mask
 
 @keras.saving.register_keras_serializable("keras_seq")
 class LockedDropout(keras.layers.SpatialDropout1D):
-    """Dropout with one mask a sequence: a feature is dropped at every step or at none (Gal & Ghahramani 2016).
+    """Dropout with one mask per sequence, shared by all time steps (Gal & Ghahramani 2016).
 
-    `y_t = m * x_t`, each entry of m 0 with probability `rate`, else `1 / (1 - rate)`; m is drawn anew for every
-    sequence in the batch and every call.
+    `y_t = m * x_t`, where each entry of m is 0 with probability `rate`, else `1 / (1 - rate)`. A new m is drawn for
+    every sequence in the batch and every call.
 
     Args:
         rate: fraction of the features to drop, in [0, 1].
-        seed: of the masks.
+        seed: random seed of the masks.
 
     Call arguments:
-        inputs: (batch, time, features).
-        training: whether to drop; at inference the inputs are returned as they are.
+        inputs: tensor (batch, time, features).
+        training: whether to apply dropout. At inference the inputs are returned unchanged.
 
     Returns:
-        (batch, time, features).
+        Tensor (batch, time, features).
 
     Example:
         >>> import numpy as np
@@ -46,39 +46,38 @@ class LockedDropout(keras.layers.SpatialDropout1D):
 
 @keras.saving.register_keras_serializable("keras_seq")
 class VariationalDropout(keras.layers.Wrapper):
-    """Make of a recurrent layer the variational RNN of Gal & Ghahramani (2016).
+    """Turns a recurrent layer into the variational RNN of Gal & Ghahramani (2016).
 
-    Three masks are drawn a sequence and call, and hold at every step: of the inputs, of the previous output in the
-    recurrent product, and of the outputs, whether of all steps or of the last alone. States that are returned are not
+    Each call draws three masks for each sequence, shared by all time steps: one for the inputs, one for the previous
+    output in the recurrent product, and one for the outputs (of all steps or of the last one). Returned states are not
     dropped.
 
-    The wrapper holds a copy of the layer, with fresh weights, in which every `recurrent_dropout` is `recurrent_rate`;
-    the layer runs on whatever implementation it would run on alone. In the copy, layers and cells of Keras are replaced
-    by those of keras_seq, as by `keras_seq.convert`: Keras's GRU and LSTM draw one mask for each gate.
+    The wrapper holds a copy of the layer, with new weights, in which every `recurrent_dropout` is `recurrent_rate`. The
+    layer runs on the same implementation as without the wrapper. In the copy, Keras's recurrent layers and cells are
+    replaced by those of keras_seq, as in `keras_seq.convert`, because Keras's GRU and LSTM draw one mask per gate.
 
     Args:
-        layer: a recurrent layer, of keras_seq or of Keras: an RNN with any cell or stack of cells, or a
-            `Bidirectional`.
+        layer: recurrent layer of keras_seq or Keras: an RNN with any cell or stack of cells, or a `Bidirectional`.
         input_rate: fraction of the input features to drop, in [0, 1).
-        recurrent_rate: fraction of the previous output's units to drop in the recurrent product, in [0, 1). In a
-            stack of cells, of each cell.
+        recurrent_rate: fraction of the units of the previous output to drop in the recurrent product, in [0, 1). In a
+            stack it applies to each cell.
         output_rate: fraction of the output features to drop, in [0, 1).
-        seed: of all masks, each of which is drawn independently; both directions of a `Bidirectional` read the same
-            inputs, and so share the input mask. The layer's own seeds, where it has any, stay.
+        seed: random seed of all masks, which are drawn independently. Both directions of a `Bidirectional` read the
+            same inputs, so they share the input mask. Seeds that the layer already has are kept.
 
     Call arguments:
-        sequences: (batch, time, features).
-        initial_state: as of the layer.
-        mask: (batch, time) booleans, True = keep.
-        training: whether to drop; at inference the layer does what it does without the wrapper.
+        sequences: tensor (batch, time, features).
+        initial_state: see the wrapped layer.
+        mask: booleans (batch, time), True = keep.
+        training: whether to apply dropout. At inference the layer runs as without the wrapper.
 
     Returns:
-        As the layer's.
+        The results of the wrapped layer.
 
     Raises:
-        ValueError: for a rate outside [0, 1), for a layer that is not recurrent, that has no `recurrent_dropout` to
-            be set, that has a dropout of its own which a rate given here would double or replace, or whose cell derives
-            from Keras's and draws one mask for each gate.
+        ValueError: if a rate is outside [0, 1), if `layer` is not recurrent, if it has no `recurrent_dropout` to set,
+            if it has a dropout that conflicts with a rate given here, or if its cell is a subclass of Keras's that
+            draws one mask per gate.
 
     Example:
         >>> import numpy as np, keras_seq
@@ -98,8 +97,8 @@ class VariationalDropout(keras.layers.Wrapper):
         input_rate = check_rate("input_rate", input_rate)
         recurrent_rate = check_rate("recurrent_rate", recurrent_rate)
         output_rate = check_rate("output_rate", output_rate)
-        layer, input_seed, output_seed = _recurrently_dropped(layer, input_rate, recurrent_rate, seed)
-        super().__init__(layer, **_with_dtype_of(layer, kwargs))
+        layer, input_seed, output_seed = _copy_with_dropout(layer, input_rate, recurrent_rate, seed)
+        super().__init__(layer, **_with_default_dtype(kwargs, layer))
         self.input_rate = input_rate
         self.recurrent_rate = recurrent_rate
         self.output_rate = output_rate
@@ -116,17 +115,17 @@ class VariationalDropout(keras.layers.Wrapper):
 
     @property
     def return_state(self):
-        """Whether the layer returns its final state too."""
+        """Whether the layer also returns its final state."""
         return self.layer.return_state
 
     @property
     def stateful(self):
-        """Whether the final state of a batch starts the next one."""
+        """Whether the final state of a batch is the initial state of the next one."""
         return self.layer.stateful
 
     @property
     def go_backwards(self):
-        """Whether the layer runs from the last step to the first."""
+        """Whether the layer processes the sequence from the last step to the first."""
         return self.layer.go_backwards
 
     @property
@@ -135,7 +134,7 @@ class VariationalDropout(keras.layers.Wrapper):
         return self.layer.states
 
     def reset_state(self, **kwargs):
-        """Let a stateful layer start from zeros again, or from what its own `reset_state` takes."""
+        """Resets the states of a stateful layer. Arguments are those of the layer's `reset_state`."""
         self.layer.reset_state(**kwargs)
 
     def build(self, sequences_shape, initial_state_shape=None):
@@ -146,8 +145,10 @@ class VariationalDropout(keras.layers.Wrapper):
         results = self.layer(sequences, initial_state=initial_state, mask=mask, training=training)
         if not isinstance(results, (list, tuple)):
             return self._drop_output(results, training)
-        outputs = 2 if getattr(self.layer, "merge_mode", "concat") is None else 1  # of a Bidirectional; then states
-        return (*(self._drop_output(output, training) for output in results[:outputs]), *results[outputs:])
+        # A `Bidirectional` without merging returns two outputs. States follow the outputs.
+        num_outputs = 2 if getattr(self.layer, "merge_mode", "concat") is None else 1
+        outputs, states = results[:num_outputs], results[num_outputs:]
+        return (*(self._drop_output(output, training) for output in outputs), *states)
 
     def _drop_output(self, output, training):
         if self.return_sequences:
@@ -161,38 +162,38 @@ class VariationalDropout(keras.layers.Wrapper):
         return self.layer.compute_output_shape(sequences_shape)
 
     def get_config(self):
-        own = {
+        config = {
             "input_rate": self.input_rate,
             "recurrent_rate": self.recurrent_rate,
             "output_rate": self.output_rate,
             "seed": self.seed,
         }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("keras_seq")
 class EmbeddingDropout(keras.layers.Wrapper):
-    """Drop whole words: in a sequence, a token is dropped wherever it occurs or nowhere (Gal & Ghahramani 2016).
+    """Drops whole words: a dropped token is dropped at all its positions in a sequence (Gal & Ghahramani 2016).
 
-    A dropped token's vector is zero, another's is scaled by `1 / (1 - rate)`. Every sequence of the batch draws for
-    itself; AWD-LSTM (Merity et al. 2018) draws for the whole batch at once. Numbers are drawn for the positions of a
-    sequence rather than for the vocabulary, so that memory and time are of order batch × time², whatever the size of
-    the vocabulary.
+    The vector of a dropped token is zero; all others are scaled by `1 / (1 - rate)`. Each sequence of the batch draws
+    its own mask, whereas AWD-LSTM (Merity et al. 2018) draws one for the whole batch. Random numbers are drawn for the
+    positions of a sequence instead of the vocabulary, so memory and time are of order batch × time², whatever the size
+    of the vocabulary.
 
     Args:
-        layer: a `keras.layers.Embedding`, which is used as it is and may be shared.
-        rate: fraction of the token types to drop, in [0, 1).
-        seed: of the masks.
+        layer: a `keras.layers.Embedding`. It is not copied and may be shared.
+        rate: fraction of the distinct tokens to drop, in [0, 1).
+        seed: random seed of the masks.
 
     Call arguments:
-        inputs: (batch, time) token ids.
-        training: whether to drop; at inference the layer's vectors are returned as they are.
+        inputs: token ids (batch, time).
+        training: whether to apply dropout. At inference the embeddings are returned unchanged.
 
     Returns:
-        (batch, time, output_dim).
+        Tensor (batch, time, output_dim).
 
     Raises:
-        ValueError: for a rate outside [0, 1), a layer that is no embedding, or inputs that are not (batch, time).
+        ValueError: if `rate` is outside [0, 1), `layer` is not an `Embedding`, or `inputs` do not have rank 2.
 
     Example:
         >>> import keras, numpy as np
@@ -205,14 +206,14 @@ class EmbeddingDropout(keras.layers.Wrapper):
     def __init__(self, layer, rate, seed=None, **kwargs):
         if not isinstance(layer, keras.layers.Embedding):
             raise ValueError(f"`layer` must be a `keras.layers.Embedding`. Received: {layer!r}")
-        super().__init__(layer, **_with_dtype_of(layer, kwargs))
+        super().__init__(layer, **_with_default_dtype(kwargs, layer))
         self.rate = check_rate("rate", rate)
         self.seed = seed
         if self.rate:
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = layer.supports_masking
         self.input_spec = keras.layers.InputSpec(ndim=2)
-        self.autocast = False  # ids that came as floats would be rounded to half precision
+        self.autocast = False  # token ids given as floats must not be rounded to half precision
 
     def call(self, inputs, training=False):
         vectors = ops.cast(self.layer(inputs), self.compute_dtype)  # (batch, time, output_dim)
@@ -233,45 +234,44 @@ class EmbeddingDropout(keras.layers.Wrapper):
 
 
 def _first_occurrences(ids):
-    """For every position of ids (batch, time), the first position of the sequence with the same id."""
+    """Returns, for every position of ids (batch, time), the first position of the sequence with the same id."""
     if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
-        ids = ops.cast(ids, "int32")  # as the embedding does, so that ids alike are those of one vector
-    same = ops.equal(ops.expand_dims(ids, axis=2), ops.expand_dims(ids, axis=1))  # (batch, time, time)
+        ids = ops.cast(ids, "int32")  # as `Embedding` does, so that equal ids have the same vector
+    is_same = ops.equal(ops.expand_dims(ids, axis=2), ops.expand_dims(ids, axis=1))  # (batch, time, time)
     time = ops.shape(ids)[1]
-    # Not argmax: which one of several maxima it takes, TensorFlow does not promise. `initial` is for no steps at all.
-    return ops.min(ops.where(same, ops.arange(time, dtype="int32"), time), axis=2, initial=time)
+    # Not argmax: TensorFlow does not promise which of several maxima it returns. `initial` is for empty sequences.
+    return ops.min(ops.where(is_same, ops.arange(time, dtype="int32"), time), axis=2, initial=time)
 
 
-def _with_dtype_of(layer, kwargs):
-    """The keyword arguments of a wrapper, whose dtype is that of the layer unless it is given."""
+def _with_default_dtype(kwargs, layer):
+    """Returns the keyword arguments of a wrapper, with the dtype of its layer if none is given."""
     return {**kwargs, "dtype": layer.dtype_policy if kwargs.get("dtype") is None else kwargs["dtype"]}
 
 
-def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
-    """A copy of the layer with a recurrent dropout, and seeds for the masks of inputs and outputs."""
+def _copy_with_dropout(layer, input_rate, recurrent_rate, seed):
+    """Returns a copy of the layer with recurrent dropout, and seeds for the input and output masks."""
     config = replace_in_config(keras.saving.serialize_keras_object(layer))
     config.pop("build_config", None)  # the copy is built in the wrapper
-    found = [*_find_dropout(config)]
-    if recurrent_rate and not any("recurrent_dropout" in inner for inner, _ in found):
+    dropout_configs = [*_find_dropout(config)]
+    if recurrent_rate and not any("recurrent_dropout" in inner for inner, _ in dropout_configs):
         raise ValueError(
-            "`recurrent_rate` must be 0 for a layer without `recurrent_dropout`. Received: "
-            f"recurrent_rate={recurrent_rate} for the {type(layer).__name__} {layer.name!r}"
+            "`recurrent_rate` must be 0 if the layer has no `recurrent_dropout`. Received: "
+            f"recurrent_rate={recurrent_rate} and the {type(layer).__name__} {layer.name!r}"
         )
-    for i, (inner, reads_inputs) in enumerate(found):
+    for i, (inner, reads_inputs) in enumerate(dropout_configs):
         if reads_inputs and input_rate and inner.get("dropout"):
             raise ValueError(
-                "`layer` must not drop its inputs where `input_rate` does. Received: "
+                "`dropout` of the layer must be 0 if `input_rate` is not. Received: "
                 f"dropout={inner['dropout']} and input_rate={input_rate}"
             )
         if inner.get("recurrent_dropout", 0) not in (0, recurrent_rate):
             raise ValueError(
-                "`layer` must have no other `recurrent_dropout` than `recurrent_rate`. Received: "
+                "`recurrent_dropout` of the layer must be 0 or equal to `recurrent_rate`. Received: "
                 f"recurrent_dropout={inner['recurrent_dropout']} and recurrent_rate={recurrent_rate}"
             )
         if inner.get("dropout_mode", "variational") != "variational":
             raise ValueError(
-                "`layer` must have `dropout_mode='variational'`, or none. Received: "
-                f"dropout_mode={inner['dropout_mode']!r}"
+                f"`dropout_mode` of the layer must be 'variational'. Received: dropout_mode={inner['dropout_mode']!r}"
             )
         if "recurrent_dropout" in inner:
             inner["recurrent_dropout"] = recurrent_rate
@@ -279,27 +279,27 @@ def _recurrently_dropped(layer, input_rate, recurrent_rate, seed):
             inner["seed"] = child_seed(seed, "VariationalDropout", "layer", i)
     copy = keras.saving.deserialize_keras_object(config)
     if hasattr(layer, "use_cudnn"):
-        copy.use_cudnn = layer.use_cudnn  # which Keras does not serialize
+        copy.use_cudnn = layer.use_cudnn  # Keras does not serialize it
     if recurrent_rate:
-        _check_that_gates_share_a_mask(copy)
+        _check_gates_share_a_mask(copy)
     return copy, *(child_seed(seed, "VariationalDropout", part) for part in ("inputs", "outputs"))
 
 
-def _check_that_gates_share_a_mask(layer):
-    """Refuse cells of a user's class that derives from Keras's GRU or LSTM cell."""
+def _check_gates_share_a_mask(layer):
+    """Raises a ValueError for a user's subclass of Keras's GRU or LSTM cell."""
     for _, cell in walk_layers(layer):
         if draws_mask_for_each_gate(cell) and not isinstance(cell, RecurrentCell):
             raise ValueError(
-                "`recurrent_rate` must be 0 for a cell that draws one mask for each gate, as those of Keras do; let "
-                f"it derive from a cell of keras_seq. Received: recurrent_rate={cell.recurrent_dropout} for the "
+                "`recurrent_rate` must be 0 if a cell draws one mask per gate, as Keras's cells do. Subclass a cell of "
+                f"keras_seq instead. Received: recurrent_rate={cell.recurrent_dropout} and the "
                 f"{type(cell).__name__} {cell.name!r}"
             )
 
 
 def _find_dropout(config, reads_inputs=True):
-    """Every configuration inside one that has a dropout, and whether its cell reads the inputs of the layer.
+    """Yields every nested configuration with a dropout, and whether its cell reads the inputs of the layer.
 
-    In a stack of cells the first one does.
+    In a stack, only the first cell does.
     """
     if isinstance(config, dict):
         if not config.keys().isdisjoint({"dropout", "recurrent_dropout"}):

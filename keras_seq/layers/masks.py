@@ -7,10 +7,10 @@ from keras_seq._private_api import get_mask, set_mask
 
 
 class RaggedInputMixin:
-    """A layer whose first argument, sequences, may be a `tf.RaggedTensor` (batch, None, features).
+    """Lets a layer take a `tf.RaggedTensor` (batch, None, features) as its first argument, `sequences`.
 
-    The layer gets a dense tensor with a mask that keeps the steps there are, and returns dense tensors. A ragged mask,
-    as from an `Embedding` with `mask_zero=True`, leaves out some of these steps.
+    The layer receives a dense tensor with a mask that keeps the steps of each row, and returns dense tensors. A ragged
+    mask, for example from an `Embedding` with `mask_zero=True`, can mask some of these steps.
     """
 
     def __call__(self, *args, **kwargs):
@@ -19,29 +19,29 @@ class RaggedInputMixin:
             mask = args.pop(2) if len(args) > 2 else kwargs.pop("mask", None)
             if mask is not None and not _is_ragged(mask):
                 raise ValueError(
-                    "`mask` must be None or ragged for ragged `sequences`, whose row lengths say what is masked. "
-                    f"Received: a mask of shape {tuple(mask.shape)}"
+                    "`mask` must be None or ragged if `sequences` are ragged, because their row lengths define the "
+                    f"mask. Received: a dense mask of shape {tuple(mask.shape)}"
                 )
-            args[0] = _densify(args[0], mask)
+            args[0] = _to_dense(args[0], mask)
         return super().__call__(*args, **kwargs)
 
 
-def _is_ragged(sequences):
+def _is_ragged(tensor):
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return isinstance(sequences, tf.RaggedTensor)
+    return isinstance(tensor, tf.RaggedTensor)
 
 
-def _densify(ragged, mask=None):
-    """Ragged sequences as a dense tensor that carries its mask."""
+def _to_dense(ragged, mask=None):
+    """Converts ragged sequences to a dense tensor with its mask attached."""
     import tensorflow as tf
 
     if ragged.ragged_rank != 1 or ragged.shape.rank != 3:
         raise ValueError(
-            f"Ragged `sequences` must be (batch, None, features), ragged in time alone. Received: {ragged.shape} with "
-            f"ragged_rank={ragged.ragged_rank}"
+            "Ragged `sequences` must have shape (batch, None, features) and be ragged in time only. "
+            f"Received: shape {ragged.shape} with ragged_rank={ragged.ragged_rank}"
         )
     mask = get_mask(ragged) if mask is None else mask
     dense = ragged.to_tensor()

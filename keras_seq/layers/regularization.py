@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses on the activations of recurrent layers."""
+"""Regularization of the activations of recurrent layers."""
 
 import math
 import numbers
@@ -12,27 +12,27 @@ from keras import ops
 class ActivationRegularization(keras.layers.Layer):
     """Activation and temporal activation regularization, AR and TAR (Merity, McCann & Socher 2017).
 
-    Adds the losses `ar * mean(h_t²)` and `tar * mean((h_{t+1} - h_t)²)`, means over batch, time and features. A
-    masked step does not count, nor does a difference to or from one; where nothing counts, a loss is 0. In half
-    precision the losses are still computed in float32.
+    Adds the losses `ar * mean(h_t²)` and `tar * mean((h_{t+1} - h_t)²)`, where the means are over batch, time and
+    features. Masked steps and differences to masked steps do not count; if nothing counts, the loss is 0. Losses are
+    computed in float32 at least, also in half precision.
 
-    In the paper AR is of the outputs after dropout and TAR of those before: put one layer with `tar` before the
-    dropout and another with `ar` after it. As every loss that a Keras layer adds, they are part of the loss that
-    `evaluate` reports.
+    The paper applies AR to the outputs after dropout and TAR to those before it. For that, put one layer with `tar`
+    before the dropout and another with `ar` after it. Like all losses that Keras layers add, AR and TAR are part of the
+    loss that `evaluate` reports.
 
     Args:
-        ar: coefficient of AR, of small activations.
-        tar: coefficient of TAR, of slow ones.
+        ar: coefficient of AR, which keeps activations small.
+        tar: coefficient of TAR, which keeps changes between steps small.
 
     Call arguments:
-        inputs: h (batch, time, features).
-        mask: (batch, time) booleans, True = keep.
+        inputs: tensor h (batch, time, features).
+        mask: booleans (batch, time), True = keep.
 
     Returns:
-        The inputs.
+        The inputs, unchanged.
 
     Raises:
-        ValueError: for a coefficient that is negative or not finite.
+        ValueError: if a coefficient is negative or not finite.
 
     Example:
         >>> import numpy as np
@@ -50,14 +50,14 @@ class ActivationRegularization(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def call(self, inputs, mask=None):
-        # A mean of squares leaves float16's range early.
+        # Squares soon exceed the range of float16.
         h = ops.cast(inputs, keras.backend.result_type(self.compute_dtype, "float32"))
         visible = ops.ones(ops.shape(h)[:2], dtype="bool") if mask is None else ops.cast(mask, "bool")
         if self.ar:
             self.add_loss(self.ar * _mean_square(h, visible))
         if self.tar:
-            both = ops.logical_and(visible[:, 1:], visible[:, :-1])
-            self.add_loss(self.tar * _mean_square(h[:, 1:] - h[:, :-1], both))
+            both_visible = ops.logical_and(visible[:, 1:], visible[:, :-1])
+            self.add_loss(self.tar * _mean_square(h[:, 1:] - h[:, :-1], both_visible))
         return inputs
 
     def compute_output_shape(self, inputs_shape):
@@ -68,8 +68,8 @@ class ActivationRegularization(keras.layers.Layer):
 
 
 def _mean_square(values, visible):
-    """The mean square of values (batch, time, features) at visible steps (batch, time), 0 if there is none."""
-    # What is hidden is replaced, not multiplied by 0, which would leave an infinity not a number.
+    """Returns the mean square of values (batch, time, features) at visible steps (batch, time), 0 if there are none."""
+    # Masked values are replaced, not multiplied by 0: 0 times infinity is NaN.
     squares = ops.square(ops.where(ops.expand_dims(visible, axis=-1), values, 0))
     count = ops.sum(ops.cast(visible, values.dtype)) * values.shape[-1]
     return ops.sum(squares) / ops.maximum(count, 1)
@@ -77,5 +77,5 @@ def _mean_square(values, visible):
 
 def _check_coefficient(name, value):
     if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
-        raise ValueError(f"`{name}` must be a number of at least 0. Received: {value!r}")
+        raise ValueError(f"`{name}` must be a finite number of at least 0. Received: {value!r}")
     return float(value)

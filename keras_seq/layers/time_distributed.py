@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One layer applied to every step of a sequence, in one call."""
+"""A layer applied to every step of a sequence, in one call."""
 
 import inspect
 
@@ -11,30 +11,32 @@ from keras_seq._private_api import get_mask, set_mask, walk_layers
 
 @keras.saving.register_keras_serializable("keras_seq")
 class TimeDistributed(keras.layers.TimeDistributed):
-    """Apply a layer to every step of a sequence.
+    """Applies a layer to every step of a sequence.
 
-    Arguments and results are those of `keras.layers.TimeDistributed`. The steps become part of the batch, so the layer
-    is called once for all of them, and batch size and number of steps may change from call to call. So a recurrent
-    layer can spell the words of a sentence: letters (batch, words, letters) go through an `Embedding` and
-    `TimeDistributed(Bidirectional(LSTM(...)))` to vectors (batch, words, units), which another recurrent layer reads.
+    Arguments and results are those of `keras.layers.TimeDistributed`. The layer is called once, with the steps folded
+    into the batch axis. Batch size and number of steps may change from call to call.
+
+    For example, a recurrent layer can read the words of a sentence letter by letter: an `Embedding` and
+    `TimeDistributed(Bidirectional(LSTM(...)))` map letters (batch, words, letters) to vectors (batch, words, units),
+    the inputs of another recurrent layer.
 
     Args:
         layer: a Keras layer or model. It must not be stateful.
-        **kwargs: those of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: (batch, time, ...), or a nested structure of such tensors.
-        training: whether the layer runs in training mode.
-        mask: (batch, time, ...) booleans, True = keep. Without it, the mask that `inputs` carry counts. The layer gets
-            it if it takes a `mask`: of shape (batch * time, ...); a mask (batch, time) holds for all steps within a
-            step, as for all letters of a word.
+        inputs: tensor (batch, time, ...), or a nested structure of such tensors.
+        training: whether to run in training mode.
+        mask: booleans (batch, time, ...), True = keep. By default the mask attached to `inputs`. If the layer takes a
+            `mask`, it receives this one as (batch * time, ...). A mask (batch, time) applies to everything within a
+            step, such as all letters of a word.
 
     Returns:
-        What the layer returns, with (batch, time) in the place of its batch axis. It carries the mask that the layer
-        gave its output, else a mask (batch, time), where a step is kept if anything in it is.
+        The results of the layer, with (batch, time) in place of the batch axis. The mask attached to them is the one
+        that the layer attached to its output, or else a mask (batch, time) that keeps a step if any part of it is kept.
 
     Raises:
-        ValueError: if `layer` is not a layer or is stateful, or if shapes of `inputs` and `mask` do not fit.
+        ValueError: if `layer` is not a layer or is stateful, or if the shapes of `inputs` and `mask` do not match.
 
     Example:
         >>> import keras, keras_seq, numpy as np
@@ -50,8 +52,8 @@ class TimeDistributed(keras.layers.TimeDistributed):
         stateful = [inner.name for _, inner in walk_layers(layer) if getattr(inner, "stateful", False)]
         if stateful:
             raise ValueError(
-                "`layer` must not be stateful: its steps run at the same time, none after another. Received: "
-                f"stateful=True in {', '.join(map(repr, stateful))}"
+                "`layer` must not be stateful, because all time steps run at once. Received: stateful=True in "
+                f"{', '.join(map(repr, stateful))}"
             )
 
     def build(self, input_shape):
@@ -72,7 +74,7 @@ class TimeDistributed(keras.layers.TimeDistributed):
         )
 
     def _output_dtype(self, dtype):
-        """The dtype of an output of which the layer makes one of `dtype`."""
+        """Returns the dtype of a result, given the dtype of the layer's output."""
         return self.compute_dtype if keras.backend.is_float_dtype(dtype) else dtype
 
     def call(self, inputs, training=None, mask=None):
@@ -82,16 +84,16 @@ class TimeDistributed(keras.layers.TimeDistributed):
             options["mask"] = tree.map_structure(_mask_of_steps, inputs, mask)
         elif _any_mask(mask):
             tree.map_structure(_check_mask, inputs, mask)
-        # Called as a layer, a model that gets a mask warns that it loses it, which it does not.
-        run = self.layer.call if isinstance(self.layer, keras.Model) else self.layer
-        outputs = run(tree.map_structure(_fold, inputs), **options)
+        # `Model.__call__` warns that a mask is lost, although it is not.
+        call_layer = self.layer.call if isinstance(self.layer, keras.Model) else self.layer
+        outputs = call_layer(tree.map_structure(_fold, inputs), **options)
 
         def unfold(output):
             unfolded = ops.reshape(output, (*leading, *ops.shape(output)[1:]))
             unfolded = ops.cast(unfolded, self._output_dtype(output.dtype))
-            own = get_mask(output)
-            if own is not None and len(own.shape) < max(len(output.shape), 2):
-                set_mask(unfolded, ops.reshape(own, (*leading, *ops.shape(own)[1:])))
+            output_mask = get_mask(output)
+            if output_mask is not None and len(output_mask.shape) < max(len(output.shape), 2):
+                set_mask(unfolded, ops.reshape(output_mask, (*leading, *ops.shape(output_mask)[1:])))
             return unfolded
 
         return tree.map_structure(unfold, outputs)
@@ -104,22 +106,23 @@ class TimeDistributed(keras.layers.TimeDistributed):
 
 
 def _without_time(shape):
-    """The shape of the inputs of the layer. Their batch is of any size."""
+    """Returns the shape of the inputs of the wrapped layer, with a batch of any size."""
     if len(shape) < 3:
         raise ValueError(
-            f"`inputs` of `TimeDistributed` must have at least 3 dimensions (batch, time, ...). Received: shape {shape}"
+            "`inputs` of `TimeDistributed` must have shape (batch, time, ...) and at least 3 axes. "
+            f"Received: shape {shape}"
         )
     return (None, *shape[2:])
 
 
 def _fold(x):
-    """(batch, time, ...) -> (batch * time, ...)."""
+    """Reshapes (batch, time, ...) to (batch * time, ...)."""
     batch, time, *rest = ops.shape(x)
     return ops.reshape(x, (batch * time, *rest))
 
 
 def _mask_of_steps(inputs, mask):
-    """The mask of the inputs of the layer: with an axis for the steps within a step, where there are such."""
+    """Returns the mask for the wrapped layer, with an axis for the steps within a step if the inputs have one."""
     if mask is None:
         return None
     _check_mask(inputs, mask)
@@ -131,14 +134,14 @@ def _mask_of_steps(inputs, mask):
 def _check_mask(inputs, mask):
     if mask is None:
         return
-    fits = len(mask.shape) >= 2 and all(
+    is_compatible = len(mask.shape) >= 2 and all(
         None in (size, expected) or size == expected
         for size, expected in zip(mask.shape[:2], inputs.shape[:2], strict=True)
     )
-    if not fits:
-        raise ValueError(
-            f"The `mask` passed to the `TimeDistributed` layer has a shape {tuple(mask.shape)}, where (batch, time) of "
-            f"`inputs` was expected to come first. Received: inputs of shape {tuple(inputs.shape)}"
+    if not is_compatible:
+        raise ValueError(  # Keras's tests expect the first words
+            f"The `mask` passed to the `TimeDistributed` layer has a shape {tuple(mask.shape)}, but must begin with "
+            f"the (batch, time) axes of `inputs`. Received: inputs of shape {tuple(inputs.shape)}"
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models: an encoder, a decoder, and the two together."""
+"""Models: `Encoder`, `Decoder` and `Seq2Seq`."""
 
 from keras_seq.models.decoder import Decoder
 from keras_seq.models.encoder import Encoder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder: from a memory and the tokens so far to scores of the next token."""
+"""The decoder: maps a memory and the previous tokens to logits of the next token."""
 
 import contextlib
 
@@ -14,45 +14,46 @@ from keras_seq.ops.random import child_seed
 
 @keras.saving.register_keras_serializable("keras_seq")
 class Decoder(keras.layers.Layer):
-    """A recurrent language model of the target, told of the source by attention or by its first state alone.
+    """A recurrent language model of the target, conditioned on the source.
 
-    The first state is `tanh(summary W + b)`. Without attention it is all that the decoder knows of the source
-    (Sutskever, Vinyals & Le 2014). With it, each step looks at the memory, in one of two orders:
+    The initial state is `tanh(summary W + b)`. Without attention, it is the only information about the source
+    (Sutskever, Vinyals & Le 2014). With attention, each step also attends to the memory, in one of two orders:
 
-    - `attend="before"` (Bahdanau, Cho & Bengio 2015): the last output asks, and the cell reads the context. The logits
-      are made of the cell's output.
-    - `attend="after"` (Luong, Pham & Manning 2015): the new output h asks, and the logits are made of the attentional
-      vector `tanh([h, context] W)` of `units` numbers. With `input_feeding` the next step reads this vector beside its
-      token; without, the cell runs over the whole target first, which is faster.
+    - `attend="before"` (Bahdanau, Cho & Bengio 2015): the query is the previous output of the cell, and the cell reads
+      the context. The logits are computed from the cell's output.
+    - `attend="after"` (Luong, Pham & Manning 2015): the query is the new output h of the cell. The logits are computed
+      from the attentional vector `tanh([h, context] W)` of size `units`. With `input_feeding`, the next step reads this
+      vector beside its token. Without it, the cell first runs over the whole target, which is faster.
 
     Args:
-        vocabulary_size: number of target tokens, the special ones included.
-        embedding_dim: size of an embedding.
+        vocabulary_size: number of target tokens, including the special ones.
+        embedding_dim: size of the embeddings.
         units: size of the state.
         cell: "lstm", "gru" or "rnn".
         attention: "bahdanau", "luong" (`LuongAttention("general")`), "monotonic", an attention layer of
             `keras_seq.layers`, or None.
-        dropout: fraction of the features to drop, one mask a sequence, from the embeddings and from the outputs.
-        recurrent_dropout: as of `keras_seq.layers.LSTM`.
-        seed: of the dropout masks, and of the noise of an attention given by name. All parts draw their own numbers,
-            also beside an `Encoder` with the same seed.
-        implementation: as of `keras_seq.layers.LSTM`.
-        attend: "before" or "after" the cell. By default that of the paper: "after" for "luong" and a `LuongAttention`,
-            and for `input_feeding=False`, else "before".
-        input_feeding: whether the cell reads what the attention saw.
+        dropout: fraction of the features of embeddings and outputs to drop. All time steps share a mask.
+        recurrent_dropout: see `keras_seq.layers.LSTM`.
+        seed: random seed of the dropout masks, and of the noise of an attention given by name. Each part draws its own
+            numbers, which also differ from those of an `Encoder` with the same seed.
+        implementation: see `keras_seq.layers.LSTM`.
+        attend: whether to attend "before" or "after" the cell. The default is "after" for "luong", a `LuongAttention`
+            and `input_feeding=False`, else "before", as in the papers.
+        input_feeding: whether the cell reads the context or the attentional vector.
 
     Call arguments:
-        tokens: (batch, time) integers, the target shifted right.
-        memory: (batch, source, features).
-        summary: (batch, state features).
-        mask: (batch, time) booleans, True = keep. Masked steps cost a kernel nothing; their logits mean nothing.
-        memory_mask: (batch, source) booleans, True = keep.
-        return_attention_scores: whether to return the attention weights too.
+        tokens: integers (batch, time), the target shifted right.
+        memory: tensor (batch, source, features).
+        summary: tensor (batch, state features).
+        mask: booleans (batch, time), True = keep. The native kernels skip masked steps. Ignore the logits of masked
+            steps.
+        memory_mask: booleans (batch, source), True = keep.
+        return_attention_scores: whether to also return the attention weights.
         training: whether to apply dropout.
 
     Returns:
-        Logits (batch, time, vocabulary); with `return_attention_scores` also the weights (batch, time, source), or
-        (batch, time, 0) without attention.
+        Logits (batch, time, vocabulary). With `return_attention_scores`, also the attention weights (batch, time,
+        source), or (batch, time, 0) without attention.
 
     Example:
         >>> import numpy as np
@@ -110,21 +111,21 @@ class Decoder(keras.layers.Layer):
         if self.attention is None:
             if self.attend is not None or not self.input_feeding:
                 raise ValueError(
-                    "`attend` and `input_feeding` need an `attention`. Received: attention=None, "
+                    "`attend` must be None and `input_feeding` True if `attention` is None. Received: "
                     f"attend={self.attend!r}, input_feeding={self.input_feeding}"
                 )
             return make_layer(self.cell, self.units, return_sequences=True, **options)
         attend = self.attend
         if attend is None and (self.attention == "luong" or isinstance(self.attention, LuongAttention)):
             attend = "after"
-        after = attend == "after" or (attend is None and not self.input_feeding)
+        attends_after = attend == "after" or (attend is None and not self.input_feeding)
         return AttentionDecoder(
             self.units,
             cell=self.cell,
             attention=self.attention,
             input_feeding=self.input_feeding,
             attend=attend,
-            attentional_units=self.units if after else None,
+            attentional_units=self.units if attends_after else None,
             **options,
         )
 
@@ -141,7 +142,7 @@ class Decoder(keras.layers.Layer):
 
     def call(self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False):
         inputs = self.input_dropout(self.embedding(tokens), training=training)
-        initial_state = self.start(summary)
+        initial_state = self.get_initial_state(summary)
         if self.attention is None:
             outputs = self.recurrence(inputs, initial_state=initial_state, mask=mask, training=training)
             weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
@@ -156,58 +157,59 @@ class Decoder(keras.layers.Layer):
                 training=training,
             )
         logits = self.readout(self.output_dropout(outputs, training=training))
-        logits = ops.copy(logits)  # without the mask that Keras attached: the loss leaves out padding itself
+        logits = ops.copy(logits)  # the copy has no mask, because the loss itself excludes padding
         return (logits, weights) if return_attention_scores else logits
 
-    def start(self, summary, memory=None):
-        """The first state, a list of (batch, units), from the encoder's summary.
+    def get_initial_state(self, summary, memory=None):
+        """Returns the initial state, a list of tensors (batch, units), from the encoder's summary.
 
-        With a memory those of the attention follow, which a search needs: with `attend="after"` and input feeding, with
-        coverage, and if monotonic it has one.
+        Given a memory, the list continues with the states of the attention, which a search needs. There are some with
+        input feeding after the cell, coverage or monotonic attention.
         """
         state = [bridge(summary) for bridge in self.bridges]
         if memory is None or self.attention is None:
             return state
         return [*state, *self.recurrence.initial_attention_state(memory)]
 
-    def stepper(self, memory, memory_mask=None):
-        """The decoder as a search sees it: one step at inference over a memory whose keys are computed once.
+    def step_function(self, memory, memory_mask=None):
+        """Returns the step function of a search, at inference. The keys of the memory are computed once.
 
         Args:
-            memory: (batch, source, features).
-            memory_mask: (batch, source) booleans, True = keep.
+            memory: tensor (batch, source, features).
+            memory_mask: booleans (batch, source), True = keep.
 
         Returns:
-            Function `(tokens, state) -> (logits, state, weights)`: tokens (batch,), state `start(summary, memory)`,
-            logits (batch, vocabulary), weights (batch, source), or (batch, 0) without attention.
+            Function `(tokens, state) -> (logits, state, weights)`. The tokens have shape (batch,), the first state is
+            `get_initial_state(summary, memory)`, logits have shape (batch, vocabulary) and attention weights (batch,
+            source), or (batch, 0) without attention.
         """
-        return self._stepper(memory, memory_mask)
+        return self._make_step_function(memory, memory_mask)
 
     @contextlib.contextmanager
-    def training_stepper(self, memory, memory_mask=None):
-        """`stepper` in training, for the steps within a `with` block.
+    def training_step_function(self, memory, memory_mask=None):
+        """Yields a step function like that of `step_function`, but in training mode, for use in a `with` block.
 
-        Its dropout masks hold in all steps, and are those that the next `call` in training draws. Any noise of the
-        attention is not: each step draws its own.
+        All steps share their dropout masks, which are the masks that the next `call` in training draws. Noise of the
+        attention is drawn anew in each step.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
         inputs, outputs = ops.ones((batch, self.embedding_dim), dtype), ops.ones((batch, self.units), dtype)
         cell = self.recurrence.cell
-        with keras.StatelessScope():  # in it seeds stand still
+        with keras.StatelessScope():  # does not advance the seeds
             masks = (
                 self.input_dropout(inputs[:, None], training=True)[:, 0],
                 self.output_dropout(outputs[:, None], training=True)[:, 0],
             )
-            cell.get_dropout_mask(inputs)  # as in a loop of Keras, the cell keeps its masks until they are reset
+            cell.get_dropout_mask(inputs)  # the cell keeps its masks until they are reset
             cell.get_recurrent_dropout_mask(outputs)
         try:
-            yield self._stepper(memory, memory_mask, masks)
+            yield self._make_step_function(memory, memory_mask, masks)
         finally:
             cell.reset_dropout_mask()
             cell.reset_recurrent_dropout_mask()
 
-    def _stepper(self, memory, memory_mask, masks=None):
-        """The steps at inference, or in training with masks of inputs (batch, embedding_dim) and outputs."""
+    def _make_step_function(self, memory, memory_mask, masks=None):
+        """Returns the step function, for training if there are masks for inputs (batch, embedding_dim) and outputs."""
         keys = None
         if self.attention is not None:
             memory = zero_masked_positions(memory, memory_mask)

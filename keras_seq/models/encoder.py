@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder: from source tokens to a memory and a summary."""
+"""The encoder: maps source tokens to a memory and a summary."""
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
@@ -12,27 +12,27 @@ from keras_seq.ops.random import child_seed
 
 @keras.saving.register_keras_serializable("keras_seq")
 class Encoder(keras.layers.Layer):
-    """Embed the source tokens and read them with recurrent layers, in both directions by default.
+    """Embeds source tokens and encodes them with recurrent layers, by default in both directions.
 
     Args:
-        vocabulary_size: number of source tokens, the special ones included.
-        embedding_dim: size of an embedding.
-        units: size of a layer's state in each direction.
+        vocabulary_size: number of source tokens, including the special ones.
+        embedding_dim: size of the embeddings.
+        units: size of the state of each layer and direction.
         cell: "lstm", "gru" or "rnn".
-        num_layers: recurrent layers, one over the other.
-        bidirectional: whether each layer reads in both directions.
-        dropout: fraction of the features to drop before each layer, one mask a sequence.
-        recurrent_dropout: as of `keras_seq.layers.LSTM`.
-        seed: of the dropout masks. All layers draw their own numbers, and in `recurrent_dropout` both directions.
-        implementation: as of `keras_seq.layers.LSTM`.
+        num_layers: number of stacked recurrent layers.
+        bidirectional: whether each layer runs in both directions.
+        dropout: fraction of the features to drop before each layer. All time steps share a mask.
+        recurrent_dropout: see `keras_seq.layers.LSTM`.
+        seed: random seed of the dropout masks. Each layer, and each direction for `recurrent_dropout`, draws its own.
+        implementation: see `keras_seq.layers.LSTM`.
 
     Call arguments:
-        tokens: (batch, source) integers, 0 = padding.
+        tokens: integers (batch, source), 0 = padding.
         training: whether to apply dropout.
 
     Returns:
-        `(memory, summary)`: the outputs of the last layer (batch, source, features), features being `units` or, in
-        both directions, `2 * units`; and its final states side by side (batch, state features).
+        `(memory, summary)`. The memory (batch, source, features) is the output of the last layer, with `2 * units`
+        features if bidirectional, else `units`. The summary (batch, state features) concatenates its final states.
 
     Example:
         >>> import numpy as np
@@ -71,7 +71,7 @@ class Encoder(keras.layers.Layer):
         self.implementation = implementation
         self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
         seeds = [child_seed(seed, "Encoder", "dropout", i) for i in range(num_layers)]
-        self.dropouts = [LockedDropout(dropout, seed=own, dtype=self.dtype_policy) for own in seeds]
+        self.dropouts = [LockedDropout(dropout, seed=s, dtype=self.dtype_policy) for s in seeds]
         self.layers = [self._make_layer(child_seed(seed, "Encoder", "layer", i)) for i in range(num_layers)]
 
     def _make_layer(self, seed):
@@ -89,13 +89,15 @@ class Encoder(keras.layers.Layer):
 
     @property
     def memory_units(self):
-        """Features of the memory."""
+        """Number of features of the memory."""
         return self.units * (2 if self.bidirectional else 1)
 
     @property
     def summary_units(self):
-        """Features of the summary."""
-        return self.memory_units * (2 if self.cell == "lstm" else 1)
+        """Number of features of the summary."""
+        layer = self.layers[-1]
+        directions = [layer.forward_layer, layer.backward_layer] if self.bidirectional else [layer]
+        return sum(tree.flatten([direction.state_size for direction in directions]))
 
     def build(self, tokens_shape=None):
         self.embedding.build((None, None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sources or the targets of a model: strings or token ids, in any form that users have them."""
+"""Conversion of sources or targets, in any form that users pass, to token ids."""
 
 import collections.abc
 import dataclasses
@@ -14,46 +14,46 @@ from keras_seq.data.vocabulary import END_ID, PAD_ID, text_to_ids
 
 @dataclasses.dataclass(frozen=True)
 class TokenSide:
-    """The sources or the targets: strings or token ids, to token ids."""
+    """Converts the sources or the targets of a model to token ids."""
 
     name: str  # "source" or "target"
-    label: str  # what error messages call them
-    vectorizer: object  # a layer from strings to token ids, or None
+    label: str  # name in error messages
+    vectorizer: object  # layer that maps strings to token ids, or None
     vocabulary_size: int
 
     def token_ids(self, values):
-        """Token ids (batch, time), int32, of strings, which are closed by `[END]`, or of token ids, which are checked.
+        """Returns int32 token ids (batch, time). Strings are converted and end with `[END]`; token ids are checked.
 
         Args:
-            values: strings (batch,) or integers (batch, time): a list, an array, a tensor or a ragged tensor.
+            values: strings (batch,) or integers (batch, time), as a list, array, tensor or ragged tensor.
         """
         values = as_tensor(values, self.label)
         dtype, rank = values.dtype, values.shape.rank
         if dtype == tf.string:
-            is_right = self.vectorizer is not None and rank in (None, 1)
+            is_valid = self.vectorizer is not None and rank in (None, 1)
         else:
-            is_right = dtype.is_integer and rank in (None, 2)
-        if not is_right:
+            is_valid = dtype.is_integer and rank in (None, 2)
+        if not is_valid:
             ids = "integer token ids, shape (batch, time)"
             expected = f"strings, shape (batch,), or {ids}"
             if self.vectorizer is None:
-                expected = f"{ids}: the model has no `{self.name}_vectorizer`"
-            hint = "; `dataset.batch(n)` makes batches" if rank == (0 if dtype == tf.string else 1) else ""
+                expected = f"{ids}, because the model has no `{self.name}_vectorizer`"
+            hint = ". Use `dataset.batch(n)` to make batches" if rank == (0 if dtype == tf.string else 1) else ""
             raise ValueError(
                 f"{self.label} must be {expected}{hint}. Received: dtype {dtype.name}, shape {values.shape}"
             )
         if values.dtype == tf.string:
-            return self.close_texts(tf.ensure_shape(values, [None]))
-        return self._checked(values)
+            return self.texts_to_ids(tf.ensure_shape(values, [None]))
+        return self._check_ids(values)
 
-    def close_texts(self, texts):
-        """Token ids (batch, time), int32, of strings (batch,), each closed by `[END]`."""
+    def texts_to_ids(self, texts):
+        """Converts strings (batch,) to int32 token ids (batch, time), each sequence followed by `[END]`."""
         ids = text_to_ids(self.vectorizer, texts)  # ragged
         end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
         ids = tf.cast(tf.concat([ids, end], axis=1).to_tensor(PAD_ID), tf.int32)
-        return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # an empty batch has a step, too
+        return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # also an empty batch has one step
 
-    def _checked(self, ids):
+    def _check_ids(self, ids):
         if isinstance(ids, tf.RaggedTensor):
             ids = ids.to_tensor(PAD_ID)
         ids = tf.cast(tf.ensure_shape(ids, [None, None]), tf.int64)
@@ -68,23 +68,23 @@ class TokenSide:
 
 
 def source_batches(side, inputs, batch_size):
-    """Batches of sources for a search, none of them empty, tensors of strings or of token ids.
+    """Yields batches of sources for a search: tensors of strings or token ids, none of them empty.
 
     Args:
-        side: the `TokenSide` of the sources.
+        side: `TokenSide` of the sources.
         inputs: sources, or an iterable of batches of sources or of tuples that begin with sources.
-        batch_size: sources in a batch, where `inputs` does not come in batches.
+        batch_size: number of sources per batch, if `inputs` are not batched.
 
     Raises:
-        ValueError: for inputs of the other kind, and for none.
+        ValueError: if `inputs` have another form or are empty.
     """
     side = dataclasses.replace(side, label="`inputs`")
     if isinstance(inputs, keras.utils.PyDataset) and inputs.num_batches is None:
-        raise ValueError("`inputs` must end. Received: an infinite `keras.utils.PyDataset`")
+        raise ValueError("`inputs` must be finite. Received: an infinite `keras.utils.PyDataset`")
     if isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, collections.abc.Iterator)):
-        batches = (_checked_sources(side, batch[0] if isinstance(batch, tuple) else batch) for batch in inputs)
+        batches = (_check_sources(side, batch[0] if isinstance(batch, tuple) else batch) for batch in inputs)
     else:
-        sources = _checked_sources(side, inputs)
+        sources = _check_sources(side, inputs)
         batches = (sources[start : start + batch_size] for start in range(0, len(sources), batch_size))
     count = 0
     for batch in batches:
@@ -92,25 +92,26 @@ def source_batches(side, inputs, batch_size):
             count += 1
             yield batch
     if count == 0:
-        raise ValueError("`inputs` must hold at least one source. Received: none")
+        raise ValueError("`inputs` must contain at least one source. Received: none")
 
 
-def _checked_sources(side, inputs):
+def _check_sources(side, inputs):
+    """Returns sources as a tensor of strings or token ids, and raises a ValueError if they have another form."""
     sources = as_tensor(inputs, side.label)
     if sources.shape == (0,):
-        return ()  # the elements of an empty list have no type
+        return ()  # an empty list has no dtype to check
     if side.vectorizer is None:
         return side.token_ids(sources)
     if sources.dtype != tf.string or sources.shape.rank != 1:
         raise ValueError(
-            "`inputs` must hold strings, shape (batch,): the model has a `source_vectorizer`. "
+            "`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`. "
             f"Received: dtype {sources.dtype.name}, shape {sources.shape}"
         )
     return sources
 
 
 def as_tensor(values, label):
-    """A tensor of strings or numbers, ragged where the rows of a list differ in length."""
+    """Converts values to a tensor of strings or numbers, or to a ragged tensor if rows of a list differ in length."""
     if isinstance(values, (tf.Tensor, tf.RaggedTensor)):
         return values
     if isinstance(values, np.ndarray) and values.dtype.kind in "OT":
@@ -122,18 +123,18 @@ def as_tensor(values, label):
             continue
     raise ValueError(
         f"{label} must be strings, shape (batch,), or integer token ids, shape (batch, time). "
-        f"Received: {shortened(values)}"
+        f"Received: {shorten(values)}"
     )
 
 
-def shortened(value):
-    """What an error message shows of a value."""
+def shorten(value):
+    """Returns the representation of a value for an error message, at most 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def require(condition, message, received, what=""):
-    """Raises a ValueError; in a graph, as of `tf.data.Dataset.map`, returns the operation that raises an error."""
+    """Raises a ValueError if the condition is false. In a graph, as in `tf.data`, returns an operation that does."""
     if not tf.executing_eagerly():
         return tf.debugging.Assert(condition, [f"{message} Received: {what}".rstrip(), received])
     if not condition:

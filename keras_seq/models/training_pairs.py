@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the data that users give `fit` to what a training step takes."""
+"""Conversion of the data that users pass to `fit` to the arguments of a training step."""
 
 import collections.abc
 import functools
@@ -10,20 +10,20 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import START_ID
-from keras_seq.models.token_side import as_tensor, require, shortened
+from keras_seq.models.token_side import as_tensor, require, shorten
 
 _BATCH_FORMS = "`(sources, targets)` or `(sources, targets, sample_weight)`"
 
 
 class TrainingPairs:
-    """Turns pairs (source, target), in any form that Keras's `fit` takes, into what a training step takes.
+    """Converts pairs of source and target, in any form that Keras's `fit` takes, to the data of a training step.
 
-    Prepared inputs are a pair `(source ids, decoder inputs)`, and so are recognized: to prepare them again changes
-    nothing. Keras's `fit` relies on that, for it hands prepared validation data to `evaluate`.
+    Prepared inputs are recognized as a pair `(source ids, decoder inputs)` and returned unchanged. This is necessary
+    because Keras's `fit` passes prepared validation data to `evaluate`.
 
     Args:
-        source: the `TokenSide` of the sources.
-        target: that of the targets.
+        source: `TokenSide` of the sources.
+        target: `TokenSide` of the targets.
     """
 
     def __init__(self, source, target):
@@ -31,37 +31,43 @@ class TrainingPairs:
         self.target = target
 
     def prepare(self, x, y, sample_weight=None, class_weight=None):
-        """One batch: `((source ids, decoder inputs), target ids)`, and the weights (batch, time) where there are any.
+        """Converts one batch.
 
         Args:
             x: sources, or `(source ids, decoder inputs)`.
             y: targets.
-            sample_weight: (batch,), or (batch, time) where the targets are token ids, or None.
-            class_weight: a dict from target token ids to weights, or None.
+            sample_weight: weights (batch,), or (batch, time) if the targets are token ids, or None.
+            class_weight: dict that maps target token ids to weights, or None.
+
+        Returns:
+            `((source ids, decoder inputs), target ids)`, and the weights (batch, time) if there are any.
         """
         is_prepared = _are_call_inputs(x)
         source = self.source.token_ids(x[0] if is_prepared else x)  # (batch, source)
         targets = as_tensor(y, self.target.label)
         target = self.target.token_ids(targets)  # (batch, time)
         sizes = tf.stack([tf.shape(source)[0], tf.shape(target)[0]])
-        require(sizes[0] == sizes[1], "`x` and `y` must hold equally many sequences.", sizes)
+        require(sizes[0] == sizes[1], "`x` and `y` must contain the same number of sequences.", sizes)
         if is_prepared:
             decoder_inputs = self.target.token_ids(x[1])
             shapes = tf.stack([tf.shape(decoder_inputs), tf.shape(target)])
-            require(tf.reduce_all(shapes[0] == shapes[1]), "Decoder inputs must have the shape of the targets.", shapes)
+            require(
+                tf.reduce_all(shapes[0] == shapes[1]), "Decoder inputs and targets must have the same shape.", shapes
+            )
         else:
             start = tf.fill([tf.shape(target)[0], 1], START_ID)
             decoder_inputs = tf.concat([start, target[:, :-1]], axis=1)
         prepared = ((source, decoder_inputs), target)
         if class_weight is not None:
             if sample_weight is not None:
-                raise ValueError("`class_weight` and `sample_weight` cannot be given both.")
-            return (*prepared, self._weights_of_classes(class_weight, target))
+                raise ValueError("`class_weight` and `sample_weight` cannot be combined. Received both")
+            return (*prepared, self._class_weights(class_weight, target))
         if sample_weight is not None:
             return (*prepared, _token_weights(sample_weight, target, targets.dtype != tf.string))
         return prepared
 
-    def _weights_of_classes(self, class_weight, target):
+    def _class_weights(self, class_weight, target):
+        """Returns the weights (batch, time) of target ids."""
         table = np.ones(self.target.vocabulary_size, keras.config.floatx())
         expected = f"`class_weight` must be a dict from target token ids, 0 to {len(table) - 1}, to numbers."
         if not isinstance(class_weight, dict):
@@ -74,17 +80,17 @@ class TrainingPairs:
         return tf.gather(table, target)  # (batch, time)
 
     def arrays(self, x, y, sample_weight=None, class_weight=None):
-        """As `prepare`, of all the data at once: NumPy arrays, the weights None where there are none."""
+        """Converts all data at once, as `prepare` does, to NumPy arrays. The weights are None if there are none."""
         if y is None:
             raise ValueError(
-                "`x` must hold pairs, as a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of batches "
-                f"{_BATCH_FORMS}, or else the targets be given as `y`. Received: `x` of type {type(x).__name__}"
+                "`y` must be the targets, unless `x` is a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of "
+                f"batches {_BATCH_FORMS}. Received: y=None and `x` of type {type(x).__name__}"
             )
         prepared = keras.tree.map_structure(np.asarray, self.prepare(x, y, sample_weight, class_weight))
         return prepared if len(prepared) == 3 else (*prepared, None)
 
     def data(self, x, y=None, sample_weight=None, class_weight=None):
-        """`x`, `y` and `sample_weight` for Keras's `fit` or `evaluate`, which have nothing to add."""
+        """Returns `x`, `y` and `sample_weight` for Keras's `fit` or `evaluate`, from data in any form."""
         if isinstance(x, tf.data.Dataset):
             return self._dataset(x, class_weight), y, sample_weight
         if isinstance(x, keras.utils.PyDataset):
@@ -98,11 +104,11 @@ class TrainingPairs:
             return x, y, sample_weight
         x, y, sample_weight = self.arrays(x, y, sample_weight, class_weight)
         if len(y) == 0:
-            raise ValueError("`x` and `y` must hold at least one sequence. Received: none")
+            raise ValueError("`x` and `y` must contain at least one sequence. Received: none")
         return x, y, sample_weight
 
     def validation_data(self, data):
-        """The `validation_data` of Keras's `fit`."""
+        """Returns the `validation_data` for Keras's `fit`."""
         if not isinstance(data, (tuple, list)):
             return self.data(data)[0]
         if len(data) not in (2, 3):
@@ -112,29 +118,29 @@ class TrainingPairs:
     def _dataset(self, dataset, class_weight):
         spec = dataset.element_spec
         _check_batch(spec)
-        prepare = functools.partial(self.prepare, class_weight=class_weight)  # what is prepared is checked all the same
-        prepare = tf.autograph.experimental.do_not_convert(prepare)  # its errors stay as they are
-        return _untuned(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
+        prepare = functools.partial(self.prepare, class_weight=class_weight)  # also checks prepared data
+        prepare = tf.autograph.experimental.do_not_convert(prepare)  # keeps its error messages
+        return _disable_autotune(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
 
     def _numpy_batch(self, batch, index, class_weight=None):
-        """A prepared batch of a generator or a PyDataset, as NumPy arrays.
+        """Converts a batch of a generator or a PyDataset to NumPy arrays.
 
-        Keras takes the shape of all batches from the first two: where these differ in width, any width will do. So the
-        first two are padded, one to an even width, one to an odd one.
+        Keras infers the shape of all batches from the first two. If their widths differ, it accepts any width. So the
+        first batch is padded to an even width and the second to an odd one.
         """
         batch = tuple(batch) if isinstance(batch, list) else batch
         _check_batch(batch)
 
-        def widen(ids):
-            more = (ids.shape[1] + index) % 2 if index < 2 else 0
-            return np.pad(ids, [(0, 0), (0, more)])
+        def pad(ids):
+            padding = (ids.shape[1] + index) % 2 if index < 2 else 0
+            return np.pad(ids, [(0, 0), (0, padding)])
 
         prepared = self.prepare(*batch, class_weight=class_weight)
-        return keras.tree.map_structure(lambda ids: widen(np.asarray(ids)), prepared)
+        return keras.tree.map_structure(lambda ids: pad(np.asarray(ids)), prepared)
 
 
 class _PreparedBatches(keras.utils.PyDataset):
-    """A PyDataset whose batches are prepared. It works in threads: TensorFlow does not survive a fork."""
+    """A PyDataset of prepared batches. It uses threads, because TensorFlow does not survive a fork."""
 
     def __init__(self, batches, prepare):
         super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
@@ -156,7 +162,7 @@ class _PreparedBatches(keras.utils.PyDataset):
 
 
 def holds_call_inputs(x):
-    """Whether `x`, in any form, holds `(source ids, decoder inputs)`, what the model's `call` takes."""
+    """Whether `x` contains `(source ids, decoder inputs)`, the inputs of the model's `call`."""
     if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
         spec = x.element_spec
         return isinstance(spec, tuple) and isinstance(spec[0], tuple)
@@ -164,24 +170,24 @@ def holds_call_inputs(x):
 
 
 def _are_call_inputs(x):
-    # Rows of token ids have rank 1, strings have none.
+    # The items of a list of two sources are rows of token ids or strings, not matrices.
     is_pair = isinstance(x, (tuple, list)) and len(x) == 2
     return is_pair and all(len(getattr(part, "shape", ())) == 2 for part in x)
 
 
 def _check_batch(batch):
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-        raise ValueError(f"Data must consist of batches {_BATCH_FORMS}. Received: {shortened(batch)}")
+        raise ValueError(f"Data must consist of batches {_BATCH_FORMS}. Received: {shorten(batch)}")
 
 
 def _token_weights(weights, target, are_ids):
-    """Weights (batch, time): where a loss leaves out tokens, Keras does not broadcast the weights of sequences."""
+    """Returns weights (batch, time). Keras does not broadcast weights (batch,) if a loss ignores a class."""
     weights = as_tensor(weights, "`sample_weight`")
-    expected = "one weight a sequence, shape (batch,)" + (", or one a token, shape (batch, time)" if are_ids else "")
+    expected = "one weight per sequence, shape (batch,)" + (", or per token, shape (batch, time)" if are_ids else "")
     message = f"`sample_weight` must be {expected}. The targets have shape {target.shape}."
     rank = weights.shape.rank
-    is_possible = weights.dtype != tf.string and rank in ((1, 2) if are_ids else (1,))
-    if not is_possible or not weights.shape.is_compatible_with(target.shape[:rank]):
+    is_valid = weights.dtype != tf.string and rank in ((1, 2) if are_ids else (1,))
+    if not is_valid or not weights.shape.is_compatible_with(target.shape[:rank]):
         raise ValueError(f"{message} Received: dtype {weights.dtype.name}, shape {weights.shape}")
     if isinstance(weights, tf.RaggedTensor):
         weights = weights.to_tensor()
@@ -191,11 +197,11 @@ def _token_weights(weights, target, are_ids):
         return weights if rank == 2 else weights[:, None] * tf.ones_like(target, weights.dtype)
 
 
-def _untuned(dataset):
-    """The dataset without tf.data's tuner, unless the user asked for it.
+def _disable_autotune(dataset):
+    """Returns the dataset with tf.data's autotuning turned off, unless the user set that option.
 
-    The thread of the tuner sleeps twice as long each time, and in TensorFlow 2.21 an epoch may end by waiting for it to
-    wake: epochs of 4.9 s took 5.25, and one 10.4. Tuning would gain little; what is `AUTOTUNE` uses all cores.
+    The thread of the tuner doubles its sleep each time, and in TensorFlow 2.21 the end of an epoch may wait for it to
+    wake: epochs of 4.9 s took 5.25, and one 10.4. Tuning would gain little, and `AUTOTUNE` uses all cores without it.
     """
     if dataset.options().autotune.enabled is not None:
         return dataset

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses and metrics that know padding, scheduled sampling, scores of decoded text, callbacks."""
+"""Training: losses and metrics that ignore padding, scheduled sampling, error rates and callbacks."""
 
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.losses import masked_crossentropy

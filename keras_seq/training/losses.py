@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of token sequences."""
+"""Losses for token sequences."""
 
 import keras
 
@@ -7,13 +7,13 @@ from keras_seq.data.vocabulary import PAD_ID
 
 
 def masked_crossentropy():
-    """Keras's sparse cross-entropy from logits, averaged over the tokens of a batch that are not padding.
+    """Creates the cross-entropy loss, averaged over all tokens of a batch except padding.
 
-    Sample weights (batch, time) multiply the loss of a token. The sum is divided by the number of tokens, not by that
-    of their weights, as in all losses of Keras.
+    Sample weights (batch, time) multiply the losses of the tokens. As in all losses of Keras, the sum is divided by the
+    number of tokens, not by the sum of their weights.
 
     Returns:
-        A `keras.losses.SparseCategoricalCrossentropy` of targets (batch, time) and logits (batch, time, vocabulary).
+        A `keras.losses.SparseCategoricalCrossentropy` for targets (batch, time) and logits (batch, time, vocabulary).
 
     Example:
         >>> import numpy as np

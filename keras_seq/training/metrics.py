@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of token sequences."""
+"""Metrics for token sequences."""
 
 import keras
 from keras import ops
@@ -9,19 +9,19 @@ from keras_seq.data.vocabulary import PAD_ID
 
 @keras.saving.register_keras_serializable("keras_seq")
 class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
-    """The share of tokens, padding left out, whose likeliest prediction is right (teacher-forced).
+    """Fraction of tokens for which the most likely prediction is correct (teacher-forced). Padding does not count.
 
-    Every token counts the same, whatever batch it is in; with sample weights, as much as its weight. Keras passes
-    sample weights to the `weighted_metrics` of `compile`, not to its `metrics`.
+    All tokens count equally, whatever their batch, or by their sample weights if there are any. Keras passes sample
+    weights to the `weighted_metrics` of `compile`, not to its `metrics`.
 
     Args:
-        name: of the metric.
-        dtype: of its sums and its result. Sums of half precision saturate after some thousand tokens.
+        name: name of the metric.
+        dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand tokens.
 
-    Call arguments of `update_state`:
-        y_true: token ids (batch, time); 0 is padding.
+    Arguments of `update_state`:
+        y_true: token ids (batch, time), 0 = padding.
         y_pred: logits (batch, time, vocabulary).
-        sample_weight: (batch,) or (batch, time), or None.
+        sample_weight: weights (batch,) or (batch, time), or None.
 
     Example:
         >>> import numpy as np
@@ -35,7 +35,7 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        # Flat: Keras would average over the time axis first, and so count the tokens of a wide batch less.
+        # Keras averages over the time axis first, so tokens of a wide batch would count less. Hence the flat shapes.
         weights = ops.reshape(_token_weights(y_true, sample_weight, self.dtype), (-1,))
         y_true, y_pred = ops.reshape(y_true, (-1,)), ops.reshape(y_pred, (-1, y_pred.shape[-1]))
         super().update_state(y_true, y_pred, sample_weight=weights)
@@ -43,20 +43,20 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
 @keras.saving.register_keras_serializable("keras_seq")
 class Perplexity(keras.metrics.Mean):
-    """The exponential of the mean cross-entropy of a token, padding left out (teacher-forced).
+    """Exponential of the mean cross-entropy of the tokens (teacher-forced). Padding does not count.
 
-    The mean is over all tokens since the last reset, whatever batch they are in; the result is 1 where there is none.
-    With sample weights it is the weighted mean. Keras passes sample weights to the `weighted_metrics` of `compile`, not
+    The mean is over all tokens since the last reset, whatever their batch, weighted by their sample weights if there
+    are any. Without any token the result is 1. Keras passes sample weights to the `weighted_metrics` of `compile`, not
     to its `metrics`.
 
     Args:
-        name: of the metric.
-        dtype: of its sums and its result. Sums of half precision saturate after some thousand tokens.
+        name: name of the metric.
+        dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand tokens.
 
-    Call arguments of `update_state`:
-        y_true: token ids (batch, time); 0 is padding.
+    Arguments of `update_state`:
+        y_true: token ids (batch, time), 0 = padding.
         y_pred: logits (batch, time, vocabulary).
-        sample_weight: (batch,) or (batch, time), or None.
+        sample_weight: weights (batch,) or (batch, time), or None.
 
     Example:
         >>> import numpy as np
@@ -80,9 +80,9 @@ class Perplexity(keras.metrics.Mean):
 
 
 def _token_weights(y_true, sample_weight, dtype):
-    """Weights (batch, time), 0 for padding."""
-    kept = ops.cast(ops.not_equal(y_true, PAD_ID), dtype)
+    """Returns weights (batch, time), 0 for padding."""
+    is_token = ops.cast(ops.not_equal(y_true, PAD_ID), dtype)
     if sample_weight is None:
-        return kept
+        return is_token
     sample_weight = ops.cast(sample_weight, dtype)
-    return kept * (sample_weight if len(sample_weight.shape) > 1 else sample_weight[:, None])
+    return is_token * (sample_weight if len(sample_weight.shape) > 1 else sample_weight[:, None])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scheduled sampling: in training, a decoder reads some of its own predictions instead of the truth."""
+"""Scheduled sampling: in training, the decoder reads some of its own predictions instead of the true tokens."""
 
 import math
 import numbers
@@ -17,36 +17,37 @@ _SAMPLES = ("categorical", "argmax")
 
 
 class Draws(NamedTuple):
-    """The chances of one training step."""
+    """The random choices of one training step."""
 
     replaced: object  # (batch, time) booleans, True = the input is a prediction
-    levels: object  # (batch, time) float32 in [0, 1), where each prediction lies in its cumulative distribution
+    levels: object  # (batch, time) float32 in [0, 1), the quantile of each prediction in its distribution
 
 
 @keras.saving.register_keras_serializable("keras_seq")
 class ScheduledSampling:
-    """Let a decoder meet its own mistakes in training (Bengio et al. 2015), for `Seq2Seq.compile`.
+    """Trains a decoder on some of its own predictions (Bengio et al. 2015). An argument of `Seq2Seq.compile`.
 
-    With probability e, drawn for each step of each sequence, the input of decoder step t is a prediction for step
-    t - 1 instead of the true token. `[START]` and padding stay what they are, and are never predicted. The inputs are
-    chosen first, without gradient; then one fused teacher-forced pass over them, with the same dropout masks, is what
-    is trained.
+    The input of decoder step t is the prediction of step t - 1 with probability e, else the true token, drawn
+    independently for each step of each sequence. `[START]` and padding are neither replaced nor predicted. The inputs
+    are chosen first, without gradient. Training then runs one teacher-forced pass over them, with the same dropout
+    masks.
 
-    - "sequential" chooses them as the paper does: each prediction is the model's own after the inputs it was really
-      given. Its loop over the steps costs about as much as a search.
-    - "parallel" predicts from the true tokens, all steps in one more fused pass (Mihaylova & Martins 2019; Duckworth
+    - "sequential" chooses them as in the paper: each prediction follows from the inputs chosen before it. The loop over
+      the steps costs about as much as a search.
+    - "parallel" predicts from the true tokens, with one more pass over all steps (Mihaylova & Martins 2019; Duckworth
       et al. 2019).
 
     Args:
-        probability: e, a number in [0, 1], or a schedule of training steps from `keras.optimizers.schedules` or from
-            here, such as `PolynomialDecay(0.0, 10_000, end_learning_rate=0.25)`, which grows linearly.
+        probability: e, a number in [0, 1], or a schedule over training steps from `keras_seq.training` or
+            `keras.optimizers.schedules`, such as `PolynomialDecay(0.0, 10_000, end_learning_rate=0.25)`, which grows
+            linearly.
         mode: "parallel" or "sequential".
-        sample: what a prediction is: "categorical", drawn from the model's distribution, or "argmax", its likeliest
-            token.
-        seed: of the draws.
+        sample: how to choose a prediction: "categorical" to draw it from the model's distribution, or "argmax" for the
+            most likely token.
+        seed: random seed of the draws.
 
     Raises:
-        ValueError: for a probability outside [0, 1], and for an unknown mode or sample.
+        ValueError: if `probability` is outside [0, 1], or if `mode` or `sample` is unknown.
 
     Example:
         >>> import keras_seq
@@ -72,20 +73,20 @@ class ScheduledSampling:
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def draw(self, tokens, training_step):
-        """The chances of a training step, a number, for decoder inputs (batch, time): `Draws`, new at each call."""
-        scheduled = isinstance(self.probability, LearningRateSchedule)
-        probability = self.probability(training_step) if scheduled else self.probability
+        """Draws the random choices for decoder inputs (batch, time) in a training step, an integer. Returns `Draws`."""
+        is_schedule = isinstance(self.probability, LearningRateSchedule)
+        probability = self.probability(training_step) if is_schedule else self.probability
         uniforms = keras.random.uniform((2, *ops.shape(tokens)), dtype="float32", seed=self.seed_generator)
         replaceable = ops.logical_and(tokens != PAD_ID, ops.arange(ops.shape(tokens)[1]) > 0)
         return Draws(ops.logical_and(uniforms[0] < ops.cast(probability, "float32"), replaceable), uniforms[1])
 
     def mix_parallel(self, tokens, logits, draws):
-        """Decoder inputs with predictions of a teacher-forced pass among them.
+        """Replaces decoder inputs by predictions of a teacher-forced pass.
 
         Args:
-            tokens: (batch, time) integers, the true inputs.
-            logits: (batch, time, vocabulary), what the decoder makes of them.
-            draws: of `draw`.
+            tokens: integers (batch, time), the true inputs.
+            logits: (batch, time, vocabulary), the decoder's outputs for them.
+            draws: the result of `draw`.
 
         Returns:
             Token ids (batch, time).
@@ -95,40 +96,42 @@ class ScheduledSampling:
         return ops.concatenate([tokens[:, :1], mixed], axis=1)
 
     def mix_sequential(self, tokens, step, state, draws):
-        """Decoder inputs with predictions among them, each after the inputs before it.
+        """Replaces decoder inputs by predictions, each made from the inputs chosen before it.
 
         Args:
-            tokens: (batch, time) integers, the true inputs.
-            step: function `(tokens, state) -> (logits, state, weights)` of one step, as of `Decoder.stepper`.
-            state: nested tensors (batch, ...): what `step` starts from.
-            draws: of `draw`.
+            tokens: integers (batch, time), the true inputs.
+            step: function `(tokens, state) -> (logits, state, weights)` of one step; see `Decoder.step_function`.
+            state: nested tensors (batch, ...), the first state of `step`.
+            draws: the result of `draw`.
 
         Returns:
             Token ids (batch, time).
         """
 
-        def feed(carry, slices):
+        def body(carry, slices):
             (state, predicted), (token, replaced, level) = carry, slices
             token = ops.where(replaced, predicted, token)  # (batch,)
             logits, state, _ = step(token, state)
             return (state, ops.cast(self._predict(logits, level), token.dtype)), token
 
         sequences = tuple(ops.transpose(sequence) for sequence in (tokens, *draws))  # (time, batch)
-        _, mixed = time_loop(feed, (state, sequences[0][0]), sequences)
+        _, mixed = time_loop(body, (state, sequences[0][0]), sequences)
         return ops.transpose(mixed)
 
     def _predict(self, logits, levels):
-        """Token ids (...) of logits (..., vocabulary) and levels (...)."""
+        """Returns token ids (...) for logits (..., vocabulary) and levels (...)."""
         tokens = ops.arange(logits.shape[-1])
         forbidden = ops.logical_or(tokens == PAD_ID, tokens == START_ID)
         logits = ops.where(forbidden, -1e30, ops.cast(logits, "float32"))
         if self.sample == "argmax":
             return ops.argmax(logits, axis=-1)
-        # The inverse of the cumulative distribution needs one random number a token. Gumbel noise on the logits needs
-        # one for each entry of the vocabulary: under XLA, 212 ms instead of 32 for (64, 30, 8000) on 2 CPU cores.
+        # Inverting the cumulative distribution needs one random number per token. Gumbel noise on the logits needs one
+        # per entry of the vocabulary: under XLA, 212 ms instead of 32 for (64, 30, 8000) on 2 CPU cores.
         cumulative = ops.cumsum(ops.softmax(logits, axis=-1), axis=-1)
         below = cumulative <= levels[..., None] * cumulative[..., -1:]
-        return ops.minimum(ops.sum(ops.cast(below, "int32"), axis=-1), logits.shape[-1] - 1)  # rounding may reach 1
+        return ops.minimum(
+            ops.sum(ops.cast(below, "int32"), axis=-1), logits.shape[-1] - 1
+        )  # rounding can exceed the last id
 
     def get_config(self):
         probability = self.probability
@@ -146,16 +149,16 @@ class ScheduledSampling:
 
 @keras.saving.register_keras_serializable("keras_seq")
 class InverseSigmoidGrowth(LearningRateSchedule):
-    """A probability of sampling that grows from about 0 to 1, slowly, then fast, then slowly (Bengio et al. 2015).
+    """Schedule of a sampling probability that grows from about 0 to 1 along a sigmoid (Bengio et al. 2015).
 
-    `e_i = 1 - k / (k + exp(i / k))` at training step i, the paper's inverse sigmoid decay of the truth; it is 1/2 at
-    `i = k ln k`.
+    `e_i = 1 - k / (k + exp(i / k))` at training step i. It is 1/2 at `i = k ln k`. The paper's inverse sigmoid decay is
+    `1 - e_i`, the probability of the true token.
 
     Args:
-        k: number of training steps, at least 1: the more, the later and slower.
+        k: number of training steps, at least 1. The larger it is, the later and slower the probability grows.
 
     Call arguments:
-        step: i.
+        step: training step i.
 
     Returns:
         e_i, float32.
@@ -168,11 +171,11 @@ class InverseSigmoidGrowth(LearningRateSchedule):
 
     def __init__(self, k):
         if not isinstance(k, numbers.Real) or not k >= 1:
-            raise ValueError(f"`k` must be a number, at least 1. Received: {k!r}")
+            raise ValueError(f"`k` must be a number of at least 1. Received: {k!r}")
         self.k = k
 
     def __call__(self, step):
-        # The sigmoid of the logarithm: exp(i / k) by itself overflows.
+        # The same in logarithms, because exp(i / k) overflows.
         return ops.sigmoid(ops.cast(step, "float32") / self.k - math.log(self.k))
 
     def get_config(self):
@@ -181,15 +184,15 @@ class InverseSigmoidGrowth(LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_seq")
 class ExponentialGrowth(LearningRateSchedule):
-    """A probability of sampling that grows from 0 to 1, ever slower (Bengio et al. 2015).
+    """Schedule of a sampling probability that grows from 0 to 1, fast at first (Bengio et al. 2015).
 
-    `e_i = 1 - k^i` at training step i, the paper's exponential decay of the truth.
+    `e_i = 1 - k^i` at training step i. The paper's exponential decay is `1 - e_i`, the probability of the true token.
 
     Args:
-        k: the factor of a training step, in (0, 1).
+        k: factor per training step, in (0, 1).
 
     Call arguments:
-        step: i.
+        step: training step i.
 
     Returns:
         e_i, float32.

@@ -13,7 +13,7 @@ from keras_seq.data import bucket_by_length
 
 
 def make_pairs(count, longest, seed=0):
-    """Pairs that are all different, of characters and of whitespace-separated tokens."""
+    """Distinct pairs: sources of characters, targets of whitespace-separated tokens."""
     rng = random.Random(seed)
     sources = [f"{i:04}{'x' * rng.randrange(longest)}" for i in range(count)]
     targets = [" ".join("y" * rng.randrange(1, longest)) + f" {i}" for i in range(count)]
@@ -40,7 +40,7 @@ def flat(batches):
     boundaries=st.none() | st.lists(st.integers(1, 30), unique=True, max_size=5).map(sorted),
     shuffle=st.booleans(),
 )
-def test_an_epoch_is_every_pair_once_in_batches_of_one_bucket(count, batch_size, boundaries, shuffle):
+def test_an_epoch_has_every_pair_once_in_batches_of_one_bucket(count, batch_size, boundaries, shuffle):
     sources, targets = make_pairs(count, longest=20)
     pairs = list(zip(sources, targets, strict=True))
     dataset = bucket_by_length(sources, targets, batch_size, boundaries=boundaries, shuffle=shuffle)
@@ -56,7 +56,7 @@ def test_an_epoch_is_every_pair_once_in_batches_of_one_bucket(count, batch_size,
             assert len(batches) == sum(-(-size // batch_size) for size in sizes.values())
 
 
-def test_batches_are_those_of_tensorflow():
+def test_batches_equal_those_of_bucket_by_sequence_length():
     sources, targets = make_pairs(200, longest=30)
     boundaries = [8, 12, 13, 25]
 
@@ -67,7 +67,7 @@ def test_batches_are_those_of_tensorflow():
         element_length, boundaries, [7] * 5, no_padding=True
     )
     dataset = bucket_by_length(sources, targets, 7, boundaries=boundaries, shuffle=False)
-    # TensorFlow emits a batch when it is full; here they are in the order of their buckets.
+    # TensorFlow emits a batch when it is full; here batches are in the order of their buckets.
     assert sorted(epoch(dataset)) == sorted(epoch(reference))
     assert dataset.element_spec == reference.element_spec
 
@@ -75,29 +75,29 @@ def test_batches_are_those_of_tensorflow():
 @pytest.mark.parametrize(
     ("split", "sizes"),
     [
-        (("character", "whitespace"), {"ab"}),  # the longer text counts, here that of 2
+        (("character", "whitespace"), {"ab"}),  # the longer text counts, here the one of length 2
         (("whitespace", "whitespace"), set()),
         (("character", "character"), {"ab", "é"}),
         (("whitespace", "character"), {"é"}),
     ],
 )
-def test_split_says_what_is_counted(split, sizes):
-    # In characters and tokens: "ab" 2 and 1, "é" 1 (though two bytes) and 1, "cd" 2 and 1.
+def test_split_sets_how_lengths_are_counted(split, sizes):
+    # Characters and tokens: "ab" 2 and 1, "é" 1 (two bytes) and 1, "cd" 2 and 1.
     dataset = bucket_by_length(["ab", "é"], ["c", "cd"], 2, boundaries=[2], split=split, shuffle=False)
     last = {source for source, _ in epoch(dataset)[-1]}
     assert last == (sizes or {"ab", "é"})
     assert len(dataset) == (2 if len(sizes) == 1 else 1)
 
 
-def test_shuffles_anew_for_each_epoch():
+def test_each_epoch_is_shuffled_anew():
     pairs = make_pairs(400, longest=30)
     dataset = bucket_by_length(*pairs, 8, seed=1)
     first, second = epoch(dataset), epoch(dataset)
     assert flat(first) != flat(second)
-    # Not only the order of the batches: other pairs share them.
+    # Not only the order of the batches changes, but also the pairs in them.
     common = {frozenset(batch) for batch in first} & {frozenset(batch) for batch in second}
     assert len(common) < len(first) / 4
-    # The order of batches has nothing to do with their lengths.
+    # The order of batches is independent of their lengths.
     longest = [max(length(*pair) for pair in batch) for batch in first]
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
     assert longest != sorted(longest)
@@ -115,7 +115,7 @@ def test_a_seed_reproduces_all_epochs():
     assert two_epochs(None) != two_epochs(None)
 
 
-def test_without_shuffle_the_order_is_that_of_buckets_then_of_data():
+def test_without_shuffle_batches_are_ordered_by_bucket_then_by_data():
     sources = ["aaa", "b", "cccc", "d", "e"]
     dataset = bucket_by_length(sources, list("vwxyz"), 2, boundaries=[2, 4], shuffle=False)
     batches = [[source for source, _ in batch] for batch in epoch(dataset)]
@@ -123,13 +123,13 @@ def test_without_shuffle_the_order_is_that_of_buckets_then_of_data():
 
 
 def padding(dataset):
-    """The share of padding among the tokens of an epoch's sources and targets."""
+    """The fraction of padding among the tokens of an epoch."""
     lengths = [np.array([(len(source), len(target.split())) for source, target in batch]) for batch in epoch(dataset)]
     padded = sum(batch.max(axis=0).sum() * len(batch) for batch in lengths)
     return 1 - sum(batch.sum() for batch in lengths) / padded
 
 
-def test_default_boundaries_save_padding_and_keep_batches_full():
+def test_default_boundaries_reduce_padding_and_keep_batches_full():
     rng = random.Random(0)
     sources = ["x" * int(rng.lognormvariate(3, 0.6) + 1) for _ in range(4000)]
     targets = [" ".join(source) for source in sources]
@@ -153,21 +153,21 @@ def test_keras_knows_the_number_of_steps():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sources": ["a"]}, "sources and targets must be .* got 1 sources and 2 targets"),
-        ({"sources": [], "targets": []}, "must be equally many and not empty, got 0 .* 0"),
-        ({"sources": ["a", 1]}, "sources must hold strings, got 1"),
-        ({"targets": [b"a", "b"]}, "targets must hold strings, got b'a'"),
-        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
-        ({"batch_size": 2.0}, r"batch_size must be a positive integer, got 2\.0"),
-        ({"boundaries": [3, 3]}, r"boundaries must be .* in ascending order, got \[3, 3\]"),
-        ({"boundaries": 3}, "boundaries must be lengths in ascending order, got 3"),
-        ({"split": "character"}, r"split must be two of \['character', .*, got 'character'"),
+        ({"sources": ["a"]}, "`sources` and `targets` must have the same length.* Received: 1 sources and 2 targets"),
+        ({"sources": [], "targets": []}, "at least 1. Received: 0 sources and 0 targets"),
+        ({"sources": ["a", 1]}, "`sources` must contain strings. Received: 1"),
+        ({"targets": [b"a", "b"]}, "`targets` must contain strings. Received: b'a'"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: 0"),
+        ({"batch_size": 2.0}, r"`batch_size` must be a positive integer. Received: 2\.0"),
+        ({"boundaries": [3, 3]}, r"`boundaries` must be .* in ascending order. Received: \[3, 3\]"),
+        ({"boundaries": 3}, "`boundaries` must be lengths in ascending order. Received: 3"),
+        ({"split": "character"}, r"`split` must be a pair of values from \['character', .* Received: 'character'"),
         (
             {"split": ("character", "bytes")},
-            r"split must be two of .* got \('character', 'bytes'\)",
+            r"`split` must be a pair of .* Received: \('character', 'bytes'\)",
         ),
     ],
 )
-def test_refuses(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         bucket_by_length(**{"sources": ["a", "b"], "targets": ["A", "B"], "batch_size": 2, **arguments})

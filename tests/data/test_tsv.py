@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from keras_seq.data import read_pairs
 
-# Whatever a column may hold: all but what separates columns and lines, and surrogates, which
-# UTF-8 cannot encode.
+# Columns of any characters except separators of columns and lines, and surrogates, which UTF-8
+# cannot encode.
 columns = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1).filter(str.strip)
 pairs = st.lists(st.tuples(columns, columns), min_size=1)
 
 
 @pytest.fixture
 def tsv(tmp_path):
-    """Writes bytes to a file and returns its path."""
+    """A function that writes bytes to a file and returns its path."""
 
     def write(content):
         path = tmp_path / "pairs.tsv"
@@ -35,7 +35,7 @@ def tsv(tmp_path):
 def test_reads_what_was_written(tmp_path_factory, pairs, mark, line_end, tail):
     path = tmp_path_factory.getbasetemp() / "property.tsv"
     text = line_end.join("\t".join(pair) for pair in pairs) + tail
-    # A mark always, where the first character would otherwise be taken for one.
+    # Text that begins with this character needs a byte order mark, or its own would be removed.
     mark = b"\xef\xbb\xbf" if text.startswith("\ufeff") else mark
     path.write_bytes(mark + text.encode())
     sources, targets = read_pairs(path)
@@ -56,9 +56,9 @@ def test_a_carriage_return_inside_a_line_is_data(tsv):
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [
-        (b"", 1, "expected two columns separated by a tab, the file is empty"),
-        (b"\xef\xbb\xbf", 1, "expected two columns separated by a tab, the file is empty"),
-        (b"\n\n", 1, "expected two columns separated by a tab, the file is empty"),
+        (b"", 1, "expected two columns separated by a tab, but the file is empty"),
+        (b"\xef\xbb\xbf", 1, "expected two columns separated by a tab, but the file is empty"),
+        (b"\n\n", 1, "expected two columns separated by a tab, but the file is empty"),
         (b"a\tb\nc\n", 2, "expected two columns separated by a tab, got 1: 'c'"),
         (b"a\tb\r\nc\td\te\r\n", 2, r"expected two columns separated by a tab, got 3: 'c\td\te'"),
         (b"a\tb\n\nc\td\n", 2, "expected two columns separated by a tab, got 1: ''"),
@@ -71,21 +71,21 @@ def test_a_carriage_return_inside_a_line_is_data(tsv):
         ("a\tb\u2028\nc".encode(), 2, "expected two columns separated by a tab, got 1: 'c'"),
     ],
 )
-def test_names_the_line_at_fault(tsv, content, line, message):
+def test_error_names_the_invalid_line(tsv, content, line, message):
     path = tsv(content)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}:{line}: {message}')}$"):
         read_pairs(path)
 
 
 @pytest.mark.parametrize("filler", [b"x", b"\xff"])
-def test_shows_the_beginning_of_a_long_line(tsv, filler):
+def test_error_shows_the_beginning_of_a_long_line(tsv, filler):
     with pytest.raises(ValueError, match=r"\.\.\.$") as error:
         read_pairs(tsv(filler * 100_000))
     assert len(str(error.value).rpartition(": ")[2]) < 500
 
 
 @pytest.mark.parametrize("name", ["missing.tsv", "."])
-def test_a_file_that_cannot_be_opened(tmp_path, name):
+def test_error_if_the_file_cannot_be_opened(tmp_path, name):
     expected = IsADirectoryError if name == "." else FileNotFoundError
     with pytest.raises(expected) as error:
         read_pairs(tmp_path / name)

@@ -14,7 +14,7 @@ from keras_seq import data
 SPECIAL = ["", "[UNK]", "[START]", "[END]"]
 PRONUNCIATIONS = ["K AE T", "T UW", "AE K T", "EH K S"]
 
-# UTF-8 cannot encode surrogates, and Keras cannot keep NUL in a vocabulary.
+# UTF-8 cannot encode surrogates, and a vocabulary of Keras cannot contain NUL.
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=4).filter(
     lambda word: word not in SPECIAL
@@ -26,7 +26,7 @@ texts = {
 TOKENS = {"character": list, "whitespace": str.split}
 
 splits = pytest.mark.parametrize("split", ["character", "whitespace"])
-few = settings(deadline=None, max_examples=20)
+few_examples = settings(deadline=None, max_examples=20)
 
 
 def expected_vocabulary(texts, split):
@@ -40,7 +40,7 @@ def decoded(strings):
 
 
 @splits
-@few
+@few_examples
 @given(strategy=st.data())
 def test_vocabulary_and_round_trip(split, strategy):
     corpus = strategy.draw(st.lists(texts[split], min_size=1, max_size=8))
@@ -52,15 +52,15 @@ def test_vocabulary_and_round_trip(split, strategy):
     assert decoded(data.detokenizer(vectorizer)(ids)) == corpus
 
 
-def test_special_ids_are_their_places():
+def test_special_ids_are_indices_of_the_vocabulary():
     vocabulary = data.text_vectorizer(["a"]).get_vocabulary()
-    places = [data.PAD_ID, data.UNKNOWN_ID, data.START_ID, data.END_ID]
-    assert [vocabulary[i] for i in places] == ["", "[UNK]", data.START, data.END]
+    ids = [data.PAD_ID, data.UNKNOWN_ID, data.START_ID, data.END_ID]
+    assert [vocabulary[i] for i in ids] == ["", "[UNK]", data.START, data.END]
     assert data.text_vectorizer(["a b"], "whitespace")(["b z [UNK]"]).to_list() == [[4, 1, 1]]
 
 
 @pytest.mark.parametrize(
-    "as_given",
+    "convert",
     [
         list,
         iter,
@@ -71,8 +71,8 @@ def test_special_ids_are_their_places():
     ],
     ids=["list", "iterator", "array", "dataset", "batched dataset", "dataset of columns"],
 )
-def test_every_kind_of_texts_gives_the_same_vocabulary(as_given):
-    vectorizer = data.text_vectorizer(as_given(PRONUNCIATIONS), "whitespace")
+def test_every_kind_of_texts_gives_the_same_vocabulary(convert):
+    vectorizer = data.text_vectorizer(convert(PRONUNCIATIONS), "whitespace")
     assert vectorizer.get_vocabulary() == expected_vocabulary(PRONUNCIATIONS, "whitespace")
 
 
@@ -83,7 +83,7 @@ def test_max_tokens_keeps_the_most_frequent():
         assert vectorizer.get_vocabulary() == whole[:size]
 
 
-def test_texts_are_taken_as_they_are_unless_standardized():
+def test_texts_are_not_changed_by_default():
     text = ["Don't. STOP"]
     assert decoded_round_trip(text, {}) == text
     assert decoded_round_trip(text, {"standardize": "lower_and_strip_punctuation"}) == ["dont stop"]
@@ -95,24 +95,24 @@ def decoded_round_trip(texts, options):
 
 
 @splits
-def test_survives_a_keras_file(tmp_path, split):
-    # Among the tokens of the characters are line breaks of several kinds.
+def test_saving_and_loading_a_keras_file(tmp_path, split):
+    # With split="character", several kinds of line breaks are tokens.
     corpus = ["one\ntwo\r\x85\u2028", "three  four", "[END"]
     vectorizer = data.text_vectorizer(corpus, split)
-    assert {type(token) for token in vectorizer.get_config()["vocabulary"]} == {str}  # not numpy's
+    assert {type(token) for token in vectorizer.get_config()["vocabulary"]} == {str}  # not NumPy strings
     inputs = keras.Input((), dtype="string")
-    # One layer after the other, as Keras's symbolic tensors are never ragged.
-    keras.Model(inputs, vectorizer(inputs)).save(tmp_path / "there.keras")
+    # Two models, because symbolic tensors of Keras are never ragged.
+    keras.Model(inputs, vectorizer(inputs)).save(tmp_path / "to_ids.keras")
     ids = keras.Input((None,), dtype="int64")
-    keras.Model(ids, data.detokenizer(vectorizer)(ids)).save(tmp_path / "back.keras")
-    there = keras.models.load_model(tmp_path / "there.keras")
-    back = keras.models.load_model(tmp_path / "back.keras")
-    if split == "whitespace":  # TensorFlow's is that of ASCII, as for Python's bytes
+    keras.Model(ids, data.detokenizer(vectorizer)(ids)).save(tmp_path / "to_text.keras")
+    to_ids = keras.models.load_model(tmp_path / "to_ids.keras")
+    to_text = keras.models.load_model(tmp_path / "to_text.keras")
+    if split == "whitespace":  # TensorFlow splits at ASCII whitespace only, like Python's bytes
         corpus = [b" ".join(text.encode().split()).decode() for text in corpus]
-    assert decoded(back(there(tf.constant(corpus)).to_tensor())) == corpus
+    assert decoded(to_text(to_ids(tf.constant(corpus)).to_tensor())) == corpus
 
 
-def test_detokenizer_reads_up_to_the_first_end():
+def test_detokenizer_stops_at_the_first_end():
     layer = data.Detokenizer([*SPECIAL, "K", "AE", "T"], separator=" ")
     cases = {
         (4, 5, 6, 3, 6, 3): "K AE T",
@@ -141,7 +141,7 @@ def test_detokenizer_config_round_trip():
     assert decoded(again(np.array([[4, 5, 4, 3]]))) == ["a-b-a"]
 
 
-def test_detokenizer_symbolically():
+def test_detokenizer_on_symbolic_inputs():
     ids = keras.Input((None,), dtype="int64")
     layer = data.Detokenizer([*SPECIAL, "a"])
     strings = layer(ids)
@@ -165,25 +165,25 @@ def test_saved_model_from_strings_to_strings(tmp_path, split):
     assert decoded(echo(tf.constant(PRONUNCIATIONS))) == PRONUNCIATIONS
 
 
-def test_a_split_of_ones_own_needs_a_separator():
+def test_a_custom_split_needs_a_separator():
     vectorizer = data.text_vectorizer(["a-b", "b"], split=lambda texts: tf.strings.split(texts, "-"))
     assert vectorizer.get_vocabulary() == [*SPECIAL, "b", "a"]
-    with pytest.raises(ValueError, match="separator must be given for a vectorizer with split=<"):
+    with pytest.raises(ValueError, match="`separator` must be a string for a vectorizer with split=<"):
         data.detokenizer(vectorizer)
     layer = data.detokenizer(vectorizer, separator="-")
     assert decoded(layer(vectorizer(["b-a-b"]))) == ["b-a-b"]
 
 
-def test_no_text_forges_a_special_token():
+def test_text_to_ids_never_returns_special_tokens():
     vectorizer = data.text_vectorizer(["b a"], split="whitespace")
-    assert vectorizer(["a [END] b"]).to_list() == [[5, 3, 4]]  # by itself it would
+    assert vectorizer(["a [END] b"]).to_list() == [[5, 3, 4]]  # the vectorizer alone does
     texts = tf.constant(["a [END] b", "[START]", "[UNK] \0", "", "b a"])
     assert data.text_to_ids(vectorizer, texts).to_list() == [[5, 1, 4], [1], [1, 1], [], [4, 5]]
     commas = data.text_vectorizer(["b,a"], split=lambda text: tf.strings.split(text, ","))
     assert data.text_to_ids(commas, tf.constant(["a,,b"])).to_list() == [[5, 1, 4]]
 
 
-def test_the_brackets_of_special_tokens_are_ordinary_characters():
+def test_special_tokens_in_a_text_are_characters():
     text = ["[START] [END]"]
     vectorizer = data.text_vectorizer(text)
     assert decoded(data.detokenizer(vectorizer)(vectorizer(text))) == text
@@ -192,28 +192,28 @@ def test_the_brackets_of_special_tokens_are_ordinary_characters():
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        (["a [END] b"], {}, r"texts must not hold the special token '\[END\]'"),
-        (["[START] a"], {}, r"texts must not hold the special token '\[START\]'"),
-        # Refused even where max_tokens would cut it off.
-        (["a a [END]"], {"max_tokens": 5}, r"texts must not hold the special token '\[END\]'"),
-        (["a\0"], {"split": "character"}, "texts must not hold the NUL character"),
-        ([], {}, "texts must hold at least one token, got none"),
-        (["", " "], {}, "texts must hold at least one token, got none"),
-        ("abc", {}, "texts must be many strings, got a single one: 'abc'"),
-        (["a", 5], {}, "texts must hold strings, got 5"),
-        (tf.data.Dataset.range(3), {}, "texts must be a dataset of strings, got elements Tensor"),
-        (["a"], {"max_tokens": 4}, "max_tokens must be None or more than the 4 .* got 4"),
+        (["a [END] b"], {}, r"`texts` must not contain the special token '\[END\]'"),
+        (["[START] a"], {}, r"`texts` must not contain the special token '\[START\]'"),
+        # Also if max_tokens would remove it.
+        (["a a [END]"], {"max_tokens": 5}, r"`texts` must not contain the special token '\[END\]'"),
+        (["a\0"], {"split": "character"}, "`texts` must not contain the NUL character"),
+        ([], {}, "`texts` must contain at least one token. Received: none"),
+        (["", " "], {}, "`texts` must contain at least one token. Received: none"),
+        ("abc", {}, "`texts` must be an iterable of strings. Received a single string: 'abc'"),
+        (["a", 5], {}, "`texts` must contain strings. Received: 5"),
+        (tf.data.Dataset.range(3), {}, "`texts` must be a dataset of strings. Received: elements Tensor"),
+        (["a"], {"max_tokens": 4}, "`max_tokens` must be None or greater than 4, .* Received: 4"),
     ],
 )
-def test_text_vectorizer_refuses(texts, options, message):
+def test_text_vectorizer_raises(texts, options, message):
     with pytest.raises(ValueError, match=message):
         data.text_vectorizer(texts, **{"split": "whitespace", **options})
 
 
-def test_detokenizer_refuses():
-    with pytest.raises(ValueError, match=r"vocabulary must begin with .*, got \['a', 'b'\]"):
+def test_detokenizer_raises():
+    with pytest.raises(ValueError, match=r"`vocabulary` must begin with .* Received: \['a', 'b'\]"):
         data.Detokenizer(["a", "b"])
-    with pytest.raises(ValueError, match=r"vocabulary must begin with .*'\[END\]'\], got"):
+    with pytest.raises(ValueError, match=r"`vocabulary` must begin with .*'\[END\]'\]. Received"):
         data.detokenizer(keras.layers.TextVectorization(vocabulary=["a"]))
-    with pytest.raises(ValueError, match="inputs must be integer token ids, got dtype float32"):
+    with pytest.raises(ValueError, match=r"`inputs` must be integer token ids\. Received: dtype float32"):
         data.Detokenizer([*SPECIAL, "a"])(np.zeros((1, 2), "float32"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy search on a scripted model whose best path is known."""
+"""Greedy search on a scripted model with a known best path."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,13 +7,13 @@ import tensorflow as tf
 from keras_seq.decoding import greedy_search
 
 END = 3
-# Logits of the next token (column) after the last one (row): 2 → 4 → 5 → end, and 6 → 6 for ever.
+# Logits of the next token (column) after the last one (row): 2 → 4 → 5 → end, and 6 → 6 forever.
 TABLE = np.full((7, 7), -9.0, "float32")
 TABLE[2, 4] = TABLE[4, 5] = TABLE[5, END] = TABLE[6, 6] = 3.0
-TABLE[4, 0] = 7.0  # padding scores best here
+TABLE[4, 0] = 7.0  # here padding has the highest score
 
 
-def scripted(token_ids, state):
+def scripted_step(token_ids, state):
     steps = state + 1  # (batch,)
     attention_weights = tf.one_hot(steps - 1, 5)  # (batch, source)
     return tf.gather(tf.constant(TABLE), token_ids), steps, attention_weights
@@ -23,7 +23,7 @@ def search(first, limits, forbidden_ids=(0,)):
     @tf.function
     def run(first, limits):
         state = tf.zeros_like(first)
-        return greedy_search(scripted, state, first, limits, end_id=END, forbidden_ids=forbidden_ids)
+        return greedy_search(scripted_step, state, first, limits, end_id=END, forbidden_ids=forbidden_ids)
 
     return [value.numpy() for value in run(tf.constant(first), tf.constant(limits))]
 
@@ -51,7 +51,7 @@ def test_forbidden_tokens_are_never_chosen():
     assert search([2], [2], forbidden_ids=(0,))[0].tolist() == [[4, 5]]
 
 
-def test_one_sequence_does_not_depend_on_the_others():
+def test_a_sequence_does_not_depend_on_the_others():
     together = search([2, 6, 5], [9, 5, 9])
     for row, (first, limit) in enumerate(((2, 9), (6, 5), (5, 9))):
         ids, scores, _ = search([first], [limit])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example as a person at a shell meets it: its own process, its own files."""
+"""The g2p example trains on any TSV files, reports bad input in one line, and writes all its results."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import sys
 import keras
 import pytest
 
-import keras_seq  # noqa: F401  (its classes are in the saved model)
+import keras_seq  # noqa: F401  (registers the classes of the saved model)
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "g2p" / "train.py"
 PAIRS = [("cat", "K AE T"), ("act", "AE K T"), ("tack", "T AE K"), ("at", "AE T"), ("cat", "K AA T")]
@@ -33,12 +33,12 @@ def write_tsv(path, pairs):
 
 @pytest.fixture
 def files(tmp_path):
-    """Arguments that name three good files of the tmp_path."""
+    """Arguments with three valid files in `tmp_path`."""
     return {f"--{split}": write_tsv(tmp_path / f"{split}.tsv", PAIRS) for split in ("train", "dev", "test")}
 
 
-def flat(files):
-    return [text for item in files.items() for text in item]
+def as_arguments(files):
+    return [argument for option_and_path in files.items() for argument in option_and_path]
 
 
 def test_help_documents_every_option(tmp_path):
@@ -46,7 +46,7 @@ def test_help_documents_every_option(tmp_path):
     for option in ("source", "train", "dev", "test", "cell", "units", "epochs", "seed", "output"):
         assert f"--{option} " in text
     assert "lstm,gru,rnn" in text
-    assert "None" not in text  # a default worth printing, or no default
+    assert "None" not in text  # options without a default print none
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_help_documents_every_option(tmp_path):
     ],
 )
 @pytest.mark.parametrize("option", ["--train", "--test"])
-def test_a_bad_file_is_named_with_its_line(option, content, message, files, tmp_path, capsys):
+def test_a_bad_file_is_reported_with_its_line(option, content, message, files, tmp_path, capsys):
     files[option] = tmp_path / "bad.tsv"
     if content is not None:
         files[option].write_text(content)
     with pytest.raises(SystemExit) as stop:
-        train.main([*map(str, flat(files)), "--output", str(tmp_path / "out")])
+        train.main([*map(str, as_arguments(files)), "--output", str(tmp_path / "out")])
     assert stop.value.code == 2
     printed = capsys.readouterr().err
     assert message in printed
@@ -73,9 +73,9 @@ def test_a_bad_file_is_named_with_its_line(option, content, message, files, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_file_at_the_shell(files, tmp_path):
+def test_a_bad_file_in_a_shell_gives_no_traceback(files, tmp_path):
     files["--dev"].write_text("cat\tK AE T\nno tab\n")
-    result = run(*flat(files), "--output", "out", cwd=tmp_path)
+    result = run(*as_arguments(files), "--output", "out", cwd=tmp_path)
     assert result.returncode == 2
     assert "dev.tsv:2: expected two columns" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
@@ -92,7 +92,7 @@ def test_a_bad_file_at_the_shell(files, tmp_path):
         (["--output", str(EXAMPLE)], "train.py is a file"),
     ],
 )
-def test_a_bad_option_is_named(arguments, message, capsys):
+def test_a_bad_option_is_reported(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         train.parse_arguments(arguments)
     assert stop.value.code == 2
@@ -100,17 +100,17 @@ def test_a_bad_option_is_named(arguments, message, capsys):
 
 
 @pytest.mark.parametrize("folder", ["a_file/out", "a_file/runs/out"])
-def test_a_folder_that_cannot_be_written_is_found_out_before_training(folder, files, tmp_path, capsys):
+def test_an_unwritable_output_folder_is_reported_before_training(folder, files, tmp_path, capsys):
     (tmp_path / "a_file").write_text("keep")
     with pytest.raises(SystemExit) as stop:
-        train.main([*map(str, flat(files)), "--output", str(tmp_path / folder)])
+        train.main([*map(str, as_arguments(files)), "--output", str(tmp_path / folder)])
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert printed.err == f"--output: cannot write to {tmp_path / folder}: Not a directory\n"
-    assert printed.out == ""  # no epoch
+    assert printed.out == ""  # no epoch ran
 
 
-def test_nothing_is_left_of_a_run_that_fails(tmp_path):
+def test_a_failed_run_leaves_no_files(tmp_path):
     with pytest.raises(KeyboardInterrupt), train.staged(tmp_path / "runs" / "out") as folder:
         (folder / "metrics.json").write_text("half")
         raise KeyboardInterrupt
@@ -118,30 +118,30 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path):
 
 
 class TestUseSavedModel:
-    """The second program, which `train.py` starts when it has written its results."""
+    """`use_saved_model.py`, which `train.py` runs at the end."""
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ([], "the following arguments are required: saved_model, text"),
             (["folder"], "the following arguments are required: text"),
-            (["folder", "cat"], "folder holds no SavedModel"),
+            (["folder", "cat"], "folder is not a SavedModel"),
         ],
     )
-    def test_wrong_arguments(self, arguments, message, tmp_path):
+    def test_wrong_arguments_are_reported(self, arguments, message, tmp_path):
         program = [sys.executable, EXAMPLE.with_name("use_saved_model.py"), *arguments]
         result = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 2
         assert result.stderr.startswith("usage: use_saved_model.py")
         assert message in result.stderr
 
-    def test_its_errors_are_shown_and_its_status_counts(self, tmp_path, capsys):
+    def test_train_shows_its_errors_and_fails_with_it(self, tmp_path, capsys):
         with pytest.raises(SystemExit, match=r"use_saved_model\.py ended with status 2"):
             train.use_saved_model(tmp_path, ["cat"])
-        assert f"{tmp_path} holds no SavedModel" in capsys.readouterr().err
+        assert f"{tmp_path} is not a SavedModel" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        ("line", "shown"),
+        ("line", "is_shown"),
         [
             ("WARNING: All log messages before absl::InitializeLog() is called are written to STDERR", False),
             ("I0000 00:00:1.244961   16269 port.cc:153] oneDNN custom operations are on.", False),
@@ -152,22 +152,22 @@ class TestUseSavedModel:
             ("Traceback (most recent call last):", True),
         ],
     )
-    def test_lines_of_startup(self, line, shown):
-        assert bool(train.STARTUP_LINE.match(line)) != shown
+    def test_only_startup_lines_of_tensorflow_are_hidden(self, line, is_shown):
+        assert bool(train.STARTUP_LINE.match(line)) != is_shown
 
 
 @pytest.mark.slow
-def test_trains_on_any_tsv_and_leaves_everything_it_promises(files, tmp_path):
+def test_trains_on_tsv_files_and_writes_all_results(files, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "mine.txt").write_text("keep")
-    (output / "saved_model").mkdir()  # of an earlier run, whose results the run replaces, and nothing else
+    (output / "saved_model").mkdir()  # results of an earlier run are replaced, other files kept
     for earlier in ("saved_model/old.txt", "metrics.json"):
         (output / earlier).write_text("old")
     sizes = ("--units", "8", "--embedding-dim", "4", "--epochs", "2", "--batch-size", "2", "--cell", "gru")
-    result = run(*flat(files), *sizes, "--output", output, cwd=tmp_path, stderr=subprocess.STDOUT)
+    result = run(*as_arguments(files), *sizes, "--output", output, cwd=tmp_path, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
-    # Into a pipe: a line an epoch, and no progress bar, whose updates end with a carriage return or go back.
+    # The output is a pipe: one line for each epoch, and no control characters of a progress bar.
     assert sum("val_token_error_rate: " in line for line in result.stdout.splitlines()) == 2
     assert not set("\r\b\x1b") & set(result.stdout)
     names = {"metrics.json", "model.keras", "history.png", "attention.png", "saved_model", "mine.txt"}
@@ -178,13 +178,14 @@ def test_trains_on_any_tsv_and_leaves_everything_it_promises(files, tmp_path):
     assert metrics["words_tested"] == 4
     assert metrics["train_words_per_second"] == pytest.approx(10 / metrics["train_seconds"])
     model = keras.saving.load_model(output / "model.keras")
-    wrong = sum(
-        said not in [target for source, target in PAIRS if source == word]
-        for word, said in zip(["cat", "act", "tack", "at"], model.generate(["cat", "act", "tack", "at"]), strict=True)
+    words = ["cat", "act", "tack", "at"]
+    errors = sum(
+        output not in [target for source, target in PAIRS if source == word]
+        for word, output in zip(words, model.generate(words), strict=True)
     )
-    assert metrics["wer"] == pytest.approx(100 * wrong / 4)
-    _, *said, last = result.stdout[result.stdout.index("Results are in ") :].splitlines()
-    assert said  # and nothing of TensorFlow's among it
-    assert all(" → " in line for line in said)
+    assert metrics["wer"] == pytest.approx(100 * errors / 4)
+    _, *outputs, last = result.stdout[result.stdout.index("Results are in ") :].splitlines()
+    assert outputs
+    assert all(" → " in line for line in outputs)  # no lines of TensorFlow among them
     assert last == "keras_seq was not imported"
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"out"}  # no staging folder is left

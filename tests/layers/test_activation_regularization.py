@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ActivationRegularization: AR and TAR by their definitions, over what is visible."""
+"""ActivationRegularization: AR and TAR by their definitions, over unmasked steps."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ MASKS = {
 
 
 def reference(x, mask):
-    """AR and TAR, step by step."""
+    """AR and TAR, computed step by step."""
     mask = np.ones(x.shape[:2], bool) if mask is None else mask
     squares, steps = [], []
     for sequence, visible in zip(x.astype("float64"), mask, strict=True):
@@ -36,7 +36,7 @@ def reference(x, mask):
 
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_losses_are_ar_and_tar_of_what_is_visible(mode, name):
+def test_losses_are_ar_and_tar_of_the_unmasked_steps(mode, name):
     layer, mask = ActivationRegularization(AR, TAR), MASKS[name]
 
     def run(x):
@@ -50,7 +50,7 @@ def test_the_losses_are_ar_and_tar_of_what_is_visible(mode, name):
     if mode != "eager":
         signature = [tf.TensorSpec((None, None, FEATURES))]
         run = tf.function(run, input_signature=None if mode == "jit" else signature, jit_compile=mode == "jit")
-    x = X if mask is None else np.where(mask[..., None], X, np.inf).astype("float32")  # what is hidden has no say
+    x = X if mask is None else np.where(mask[..., None], X, np.inf).astype("float32")  # masked values must not matter
     outputs, losses, gradient = run(tf.constant(x))
     np.testing.assert_array_equal(outputs, x)
     assert_close(losses, reference(X, mask), 1e-6)
@@ -61,7 +61,7 @@ def test_the_losses_are_ar_and_tar_of_what_is_visible(mode, name):
 @pytest.mark.parametrize(("ar", "tar", "count"), [(0, 0, 0), (AR, 0, 1), (0, TAR, 1), (AR, TAR, 2)])
 def test_a_coefficient_of_0_adds_no_loss(ar, tar, count):
     layer = ActivationRegularization(ar, tar)
-    for _ in range(2):  # of the last call alone
+    for _ in range(2):  # the losses are those of the last call only
         layer(X)
         expected = [
             c / whole * loss for c, whole, loss in zip((ar, tar), (AR, TAR), reference(X, None), strict=True) if c
@@ -80,17 +80,17 @@ def test_one_step_has_no_difference(time):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
 def test_losses_are_computed_in_float32_at_least(policy):
     layer = ActivationRegularization(AR, TAR, dtype=policy)
-    x = 300 * X  # whose squares float16 does not have
+    x = 300 * X  # with squares beyond the range of float16
     x = x.astype("float16" if policy == "mixed_float16" else "float32")
     outputs = layer(x)
     assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
-    kept = np.array(keras.ops.cast(outputs, "float32"))
+    rounded = np.array(keras.ops.cast(outputs, "float32"))
     assert {loss.dtype for loss in layer.losses} == {tf.float64 if policy == "float64" else tf.float32}
-    assert_close(layer.losses, reference(kept, None), 1e-5)
+    assert_close(layer.losses, reference(rounded, None), 1e-5)
 
 
 @pytest.mark.parametrize("jit", JIT)
-def test_it_is_part_of_the_loss_and_hands_on_the_mask(jit, tmp_path):
+def test_losses_are_reported_and_the_mask_propagates(jit, tmp_path):
     tokens = np.array([[1, 2, 3, 0, 0], [4, 1, 0, 0, 0]])
     model = keras.Sequential(
         [
@@ -102,8 +102,8 @@ def test_it_is_part_of_the_loss_and_hands_on_the_mask(jit, tmp_path):
     )
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit)
     targets = np.ones((2, 1))
-    own = np.mean((model.predict(tokens, verbose=0) - targets) ** 2)
-    expected = own + sum(reference(np.array(model.layers[0](tokens)), tokens != 0))
+    mse = np.mean((model.predict(tokens, verbose=0) - targets) ** 2)
+    expected = mse + sum(reference(np.array(model.layers[0](tokens)), tokens != 0))
     [loss] = model.fit(tokens, targets, verbose=0).history["loss"]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(model.evaluate(tokens, targets, verbose=0), expected, rtol=1e-5)
@@ -118,11 +118,11 @@ def test_it_is_part_of_the_loss_and_hands_on_the_mask(jit, tmp_path):
 
 @pytest.mark.parametrize("value", [-1e-6, float("nan"), float("inf"), "1", None])
 @pytest.mark.parametrize("name", ["ar", "tar"])
-def test_coefficients_are_checked(name, value):
+def test_invalid_coefficients(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         ActivationRegularization(**{name: value})
 
 
-def test_inputs_have_a_time():
+def test_inputs_must_have_rank_3():
     with pytest.raises(ValueError, match="expected ndim=3"):
         ActivationRegularization(AR)(X[0])

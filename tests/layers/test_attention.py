@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every attention: what its weights sum to, masks, padding; and how the monotonic one moves."""
+"""Properties of every attention layer (sums of weights, masks, padding), and how monotonic attention moves."""
 
 import itertools
 
@@ -42,7 +42,7 @@ def make(name, rng, **options):
     padding=st.integers(1, 3),
     seed=st.integers(0, 999),
 )
-def test_weights(name, sizes, training, padding, seed):
+def test_attention_weights_sum_to_1_and_ignore_masked_positions(name, sizes, training, padding, seed):
     rng = np.random.default_rng(seed)
     (batch, time, source), layer = sizes, make(name, rng)
     query, value = rng.normal(size=(batch, time, FEATURES)), rng.normal(size=(batch, source, FEATURES))
@@ -51,12 +51,12 @@ def test_weights(name, sizes, training, padding, seed):
     context, weights = map(np.array, layer([query, value], mask=[None, mask], **options))
     assert not np.any(np.where(mask[:, None], 0, weights))
     assert np.all(weights >= 0)
-    total, there = weights.sum(axis=-1), np.broadcast_to(mask.any(axis=1)[:, None], (batch, time))
-    if name == "monotonic":  # what is missing has run off the end
-        assert np.all(total <= there + 1e-12)
+    total, any_visible = weights.sum(axis=-1), np.broadcast_to(mask.any(axis=1)[:, None], (batch, time))
+    if name == "monotonic":  # the rest has passed the end
+        assert np.all(total <= any_visible + 1e-12)
         assert np.all(np.diff(total, axis=1) <= 1e-12)
     else:
-        np.testing.assert_allclose(total, there, rtol=1e-12)
+        np.testing.assert_allclose(total, any_visible, rtol=1e-12)
     assert_close(context, np.einsum("bts,bsf->btf", weights, value), 1e-12)
 
     padded = np.pad(value, [(0, 0), (0, padding), (0, 0)], constant_values=5)
@@ -64,7 +64,7 @@ def test_weights(name, sizes, training, padding, seed):
     assert_close([more_context, more[:, :, :source]], [context, weights], 1e-12)
     assert not np.any(more[:, :, source:])
 
-    visible = rng.random((batch, time)) < 0.6  # a masked query is as if it were not there
+    visible = rng.random((batch, time)) < 0.6  # a masked query changes nothing for the others
     masked = layer([query, value], mask=[visible, mask], **options)
     for b in np.flatnonzero(visible.any(axis=1)):
         alone = layer([query[b : b + 1, visible[b]], value[b : b + 1]], mask=[None, mask[b : b + 1]], **options)
@@ -73,7 +73,7 @@ def test_weights(name, sizes, training, padding, seed):
 
 
 @every_attention
-def test_steps_are_the_whole_and_keys_may_differ_from_values(name):
+def test_single_steps_equal_a_call_and_keys_may_differ_from_values(name):
     rng = np.random.default_rng(0)
     layer, [query, key] = make(name, rng), rng.normal(size=(2, 2, 5, FEATURES))
     value = rng.normal(size=(2, 5, FEATURES + 1))
@@ -85,8 +85,8 @@ def test_steps_are_the_whole_and_keys_may_differ_from_values(name):
         assert_close([context, weight], [contexts[:, t], weights[:, t]], 1e-13)
 
 
-def test_normalisation_leaves_the_direction_alone():
-    """Of v only the direction counts, and at first its length is sqrt(1 / units), the bias zero."""
+def test_normalize_uses_only_the_direction_of_v():
+    """Initially the length is sqrt(1 / units) and the bias is zero."""
     layer = layers.BahdanauAttention(UNITS, normalize=True, dtype="float64")
     plain = layers.BahdanauAttention(UNITS, dtype="float64")
     rng = np.random.default_rng(0)
@@ -102,20 +102,21 @@ def test_normalisation_leaves_the_direction_alone():
 
 
 def enumerate_stops(stop, steps):
-    """The probability of each position at each step, summed over all paths of a reader; past the end is no position."""
+    """The probability of each position at each step, summed over all paths; `source` stands for past the end."""
     source = stop.shape[1]
     weights = np.zeros((steps, source))
     for path in itertools.product(range(source + 1), repeat=steps):
-        probability, stands = 1.0, 0
-        for t, there in enumerate(path):
-            if there < stands:
+        probability, previous = 1.0, 0
+        for t, position in enumerate(path):
+            if position < previous:
                 probability = 0.0
-            elif stands < source:  # passes all that lie between, and stops, if not at the end
-                probability *= np.prod(1 - stop[t, stands:there]) * (stop[t, there] if there < source else 1)
-            stands = there
-        for t, there in enumerate(path):
-            if there < source:
-                weights[t, there] += probability
+            elif previous < source:  # passes all positions between, then stops unless it is past the end
+                probability *= np.prod(1 - stop[t, previous:position])
+                probability *= stop[t, position] if position < source else 1
+            previous = position
+        for t, position in enumerate(path):
+            if position < source:
+                weights[t, position] += probability
     return weights
 
 
@@ -135,31 +136,30 @@ def test_soft_monotonic_weights_are_the_expectation_over_all_paths(seed):
 @given(source=st.integers(1, 7), masked=st.booleans(), seed=st.integers(0, 999))
 def test_hard_monotonic_weights_never_move_left(source, masked, seed):
     rng = np.random.default_rng(seed)
-    previous, stands = np.eye(source)[:1], 0
+    previous, position = np.eye(source)[:1], 0
     mask = (rng.random((1, source)) < 0.7).astype("float64") if masked else None
     for _ in range(6):
         energies = rng.normal(size=(1, source))
-        # Where all is certain, what training expects is what inference does.
+        # With probabilities of 0 and 1, expected weights equal hard decisions.
         expected = monotonic_weights(100 * np.sign(energies), previous, mask)
         weights = np.array(first_stop(energies, previous, mask))
         np.testing.assert_allclose(weights, expected, atol=1e-12)
-        candidates = [s for s in range(stands, source) if energies[0, s] > 0 and (mask is None or mask[0, s])]
-        stands = candidates[0] if candidates else source  # it does not come back
-        assert_close(weights, np.eye(source + 1)[stands, None, :source], 0)
+        candidates = [s for s in range(position, source) if energies[0, s] > 0 and (mask is None or mask[0, s])]
+        position = candidates[0] if candidates else source  # stays past the end
+        assert_close(weights, np.eye(source + 1)[position, None, :source], 0)
         previous = weights
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_monotonic_weights_of_certain_and_long_readings(dtype):
-    """Where a quotient of running products would be 0 / 0, as the one of equation 16 is here."""
+def test_monotonic_weights_are_finite_after_a_certain_stop(dtype):
+    """A quotient of running products, as in equation 16 of the paper, would be 0 / 0 here."""
     source = 60
     energies = np.full((1, source), -3.0)
     energies[0, :30], energies[0, 45] = 60, 60
-    run = run_with_gradients(
+    [weights], gradients = run_with_gradients(
         lambda energies, previous: monotonic_weights(*(keras.ops.cast(x, dtype) for x in (energies, previous))),
         [energies.astype("float32"), np.eye(source, dtype="float32")[40:41]],
     )
-    [weights], gradients = run
     weights = np.array(keras.ops.cast(weights, "float64"))
     stop = 1 / (1 + np.exp(-energies[0]))
     expected = [stop[s] * np.prod(1 - stop[40:s]) if s >= 40 else 0 for s in range(source)]
@@ -167,7 +167,7 @@ def test_monotonic_weights_of_certain_and_long_readings(dtype):
     assert all(np.all(np.isfinite(g)) for g in gradients)
 
 
-def test_noise_of_monotonic_attention():
+def test_monotonic_attention_adds_noise_in_training():
     layer = layers.MonotonicAttention(UNITS, noise_std=0.7, seed=1, dtype="float64")
     rng = np.random.default_rng(0)
     query, value = rng.normal(size=(2, 2, 5, FEATURES))
@@ -176,10 +176,10 @@ def test_noise_of_monotonic_attention():
     soft = [np.array(layer([query, value], training=True)) for _ in range(2)]
     assert not np.allclose(*soft)
     twin = layers.MonotonicAttention(UNITS, noise_std=0.7, seed=1, dtype="float64")
-    noise = np.array(twin.draw((2, 5, 5)))
+    noise = np.array(twin.draw_noise((2, 5, 5)))
     look = references.monotonic(value, *map(np.array, layer.get_weights()[:6]), training=True, noise=noise)
     assert_close(soft[0], np.stack([look(query[:, t])[0] for t in range(5)], axis=1), 1e-12)
-    many = np.array(layers.MonotonicAttention(UNITS, noise_std=0.7, seed=1).draw((100, 10, 10)))
+    many = np.array(layers.MonotonicAttention(UNITS, noise_std=0.7, seed=1).draw_noise((100, 10, 10)))
     np.testing.assert_allclose([many.mean(), many.std()], [0, 0.7], atol=0.03)
 
 
@@ -191,7 +191,10 @@ def test_noise_of_monotonic_attention():
             r"`score` must be one of \('dot', 'general', 'concat'\). .*'additive'",
         ),
         (lambda: layers.LuongAttention("concat"), "`units` must be a positive integer. Received: None"),
-        (lambda: layers.LuongAttention("dot", 3), "`units` is for `score='concat'` alone.* Received: 3"),
+        (
+            lambda: layers.LuongAttention("dot", 3),
+            "`units` must be None unless `score='concat'`. Received: units=3, score='dot'",
+        ),
         (lambda: layers.LuongAttention(scale="big"), "`scale` must be a boolean or a finite number. Received: 'big'"),
         (
             lambda: layers.LuongAttention(scale=float("nan")),
@@ -199,24 +202,27 @@ def test_noise_of_monotonic_attention():
         ),
         (
             lambda: layers.LuongAttention()([np.ones((1, 2, 3)), np.ones((1, 2, 4))]),
-            "`score='dot'` needs query and key of one size.*a query of 3 features, a key of 4",
+            "`score='dot'` needs query and key of the same size.*a query of 3 features and a key of 4",
         ),
-        (lambda: layers.MonotonicAttention(3, noise_std=-1), "`noise_std` must be a number at least 0. Received: -1"),
+        (
+            lambda: layers.MonotonicAttention(3, noise_std=-1),
+            "`noise_std` must be a finite number of at least 0. Received: -1",
+        ),
         (lambda: layers.MonotonicAttention(3, score_bias_init=None), "`score_bias_init` must be a finite number.*None"),
         (lambda: layers.MonotonicAttention(0), "`units` must be a positive integer. Received: 0"),
         (lambda: layers.LuongAttention()(np.ones((2, 3, 4))), r"`inputs` must be \[query, value\]"),
     ],
 )
-def test_hostile_calls(make, message):
+def test_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @every_attention
-def test_inputs_of_other_shapes_are_refused(name):
+def test_inputs_of_other_shapes_raise(name):
     layer, value = make(name, np.random.default_rng(0)), np.ones((2, 5, FEATURES))
     message = r"`inputs` must be \[query, value\] .* each of shape \(batch, time, features\). Received: shapes "
-    for query in (np.ones((2, FEATURES)), np.ones((2, 1, 3, FEATURES))):  # also once it is built
+    for query in (np.ones((2, FEATURES)), np.ones((2, 1, 3, FEATURES))):  # also after it is built
         for built in (layer, type(layer).from_config(layer.get_config())):
             with pytest.raises(ValueError, match=message):
                 built([query, value])

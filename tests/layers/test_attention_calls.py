@@ -127,7 +127,7 @@ CELL = layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(2, c
         ),
         (
             lambda: layers.AttentionDecoder(2, "gru", layers.LuongAttention())(INPUTS, SOURCES),
-            "needs query and key of one",
+            "needs query and key of the same size",
         ),
     ],
 )

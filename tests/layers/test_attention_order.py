@@ -42,7 +42,7 @@ def named_weights(decoder):
 
 @pytest.mark.parametrize(("attention", "cell"), [("general", "lstm"), ("bahdanau", "rnn"), ("coverage", "gru")])
 @pytest.mark.parametrize("order", ["luong", "wrapper", "wrapper with a layer"])
-def test_values_and_gradients(order, cell, attention):
+def test_values_and_gradients_match_numpy(order, cell, attention):
     decoder = make_decoder(cell, attention, order)
     states = [np.random.default_rng(i).normal(size=(BATCH, size)) for i, size in enumerate(decoder.state_size)]
     activation = np.tanh if order == "luong" else (lambda x: x)
@@ -62,7 +62,7 @@ def test_values_and_gradients(order, cell, attention):
         state = [*state, *decoder.initial_attention_state(memory)]
         results = decoder(
             inputs, memory, initial_state=state, memory_mask=MEMORY_MASK, return_attention_scores=True
-        )  # the last state is that of the coverage, if there is one
+        )  # the last state is the coverage, if there is one
         return results[: 3 + len(states)]
 
     arguments = [INPUTS, SOURCES, *states]
@@ -72,7 +72,7 @@ def test_values_and_gradients(order, cell, attention):
     assert_close(gradients, references.numerical_gradients(expected, arguments), TOLERANCE)
 
 
-def test_an_attentional_vector_without_feeding():
+def test_attentional_vector_without_input_feeding():
     decoder = make_decoder("gru", "general", "not fed")
     attentional, weights, of_attention = named_weights(decoder)
     attend = ATTENTIONS["general"][1](SOURCES, *of_attention, mask=None)
@@ -89,7 +89,7 @@ def make_cell(kind):
         "zoneout": lambda: layers.LSTMCell(UNITS, zoneout=[0.1, 0], dtype="float64"),
         "normalized": lambda: layers.GRUCell(UNITS, layer_norm=True, dtype="float64"),
         "keras": lambda: keras.layers.GRUCell(UNITS, dtype="float64"),
-        "minimal": lambda: MinimalCell(UNITS, dtype="float64"),  # its output is of another size than its state
+        "minimal": lambda: MinimalCell(UNITS, dtype="float64"),  # its output and state differ in size
         "stack": lambda: keras.layers.StackedRNNCells(
             [layers.LSTMCell(UNITS, dtype="float64"), keras.layers.GRUCell(UNITS, dtype="float64")]
         ),
@@ -108,8 +108,8 @@ def make_cell(kind):
     ],
 )
 @every_order
-def test_a_layer_a_decoder_and_steps_are_one(kind, attention, order):
-    """Also where steps are masked: a masked one leaves all states as they were and repeats the output."""
+def test_layer_decoder_and_single_steps_agree(kind, attention, order):
+    """Also at masked steps, which leave all states unchanged and repeat the output."""
     cell = layers.AttentionCell(
         make_cell(kind), ATTENTIONS[attention][0](dtype="float64"), dtype="float64", **ORDERS[order]
     )
@@ -132,17 +132,17 @@ def test_a_layer_a_decoder_and_steps_are_one(kind, attention, order):
     for row in range(BATCH):
         memory = SOURCES[row : row + 1]
         state = cell.get_initial_state(memory=memory)
-        shown = np.zeros(outputs.shape[-1])  # before the first step that is not masked
+        expected = np.zeros(outputs.shape[-1])  # until the first unmasked step
         for t in range(TIME):
             if MASK[row, t]:
                 step = {"keys": keys[row : row + 1], "memory_mask": MEMORY_MASK[row : row + 1]}
                 output, state = cell(INPUTS[row : row + 1, t], state, memory, **step)
-                shown = output[0]
-            assert_close(outputs[row, t], shown, 1e-13)
+                expected = output[0]
+            assert_close(outputs[row, t], expected, 1e-13)
         assert_close([s[row : row + 1] for s in states], state, 1e-13)
 
 
-def test_a_cell_of_keras_gives_the_numbers_of_ours():
+def test_a_keras_cell_gives_the_same_numbers():
     results = []
     for module in (layers, keras.layers):
         decoder = make_decoder(module.LSTMCell(UNITS, dtype="float64"), "general", "luong")
@@ -156,7 +156,7 @@ def test_a_cell_of_keras_gives_the_numbers_of_ours():
 
 @pytest.mark.parametrize("order", ["luong", "wrapper"])
 def test_zoneout_in_training_acts_before_the_attention(order):
-    """A state that is zoned out for certain stays what it was: then every step looks at the memory with it."""
+    """With a rate close to 1 the state stays the same, so every step attends with it."""
     cell = layers.LSTMCell(UNITS, zoneout=[0.999, 0], dtype="float64", seed=1)
     decoder = make_decoder(cell, "general", order)
     state = [np.ones((BATCH, UNITS))] * 2
@@ -171,7 +171,7 @@ def test_zoneout_in_training_acts_before_the_attention(order):
 
 @pytest.mark.parametrize("kind", ["lstm", "keras"])
 @pytest.mark.parametrize("order", ["luong", "wrapper"])
-def test_a_run_goes_on_from_its_states(kind, order):
+def test_calls_continue_from_the_returned_states(kind, order):
     decoder = make_decoder(make_cell(kind), "coverage", order)
     outputs, *states = decoder(INPUTS, SOURCES)
     first, *between = decoder(INPUTS[:, :2], SOURCES)
@@ -180,7 +180,7 @@ def test_a_run_goes_on_from_its_states(kind, order):
 
 
 @every_order
-def test_options_of_the_layer(order):
+def test_options_of_rnn(order):
     cell = layers.AttentionCell(
         make_cell("lstm"), ATTENTIONS["coverage"][0](dtype="float64"), dtype="float64", **ORDERS[order]
     )
@@ -199,10 +199,10 @@ def test_options_of_the_layer(order):
 
 
 @pytest.mark.parametrize(("order", "mode"), [("wrapper", "graph"), ("luong", "jit")])
-def test_compiled_training_draws_the_masks_of_eager_training(order, mode):
-    """Those of dropout and zoneout, from the same seed."""
+def test_compiled_training_draws_the_same_masks_as_eager_training(order, mode):
+    """Dropout and zoneout masks from the same seed."""
     results = []
-    for way in ("eager", mode):
+    for run_mode in ("eager", mode):
         options = {"dropout": 0.5, "recurrent_dropout": 0.5, "zoneout": 0.3, "seed": 3, "dtype": "float64"}
         attention = ATTENTIONS["coverage"][0](dtype="float64")
         decoder = layers.AttentionDecoder(
@@ -214,12 +214,12 @@ def test_compiled_training_draws_the_masks_of_eager_training(order, mode):
         def run(inputs, memory, decoder=decoder):
             return decoder(inputs, memory, mask=tf.constant(MASK), training=True)
 
-        results.append(run_with_gradients(run, [INPUTS, SOURCES], decoder.trainable_variables, way))
+        results.append(run_with_gradients(run, [INPUTS, SOURCES], decoder.trainable_variables, run_mode))
     assert_close(*results, 1e-11)
     assert not np.allclose(results[0][0][0], decoder(INPUTS, SOURCES, mask=MASK))
 
 
-def test_what_runs():
+def test_choice_of_implementation():
     after = layers.AttentionDecoder(UNITS, "gru", "luong", attend="after")
     assert after.choose_implementation() == (
         "xla",
@@ -240,14 +240,14 @@ def test_what_runs():
         ({"attend": "after", "attentional_units": 0}, "`attentional_units` must be a positive integer. Received: 0"),
     ],
 )
-def test_wrong_arguments(options, message):
+def test_invalid_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         layers.AttentionDecoder(UNITS, **options)
     with pytest.raises(ValueError, match=message):
         layers.AttentionCell(layers.GRUCell(UNITS), layers.LuongAttention("general"), **options)
 
 
-def test_states_are_checked():
+def test_number_of_states_is_checked():
     decoder = layers.AttentionDecoder(UNITS, "gru", "luong", attend="after")
     decoder(INPUTS, SOURCES)
     with pytest.raises(ValueError, match="`states` must be a list of 2: 1 of the cell and 1 of the attention"):
@@ -255,7 +255,7 @@ def test_states_are_checked():
 
 
 class TestDecoder:
-    """The decoder of `Seq2Seq`, whose "luong" is Luong's."""
+    """`keras_seq.Decoder`: "luong" follows the paper."""
 
     @staticmethod
     def make(**options):
@@ -266,7 +266,7 @@ class TestDecoder:
         decoder(tokens, memory, summary)
         return decoder, tokens, memory, summary
 
-    def test_luong_is_luongs(self):
+    def test_luong_follows_the_paper(self):
         decoder, tokens, memory, summary = self.make(dtype="float64")
         fill(decoder)
         logits, weights = decoder(tokens, memory, summary, return_attention_scores=True)
@@ -284,12 +284,12 @@ class TestDecoder:
 
     @pytest.mark.parametrize("options", [{}, {"input_feeding": False}, {"attention": "bahdanau", "attend": "after"}])
     @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-    def test_steps_are_the_teacher_forced_call(self, options, policy):
+    def test_single_steps_equal_the_teacher_forced_call(self, options, policy):
         decoder, tokens, memory, summary = self.make(**options, dtype=policy)
         mask = MEMORY_MASK
         logits, weights = decoder(tokens, memory, summary, memory_mask=mask, return_attention_scores=True)
         memory, summary = (keras.ops.cast(x, decoder.compute_dtype) for x in (memory, summary))
-        step, state, steps = decoder.stepper(memory, mask), decoder.start(summary, memory), []
+        step, state, steps = decoder.step_function(memory, mask), decoder.get_initial_state(summary, memory), []
         for t in range(TIME):
             step_logits, state, step_weights = step(tokens[:, t], state)
             steps.append([keras.ops.cast(x, "float32") for x in (step_logits, step_weights)])
@@ -307,7 +307,7 @@ class TestDecoder:
             ({"attention": "luong", "attend": "before"}, "before"),
         ],
     )
-    def test_the_order(self, options, attend):
+    def test_default_order_of_each_attention(self, options, attend):
         decoder, *arguments = self.make(**options)
         assert decoder.recurrence.attend == attend
         assert decoder.recurrence.attentional_units == (UNITS if attend == "after" else None)
@@ -318,6 +318,6 @@ class TestDecoder:
         twin.set_weights(decoder.get_weights())
         assert_close(twin(*arguments), decoder(*arguments), 0)
 
-    def test_wrong_arguments(self):
-        with pytest.raises(ValueError, match="`attend` and `input_feeding` need an `attention`"):
+    def test_order_without_attention_raises(self):
+        with pytest.raises(ValueError, match="`attend` must be None and `input_feeding` True if `attention` is None"):
             keras_seq.Decoder(9, 4, 4, attention=None, attend="after")

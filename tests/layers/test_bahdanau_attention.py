@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Additive attention against NumPy in float64: values, gradients, and what its weights must be."""
+"""Additive attention against NumPy in float64: values, gradients and properties of the attention weights."""
 
 import keras
 import numpy as np
@@ -46,10 +46,10 @@ def reference(value_mask, query_mask, inputs_count):
     masked=st.tuples(st.booleans(), st.booleans()),
     seed=st.integers(0, 999),
 )
-def test_values_and_gradients(sizes, separate_keys, masked, seed):
+def test_values_and_gradients_match_numpy(sizes, separate_keys, masked, seed):
     layer, inputs, rng = draw_case(**sizes, separate_keys=separate_keys, seed=seed)
     lengths = (sizes["time"], sizes["source"])
-    # Some rows have nothing left, some one position.
+    # Some rows have no unmasked position, some have one.
     masks = [rng.random((sizes["batch"], n)) < 0.5 if m else None for m, n in zip(masked, lengths, strict=True)]
     query_mask, value_mask = masks
 
@@ -62,7 +62,7 @@ def test_values_and_gradients(sizes, separate_keys, masked, seed):
     assert_close(gradients, references.numerical_gradients(expected, arguments), TOLERANCE)
 
 
-def test_weights_sum_to_one_where_there_is_something_to_look_at():
+def test_weights_sum_to_1_unless_all_positions_are_masked():
     layer, inputs, _ = draw_case(batch=3, time=4, source=5, separate_keys=False, seed=0)
     mask = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
     context, weights = layer(inputs, mask=[None, mask], return_attention_scores=True)
@@ -104,13 +104,13 @@ def test_padding_of_the_memory_changes_nothing():
     assert_close(attend(3), attend(0), 1e-13)
 
 
-def test_projected_memory_are_the_keys():
+def test_project_memory_returns_the_keys():
     layer, (_, value), _ = draw_case(batch=2, time=3, source=4, separate_keys=False, seed=1)
     np.testing.assert_allclose(layer.project_memory(value), value @ layer.get_weights()[1], rtol=1e-12)
     np.testing.assert_array_equal(layer.score_vector(value), layer.get_weights()[2][:, 0])
 
 
-def test_implicit_masks():
+def test_implicit_masks_equal_explicit_masks():
     tokens, memory_tokens = np.array([[1, 2, 0], [3, 0, 0]]), np.array([[1, 2, 3, 0], [4, 0, 0, 0]])
     embedding = keras.layers.Embedding(5, 6, mask_zero=True)
     layer = layers.BahdanauAttention(UNITS)
@@ -124,11 +124,11 @@ def test_implicit_masks():
 
 
 @pytest.mark.parametrize("units", [0, -1, 2.5, None])
-def test_wrong_units(units):
+def test_invalid_units(units):
     with pytest.raises(ValueError, match=f"`units` must be a positive integer. Received: {units}"):
         layers.BahdanauAttention(units)
 
 
-def test_wrong_inputs():
+def test_invalid_inputs():
     with pytest.raises(ValueError, match=r"`inputs` must be \[query, value\]"):
         layers.BahdanauAttention(UNITS)([np.ones((1, 2, 3))] * 4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout: one mask a sequence, none at inference, a new one every call."""
+"""Dropout: one mask per sequence, none at inference, a new one in every call."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def draw(*shape):
 
 SEQUENCES, MEMORY = draw(BATCH, TIME, FEATURES), draw(BATCH, SOURCE, FEATURES)
 TOKENS = np.random.default_rng(0).integers(0, 9, (BATCH, TIME))
-# Each layer that drops, and what it is called with.
+# Every layer with dropout, and the arguments of its call.
 DROPPING = {
     "LockedDropout": (lambda: layers.LockedDropout(RATE, seed=1), [SEQUENCES]),
     "SimpleRNN": (lambda: layers.SimpleRNN(UNITS, seed=1, dropout=RATE), [SEQUENCES]),
@@ -51,12 +51,12 @@ every_dropping_layer = pytest.mark.parametrize("name", DROPPING)
 
 
 def seeds(layer):
-    """The state of every seed generator in a layer."""
+    """The states of all seed generators in a layer."""
     return [np.array(v) for inner in layer._flatten_layers() for v in inner.variables if "seed" in v.path]
 
 
-@pytest.mark.parametrize("name", [name for name in DROPPING if name != "RNN of Keras"])  # which draws there too
-def test_nothing_is_drawn_at_inference(name):
+@pytest.mark.parametrize("name", [name for name in DROPPING if name != "RNN of Keras"])  # draws also at inference
+def test_no_random_numbers_are_drawn_at_inference(name):
     make, arguments = DROPPING[name]
     layer = make()
     before = [*map(np.copy, seeds(layer))]
@@ -70,7 +70,7 @@ def test_nothing_is_drawn_at_inference(name):
 
 @every_dropping_layer
 @pytest.mark.parametrize("mode", MODES)
-def test_every_call_draws_anew(name, mode):
+def test_every_call_draws_new_masks(name, mode):
     make, arguments = DROPPING[name]
     layer = make()
     layer(*arguments)
@@ -84,7 +84,7 @@ def test_every_call_draws_anew(name, mode):
 
 
 @every_dropping_layer
-def test_a_seed_repeats_the_masks(name):
+def test_a_seed_reproduces_the_masks(name):
     make, arguments = DROPPING[name]
     first, second = make(), make()
     for layer in (first, second):
@@ -94,14 +94,14 @@ def test_a_seed_repeats_the_masks(name):
 
 
 def assert_masks_drop(masks):
-    """Masks (sequences, features) hold 0 and 1 / (1 - rate), differ, and keep what they should: within 5 sigma."""
+    """Masks (sequences, features) hold 0 and 1 / (1 - rate), differ, and have a mean of 1 within 5 sigma."""
     np.testing.assert_allclose(np.unique(masks), [0, 1 / (1 - RATE)], rtol=1e-6)
     assert len(np.unique(masks, axis=0)) > 0.9 * len(masks)
     sigma = (RATE / (1 - RATE) / masks.size) ** 0.5
     assert abs(masks.mean() - 1) < 5 * sigma
 
 
-def test_locked_dropout_is_one_mask_a_sequence():
+def test_locked_dropout_shares_a_mask_over_time():
     outputs = np.array(layers.LockedDropout(RATE, seed=1)(np.ones((500, TIME, 40)), training=True))
     np.testing.assert_array_equal(outputs, np.repeat(outputs[:, :1], TIME, axis=1))
     assert_masks_drop(outputs[:, 0])
@@ -109,8 +109,8 @@ def test_locked_dropout_is_one_mask_a_sequence():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["LockedDropout", "EmbeddingDropout", "GRUCell"])
-def test_rates_are_met_in_every_dtype(name, dtype):
-    """A number of bfloat16 in [0, 1) has 8 bits: too few to be compared with a rate."""
+def test_dropped_fraction_is_the_rate_in_every_dtype(name, dtype):
+    """Random numbers of bfloat16 in [0, 1) have 8 bits, too few to compare with a rate."""
     rate, ones = 0.05, np.ones((1000, 1, 1000), "float32")
     if name == "LockedDropout":
         masks = layers.LockedDropout(rate, seed=1, dtype=dtype)(ones, training=True)
@@ -126,7 +126,7 @@ def test_rates_are_met_in_every_dtype(name, dtype):
     np.testing.assert_allclose(np.unique(masks), [0, 1 / (1 - rate)], rtol=1e-6 if dtype == "float32" else 4e-3)
 
 
-def test_locked_dropout_is_otherwise_that_of_keras():
+def test_locked_dropout_otherwise_equals_spatial_dropout():
     for rate in (0, 0.3, 1, 1.0):
         ours, theirs = (kind(rate, seed=1) for kind in (layers.LockedDropout, keras.layers.SpatialDropout1D))
         assert {**ours.get_config(), "name": ""} == {**theirs.get_config(), "name": ""}
@@ -148,16 +148,16 @@ def identity_rnn(features, **options):
     return layer
 
 
-def test_dropout_is_one_mask_a_sequence():
+def test_dropout_shares_a_mask_over_time():
     outputs = np.array(identity_rnn(40, dropout=RATE)(np.ones((500, TIME, 40), "float32"), training=True))
     masks = np.diff(outputs, axis=1, prepend=0)
     np.testing.assert_allclose(masks, np.repeat(masks[:, :1], TIME, axis=1), rtol=1e-5)
     assert_masks_drop(outputs[:, 0])
 
 
-def test_recurrent_dropout_is_one_mask_a_sequence():
-    ones, silence = np.ones((500, 40), "float32"), np.zeros((500, TIME, 40), "float32")
-    outputs = np.array(identity_rnn(40, recurrent_dropout=RATE)(silence, initial_state=[ones], training=True))
+def test_recurrent_dropout_shares_a_mask_over_time():
+    ones, zeros = np.ones((500, 40), "float32"), np.zeros((500, TIME, 40), "float32")
+    outputs = np.array(identity_rnn(40, recurrent_dropout=RATE)(zeros, initial_state=[ones], training=True))
     powers = np.arange(1, TIME + 1)[None, :, None]
     np.testing.assert_allclose(outputs, outputs[:, :1] ** powers, rtol=1e-5)
     assert_masks_drop(outputs[:, 0])
@@ -168,37 +168,37 @@ def test_recurrent_dropout_is_one_mask_a_sequence():
     ("kind", "options"),
     [("SimpleRNN", {}), ("GRU", {"reset_after": True}), ("GRU", {"reset_after": False}), ("LSTM", {})],
 )
-def test_masks_act_on_inputs_and_previous_output(kind, options, go_backwards):
+def test_masks_multiply_inputs_and_previous_output(kind, options, go_backwards):
     layer, twin = (
         getattr(layers, kind)(UNITS, return_sequences=True, go_backwards=go_backwards, seed=1, **RATES, **options)
         for _ in range(2)
     )
     layer.build(SEQUENCES.shape)
     outputs = np.array(layer(SEQUENCES, training=True))
-    input_mask, recurrent_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
-    assert_masks_differ(input_mask, recurrent_mask)
+    input_mask, recurrent_dropout_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
+    assert_masks_differ(input_mask, recurrent_dropout_mask)
     expected, _ = RECURRENCES[kind](
         SEQUENCES * input_mask,
         *layer.get_weights()[:3],
-        recurrent_dropout_mask=recurrent_mask,
+        recurrent_dropout_mask=recurrent_dropout_mask,
         reverse=go_backwards,
         **options,
     )
     assert_close(outputs, expected[:, ::-1] if go_backwards else expected, 1e-5)
 
 
-def assert_masks_differ(input_mask, recurrent_mask):
+def assert_masks_differ(input_mask, recurrent_dropout_mask):
     assert input_mask.shape == (BATCH, 1, FEATURES)
-    assert recurrent_mask.shape == (BATCH, UNITS)
-    assert not np.array_equal(input_mask[:, 0], recurrent_mask[:, :FEATURES])
+    assert recurrent_dropout_mask.shape == (BATCH, UNITS)
+    assert not np.array_equal(input_mask[:, 0], recurrent_dropout_mask[:, :FEATURES])
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
+def test_dropout_of_the_attention_decoder_does_not_affect_the_memory(cell):
     decoder, twin = (layers.AttentionDecoder(UNITS, cell, seed=1, **RATES) for _ in range(2))
     decoder.build(SEQUENCES.shape, MEMORY.shape)
     outputs = np.array(decoder(SEQUENCES, MEMORY, training=True))
-    input_mask, recurrent_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
+    input_mask, recurrent_dropout_mask = map(np.array, twin.cell.draw_masks(SEQUENCES, True)[:2])
     expected, _, _ = references.attention_decoder(
         {"rnn": references.simple_rnn, "gru": references.gru, "lstm": references.lstm}[cell],
         SEQUENCES * input_mask,
@@ -207,15 +207,15 @@ def test_masks_of_the_attention_decoder_leave_the_memory_alone(cell):
         query_kernel=np.array(decoder.attention.query_kernel),
         score_vector=np.array(decoder.attention.score_kernel)[:, 0],
         keys=MEMORY @ np.array(decoder.attention.key_kernel),
-        recurrent_dropout_mask=recurrent_mask,
+        recurrent_dropout_mask=recurrent_dropout_mask,
     )
     assert_close(outputs, expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["LSTM recurrent", "LSTM naive", "LSTM zoneout", "GRU weights", "GRU output", "RNN"])
 @pytest.mark.parametrize("jit", JIT)
-def test_every_step_of_training_draws_anew(name, jit):
-    """With a learning rate of 0 and one batch, only the masks can move the loss."""
+def test_every_training_step_draws_new_masks(name, jit):
+    """With a learning rate of 0 and one batch, only the masks can change the loss."""
     make, [sequences] = DROPPING[name]
     model = keras.Sequential([make(), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit)

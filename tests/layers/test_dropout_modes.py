@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How masks stand in time, and what they do: naive, locked and variational dropout, zoneout, dropped weights."""
+"""Dropout modes (variational, locked, naive), zoneout and dropped weights: how masks are drawn and applied."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras_seq import layers
 BATCH, TIME, FEATURES, UNITS, RATE = 4, 5, 6, 7, 0.3
 SEQUENCES = np.random.default_rng(0).normal(size=(BATCH, TIME, FEATURES)).astype("float32")
 RECURRENCES = {"SimpleRNN": references.simple_rnn, "GRU": references.gru, "LSTM": references.lstm}
-WIDE, MANY = 40, 300  # features and sequences that statistics are taken of
+WIDE, MANY = 40, 300  # features and sequences for statistics
 EVERY_RATE = {"dropout": 0.2, "recurrent_dropout": 0.3, "output_dropout": 0.25, "recurrent_weight_dropout": 0.1}
 
 
@@ -25,45 +25,45 @@ def linear_rnn(recurrent, **options):
     return layer
 
 
-def masks_of_inputs(mode):
+def draw_input_masks(mode):
     return np.array(linear_rnn(0.0, dropout=RATE, dropout_mode=mode)(np.ones((MANY, TIME, WIDE)), training=True))
 
 
-def masks_of_outputs(mode):
+def draw_output_masks(mode):
     return np.array(linear_rnn(0.0, output_dropout=RATE, dropout_mode=mode)(np.ones((MANY, TIME, WIDE)), training=True))
 
 
-def masks_of_previous_outputs(mode):
-    """With no rate of its own a unit goes on as it is; so `h_t = x_t + m_t h_{t-1}` tells the mask of each step."""
+def draw_recurrent_dropout_masks(mode):
+    """The masks m_t of `h_t = x_t + m_t h_{t-1}` with x_t = 1."""
     h = np.array(linear_rnn(1.0, recurrent_dropout=RATE, dropout_mode=mode)(np.ones((MANY, TIME, WIDE)), training=True))
     return (h[:, 1:] - 1) / h[:, :-1]
 
 
 def assert_rate(dropped, rate):
-    """The share of what is dropped is within 5 standard deviations of the rate: p < 6e-7."""
+    """The dropped fraction is within 5 standard deviations of the rate: p < 6e-7."""
     assert abs(np.mean(dropped) - rate) < 5 * (rate * (1 - rate) / dropped.size) ** 0.5
 
 
 def assert_independent(a, b, rate):
-    """Two masks of one rate are dropped together as often as chance has it, within 5 standard deviations."""
+    """Two masks of one rate drop together as often as independent ones, within 5 standard deviations."""
     assert_rate((a & b).ravel(), rate**2)
 
 
 @pytest.mark.parametrize(
-    ("mode", "masks_of"),
+    ("mode", "draw_masks"),
     [
-        ("variational", masks_of_inputs),
-        ("variational", masks_of_outputs),
-        ("variational", masks_of_previous_outputs),
-        ("locked", masks_of_inputs),
-        ("locked", masks_of_outputs),
-        ("naive", masks_of_inputs),
-        ("naive", masks_of_outputs),
-        ("naive", masks_of_previous_outputs),
+        ("variational", draw_input_masks),
+        ("variational", draw_output_masks),
+        ("variational", draw_recurrent_dropout_masks),
+        ("locked", draw_input_masks),
+        ("locked", draw_output_masks),
+        ("naive", draw_input_masks),
+        ("naive", draw_output_masks),
+        ("naive", draw_recurrent_dropout_masks),
     ],
 )
-def test_how_a_mask_stands_in_time(mode, masks_of):
-    masks = masks_of(mode)
+def test_dropout_mode_sets_whether_time_steps_share_a_mask(mode, draw_masks):
+    masks = draw_masks(mode)
     np.testing.assert_allclose(np.unique(np.round(masks, 4)), [0, round(1 / (1 - RATE), 4)], atol=1e-4)
     dropped = masks < 0.5  # (sequences, steps, features)
     if mode == "naive":
@@ -79,16 +79,16 @@ def test_how_a_mask_stands_in_time(mode, masks_of):
 
 
 @pytest.mark.parametrize("mode", ["variational", "naive"])
-def test_the_masks_of_one_layer_are_independent(mode):
+def test_masks_of_one_cell_are_independent(mode):
     rates = {"dropout": RATE, "recurrent_dropout": RATE}
     cell = layers.LSTMCell(WIDE, dropout_mode=mode, seed=1, zoneout=RATE, **rates)
     masks = cell.draw_masks(np.ones((MANY, TIME, WIDE), "float32"), training=True)
     steps = TIME if mode == "naive" else 1
     inputs, recurrent = (np.reshape(mask, (MANY, steps, WIDE)) == 0 for mask in masks[:2])
-    zoned = [np.array(mask)[:, :steps] == 1 for mask in masks.zoneout]
-    drawn = [inputs, recurrent, *zoned]
-    for i, mask in enumerate(drawn):
-        for other in drawn[:i]:
+    zoneout = [np.array(mask)[:, :steps] == 1 for mask in masks.zoneout]
+    dropped = [inputs, recurrent, *zoneout]
+    for i, mask in enumerate(dropped):
+        for other in dropped[:i]:
             assert_independent(mask, other, RATE)
 
 
@@ -99,8 +99,8 @@ def test_the_masks_of_one_layer_are_independent(mode):
     ("kind", "options"),
     [("SimpleRNN", {}), ("GRU", {"reset_after": True}), ("GRU", {"reset_after": False}), ("LSTM", {})],
 )
-def test_all_masks_act_where_they_should(kind, options, mode, go_backwards, implementation):
-    """A training step against NumPy, with the masks that a twin of the same seed draws."""
+def test_training_step_with_all_masks_matches_numpy(kind, options, mode, go_backwards, implementation):
+    """NumPy gets the masks that a second layer with the same seed draws."""
     states = 2 if kind == "LSTM" else 1
     rates = EVERY_RATE | ({"recurrent_dropout": 0.0} if mode == "locked" else {})
     layer, twin = (
@@ -140,7 +140,7 @@ def test_all_masks_act_where_they_should(kind, options, mode, go_backwards, impl
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("mode", ["variational", "naive"])
 @pytest.mark.parametrize("compiled", MODES)
-def test_at_inference_nothing_is_dropped(kind, mode, compiled):
+def test_nothing_is_dropped_at_inference(kind, mode, compiled):
     layer, plain = (
         getattr(layers, kind)(UNITS, return_sequences=True, **options)
         for options in (EVERY_RATE | {"dropout_mode": mode}, {})
@@ -155,7 +155,7 @@ def test_at_inference_nothing_is_dropped(kind, mode, compiled):
 
 
 @pytest.mark.parametrize("implementation", ["auto", "xla"])
-def test_zoneout_keeps_a_state_by_chance_and_at_inference_by_its_share(implementation):
+def test_zoneout_keeps_states_at_random_and_mixes_them_at_inference(implementation):
     layer = linear_rnn(0.0, zoneout=RATE, implementation=implementation)  # h~_t = x_t
     sequences = np.broadcast_to(np.arange(1.0, TIME + 1)[:, None], (MANY, TIME, WIDE)).astype("float32")
     h = np.array(layer(sequences, training=True))
@@ -171,12 +171,12 @@ def test_zoneout_keeps_a_state_by_chance_and_at_inference_by_its_share(implement
         expected.append(state)
     at_inference = np.array(layer(sequences))
     np.testing.assert_allclose(at_inference, np.broadcast_to(np.array(expected)[:, None], h.shape), rtol=1e-5)
-    # A linear recurrence's expectation over the masks is what it does at inference: within 5 standard errors.
+    # A linear recurrence computes at inference the expectation over the masks: within 5 standard errors.
     error = np.abs(h.mean(axis=(0, 2)) - expected) / (h.std(axis=(0, 2)) / (MANY * WIDE) ** 0.5)
     assert np.all(error < 5)
 
 
-def test_zoneout_of_one_state_leaves_the_other_alone():
+def test_zoneout_of_one_state_does_not_affect_the_other():
     outputs = {}
     for zoneout in (0.0, [0.0, 0.5], [0.5, 0.0]):
         layer = layers.LSTM(UNITS, zoneout=zoneout, return_state=True)
@@ -185,19 +185,19 @@ def test_zoneout_of_one_state_leaves_the_other_alone():
         first = SEQUENCES[:, :1]
         outputs[str(zoneout)] = [np.array(x) for x in layer(first)[1:]]
     (h, c), (h_of_c, c_of_c), (h_of_h, c_of_h) = outputs.values()
-    np.testing.assert_allclose(h_of_c, h, rtol=1e-6)  # the output of a step is that of the new c
+    np.testing.assert_allclose(h_of_c, h, rtol=1e-6)  # h is computed from the new c, before zoneout
     np.testing.assert_allclose(c_of_c, 0.5 * c, rtol=1e-6)
     np.testing.assert_allclose(h_of_h, 0.5 * h, rtol=1e-6)
     np.testing.assert_allclose(c_of_h, c, rtol=1e-6)
 
 
-def test_dropped_weights_are_those_of_the_whole_batch_and_all_steps():
+def test_dropped_weights_are_shared_by_the_batch_and_all_steps():
     layer = layers.SimpleRNN(WIDE, "linear", use_bias=False, return_sequences=True, recurrent_weight_dropout=RATE)
     layer.build((None, None, WIDE))
     layer.set_weights([np.zeros((WIDE, WIDE)), np.ones((WIDE, WIDE))])
     state, sequences = np.eye(WIDE, dtype="float32"), np.zeros((WIDE, 2, WIDE), "float32")
     outputs = np.array(layer(sequences, initial_state=state, training=True))
-    kernel = outputs[:, 0]  # a unit vector a sequence reads the rows of the kernel that was used
+    kernel = outputs[:, 0]  # unit vectors as states return the rows of the kernel
     assert_rate(kernel == 0, RATE)
     np.testing.assert_allclose(np.unique(kernel), [0, 1 / (1 - RATE)], rtol=1e-6)
     np.testing.assert_allclose(outputs[:, 1], kernel @ kernel, rtol=1e-5)
@@ -205,8 +205,8 @@ def test_dropped_weights_are_those_of_the_whole_batch_and_all_steps():
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_cells_drop_in_a_layer_of_keras_too(kind, mode):
-    """One recurrent mask and one dropped kernel a sequence, whatever layer loops over the cell."""
+def test_cells_apply_dropout_in_a_keras_layer(kind, mode):
+    """One recurrent dropout mask and one kernel mask per call, as in a layer of keras_seq."""
     cell = getattr(layers, f"{kind}Cell")(UNITS, recurrent_dropout=RATE, recurrent_weight_dropout=RATE, seed=3)
     layer = keras.layers.RNN(cell, return_sequences=True)
     layer.build(SEQUENCES.shape)
@@ -217,21 +217,21 @@ def test_cells_drop_in_a_layer_of_keras_too(kind, mode):
     twin = getattr(layers, f"{kind}Cell")(UNITS, recurrent_dropout=RATE, recurrent_weight_dropout=RATE, seed=3)
     twin.build((None, FEATURES))
     twin.set_weights(layer.get_weights())
-    recurrent_mask, kernel_mask = twin._draw((BATCH, UNITS), RATE), twin._draw_kernel_mask()
+    recurrent_dropout_mask, kernel_mask = twin._draw((BATCH, UNITS), RATE), twin._draw_kernel_mask()
     expected, _ = RECURRENCES[kind](
         SEQUENCES,
         np.array(twin.kernel),
         np.array(twin.recurrent_kernel) * np.array(kernel_mask),
         np.array(twin.bias),
-        recurrent_dropout_mask=np.array(recurrent_mask),
+        recurrent_dropout_mask=np.array(recurrent_dropout_mask),
     )
     assert_close(outputs, expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("mode", ["variational", "naive"])
-def test_how_a_mask_stands_in_time_in_a_layer_of_keras(mode, name):
-    """`h_t = m_t x_t` or `h_t = m_t h_{t-1}`, from ones: what is dropped stays so, or is drawn again in every step."""
+def test_dropout_mode_in_a_keras_layer(mode, name):
+    """`h_t = m_t x_t` or `h_t = m_t h_{t-1}`, starting from ones, shows the mask m_t of each step."""
     recurrent = name == "recurrent_dropout"
     cell = layers.SimpleRNNCell(WIDE, "linear", use_bias=False, dropout_mode=mode, seed=1, **{name: RATE})
     layer = keras.layers.RNN(cell, return_sequences=True)
@@ -240,14 +240,14 @@ def test_how_a_mask_stands_in_time_in_a_layer_of_keras(mode, name):
     sequences, state = np.full((MANY, TIME, WIDE), 1.0 - recurrent), np.ones((MANY, WIDE))
     h = np.array(layer(sequences, initial_state=[state], training=True))
     assert_rate(h[:, 0] == 0, RATE)
-    kept = h[:, 1][h[:, 0] > 0] > 0  # in the second step, of what was kept in the first
+    kept = h[:, 1][h[:, 0] > 0] > 0  # in the second step, among those kept in the first
     if mode == "naive":
         assert_rate(~kept, RATE)
     else:
         assert np.all(kept)
 
 
-def test_zoneout_keeps_a_state_by_chance_in_a_layer_of_keras():
+def test_zoneout_keeps_states_at_random_in_a_keras_layer():
     cell = layers.SimpleRNNCell(WIDE, "linear", use_bias=False, zoneout=RATE, seed=1)
     layer = keras.layers.RNN(cell, return_sequences=True)
     layer.build((None, None, WIDE))
@@ -261,8 +261,8 @@ def test_zoneout_keeps_a_state_by_chance_in_a_layer_of_keras():
     assert_independent(kept[:, 1:], kept[:, :-1], RATE)
 
 
-def test_both_directions_draw_masks_of_their_own():
-    """Of a seeded layer the backward copy of Keras has the seed too, and so the masks."""
+def test_both_directions_draw_different_masks():
+    """Keras's copy for the backward direction has the same seed and so the same masks."""
     both = layers.Bidirectional(layers.GRU(WIDE, dropout=RATE, seed=5, num_layers=2))
     again = type(both).from_config(both.get_config())
     for layer in (both, again):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EmbeddingDropout: a word is dropped wherever it occurs in a sequence, or nowhere."""
+"""EmbeddingDropout: a dropped word is dropped at all its positions in a sequence."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def make(rate=RATE, seed=1, embedding=None, **kwargs):
 
 
 def assert_words_are_dropped(outputs, ids):
-    """Outputs of vectors of ones have one scale a word and sequence, 0 or 1 / (1 - RATE)."""
+    """With vectors of ones, outputs have one value per word and sequence: 0 or 1 / (1 - RATE)."""
     for output, sequence in zip(np.array(outputs), ids, strict=True):
         for word in np.unique(sequence):
             assert len(np.unique(output[sequence == word])) == 1
@@ -28,7 +28,7 @@ def assert_words_are_dropped(outputs, ids):
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "float32"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_word_is_dropped_wherever_it_occurs(mode, dtype):
+def test_a_dropped_word_is_dropped_at_all_its_positions(mode, dtype):
     layer = make()
     layer.build(IDS.shape)
 
@@ -47,7 +47,7 @@ def test_a_word_is_dropped_wherever_it_occurs(mode, dtype):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_the_rate_is_met_and_sequences_differ(rate, policy):
+def test_dropped_fraction_is_the_rate_and_sequences_differ(rate, policy):
     ids = np.tile(np.arange(VOCABULARY), (2000, 2))
     layer = make(rate, dtype=policy)
     outputs = layer(ids, training=True)
@@ -60,40 +60,40 @@ def test_the_rate_is_met_and_sequences_differ(rate, policy):
     assert len(np.unique(kept, axis=0)) > 100  # sequences differ
 
 
-def test_vectors_and_gradients_are_the_embeddings_scaled():
+def test_outputs_and_gradients_are_scaled_embeddings():
     layer = make(embedding=keras.layers.Embedding(VOCABULARY, DIM))
     layer.build(IDS.shape)
     twin = make()
-    scales = np.array(twin(IDS, training=True))  # of vectors of ones
+    scales = np.array(twin(IDS, training=True))  # its vectors are ones
     [outputs], [gradient] = run_with_gradients(lambda: layer(IDS, training=True), [], layer.trainable_variables)
     expected, [reference] = run_with_gradients(lambda: layer.layer(IDS) * scales, [], layer.trainable_variables)
     assert_close([outputs, tf.convert_to_tensor(gradient)], [*expected, tf.convert_to_tensor(reference)], 1e-6)
 
 
-def test_nothing_happens_at_inference_or_at_rate_0():
-    layer, none = make(), make(rate=0)
+def test_embeddings_are_unchanged_at_inference_and_at_rate_0():
+    layer, without_dropout = make(), make(rate=0)
     layer.build(IDS.shape)
     before = np.array(layer.seed_generator.state)
-    for outputs in (layer(IDS), layer(IDS, training=False), none(IDS, training=True)):
+    for outputs in (layer(IDS), layer(IDS, training=False), without_dropout(IDS, training=True)):
         np.testing.assert_array_equal(outputs, layer.layer(IDS))
     np.testing.assert_array_equal(before, layer.seed_generator.state)
-    assert not none.non_trainable_variables
+    assert not without_dropout.non_trainable_variables
 
 
-def test_ids_that_come_as_floats_are_not_rounded():
+def test_float_ids_are_not_rounded():
     layer = make(embedding=keras.layers.Embedding(400, DIM, dtype="mixed_bfloat16"))
     ids = np.array([[256, 257, 258]])
     np.testing.assert_array_equal(layer(ids.astype("float32")), layer(ids))
     assert len(np.unique(layer(ids)[0, :, 0])) == 3
 
 
-def test_fit_draws_anew_at_every_step():
+def test_every_training_step_draws_new_masks():
     model = keras.Sequential([make(), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=True)
     assert len({*model.fit(IDS, IDS[:, :1], epochs=4, verbose=0).history["loss"]}) == 4
 
 
-def test_it_is_saved_and_masked(tmp_path):
+def test_saving_and_masking(tmp_path):
     model = keras.Sequential([keras.Input((None,)), make(mask_zero=True), keras.layers.LSTM(3)])
     layer = model.layers[0]
     assert layer.output.shape == (None, None, DIM)
@@ -107,7 +107,7 @@ def test_it_is_saved_and_masked(tmp_path):
     assert make().compute_mask(IDS) is None
 
 
-def test_the_embedding_may_be_shared():
+def test_the_embedding_is_not_copied():
     embedding = keras.layers.Embedding(VOCABULARY, DIM)
     assert make(embedding=embedding).layer is embedding
 
@@ -123,6 +123,6 @@ def test_the_embedding_may_be_shared():
         (lambda: make()(IDS[None]), "expected ndim=2, found ndim=3"),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -138,8 +138,8 @@ def test_steps_of_a_search_ignore_masked_memory():
     results = []
     for value in (0, *NOT_FINITE):
         memory = keras.ops.convert_to_tensor(fill_masked(MEMORY, MEMORY_MASK, value))
-        state = decoder.start(MEMORY[:, 0], memory)
-        results.append(decoder.stepper(memory, MEMORY_MASK)(tokens[:, 0], state))
+        state = decoder.get_initial_state(MEMORY[:, 0], memory)
+        results.append(decoder.step_function(memory, MEMORY_MASK)(tokens[:, 0], state))
     for result in results[1:]:
         assert_close(result, results[0], 1e-6)
 

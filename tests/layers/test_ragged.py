@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ragged sequences, each row beside a call of its own."""
+"""Ragged sequences: each row gives the same result as a separate call."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_rows_are_sequences(name, mode):
+def test_each_row_equals_a_separate_call(name, mode):
     layer = LAYERS[name](return_sequences=True)
     run = layer if mode == "eager" else tf.function(layer, autograph=False)
     outputs = run(RAGGED)
@@ -35,28 +35,28 @@ def test_rows_are_sequences(name, mode):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_last_output(name):
+def test_last_output_of_each_row(name):
     layer = LAYERS[name]()
     outputs = layer(RAGGED, training=False)
     for row, output in zip(ROWS, outputs, strict=True):
         assert_close(output, layer(row[None])[0], 1e-5)
 
 
-def test_an_initial_state():
+def test_initial_state_with_ragged_sequences():
     layer, state = layers.GRU(UNITS), np.ones((len(ROWS), UNITS), "float32")
     outputs = layer(RAGGED, [state])
     assert_close(outputs[2], layer(ROWS[2][None], [state[:1]])[0], 1e-5)
 
 
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="`mask` must be None or ragged for ragged"):
+def test_invalid_ragged_inputs():
+    with pytest.raises(ValueError, match="`mask` must be None or ragged if `sequences` are ragged"):
         layers.GRU(UNITS)(RAGGED, mask=np.ones((4, 5), bool))
-    with pytest.raises(ValueError, match=r"ragged in time alone. Received: \(2, None, None\)"):
+    with pytest.raises(ValueError, match=r"ragged in time only. Received: shape \(2, None, None\)"):
         layers.GRU(UNITS)(tf.ragged.constant([[[1.0], [2.0, 3.0]], [[4.0]]]))
 
 
 @pytest.mark.parametrize("make", [lambda: layers.LSTM(3), lambda: layers.Bidirectional(layers.GRU(3))])
-def test_an_embedding_masks_zeros_in_ragged_sequences(make):
+def test_embedding_masks_zeros_in_ragged_sequences(make):
     embedding, layer = keras.layers.Embedding(10, 4, mask_zero=True), make()
     ragged = layer(embedding(tf.ragged.constant([[1, 2, 0, 3], [4]])))
     dense = layer(embedding(tf.constant([[1, 2, 0, 3], [4, 0, 0, 0]])))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layer applied to every step, beside one call a step."""
+"""TimeDistributed against one call per step."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def draw(*shape, seed=0):
 
 
 class Counting(keras.layers.Layer):
-    """Count the calls of a layer."""
+    """Counts the calls of a layer."""
 
     def __init__(self, layer):
         super().__init__()
@@ -46,7 +46,7 @@ def make_tagger():
 
 
 def tag_word_by_word(tagger, letters):
-    """What a tagger says of sentences, one word after the other, without padding."""
+    """The outputs of a tagger, one word after the other, without padding."""
     embedding, spelling, sentence, tags = map(tagger.get_layer, ("embedding", "spelling", "sentence", "tags"))
     results = []
     for words in letters:
@@ -56,7 +56,7 @@ def tag_word_by_word(tagger, letters):
     return results
 
 
-def test_a_tagger_that_spells_words():
+def test_tagger_on_letters_equals_word_by_word_calls():
     tagger = make_tagger()
     for letters in (LETTERS, np.pad(LETTERS, [(0, 1), (0, 2), (0, 3)]), LETTERS[:1, :2, :3]):
         predicted = tagger(letters)
@@ -65,8 +65,8 @@ def test_a_tagger_that_spells_words():
 
 
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_tagger_trains_on_batches_of_any_length(jit):
-    """Keras 3.15 fails once the lengths change."""
+def test_tagger_trains_on_batches_of_any_length(jit):
+    """With Keras 3.15's own layer, training fails when the lengths change."""
     tagger = make_tagger()
     shapes = [(2, 3, 4), (3, 5, 2), (1, 2, 6)]
     batches = [(np.random.default_rng(i).integers(0, 5, shape), np.ones(shape[:2])) for i, shape in enumerate(shapes)]
@@ -77,13 +77,13 @@ def test_a_tagger_trains_on_batches_of_any_length(jit):
     assert losses[-1] < losses[0]
 
 
-def test_all_steps_are_one_call():
+def test_all_steps_run_in_one_call():
     counting = Counting(layers.GRU(UNITS))
     layers.TimeDistributed(counting)(draw(BATCH, WORDS, LENGTH, FEATURES), mask=LETTERS > 0)
     assert counting.calls == 1
 
 
-def test_shapes_and_types():
+def test_output_shapes_and_dtypes():
     wrapper = layers.TimeDistributed(keras.layers.Embedding(5, FEATURES))
     symbol = wrapper(keras.Input((None, LENGTH), dtype="int32"))
     assert symbol.shape == (None, None, LENGTH, FEATURES)
@@ -109,7 +109,7 @@ def test_several_inputs_and_outputs():
 
 @pytest.mark.parametrize("return_sequences", [False, True])
 def test_masks(return_sequences):
-    """A step that is masked is passed over, so its vector is zero; what is left of the mask goes on."""
+    """The vector of a masked step is zero, and the rest of the mask propagates."""
     embedded = keras.layers.Embedding(5, FEATURES, mask_zero=True)(LETTERS)
     gru = layers.GRU(UNITS, return_sequences=return_sequences)
     outputs = layers.TimeDistributed(gru)(embedded)
@@ -121,8 +121,8 @@ def test_masks(return_sequences):
     assert_close(np.reshape(outputs, expected.shape), expected, 1e-6)
 
 
-def test_a_model_within():
-    """Its own embedding masks the letters."""
+def test_wrapped_model():
+    """The model's own embedding masks the letters."""
     embedding, gru = keras.layers.Embedding(5, FEATURES, mask_zero=True), layers.GRU(UNITS, return_sequences=True)
     for model in (keras.Sequential([embedding, gru]), functional(embedding, gru)):
         outputs = layers.TimeDistributed(model)(LETTERS)
@@ -140,14 +140,14 @@ def functional(*inner):
     return keras.Model(inputs, outputs)
 
 
-def test_training_reaches_the_layer():
+def test_training_argument_reaches_the_layer():
     wrapper = layers.TimeDistributed(keras.layers.Dropout(0.5))
     ones = np.ones((BATCH, WORDS, 50))
     assert_close(wrapper(ones), ones, 0)
     assert (np.array(wrapper(ones, training=True)) == 0).any()
 
 
-def test_a_tagger_is_saved_and_loaded(tmp_path):
+def test_tagger_is_saved_and_loaded(tmp_path):
     tagger = make_tagger()
     tagger.save(tmp_path / "tagger.keras")
     loaded = keras.saving.load_model(tmp_path / "tagger.keras")
@@ -155,7 +155,7 @@ def test_a_tagger_is_saved_and_loaded(tmp_path):
     assert isinstance(loaded.get_layer("spelling"), layers.TimeDistributed)
 
 
-def test_a_model_of_keras_is_converted():
+def test_convert_replaces_time_distributed():
     spelling = keras.layers.TimeDistributed(keras.layers.Bidirectional(keras.layers.LSTM(UNITS)))
     model = keras.Sequential([keras.Input((WORDS, LENGTH, FEATURES)), spelling])
     converted = keras_seq.convert(model)
@@ -165,10 +165,10 @@ def test_a_model_of_keras_is_converted():
     assert_close(converted(inputs), model(inputs), 1e-6)
 
 
-def test_what_cannot_be():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match=r"`layer` must not be stateful.* in 'inner'"):
         layers.TimeDistributed(keras.Sequential([layers.GRU(UNITS, stateful=True, name="inner")]))
-    with pytest.raises(ValueError, match=r"at least 3 dimensions.* Received: shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"at least 3 axes. Received: shape \(2, 3\)"):
         layers.TimeDistributed(keras.layers.Dense(UNITS))(draw(2, 3))
     with pytest.raises(ValueError, match=r"has a shape \(2,\)"):
         layers.TimeDistributed(keras.layers.Dense(UNITS))(draw(2, 3, 4), mask=np.ones(2, bool))

@@ -281,7 +281,7 @@ class CellWithMasksForGates(keras.layers.LSTMCell):
     [
         (
             lambda: VariationalDropout(keras.layers.RNN(CellWithMasksForGates(2)), recurrent_rate=0.1),
-            "one mask for each gate",
+            "one mask per gate",
         ),
         (lambda: VariationalDropout("lstm"), "`layer` must be a recurrent layer. Received: 'lstm'"),
         (lambda: VariationalDropout(keras.layers.Dense(2), 0.1), "`layer` must be a recurrent layer"),
@@ -290,12 +290,12 @@ class CellWithMasksForGates(keras.layers.LSTMCell):
             lambda: VariationalDropout(keras.layers.RNN(CellWithoutDropout()), recurrent_rate=0.1),
             "`recurrent_rate` must be 0",
         ),
-        (lambda: VariationalDropout(layers.GRU(2, dropout=0.1), input_rate=0.1), "`layer` must not drop its inputs"),
+        (lambda: VariationalDropout(layers.GRU(2, dropout=0.1), input_rate=0.1), "`dropout` of the layer must be 0 if"),
         (lambda: VariationalDropout(layers.GRU(2, recurrent_dropout=0.1), 0.1), "`recurrent_dropout`"),
         (lambda: VariationalDropout(layers.Bidirectional(layers.GRU(2, recurrent_dropout=0.1)), 0, 0.2), "=0.1 and"),
         (
             lambda: VariationalDropout(layers.GRU(2, dropout_mode="naive"), 0.1),
-            "must have `dropout_mode='variational'`",
+            "`dropout_mode` of the layer must be 'variational'",
         ),
         (lambda: VariationalDropout(layers.GRU(2), 0.1)(np.ones((2, 3), "float32")), "expected ndim=3"),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two replicas report the loss that one reports, the mean over tokens: in a process with two CPU devices."""
+"""Two replicas report the same loss as one, the mean over tokens (in a process with two CPU devices)."""
 
 import subprocess
 import sys
@@ -20,13 +20,13 @@ SOURCES = ["ab", "hedge", "", "cab", "face", "a"]
 TARGETS = ["ba", "egdeh", "g", "", "ecaf", "aaaa"]
 
 
-def results(strategy):
+def train_and_evaluate(strategy):
     keras.utils.set_random_seed(1)
     with strategy.scope():
         vectorizer = keras_seq.data.text_vectorizer(["abcdefgh"])
         parts = keras_seq.Encoder(12, 4, 4, cell="rnn"), keras_seq.Decoder(12, 4, 4, cell="rnn", attention=None)
         model = keras_seq.Seq2Seq(*parts, vectorizer, vectorizer)
-        # On its own a replica takes the mean over its tokens, so that only evaluation is the same with two.
+        # Each replica takes the mean over its own tokens, so only evaluation gives the same with two.
         model.compile(keras.optimizers.SGD(0.0), metrics=[keras_seq.training.Perplexity()])
     data = tf.data.Dataset.from_tensor_slices((SOURCES, TARGETS)).batch(4)
     history = model.fit(data, validation_data=data, verbose=0).history
@@ -35,13 +35,13 @@ def results(strategy):
     return [history[name] for name in ("loss", "perplexity", "val_loss", "val_perplexity")] + arrays
 
 
-two = results(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-one = results(tf.distribute.get_strategy())
+two = train_and_evaluate(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+one = train_and_evaluate(tf.distribute.get_strategy())
 np.testing.assert_allclose(two, one, rtol=1e-5)
 np.testing.assert_allclose(np.exp(one[::2]), one[1::2], rtol=1e-5)
 """
 
 
 @pytest.mark.slow
-def test_two_replicas_report_the_loss_of_one():
+def test_two_replicas_report_the_same_loss_as_one():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)

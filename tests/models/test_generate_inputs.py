@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`generate` and `predict` take the sources in every form that Keras takes."""
+"""`generate` and `predict` take sources in every form that Keras takes."""
 
 import keras
 import numpy as np
@@ -35,13 +35,13 @@ class Batches(keras.utils.PyDataset):
         return self.batches[index]
 
 
-def test_batches_of_strings():
+def test_every_form_of_strings_gives_the_same_outputs():
     model = make_model()
     expected = model.generate(WORDS)
     assert len(set(expected)) > 1
     assert [model.generate([word])[0] for word in WORDS] == expected
     sources = tf.data.Dataset.from_tensor_slices(WORDS)
-    pairs = tf.data.Dataset.from_tensor_slices((WORDS, ["x"] * 5, [1.0] * 5))  # of unknown letters
+    pairs = tf.data.Dataset.from_tensor_slices((WORDS, ["x"] * 5, [1.0] * 5))  # the targets are unknown letters
     split = [WORDS[:3], WORDS[3:]]
     for inputs in (
         np.array(WORDS, object),
@@ -64,7 +64,7 @@ def test_batches_of_strings():
             np.testing.assert_array_equal(value, whole[name])
 
 
-def test_batches_of_token_ids():
+def test_every_form_of_token_ids_gives_the_same_outputs():
     model = make_model(vectorizers=False)
     padded = np.array([row + [0] * (5 - len(row)) for row in IDS])
     expected = model.generate(padded)
@@ -74,7 +74,7 @@ def test_batches_of_token_ids():
     assert model._compiled_decode.function.experimental_get_tracing_count() == 1
 
 
-def test_a_string_in_a_string_out():
+def test_a_single_string_gives_a_single_string():
     model = make_model()
     for text in ("hedge", b"hedge", ""):
         many = model.generate([text], return_dict=True)
@@ -98,11 +98,11 @@ def test_predict_decodes_sources():
     ):
         assert isinstance(outputs, np.ndarray)
         assert outputs.tolist() == expected
-    with pytest.raises(ValueError, match="`steps` and `callbacks` only with"):
+    with pytest.raises(ValueError, match="`steps` and `callbacks` must be None unless"):
         model.predict(WORDS, steps=1)
 
 
-def test_predict_runs_call_on_its_inputs():
+def test_predict_returns_logits_for_prepared_inputs():
     model = make_model()
     inputs, targets = model.prepare(WORDS, WORDS)
     logits = np.asarray(model(inputs))
@@ -115,11 +115,11 @@ def test_predict_runs_call_on_its_inputs():
 class TestErrors:
     @pytest.mark.parametrize("value", [0, -1, 2**31, 2.5, "3", True, np.float32(2), np.array([1, 2])])
     @pytest.mark.parametrize("name", ["max_length", "batch_size"])
-    def test_counts_that_are_none(self, name, value):
-        with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer, less than 2\*\*31\. Received: "):
+    def test_invalid_max_length_and_batch_size(self, name, value):
+        with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer less than 2\*\*31\. Received: "):
             make_model().generate(["a"], **{name: value})
 
-    def test_counts_of_numpy(self):
+    def test_numpy_integers_are_valid(self):
         model = make_model()
         assert model.generate(["a"], np.int64(2), np.int32(1)) == model.generate(["a"], 2)
 
@@ -133,28 +133,28 @@ class TestErrors:
     @pytest.mark.parametrize(
         "inputs", [[[4.0, 5.0]], [[True]], [4, 5], [[[4]]], ["a"], [["a"]], "a", 4, None, [4, "a"]]
     )
-    def test_what_are_no_ids(self, inputs):
+    def test_inputs_that_are_not_ids(self, inputs):
         with pytest.raises(ValueError, match=r"`inputs` must be .*token ids, shape \(batch, time\)"):
             make_model(vectorizers=False).generate(inputs)
 
     @pytest.mark.parametrize("inputs", [[[4, 5]], [["a"]], 4, None, [4, "a"], {"a": 1}])
-    def test_what_are_no_strings(self, inputs):
-        with pytest.raises(ValueError, match=r"`inputs` must (hold|be) strings, shape \(batch,\)"):
+    def test_inputs_that_are_not_strings(self, inputs):
+        with pytest.raises(ValueError, match=r"`inputs` must be strings, shape \(batch,\)"):
             make_model().generate(inputs)
 
     @pytest.mark.parametrize("vectorizers", [True, False])
-    def test_none(self, vectorizers):
+    def test_empty_inputs(self, vectorizers):
         model = make_model(vectorizers)
         shape = [0] if vectorizers else [0, 3]
         empty = np.zeros(shape, str if vectorizers else int)
         for inputs in ([], empty, iter([]), tf.data.Dataset.from_tensors(empty)):
-            with pytest.raises(ValueError, match="`inputs` must hold at least one source"):
+            with pytest.raises(ValueError, match="`inputs` must contain at least one source"):
                 model.generate(inputs)
 
-    def test_strings_that_are_not_batched(self):
-        with pytest.raises(ValueError, match="`inputs` must hold strings"):
+    def test_unbatched_strings(self):
+        with pytest.raises(ValueError, match="`inputs` must be strings"):
             make_model().generate(tf.data.Dataset.from_tensor_slices(WORDS))
 
-    def test_batches_without_end(self):
-        with pytest.raises(ValueError, match="`inputs` must end"):
+    def test_infinite_batches(self):
+        with pytest.raises(ValueError, match="`inputs` must be finite"):
             make_model().generate(Batches(None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss that `fit` and `evaluate` report is a mean over tokens: against NumPy, over batches of unequal widths."""
+"""`fit` and `evaluate` report a mean over tokens: against NumPy, on batches of unequal widths."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import tensorflow as tf
 import keras_seq
 from keras_seq.training import Perplexity, TokenAccuracy
 
-LENGTHS = [9, 1, 2, 4, 1, 1, 3]  # of the targets, of equal sources
+LENGTHS = [9, 1, 2, 4, 1, 1, 3]  # of the targets; sources have equal lengths
 
 
 def make_model(**options):
@@ -18,22 +18,22 @@ def make_model(**options):
         keras_seq.Encoder(9, 4, 4, cell="rnn"), keras_seq.Decoder(9, 4, 4, cell="rnn", attention=None)
     )
     for variable in model.trainable_variables:
-        variable.assign(5 * variable)  # so that losses differ from token to token
+        variable.assign(5 * variable)  # so that the losses of tokens differ
     metrics, weighted = [TokenAccuracy(), Perplexity()], [Perplexity("weighted_perplexity")]
     model.compile(keras.optimizers.SGD(0.0), metrics=metrics, weighted_metrics=weighted, **options)
     return model
 
 
-def pairs():
-    """Sources and targets, padded."""
+def make_pairs():
+    """Padded sources and targets."""
     rng = np.random.default_rng(2)
     target = rng.integers(4, 9, (7, 9)) * (np.arange(9) < np.array(LENGTHS)[:, None])
     return rng.integers(4, 9, (7, 3)), target
 
 
 def unequal_batches(weights=None):
-    """Batches of three that are as wide as their longest target."""
-    columns = (*pairs(), *([] if weights is None else [weights]))
+    """Batches of three, each as wide as its longest target."""
+    columns = (*make_pairs(), *([] if weights is None else [weights]))
     for rows in (slice(0, 3), slice(3, 6), slice(6, 7)):
         source, target, *rest = (column[rows] for column in columns)
         yield (source, target[:, : max(LENGTHS[rows])], *rest)
@@ -47,8 +47,8 @@ def as_dataset(weights=None):
 
 
 def token_losses(model):
-    """Cross-entropy of all tokens, and which predictions are right, (7, 9); zeros at padding."""
-    source, target = pairs()
+    """Cross-entropies and correctness of all tokens, (7, 9), zero at padding."""
+    source, target = make_pairs()
     logits = np.asarray(model(model.prepare(source, target)[0]), "float64")
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     losses = -np.take_along_axis(log_probabilities, target[..., None], -1)[..., 0]
@@ -58,20 +58,20 @@ def token_losses(model):
 @pytest.mark.parametrize("run_eagerly", [True, False])
 def test_loss_accuracy_and_perplexity_are_means_over_tokens(run_eagerly):
     model = make_model(run_eagerly=run_eagerly)
-    losses, right = token_losses(model)
+    losses, is_correct = token_losses(model)
     mean = losses.sum() / sum(LENGTHS)
-    expected = {"loss": mean, "token_accuracy": right.sum() / sum(LENGTHS)}
+    expected = {"loss": mean, "token_accuracy": is_correct.sum() / sum(LENGTHS)}
     expected |= {"perplexity": np.exp(mean), "weighted_perplexity": np.exp(mean)}
     results = model.evaluate(as_dataset(), verbose=0, return_dict=True)
     assert results == pytest.approx(expected, rel=1e-5)
     for batch_size in (1, 2, 7):
-        assert model.evaluate(*pairs(), batch_size, 0, return_dict=True) == pytest.approx(expected, rel=1e-5)
+        assert model.evaluate(*make_pairs(), batch_size, 0, return_dict=True) == pytest.approx(expected, rel=1e-5)
     history = model.fit(as_dataset(), validation_data=as_dataset(), verbose=0).history
     both = {**expected, **{f"val_{name}": value for name, value in expected.items()}}
     assert {name: values[0] for name, values in history.items()} == pytest.approx(both, rel=1e-5)
 
 
-def test_sample_weights_multiply_losses_and_weigh_perplexity():
+def test_sample_weights_multiply_losses_and_weight_perplexity():
     model = make_model(run_eagerly=True)
     losses, _ = token_losses(model)
     weights = np.array([0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.5])
@@ -81,8 +81,8 @@ def test_sample_weights_multiply_losses_and_weigh_perplexity():
     assert results["weighted_perplexity"] == pytest.approx(np.exp(total / np.dot(weights, LENGTHS)), rel=1e-5)
 
 
-def test_other_losses_are_added():
-    """Those of regularizers and of `add_loss`, once, whatever the sizes of the batches."""
+def test_regularization_losses_are_added():
+    """They count once, whatever the sizes of the batches."""
     model = make_model(run_eagerly=True)
     plain = model.evaluate(as_dataset(), verbose=0)[0]
     variable = model.decoder.readout.kernel
@@ -93,10 +93,10 @@ def test_other_losses_are_added():
     assert model.fit(as_dataset(), verbose=0).history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_step_descends_the_mean_over_its_batch():
-    """Each token of a batch counts the same, and each batch, however many tokens it has."""
-    source, target = pairs()
-    steps = []
+def test_a_training_step_minimizes_the_mean_over_its_batch():
+    """All tokens of a batch count equally, and so do batches with different numbers of tokens."""
+    source, target = make_pairs()
+    losses_of_steps = []
     for rows in (slice(0, 3), slice(4, 6)):
         model = make_model(run_eagerly=True)
         model.optimizer.learning_rate = 0.1
@@ -110,11 +110,11 @@ def test_a_step_descends_the_mean_over_its_batch():
         assert model.train_on_batch(source[rows], target[rows])[0] == pytest.approx(float(loss), rel=1e-5)
         for after, weight, gradient in zip(model.get_weights(), before, gradients, strict=True):
             np.testing.assert_allclose(after, weight - 0.1 * np.asarray(tf.convert_to_tensor(gradient)), atol=1e-5)
-        steps.append(float(loss))
-    assert steps[0] != steps[1]
+        losses_of_steps.append(float(loss))
+    assert losses_of_steps[0] != losses_of_steps[1]
 
 
-def test_a_frozen_model_is_only_evaluated():
+def test_fit_of_a_frozen_model_only_evaluates():
     model = make_model(run_eagerly=True)
     model.trainable = False
     with pytest.warns(UserWarning, match="does not have any trainable weights"):

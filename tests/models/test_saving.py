@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models outlive the process: `.keras` files, SavedModels, read by other processes."""
+"""Saved models: `.keras` files and SavedModels, loaded in other processes."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ np.savez(sys.argv[2], exported=exported, loaded=outputs)
 """
 
 
-def trained(cell="lstm", attention="bahdanau", dropout=0.1):
+def make_trained_model(cell="lstm", attention="bahdanau", dropout=0.1):
     keras.utils.set_random_seed(0)
     source = keras_seq.data.text_vectorizer(WORDS[:-1])  # the last word has unknown letters
     target = keras_seq.data.text_vectorizer(SOUNDS, split="whitespace")
@@ -57,7 +57,7 @@ def trained(cell="lstm", attention="bahdanau", dropout=0.1):
     return model
 
 
-def in_new_process(script, path, tmp_path):
+def run_in_new_process(script, path, tmp_path):
     results = tmp_path / "results.npz"
     run = subprocess.run(
         [sys.executable, "-c", script, path, results, *WORDS], capture_output=True, text=True, cwd=tmp_path
@@ -66,7 +66,7 @@ def in_new_process(script, path, tmp_path):
     return dict(np.load(results, allow_pickle=False))
 
 
-def assert_same(actual, expected):
+def assert_equal(actual, expected):
     assert set(actual) == set(expected)
     for name, value in expected.items():
         value = np.char.encode(value) if name == "text" else value
@@ -79,27 +79,27 @@ def assert_same(actual, expected):
     [("lstm", "bahdanau"), pytest.param("gru", None, marks=pytest.mark.slow), LUONG],
 )
 def test_keras_file_in_a_new_process(cell, attention, tmp_path):
-    model = trained(cell, attention)
+    model = make_trained_model(cell, attention)
     model.save(tmp_path / "model.keras")
     expected = model.generate(WORDS, return_dict=True)
-    assert_same(in_new_process(LOAD_KERAS, tmp_path / "model.keras", tmp_path), expected)
+    assert_equal(run_in_new_process(LOAD_KERAS, tmp_path / "model.keras", tmp_path), expected)
 
 
 @pytest.mark.parametrize(
     ("cell", "attention"),
     [("gru", "bahdanau"), pytest.param("lstm", None, marks=pytest.mark.slow), LUONG],
 )
-def test_saved_model_in_a_process_with_tensorflow_alone(cell, attention, tmp_path):
-    model = trained(cell, attention)
+def test_saved_model_in_a_process_with_only_tensorflow(cell, attention, tmp_path):
+    model = make_trained_model(cell, attention)
     model.export(tmp_path / "saved_model")
     with keras_seq.ops.use_implementation("xla"):  # as exported
         expected = model.generate(WORDS, return_dict=True)
-    assert_same(in_new_process(LOAD_SAVED_MODEL, tmp_path / "saved_model", tmp_path), expected)
+    assert_equal(run_in_new_process(LOAD_SAVED_MODEL, tmp_path / "saved_model", tmp_path), expected)
 
 
 @pytest.mark.slow
 def test_every_attention_in_a_new_process(tmp_path):
-    """By `RNN` and by `AttentionDecoder`, in every order, around cells of ours and of Keras."""
+    """In `RNN` and `AttentionDecoder`, in every order, with cells of keras_seq and Keras."""
     layers = keras_seq.layers
     attentions = [
         layers.BahdanauAttention(3),
@@ -136,8 +136,8 @@ def test_every_attention_in_a_new_process(tmp_path):
     np.testing.assert_allclose(results["exported"], model(list(arrays)), rtol=1e-5, atol=1e-6)
 
 
-def test_saved_model_holds_stock_operations_only(tmp_path):
-    trained().export(tmp_path / "saved_model")
+def test_saved_model_contains_only_stock_operations(tmp_path):
+    make_trained_model().export(tmp_path / "saved_model")
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model" / "saved_model.pb").read_bytes())
@@ -156,7 +156,7 @@ def test_export_of_token_ids(tmp_path):
     np.testing.assert_array_equal(results["token_ids"], model.generate(inputs))
 
 
-def test_export_replaces_an_earlier_saved_model_but_nothing_else(tmp_path):
+def test_export_overwrites_only_saved_models(tmp_path):
     model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
     model.export(tmp_path / "saved_model")
     model.export(tmp_path / "saved_model")
@@ -167,9 +167,9 @@ def test_export_replaces_an_earlier_saved_model_but_nothing_else(tmp_path):
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["mine.txt"]
 
 
-def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
+def test_training_continues_from_a_file(tmp_path):
     data = tf.data.Dataset.from_tensor_slices((WORDS, SOUNDS)).batch(4)
-    model = trained(attention=None, dropout=0.0)
+    model = make_trained_model(attention=None, dropout=0.0)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     losses = [m.fit(data, epochs=3, verbose=0).history["loss"] for m in (model, loaded)]

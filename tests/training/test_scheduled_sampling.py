@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scheduled sampling by itself: what it draws, what it predicts, and where its predictions go."""
+"""Scheduled sampling: its random draws, predictions and mixed inputs."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ VOCABULARY = 9
 
 
 def tokens_of(batch, time, seed=0):
-    """Decoder inputs with [START] and, in the first half of the batch, padding at the end."""
+    """Decoder inputs that begin with [START]; the first half of the batch ends with padding."""
     tokens = np.random.default_rng(seed).integers(3, VOCABULARY, (batch, time))
     tokens[:, 0] = 2
     tokens[: batch // 2, time // 2 :] = 0
@@ -32,25 +32,25 @@ def assert_binomial(count, trials, probability):
         (InverseSigmoidGrowth(100), 500, 1 - 100 / (100 + np.exp(5))),
     ],
 )
-def test_inputs_are_replaced_at_the_rate_of_the_step(probability, step, expected):
+def test_inputs_are_replaced_with_the_probability_of_the_training_step(probability, step, expected):
     tokens = tokens_of(200, 40)
     replaced = np.asarray(ScheduledSampling(probability, seed=1).draw(tokens, tf.Variable(step)).replaced)
     replaceable = (tokens != 0) & (np.arange(40) > 0)
     assert not replaced[~replaceable].any()
     assert_binomial(replaced.sum(), replaceable.sum(), expected)
-    # Independently of each other: neighbours in time, and in the batch.
+    # Neighbours in time and in the batch are independent.
     for pairs in (replaced[100:, 1:-1] & replaced[100:, 2:], replaced[100:-1, 1:] & replaced[101:, 1:]):
         assert_binomial(pairs.sum(), pairs.size, expected**2)
 
 
-def test_probabilities_0_and_1_are_certain():
+def test_probabilities_0_and_1_replace_none_and_all():
     tokens = tokens_of(8, 6)
     assert not np.asarray(ScheduledSampling(0).draw(tokens, 0).replaced).any()
     replaced = np.asarray(ScheduledSampling(1.0).draw(tokens, 0).replaced)
     np.testing.assert_array_equal(replaced, (tokens != 0) & (np.arange(6) > 0))
 
 
-def test_every_call_draws_anew_and_a_seed_repeats_them():
+def test_every_call_draws_anew_and_a_seed_reproduces_the_draws():
     sampling = ScheduledSampling(0.5, seed=3)
     tokens = tokens_of(8, 20)
     first, second = (sampling.draw(tokens, 0) for _ in range(2))
@@ -73,18 +73,18 @@ def test_samples_follow_the_softmax_without_padding_and_start(dtype):
         assert_binomial(counted, count, max(probabilities[token], 1e-6))
 
 
-def test_a_level_below_1_never_leaves_the_vocabulary():
-    """Rounding may carry the sum of the probabilities below the highest level."""
+def test_highest_level_stays_within_the_vocabulary():
+    """Rounding can make the sum of the probabilities lower than the highest level."""
     sampling, tokens = ScheduledSampling(1.0), np.full((1, 2), 5)
     draws = sampling.draw(tokens, 0)._replace(levels=np.full((1, 2), np.nextafter(np.float32(1), np.float32(0))))
     logits = np.random.default_rng(0).normal(size=(1, 2, 5003)).astype("float32")
     assert 0 < np.asarray(sampling.mix_parallel(tokens, logits, draws))[0, 1] < 5003
 
 
-def test_parallel_puts_the_prediction_of_a_step_into_the_next():
+def test_parallel_feeds_the_prediction_of_a_step_to_the_next():
     rng = np.random.default_rng(1)
     tokens, logits = tokens_of(6, 10), rng.normal(size=(6, 10, VOCABULARY)).astype("float32")
-    logits[:, ::2, 0] = logits[:, 1::2, 2] = 9.0  # the likeliest, but never predicted
+    logits[:, ::2, 0] = logits[:, 1::2, 2] = 9.0  # the most likely, but never predicted
     sampling = ScheduledSampling(0.5, sample="argmax", seed=1)
     draws = sampling.draw(tokens, 0)
     allowed = [1, *range(3, VOCABULARY)]
@@ -100,8 +100,8 @@ def test_parallel_puts_the_prediction_of_a_step_into_the_next():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sample", ["argmax", "categorical"])
-def test_sequential_predicts_from_what_was_fed(mode, sample):
-    """Against a Python loop; the next prediction depends on the token that was fed and on all before it."""
+def test_sequential_predicts_from_the_mixed_inputs(mode, sample):
+    """Against a Python loop. A prediction depends on all tokens that were fed before it."""
     table = np.random.default_rng(2).normal(size=(VOCABULARY, VOCABULARY)).astype("float32")
     tokens = tokens_of(6, 10).astype("int32")
     sampling = ScheduledSampling(0.6, "sequential", sample, seed=1)
@@ -124,9 +124,9 @@ def test_sequential_predicts_from_what_was_fed(mode, sample):
         for t in range(9):
             total = total / 2 + table[expected[row, t]]
             weights = np.exp(total[allowed])
-            where = np.searchsorted(np.cumsum(weights) / weights.sum(), float(draws.levels[row, t]))
+            index = np.searchsorted(np.cumsum(weights) / weights.sum(), float(draws.levels[row, t]))
             if draws.replaced[row, t + 1]:
-                expected[row, t + 1] = allowed[weights.argmax() if sample == "argmax" else where]
+                expected[row, t + 1] = allowed[weights.argmax() if sample == "argmax" else index]
     assert np.any(expected != tokens)
     np.testing.assert_array_equal(mixed, expected)
 
@@ -163,7 +163,7 @@ def test_configuration_round_trip(probability):
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan"), "linear", None, [0.5], lambda step: 0.5])
-def test_probabilities_that_are_none(probability):
+def test_invalid_probabilities(probability):
     with pytest.raises(ValueError, match=r"`probability` must be a number in \[0, 1\] or .*LearningRateSchedule"):
         ScheduledSampling(probability)
 
@@ -175,12 +175,12 @@ def test_unknown_options(option):
 
 
 @pytest.mark.parametrize("k", [0.5, float("nan"), "1000", None])
-def test_inverse_sigmoid_needs_k_of_at_least_1(k):
-    with pytest.raises(ValueError, match="`k` must be a number, at least 1"):
+def test_inverse_sigmoid_growth_with_invalid_k(k):
+    with pytest.raises(ValueError, match="`k` must be a number of at least 1"):
         InverseSigmoidGrowth(k)
 
 
 @pytest.mark.parametrize("k", [0, 1, 1.5, "0.9"])
-def test_exponential_growth_needs_a_factor(k):
+def test_exponential_growth_with_invalid_k(k):
     with pytest.raises(ValueError, match=r"`k` must be a number in \(0, 1\)"):
         ExponentialGrowth(k)

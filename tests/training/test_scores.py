@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Error rates against a textbook edit distance, and in the logs of a training."""
+"""Error rates against a textbook edit distance, and in the logs of `fit`."""
 
 import functools
 import re
@@ -31,14 +31,15 @@ CASES = st.lists(st.tuples(SEQUENCES, st.lists(SEQUENCES.filter(bool), min_size=
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(CASES)
-def test_closest_reference_by_edit_distance(cases):
-    errors = length = wrong = 0
+def test_error_rates_use_the_closest_reference(cases):
+    errors = length = wrong_sequences = 0
     for hypothesis, references in cases:
         closest = min((edit_distance(hypothesis, r), len(r)) for r in references)
-        errors, length, wrong = errors + closest[0], length + closest[1], wrong + (closest[0] > 0)
+        errors, length = errors + closest[0], length + closest[1]
+        wrong_sequences += closest[0] > 0
     rates = error_rates([" ".join(h) for h, _ in cases], [[" ".join(r) for r in group] for _, group in cases])
     assert rates.token == pytest.approx(100 * errors / length)
-    assert rates.sequence == pytest.approx(100 * wrong / len(cases))
+    assert rates.sequence == pytest.approx(100 * wrong_sequences / len(cases))
 
 
 @pytest.mark.parametrize(
@@ -46,37 +47,42 @@ def test_closest_reference_by_edit_distance(cases):
     [
         (lambda: error_rates([], []), "`hypotheses` must be a list of at least one sequence. Received: []"),
         (lambda: error_rates(["a"], []), "`references` must be a list of at least one sequence. Received: []"),
-        (lambda: error_rates(["a"], [[]]), "`references[0]` must be a string, or a list of at least one reference"),
-        (lambda: error_rates(["a"], ["a", "b"]), "must be of one length. Received: 1 hypotheses and 2 references"),
+        (lambda: error_rates(["a"], [[]]), "`references[0]` must be a string or a list of at least one reference"),
+        (lambda: error_rates(["a"], ["a", "b"]), "must have the same length. Received: 1 hypotheses and 2 references"),
         (lambda: error_rates("ab", ["a", "b"]), "`hypotheses` must be a list of at least one sequence. Received: 'ab'"),
         (lambda: error_rates(["a"], "a"), "`references` must be a list of at least one sequence. Received: 'a'"),
-        (lambda: error_rates(["a", "b"], ["a", " "]), "`references[1]` must have at least one token in each reference"),
-        (lambda: error_rates(["a", None], ["a", "b"]), "`hypotheses[1]` must hold strings or lists of tokens. Rec"),
-        (lambda: error_rates([b"a"], ["a"]), "`hypotheses[0]` must hold strings or lists of tokens. Received: b'a'"),
-        (lambda: error_rates(["a"], [[1]]), "`references[0]` must hold strings or lists of tokens. Received: 1"),
+        (
+            lambda: error_rates(["a", "b"], ["a", " "]),
+            "Each reference in `references[1]` must have a token. Received: ",
+        ),
+        (lambda: error_rates(["a", None], ["a", "b"]), "`hypotheses[1]` must be a string or a list of tokens. Rec"),
+        (lambda: error_rates([b"a"], ["a"]), "`hypotheses[0]` must be a string or a list of tokens. Received: b'a'"),
+        (lambda: error_rates(["a"], [[1]]), "`references[0]` must be a string or a list of tokens. Received: 1"),
         (
             lambda: error_rates([["K", "T"]], [["K", "T"]]),
-            "`references[0]` must hold lists of tokens, as `hypotheses[0]` is one. Received: ['K', 'T']",
+            "`references[0]` must contain lists of tokens, like `hypotheses[0]`. Received: ['K', 'T']",
         ),
-        (lambda: DecodingReport(["a"], ["a", "b"]), "`sources` and `references` must be of one length. Received: 1 so"),
-        (lambda: DecodingReport(["a"], [[]]), "`references[0]` must be a string, or a list of at least one reference"),
+        (
+            lambda: DecodingReport(["a"], ["a", "b"]),
+            "`sources` and `references` must have the same length. Received: 1 so",
+        ),
+        (lambda: DecodingReport(["a"], [[]]), "`references[0]` must be a string or a list of at least one reference"),
         (lambda: DecodingReport([], []), "`references` must be a list of at least one sequence"),
     ],
 )
-def test_what_cannot_be_scored(call, message):
+def test_invalid_arguments(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
 
 
-def test_spaces_are_characters():
-    """Where each character is a token."""
+def test_spaces_are_tokens_if_each_character_is_a_token():
     assert error_rates(["ice tea"], [["ice tea"]], separator="") == (0, 0)
     assert error_rates(["icetea"], [["ice tea"]], separator="") == (pytest.approx(100 / 7), 100)
     assert error_rates([" "], [["  "]], separator="") == (50, 100)
 
 
-def test_tokens_and_lengths_come_from_one_split():
-    """At ASCII whitespace, as the vectorizer splits: a no-break space is part of a token."""
+def test_strings_are_split_at_ascii_whitespace():
+    """As the vectorizer does: a no-break space is part of a token."""
     vectorizer = keras_seq.data.text_vectorizer(["a\u00a0b c"], split="whitespace")
     assert vectorizer.get_vocabulary()[4:] == ["c", "a\u00a0b"]
     assert error_rates(["x c"], ["a\u00a0b c"]) == (50, 100)
@@ -99,7 +105,7 @@ def test_strings_lists_of_tokens_and_other_separators_agree(cases):
         assert rates == lists
 
 
-def test_an_empty_hypothesis_lacks_every_token():
+def test_an_empty_hypothesis_has_an_error_for_every_token():
     assert error_rates(["", "a"], ["a b c", "a"]) == (75, 50)
     assert error_rates([""], ["a b"], separator=" ") == (100, 100)
     assert error_rates([""], ["ab"], separator="") == (100, 100)
@@ -110,13 +116,13 @@ def test_arrays_of_strings():
     assert error_rates(np.array(["a b", "c"]), np.array(["a b", "d"])) == (pytest.approx(100 / 3), 50)
 
 
-def test_a_report_in_a_training(capsys):
-    """Its rates are those of the outputs, and callbacks before it in the list see them too."""
+def test_decoding_report_in_fit(capsys):
+    """It reports the error rates of the outputs, also to callbacks before it in the list."""
     texts = ["a b", "b", "b a"]
     vectorizer = keras_seq.data.text_vectorizer(texts)
     parts = keras_seq.Encoder(7, 4, 4, cell="rnn"), keras_seq.Decoder(7, 4, 4, cell="rnn")
     model = keras_seq.Seq2Seq(*parts, vectorizer, vectorizer)
-    model.compile(keras.optimizers.SGD(0.0))  # so that no rate falls
+    model.compile(keras.optimizers.SGD(0.0))  # so that the error rates stay the same
     stop = keras.callbacks.EarlyStopping("val_token_error_rate", mode="min", patience=1)
     report = DecodingReport(texts, texts, samples=1, separator="")
     history = model.fit(texts, texts, epochs=4, verbose=0, callbacks=[stop, report]).history
@@ -127,9 +133,9 @@ def test_a_report_in_a_training(capsys):
     assert capsys.readouterr().out == f"\n  a b → {outputs[0]}\n" * 2
 
 
-def test_a_report_on_token_ids_counts_neither_end_nor_padding(capsys):
+def test_decoding_report_ignores_end_and_padding_in_token_ids(capsys):
     class Perfect:
-        """A model without vectorizers, which is always right."""
+        """A model without vectorizers that always returns the references."""
 
         def generate(self, sources):
             return np.array([[5, 6, 3], [7, 3, 0]])

@@ -8,6 +8,16 @@ namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 namespace {
 
+// The structs of cells.h agree with the table of cells.
+template <class CellType>
+constexpr bool Matches(CellKind cell, bool reset_after = true) {
+  return CellType::kGates == TraitsOf(cell).gates && CellType::kStates == TraitsOf(cell).states &&
+         CellType::kUnitVectors == TraitsOf(cell).unit_vectors &&
+         CellType::kKeptSlots == TraitsOf(cell).ResidualSlots(reset_after);
+}
+static_assert(Matches<LSTM>(CellKind::kLSTM) && Matches<SimpleRNN>(CellKind::kSimpleRNN) &&
+              Matches<GRU>(CellKind::kGRU, true) && Matches<GRUResetBefore>(CellKind::kGRU, false));
+
 // How many threads are worth their synchronisation: a step should give each some microseconds of work.
 int WorkersFor(const Problem& problem, int64_t directions, int threads) {
   constexpr double kOperations = 4e5;
@@ -36,8 +46,8 @@ bool ForwardOf(const Problem& problem, const Arguments* arguments, const Results
     ForwardPass<decltype(cell), S, Element> pass(problem, arguments, results, directions);
     return RunPass(pass, problem, directions, executor);
   };
-  if (problem.cell == Cell::kLSTM) return run(LSTM{});
-  if (problem.cell == Cell::kSimpleRNN) return run(SimpleRNN{});
+  if (problem.cell == CellKind::kLSTM) return run(LSTM{});
+  if (problem.cell == CellKind::kSimpleRNN) return run(SimpleRNN{});
   return problem.reset_after ? run(GRU{}) : run(GRUResetBefore{});
 }
 
@@ -48,8 +58,8 @@ bool BackwardOf(const Problem& problem, const Arguments* arguments, const Result
     BackwardPass<decltype(cell), T> pass(problem, arguments, results, upstream, gradients, directions);
     return RunPass(pass, problem, directions, executor);
   };
-  if (problem.cell == Cell::kLSTM) return run(LSTM{});
-  if (problem.cell == Cell::kSimpleRNN) return run(SimpleRNN{});
+  if (problem.cell == CellKind::kLSTM) return run(LSTM{});
+  if (problem.cell == CellKind::kSimpleRNN) return run(SimpleRNN{});
   return problem.reset_after ? run(GRU{}) : run(GRUResetBefore{});
 }
 

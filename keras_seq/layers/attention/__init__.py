@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention: where in a memory to look. One file each, on what `mechanism.py` has for all."""
+"""Attention layers, one file each. Their base class is in `mechanism.py`."""
 
 from keras_seq.layers.attention.bahdanau import BahdanauAttention
 from keras_seq.layers.attention.luong import LuongAttention
@@ -16,7 +16,7 @@ ATTENTIONS = {
 
 
 def get_attention(attention, units, seed=None, **options):
-    """The attention called "bahdanau", "luong" or "monotonic", of so many units; a layer is returned as it is."""
+    """Returns the attention layer called "bahdanau", "luong" or "monotonic"; a layer is returned unchanged."""
     if isinstance(attention, AttentionMechanism):
         return attention
     if attention not in ATTENTIONS:
@@ -24,6 +24,6 @@ def get_attention(attention, units, seed=None, **options):
             f"`attention` must be one of {sorted(ATTENTIONS)} or an attention layer of keras_seq. "
             f"Received: {attention!r}"
         )
-    if attention == "monotonic":  # the only one that draws
+    if attention == "monotonic":  # the only one with noise
         options["seed"] = seed
     return ATTENTIONS[attention](units, **options)

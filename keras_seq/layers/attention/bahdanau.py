@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units, per_step
+from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units, expand_time_axis
 from keras_seq.ops.attention import additive_energies
 
 
@@ -13,34 +13,34 @@ class BahdanauAttention(AttentionMechanism):
     """Additive attention with its own projections (Bahdanau, Cho & Bengio 2015).
 
     `e_ts = v . tanh(q_t W_q + k_s W_k)`, `a_t = softmax_s(e_t)`, `context_t = sum_s a_ts value_s`. With `normalize`
-    (Salimans & Kingma 2016) `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b)`. With `coverage` (See, Liu & Manning 2017)
-    `e_ts = v . tanh(q_t W_q + k_s W_k + w_c c_ts)`, where the coverage `c_ts = sum_{i < t} a_is` is the attention that
-    position s got so far; their coverage loss is not added. Both can be combined.
+    (Salimans & Kingma 2016), `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b)`. With `coverage` (See, Liu & Manning
+    2017), `e_ts = v . tanh(q_t W_q + k_s W_k + w_c c_ts)`, where the coverage `c_ts = sum_{i < t} a_is` is the sum of
+    the attention weights of position s in earlier steps; the paper's coverage loss is not added. You can combine both.
 
-    The memory is an argument of every call, never state of the layer; `project_memory` computes its projected keys
-    once for many calls.
+    The memory is an argument of every call, not a state of the layer. `project_memory` computes its keys once for many
+    calls.
 
     Args:
-        units: size of the space in which query and key are added.
-        normalize: whether v has a direction and a learned length g, which starts at sqrt(1 / units), and a bias b.
-        coverage: whether the sum of the weights of earlier steps enters the score. Then one step waits for the other.
-        kernel_initializer: of W_q, W_k, v and w_c.
-        **kwargs: those of `keras.layers.Layer`.
+        units: size of the projected query and key.
+        normalize: whether to normalize v to a learned length g, initially sqrt(1 / units), and to add a bias b.
+        coverage: whether the energies depend on the coverage. Steps then run one after the other.
+        kernel_initializer: initializer of W_q, W_k, v and w_c.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: list of query (batch, time, features), value (batch, source, features) and, optionally, key (batch,
-            source, features); the key is the value by default.
-        mask: list of query mask (batch, time) and value mask (batch, source), True = keep, either may be None.
-            Masked steps of the query give zeros; masked positions of the value get no weight.
-        return_attention_scores: whether to return the weights a too.
-        training: accepted as Keras's attention layers do; nothing depends on it.
+            source, features). The key defaults to the value.
+        mask: list of query mask (batch, time) and value mask (batch, source), True = keep; either may be None. The
+            output is zero at masked steps of the query; masked positions of the value get no weight.
+        return_attention_scores: whether to also return the attention weights a.
+        training: accepted for consistency with Keras's attention layers; it has no effect.
 
     Returns:
-        Contexts (batch, time, value features), with `return_attention_scores` and a (batch, time, source), which
-        sums to 1 over the unmasked positions; where all are masked, weights and context are zero.
+        Contexts (batch, time, value features). With `return_attention_scores`, also the attention weights (batch,
+        time, source). They sum to 1 over the unmasked positions; if all are masked, weights and context are zero.
 
     Raises:
-        ValueError: for an argument that cannot be: the message names it.
+        ValueError: if an argument is invalid. The message names it.
 
     Example:
         >>> import numpy as np
@@ -59,17 +59,17 @@ class BahdanauAttention(AttentionMechanism):
 
     @property
     def states(self):
-        """How many tensors one step hands to the next: the coverage, if there is one."""
+        """The number of tensors that a step hands to the next: 1 with `coverage`, else 0."""
         return int(self.coverage)
 
     @property
     def is_additive(self):
-        return not self.coverage and self.computes_as(BahdanauAttention)
+        return not self.coverage and self.has_equations_of(BahdanauAttention)
 
     def make_weights(self, query_units, key_units):
         self.query_kernel = self.add_kernel((query_units, self.units), "query_kernel")
         self.key_kernel = self.add_kernel((key_units, self.units), "key_kernel")
-        # Drawn as the column of a matrix, so that its scale follows from its length.
+        # A column of a matrix, so that the initializer scales it by its length.
         self.score_kernel = self.add_kernel((self.units, 1), "score_kernel")
         if self.normalize:
             length = keras.initializers.Constant(self.units**-0.5)
@@ -79,31 +79,31 @@ class BahdanauAttention(AttentionMechanism):
             self.coverage_kernel = self.add_kernel((1, self.units), "coverage_kernel")
 
     def score_vector(self, data):
-        """v, or `g v / |v|` with `normalize`: (units,), in the dtype of data."""
-        vector = self.read(self.score_kernel, data)[:, 0]
+        """Returns v, or `g v / |v|` with `normalize`: (units,), in the dtype of `data`."""
+        vector = self.cast_weight(self.score_kernel, data)[:, 0]
         if not self.normalize:
             return vector
-        return self.read(self.score_length, data) * vector * ops.rsqrt(ops.sum(vector * vector))
+        return self.cast_weight(self.score_length, data) * vector * ops.rsqrt(ops.sum(vector * vector))
 
     def project_memory(self, memory):
-        """The keys (batch, source, units) of a memory (batch, source, features)."""
-        keys = ops.matmul(memory, self.read(self.key_kernel, memory))
-        return keys + self.read(self.bias, keys) if self.normalize else keys
+        """Returns the keys (batch, source, units) of a memory (batch, source, features)."""
+        keys = ops.matmul(memory, self.cast_weight(self.key_kernel, memory))
+        return keys + self.cast_weight(self.bias, keys) if self.normalize else keys
 
     def get_initial_state(self, memory):
         return (ops.zeros(ops.shape(memory)[:2], memory.dtype),) if self.coverage else ()
 
     def energies(self, query, keys, state):
         if self.coverage:
-            keys = keys + state[0][:, :, None] * self.read(self.coverage_kernel, keys)
-        query = ops.matmul(query, self.read(self.query_kernel, query))
-        return additive_energies(query, per_step(query, keys), self.score_vector(query))[0]
+            keys = keys + state[0][:, :, None] * self.cast_weight(self.coverage_kernel, keys)
+        query = ops.matmul(query, self.cast_weight(self.query_kernel, query))
+        return additive_energies(query, expand_time_axis(keys, query), self.score_vector(query))[0]
 
-    def weigh(self, energies, mask, state, drawn=None, training=False):
-        weights, _ = super().weigh(energies, mask, state, drawn, training)
+    def compute_weights(self, energies, mask, state, noise=None, training=False):
+        weights, _ = super().compute_weights(energies, mask, state, noise, training)
         return weights, tuple(coverage + weights for coverage in state)
 
     def get_config(self):
-        own = {name: getattr(self, name) for name in ("units", "normalize", "coverage")}
+        config = {name: getattr(self, name) for name in ("units", "normalize", "coverage")}
         initializer = keras.initializers.serialize(self.kernel_initializer)
-        return {**super().get_config(), **own, "kernel_initializer": initializer}
+        return {**super().get_config(), **config, "kernel_initializer": initializer}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all attentions share: Keras's calling convention, contexts, and steps that depend on the one before."""
+"""The base class of all attention layers: Keras's call, contexts, and steps that depend on the previous one."""
 
 import keras
 from keras import ops
@@ -11,25 +11,31 @@ from keras_seq.ops.time_loop import time_loop
 
 
 class AttentionMechanism(keras.layers.Layer):
-    """An attention: energies of query and keys, weights of the energies, and a context, the weighted sum of the memory.
+    """Base class of attention layers.
 
-    A subclass makes its weights in `make_weights` and has `energies`. It has `project_memory` if keys are more than the
-    memory, and `weigh` if its weights are more than a softmax of the energies. One whose steps depend on the one before
-    says how many `states` it has, from which `get_initial_state` starts and which `weigh` moves on.
+    An attention computes energies from query and keys, attention weights from the energies, and the context, which is
+    the sum of the memory by attention weights.
+
+    A subclass creates its variables in `make_weights` and implements `energies`. It overrides `project_memory` if keys
+    differ from the memory, and `compute_weights` if attention weights are not a plain softmax of the energies. If a
+    step depends on the previous one, it sets `states`, the number of tensors that a step hands to the next;
+    `get_initial_state` returns the first ones and `compute_weights` updates them. If it uses noise in training, it
+    overrides `draw_noise`.
 
     Args:
-        **kwargs: those of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: list of query (batch, time, features), value (batch, source, features) and, optionally, key (batch,
-            source, features); the key is the value by default.
-        mask: list of query mask (batch, time) and value mask (batch, source), True = keep, either may be None.
-            Masked steps of the query give zeros; masked positions of the value get no weight.
-        return_attention_scores: whether to return the weights a too.
-        training: whether it is training: that matters to `MonotonicAttention`.
+            source, features). The key defaults to the value.
+        mask: list of query mask (batch, time) and value mask (batch, source), True = keep; either may be None. The
+            output is zero at masked steps of the query; masked positions of the value get no weight.
+        return_attention_scores: whether to also return the attention weights.
+        training: whether to run in training mode. Only `MonotonicAttention` depends on it.
 
     Returns:
-        Contexts (batch, time, value features), with `return_attention_scores` and a (batch, time, source).
+        Contexts (batch, time, value features). With `return_attention_scores`, also the attention weights (batch,
+        time, source).
     """
 
     states = 0
@@ -43,129 +49,133 @@ class AttentionMechanism(keras.layers.Layer):
         self.make_weights(input_shape[0][-1], input_shape[-1][-1])
 
     def make_weights(self, query_units, key_units):
-        """Make the weights for queries and keys of so many features."""
+        """Creates the variables, for queries and keys with these numbers of features."""
 
     def add_kernel(self, shape, name):
-        """A weight that the `kernel_initializer` of a subclass draws, independently of its other weights."""
+        """Adds a weight drawn by `self.kernel_initializer`, independently of the layer's other weights."""
         return self.add_weight(shape, child_initializer(self.kernel_initializer, name), name=name)
 
-    def read(self, weight, data):
-        """A weight in the dtype of the data it meets.
+    def cast_weight(self, weight, data):
+        """Casts a weight to the dtype of the data that it is combined with.
 
-        Keras casts weights within `__call__` alone, to the dtype of the outermost layer. A search steps outside it.
+        Keras casts weights only within `__call__`, to the dtype of the outermost layer. A search runs outside it.
         """
         return ops.cast(weight, data.dtype)
 
     def project_memory(self, memory):
-        """The keys (batch, source, any) of a memory (batch, source, features): computed once, read in every step."""
+        """Returns the keys (batch, source, any) of a memory (batch, source, features).
+
+        They are computed once and read in every step.
+        """
         return memory
 
     @property
     def is_additive(self):
-        """Whether it is the softmax of `score_vector(query) . tanh(keys + query query_kernel)`: ops run that, fused."""
+        """Whether the energies are `score_vector(query) . tanh(keys + query query_kernel)`, which the ops fuse."""
         return False
 
-    def computes_as(self, kind):
-        """Whether a subclass of `kind` has left its equations as they are."""
-        return all(getattr(type(self), name) is getattr(kind, name) for name in ("energies", "weigh", "attend"))
+    def has_equations_of(self, kind):
+        """Whether this layer's class inherits the equations of the class `kind` unchanged."""
+        methods = ("energies", "compute_weights", "attend")
+        return all(getattr(type(self), name) is getattr(kind, name) for name in methods)
 
     def get_initial_state(self, memory):
-        """What the first step starts from: a tuple of `states` tensors, each (batch, source)."""
+        """Returns the state before the first step: a tuple of `states` tensors (batch, source)."""
         return ()
 
-    def draw(self, shape):
-        """Random numbers of a shape (batch, [time,] source) for `weigh` in training, or None."""
+    def draw_noise(self, shape):
+        """Returns the noise for `compute_weights` in training, of shape (batch, [time,] source), or None."""
         return None
 
     def energies(self, query, keys, state):
-        """How well each position answers a query: (batch, [time,] features) -> (batch, [time,] source).
+        """Returns the energies (batch, [time,] source), the scores before the softmax.
 
         Args:
-            query: (batch, features), or (batch, time, features) if the attention has no states.
-            keys: of `project_memory`.
+            query: tensor (batch, features), or (batch, time, features) if the attention has no states.
+            keys: the result of `project_memory`.
             state: tuple of tensors.
         """
         raise NotImplementedError
 
-    def weigh(self, energies, mask, state, drawn=None, training=False):
-        """The weights (batch, [time,] source) of energies, and the state after the step.
+    def compute_weights(self, energies, mask, state, noise=None, training=False):
+        """Returns the attention weights (batch, [time,] source), and the state after the step.
 
         Args:
-            energies: (batch, [time,] source).
-            mask: (batch, [1,] source), 1 = keep, or None.
+            energies: tensor (batch, [time,] source).
+            mask: tensor (batch, [1,] source), 1 = keep, or None.
             state: tuple of tensors.
-            drawn: what `draw` gave for this step, or None.
-            training: whether it is training.
+            noise: the result of `draw_noise` for this step, or None.
+            training: whether to run in training mode.
         """
         return masked_softmax(energies, mask), state
 
-    def attend(self, query, memory, keys, memory_mask=None, state=(), drawn=None, training=False):
-        """Look at a memory: one step, or all steps at once if the attention has no states.
+    def attend(self, query, memory, keys, memory_mask=None, state=(), noise=None, training=False):
+        """Attends to a memory in one step, or in all steps at once if the attention has no states.
 
         Args:
-            query: (batch, features), or (batch, time, features).
-            memory: (batch, source, features).
+            query: tensor (batch, features) or (batch, time, features).
+            memory: tensor (batch, source, features).
             keys: `project_memory(memory)`.
-            memory_mask: (batch, source), True or 1 = keep.
-            state: tuple of tensors, `get_initial_state(memory)` at first.
-            drawn: `draw((batch, [time,] source))` in training, or None.
-            training: whether it is training.
+            memory_mask: tensor (batch, source), True or 1 = keep, or None.
+            state: tuple of tensors; `get_initial_state(memory)` in the first step.
+            noise: `draw_noise((batch, [time,] source))` in training, else None.
+            training: whether to run in training mode.
 
         Returns:
-            `(context, weights, state)`: (batch, [time,] features), (batch, [time,] source), a tuple of tensors.
+            `(context, weights, state)`: (batch, [time,] features), (batch, [time,] source) and a tuple of tensors.
         """
         energies = self.energies(query, keys, state)
         if memory_mask is not None:
             memory_mask = ops.cast(as_bool_mask(memory_mask), energies.dtype)
             memory_mask = memory_mask if len(energies.shape) == 2 else memory_mask[:, None]
-        weights, state = self.weigh(energies, memory_mask, state, drawn, training)
+        weights, state = self.compute_weights(energies, memory_mask, state, noise, training)
         return weighted_sum(weights, memory), weights, state
 
     def attend_over_time(
         self, queries, memory, keys, memory_mask=None, state=None, mask=None, training=False, unroll=False
     ):
-        """Look at a memory in each of many steps, at once if the attention has no states.
+        """Attends to a memory in every step of a sequence: all at once if the attention has no states, else in a loop.
 
         Args:
-            queries: (batch, time, features).
-            memory, keys, memory_mask, training: as of `attend`.
-            state: as of `attend`; `get_initial_state(memory)` if None.
-            mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was, and repeats context and
-                weights of the step before; before the first one they are zero.
-            unroll: whether to lay out the steps instead of looping.
+            queries: tensor (batch, time, features).
+            memory, keys, memory_mask, training: see `attend`.
+            state: see `attend`; None for `get_initial_state(memory)`.
+            mask: booleans (batch, time), True = keep. A masked step leaves the state unchanged and repeats context and
+                weights of the previous step. Before the first unmasked step they are zero.
+            unroll: whether to unroll the loop.
 
         Returns:
-            `(contexts, weights, state)`: (batch, time, features), (batch, time, source), a tuple of tensors.
+            `(contexts, weights, state)`: (batch, time, features), (batch, time, source) and a tuple of tensors.
         """
         state = self.get_initial_state(memory) if state is None else tuple(state)
         mask = as_bool_mask(mask)
         batch, time, _ = ops.shape(queries)
         source = ops.shape(memory)[1]
-        drawn = self.draw((batch, time, source)) if training else None
+        noise = self.draw_noise((batch, time, source)) if training else None
         if not self.states:
-            contexts, weights, _ = self.attend(queries, memory, keys, memory_mask, (), drawn, training)
+            contexts, weights, _ = self.attend(queries, memory, keys, memory_mask, (), noise, training)
             if mask is not None:
-                begun = ops.cumsum(ops.cast(mask, "int32"), axis=1)[:, :, None] > 0
-                contexts, weights = (ops.where(begun, x, 0) for x in (contexts, weights))
+                has_started = ops.cumsum(ops.cast(mask, "int32"), axis=1)[:, :, None] > 0
+                contexts, weights = (ops.where(has_started, x, 0) for x in (contexts, weights))
             return contexts, weights, ()
 
         sequences = {
             "query": queries,
-            "drawn": drawn,
+            "noise": noise,
             "mask": None if mask is None else mask[:, :, None],
         }
         sequences = {name: ops.transpose(x, (1, 0, 2)) for name, x in sequences.items() if x is not None}
 
         def step(carry, slices):
-            new = self.attend(
-                slices["query"], memory, keys, memory_mask, carry[2], slices.get("drawn"), training
+            results = self.attend(
+                slices["query"], memory, keys, memory_mask, carry[2], slices.get("noise"), training
             )  # context, weights, state
             if mask is not None:
-                new = keras.tree.map_structure(lambda n, o: ops.where(slices["mask"], n, o), new, carry)
-            return new, new[:2]
+                results = keras.tree.map_structure(lambda new, old: ops.where(slices["mask"], new, old), results, carry)
+            return results, results[:2]
 
-        before = ops.zeros((batch, memory.shape[-1]), memory.dtype), ops.zeros((batch, source), memory.dtype), state
-        (*_, state), results = time_loop(step, before, sequences, unroll=unroll)
+        initial = ops.zeros((batch, memory.shape[-1]), memory.dtype), ops.zeros((batch, source), memory.dtype), state
+        (*_, state), results = time_loop(step, initial, sequences, unroll=unroll)
         contexts, weights = (ops.transpose(x, (1, 0, 2)) for x in results)
         return contexts, weights, state
 
@@ -201,13 +211,13 @@ def _check_shapes(shapes):
         )
 
 
-def per_step(query, x):
-    """A tensor (batch, ...) that serves every query: as it is for one step, (batch, 1, ...) for all at once."""
+def expand_time_axis(x, query):
+    """Returns a tensor (batch, ...) as it is if the query is one step, else as (batch, 1, ...)."""
     return x if len(query.shape) == 2 else ops.expand_dims(x, axis=1)
 
 
 def check_units(units, name="units"):
-    """Return the size of a space, once it is one."""
+    """Returns `units` if it is a positive integer, and raises a ValueError about the argument `name` otherwise."""
     if not isinstance(units, int) or units <= 0:
         raise ValueError(f"`{name}` must be a positive integer. Received: {units!r}")
     return units

@@ -13,38 +13,41 @@ from keras_seq.ops.attention import first_stop, monotonic_weights
 
 @keras.saving.register_keras_serializable("keras_seq")
 class MonotonicAttention(BahdanauAttention):
-    """Attention that reads a memory from left to right and never turns back (Raffel et al. 2017).
+    """Attention that moves through the memory from left to right only (Raffel et al. 2017).
 
-    From where it stopped before, it looks at one position after the other and stops at each with probability
-    `p_ts = sigmoid(e_ts)`, `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b) + r`. The context is what it stopped at. In
-    training it is the expectation of that, `a_ts = p_ts sum_{k <= s} a_{t-1,k} prod_{k <= l < s} (1 - p_tl)`; at
-    inference it stops wherever p > 1/2, at once if p is so where it stands.
+    Each step starts at the position where the previous step stopped. It visits one position after the other and stops
+    at position s with probability `p_ts = sigmoid(e_ts)`, `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b) + r`. The
+    context is the memory at the position where it stops. Training uses the expected attention weights,
+    `a_ts = p_ts sum_{k <= s} a_{t-1,k} prod_{k <= l < s} (1 - p_tl)`. Inference stops at the first position with
+    p > 1/2, which may be the one where the step starts.
 
-    Weights sum to 1 or less: what is missing is the probability that it ran off the end of the memory, whence it does
-    not return. At inference they are 1 at one position, or all zero, and so is the context.
+    Attention weights sum to at most 1. The rest is the probability of having passed the end of the memory; from there
+    the attention does not return. At inference one weight is 1, or all weights and the context are zero.
 
     Args:
-        units: size of the space in which query and key are added.
-        noise_std: standard deviation of the normal noise that training adds to e, which makes the layer move it away
-            from 0, where training and inference differ.
-        score_bias_init: what r starts from; the lower, the further the first expectations reach.
-        kernel_initializer: of W_q, W_k and v.
-        seed: of the noise.
-        **kwargs: those of `keras.layers.Layer`.
+        units: size of the projected query and key.
+        noise_std: standard deviation of the normal noise added to e in training. It pushes e away from 0, where
+            training and inference differ.
+        score_bias_init: initial value of r. The lower it is, the further the first expected weights reach.
+        kernel_initializer: initializer of W_q, W_k and v.
+        seed: random seed of the noise.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: list of query (batch, time, features), value (batch, source, features) and, optionally, key (batch,
-            source, features); the key is the value by default.
-        mask: list of query mask (batch, time) and value mask (batch, source), True = keep, either may be None.
-            Masked steps of the query give zeros and move nothing; masked positions of the value are passed by.
-        return_attention_scores: whether to return the weights a too.
-        training: whether to return expectations, with noise, in the place of hard decisions.
+            source, features). The key defaults to the value.
+        mask: list of query mask (batch, time) and value mask (batch, source), True = keep; either may be None. At
+            masked steps of the query the output is zero and the position stays; masked positions of the value are
+            skipped.
+        return_attention_scores: whether to also return the attention weights a.
+        training: whether to use expected attention weights, with noise, instead of hard decisions.
 
     Returns:
-        Contexts (batch, time, value features), with `return_attention_scores` and a (batch, time, source).
+        Contexts (batch, time, value features). With `return_attention_scores`, also the attention weights (batch,
+        time, source).
 
     Raises:
-        ValueError: for an argument that cannot be: the message names it.
+        ValueError: if an argument is invalid. The message names it.
 
     Example:
         >>> import numpy as np
@@ -61,7 +64,7 @@ class MonotonicAttention(BahdanauAttention):
     ):
         super().__init__(units, normalize=True, kernel_initializer=kernel_initializer, **kwargs)
         if not isinstance(noise_std, numbers.Real) or not 0 <= noise_std < math.inf:
-            raise ValueError(f"`noise_std` must be a number at least 0. Received: {noise_std!r}")
+            raise ValueError(f"`noise_std` must be a finite number of at least 0. Received: {noise_std!r}")
         if not isinstance(score_bias_init, numbers.Real) or not math.isfinite(score_bias_init):
             raise ValueError(f"`score_bias_init` must be a finite number. Received: {score_bias_init!r}")
         self.noise_std = noise_std
@@ -71,29 +74,29 @@ class MonotonicAttention(BahdanauAttention):
 
     def make_weights(self, query_units, key_units):
         super().make_weights(query_units, key_units)
-        start = keras.initializers.Constant(self.score_bias_init)
-        self.score_bias = self.add_weight((), start, name="score_bias")
+        initializer = keras.initializers.Constant(self.score_bias_init)
+        self.score_bias = self.add_weight((), initializer, name="score_bias")
 
     def get_initial_state(self, memory):
-        """The weights of a step before the first one, at the first position."""
+        """Returns attention weights of 1 at the first position."""
         batch, source = ops.shape(memory)[:2]
         first = ops.cast(ops.arange(source) == 0, memory.dtype)
         return (ops.broadcast_to(first, (batch, source)),)
 
-    def draw(self, shape):
+    def draw_noise(self, shape):
         if not self.noise_std:
             return None
         return keras.random.normal(shape, stddev=self.noise_std, dtype=self.compute_dtype, seed=self.seed_generator)
 
     def energies(self, query, keys, state):
         energies = super().energies(query, keys, state)
-        return energies + self.read(self.score_bias, energies)
+        return energies + self.cast_weight(self.score_bias, energies)
 
-    def weigh(self, energies, mask, state, drawn=None, training=False):
+    def compute_weights(self, energies, mask, state, noise=None, training=False):
         if not training:
             weights = first_stop(energies, *state, mask)
         else:
-            weights = monotonic_weights(energies if drawn is None else ops.add(energies, drawn), *state, mask)
+            weights = monotonic_weights(energies if noise is None else ops.add(energies, noise), *state, mask)
         return weights, (weights,)
 
     def get_config(self):
