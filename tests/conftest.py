@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests share: how to compare tensors, and how to differentiate a function of tensors."""
+"""What the tests share: the lists of cells and modes, comparisons of tensors, gradients of functions of tensors."""
 
+import itertools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the CPU
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-# What the kernels compute: cells, each with the attributes of its op, and how many gates a cell has.
+from keras_seq import layers
+from keras_seq.ops import native
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
+
+KINDS = ["SimpleRNN", "GRU", "LSTM"]  # the recurrent layers
+STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
+# The cells that have native kernels, each with the attributes of its op.
 KERNEL_CELLS = [
     ("SimpleRNN", {"activation": "tanh"}),
     ("SimpleRNN", {"activation": "relu"}),
@@ -19,27 +30,99 @@ KERNEL_CELLS = [
     ("GRU", {"reset_after": False}),
     ("LSTM", {}),
 ]
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
-# XLA takes seconds to compile what TensorFlow traces in a tenth of one: what is compiled runs with `make test-slow`.
+# The cell equations behind each function of `keras_seq.ops`.
+CELL_EQUATIONS = {"simple_rnn": SimpleRNNEquations, "gru": GRUEquations, "lstm": LSTMEquations}
+
+# Every way to make a recurrent layer, most of them with 6 units.
+RECURRENT_LAYERS = {
+    **{kind: lambda kind=kind, **options: getattr(layers, kind)(6, **options) for kind in KINDS},
+    "stack": lambda **options: layers.LSTM(6, num_layers=2, **options),
+    "RNN": lambda **options: layers.RNN([layers.LSTMCell(6), layers.GRUCell(4)], **options),
+    "Bidirectional": lambda **options: layers.Bidirectional(layers.LSTM(6, **options)),
+    "cell of Keras": lambda **options: layers.RNN(keras.layers.GRUCell(6), **options),
+}
+
+needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+every_implementation = pytest.mark.parametrize("implementation", [pytest.param("native", marks=needs_kernels), "xla"])
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+# XLA takes seconds to compile what TensorFlow traces in a tenth of a second, so compiled cases run in `make test-slow`.
 JIT = [False, pytest.param(True, marks=pytest.mark.slow)]
 MODES = ["eager", "graph", pytest.param("jit", marks=pytest.mark.slow)]
 
 
 def pytest_runtest_setup(item):
-    """Every test starts from one seed: what it draws does not depend on which tests ran before it."""
+    """Start every test from the same seed, so that its random numbers do not depend on the tests before it."""
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def set_dtype_policy():
+    """A function that sets the global dtype policy until the end of the test."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def no_forced_implementation(monkeypatch):
+    """Run as if `KERAS_SEQ_IMPLEMENTATION` were not set."""
+    monkeypatch.delenv("KERAS_SEQ_IMPLEMENTATION", raising=False)
+
+
+@keras.saving.register_keras_serializable("tests")
+class MinimalCell(keras.layers.Layer):
+    """A foreign cell with two states of different sizes, and an output of a third size."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.state_size, self.output_size = [units, 1], 2
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+        self.readout = self.add_weight(shape=(self.units, 2), name="readout")
+
+    def call(self, inputs, states):
+        h, count = states
+        h = keras.ops.tanh(inputs @ keras.ops.convert_to_tensor(self.kernel) + h / (count + 1))
+        return h @ keras.ops.convert_to_tensor(self.readout), [h, count + 1]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def draw(*shape, seed=0):
+    """Normally distributed float32 numbers, the same for the same shape and seed."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def draw_states(layer, batch):
+    """Initial states for a layer that was called, normally distributed and all different."""
+    directions = [layer]
+    if isinstance(layer, keras.layers.Bidirectional):
+        directions = [layer.forward_layer, layer.backward_layer]
+    zeros = [zero for direction in directions for zero in direction.get_initial_state(batch)]
+    seeds = itertools.count()
+    return keras.tree.map_structure(lambda zero: draw(*zero.shape, seed=next(seeds)), zeros)
+
+
+def make_cell_equations(function, options):
+    """The cell equations of a function of `keras_seq.ops`, with the function's options."""
+    activations = {name: keras.activations.get(value) for name, value in options.items() if "activation" in name}
+    return CELL_EQUATIONS[function](**(options | activations))
+
+
 def relative_error(actual, expected):
-    """`||a - b|| / ||b||`, and `||a||` where b is zero."""
+    """`||actual - expected|| / ||expected||`, or `||actual||` if `expected` is zero."""
     actual, expected = (np.asarray(keras.ops.convert_to_numpy(a), "float64") for a in (actual, expected))
     assert actual.shape == expected.shape
     return np.linalg.norm(actual - expected) / (np.linalg.norm(expected) or 1.0)
 
 
 def assert_close(actual, expected, tolerance):
-    """Every tensor of one nested structure is within a relative error of its counterpart in the other."""
+    """Every tensor of a nested structure is within a relative error, `tolerance`, of its counterpart."""
     actual, expected = keras.tree.flatten(actual), keras.tree.flatten(expected)
     assert len(actual) == len(expected)
     errors = [relative_error(a, b) for a, b in zip(actual, expected, strict=True)]
@@ -47,22 +130,22 @@ def assert_close(actual, expected, tolerance):
 
 
 def upstream(output):
-    """A gradient that differs from entry to entry, and depends on nothing but the shape."""
+    """An upstream gradient that differs from entry to entry and depends only on the shape of the output."""
     steps = tf.range(1, tf.size(output) + 1)
     return tf.reshape(tf.cos(tf.cast(steps, output.dtype)), tf.shape(output))
 
 
 def run_with_gradients(function, arguments, variables=(), mode="eager"):
-    """The outputs of `function(*arguments)`, and what `upstream` gives the arguments and the variables.
+    """Compute `function(*arguments)` and the gradients that belong to the upstream gradients `upstream(output)`.
 
     Args:
-        function: of tensors, to a nested structure of tensors.
+        function: takes tensors and returns a nested structure of tensors.
         arguments: list of arrays.
-        variables: of Keras.
+        variables: list of Keras variables.
         mode: "eager", "graph" or "jit".
 
     Returns:
-        `(outputs, gradients)`, two flat lists; the gradients are those of the arguments, then of the variables.
+        `(outputs, gradients)`, two flat lists. The gradients of the arguments come before those of the variables.
     """
     variables = [variable.value for variable in variables]
 
@@ -79,7 +162,7 @@ def run_with_gradients(function, arguments, variables=(), mode="eager"):
     return run(*(tf.convert_to_tensor(argument) for argument in arguments))
 
 
-def automatic(cell):
+def without_derivative(equations):
     """The same equations without their derivative, which automatic differentiation then finds."""
-    kind = type(cell)
-    return type(kind.__name__, (kind,), {"differentiable": False})(**vars(cell))
+    kind = type(equations)
+    return type(kind.__name__, (kind,), {"differentiable": False})(**vars(equations))

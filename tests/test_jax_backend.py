@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same layers on Keras's JAX backend: this file runs itself as a program, for a backend is chosen at import."""
+"""Layers on Keras's JAX backend. It is chosen when Keras is imported, so the tests run this file as a program."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import references
-from conftest import assert_close, automatic
+from conftest import assert_close, draw, without_derivative
 
 from keras_seq import layers, ops
 from keras_seq.ops import native
@@ -25,12 +25,8 @@ RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
 SCATTERED = np.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 1, 0]], bool)
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
 def value_and_gradients(function, *arguments):
-    """The results of a function of nested arrays, and its gradients for upstream gradients of cosines."""
+    """The results of a function of nested arrays, and its gradients; the upstream gradients are cosines."""
     import jax
     import jax.numpy as jnp
 
@@ -49,9 +45,9 @@ def check_layers_against_keras():
         ({}, {"mask": RIGHT}, True),
         ({"unroll": True, "return_sequences": False, "activation": "hard_sigmoid"}, {}, True),
     ]
-    for kind, states, own in kinds:
+    for kind, states, kind_options in kinds:
         for options, call, with_state in calls:
-            options = {"units": UNITS, "return_sequences": True, "return_state": True, **own, **options}
+            options = {"units": UNITS, "return_sequences": True, "return_state": True, **kind_options, **options}
             initial_state = [draw(BATCH, UNITS, seed=i) for i in range(states * with_state)]
             ours, theirs = (getattr(module, kind)(**options) for module in (layers, keras.layers))
             assert_close(run_layer(ours, initial_state, call), run_layer(theirs, initial_state, call), 3e-5)
@@ -72,7 +68,7 @@ def run_layer(layer, initial_state, call):
 
 
 def check_cudnn_against_the_scan():
-    """Where Keras finds a GPU its LSTM is cuDNN's, of which JAX has a reference in its own operations."""
+    """If Keras finds a GPU, an LSTM runs on cuDNN; JAX has a reference of it in its own operations."""
     from jax.experimental import rnn
 
     def reference(x, h_0, c_0, weights, lengths, **sizes):
@@ -87,12 +83,12 @@ def check_cudnn_against_the_scan():
         initial_state = [draw(BATCH, UNITS, seed=i) for i in range(2)]
         for options, call in [({}, {}), ({"go_backwards": True}, {}), ({}, {"mask": RIGHT})]:
             options = {"units": UNITS, "return_sequences": True, "return_state": True, **options}
-            chosen = layers.LSTM(**options)
-            assert chosen.choose_implementation().implementation == "cudnn"
-            assert chosen.supports_jit
+            on_cudnn = layers.LSTM(**options)
+            assert on_cudnn.choose_implementation().implementation == "cudnn"
+            assert on_cudnn.supports_jit
             expected = run_layer(layers.LSTM(**options, implementation="xla"), initial_state, call)
-            assert_close(run_layer(chosen, initial_state, call), expected, 1e-5)
-        assert len(calls) == 2  # not with a mask
+            assert_close(run_layer(on_cudnn, initial_state, call), expected, 1e-5)
+        assert len(calls) == 2  # the third has a mask
         for layer, reason in [(layers.GRU(UNITS), "GRU on JAX"), (layers.LSTM(UNITS, dtype="bfloat16"), "bfloat16 on")]:
             choice = layer.choose_implementation()
             assert choice.implementation == "xla"
@@ -106,7 +102,7 @@ def check_attention_decoder_against_automatic_differentiation():
         (LSTMEquations(), True),
     ]
     for cell, recompute in [*cells, (GRUEquations(reset_after=False), False)]:
-        assert_close(run_decoder(cell, recompute), run_decoder(automatic(cell), recompute), 1e-5)
+        assert_close(run_decoder(cell, recompute), run_decoder(without_derivative(cell), recompute), 1e-5)
 
 
 def run_decoder(cell, recompute):
@@ -137,7 +133,7 @@ def check_input_feeding_against_numpy():
         kernel = np.array(decoder.attentional_kernel.value) if options else None
         hidden, attentions, _, attention_weights = references.attention_wrapper(
             references.gru, inputs, memory, *decoder.cell.get_weights(), kernel,
-            look=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
+            attend=references.luong(memory, score="dot"), initial_state=[np.zeros((BATCH, UNITS))],
         )  # fmt: skip
         expected = attentions if options else np.concatenate([hidden, attentions], axis=-1)
         assert_close(decoder(inputs, memory, return_attention_scores=True), [expected, attention_weights], 1e-5)
@@ -150,7 +146,7 @@ def check_input_feeding_against_numpy():
         assert all(np.any(gradient) for gradient in gradients)
 
 
-def check_dropout_draws_anew():
+def check_every_call_draws_new_masks():
     layer = layers.LSTM(UNITS, dropout=0.3, recurrent_dropout=0.3)
     sequences = draw(BATCH, TIME, FEATURES)
     assert not np.allclose(layer(sequences, training=True), layer(sequences, training=True))
@@ -188,23 +184,23 @@ def check_models_train():
         model = keras.Sequential([keras.Input((TIME, FEATURES)), make(), keras.layers.Flatten(), keras.layers.Dense(1)])
         model.compile(keras.optimizers.Adam(0.05), "mse")
         losses = model.fit(draw(BATCH, TIME, FEATURES), draw(BATCH, 1), epochs=40, verbose=0).history["loss"]
-        assert min(losses) < losses[0] / 2  # dropout, and so large a step, make the last one jump
+        assert min(losses) < losses[0] / 2  # with dropout and so large a step the last loss may be larger
 
 
-def check_carried_masks_count():
-    """Also where the tensor is one of several, and under jit, where it is a tracer that takes no attributes."""
+def check_implicit_masks_act_like_explicit_ones():
+    """Also with several tensors in a call, and under jit, whose tracers take no attributes."""
     import jax
 
     tokens = np.array([[1, 2, 0, 0], [4, 0, 3, 0], [1, 1, 1, 1]])
     embedding = keras.layers.Embedding(9, FEATURES, mask_zero=True)
     vectors, mask, state = np.array(embedding(tokens)), tokens > 0, draw(BATCH, UNITS)
-    attentive = layers.RNN(layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(UNITS)))
+    rnn_with_attention = layers.RNN(layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(UNITS)))
     calls = [
         (layers.GRU(UNITS), lambda layer, x, m: layer(x, initial_state=[state], **m("mask"))),
         (layers.Bidirectional(layers.GRU(UNITS)), lambda layer, x, m: layer(x, initial_state=[state] * 2, **m("mask"))),
         (layers.RNN(keras.layers.GRUCell(UNITS)), lambda layer, x, m: layer(x, initial_state=[state], **m("mask"))),
         (layers.AttentionDecoder(UNITS), lambda layer, x, m: layer(x, x, **m("mask", "memory_mask"))),
-        (attentive, lambda layer, x, m: layer(x, memory=x, **m("mask", "memory_mask"))),
+        (rnn_with_attention, lambda layer, x, m: layer(x, memory=x, **m("mask", "memory_mask"))),
     ]
     for layer, call in calls:
         expected = call(layer, vectors, lambda *names: dict.fromkeys(names, mask))
@@ -218,7 +214,7 @@ def check_carried_masks_count():
             assert_close(function(tokens), expected, 1e-6)
 
 
-def check_sequences_without_steps():
+def check_sequences_without_steps_keep_the_state():
     for layer in (layers.LSTM(UNITS, return_state=True), layers.LSTM(UNITS, return_state=True, implementation="xla")):
         layer.build((BATCH, 0, FEATURES))
         states = [draw(BATCH, UNITS), draw(BATCH, UNITS, seed=1)]
@@ -226,7 +222,7 @@ def check_sequences_without_steps():
         assert_close(outputs, [np.zeros((BATCH, UNITS)), *states], 0)
 
 
-def check_time_distributed():
+def check_time_distributed_matches_one_call_for_each_step():
     letters = np.array([[[1, 2, 0], [3, 0, 0]], [[1, 1, 1], [0, 0, 0]]])
     embedded = keras.layers.Embedding(9, FEATURES, mask_zero=True)(letters)
     words = layers.TimeDistributed(layers.Bidirectional(layers.GRU(UNITS)))
@@ -253,7 +249,7 @@ CHECKS = [name for name in list(globals()) if name.startswith("check_")]
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 @pytest.mark.slow
 @pytest.mark.parametrize("checks", [CHECKS[::2], CHECKS[1::2]], ids=["even", "odd"])
-def test_on_jax(checks):
+def test_layers_on_jax(checks):
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     run = subprocess.run([sys.executable, __file__, *checks], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -261,7 +257,7 @@ def test_on_jax(checks):
 
 WITHOUT_TENSORFLOW = """
 import sys
-sys.modules["tensorflow"] = None  # which makes an import of it fail
+sys.modules["tensorflow"] = None  # importing it raises
 import keras, numpy as np
 import keras_seq
 from keras_seq import layers
@@ -283,7 +279,7 @@ else:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_tensorflow_need_not_be_installed():
+def test_layers_on_jax_do_not_need_tensorflow():
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same layers on Keras's PyTorch backend: this file runs itself as a program, for a backend is chosen at import."""
+"""Layers on Keras's PyTorch backend. It is chosen when Keras is imported, so the test runs this file as a program."""
 
 import gc
 import importlib.util
@@ -49,14 +49,14 @@ def check_layers_against_keras():
         ({"recompute": True}, {"mask": RIGHT, "training": True}, True),
         ({"unroll": True, "return_sequences": False, "activation": "hard_sigmoid"}, {}, True),
     ]
-    for kind, states, own in [
+    for kind, states, kind_options in [
         ("SimpleRNN", 1, {}),
         ("GRU", 1, {"reset_after": False}),
         ("GRU", 1, {}),
         ("LSTM", 2, {}),
     ]:
         for options, call, with_state in calls:
-            options = {"units": UNITS, "return_sequences": True, "return_state": True, **own, **options}
+            options = {"units": UNITS, "return_sequences": True, "return_state": True, **kind_options, **options}
             initial_state = [draw(BATCH, UNITS, seed=i) for i in range(states * with_state)]
             ours = run_layer(getattr(layers, kind)(**options), initial_state, **call)
             options.pop("recompute", None)
@@ -74,8 +74,8 @@ def check_bidirectional_against_keras():
         assert_equal(ours, theirs)
 
 
-def check_dropout_of_certain_units():
-    """A rate next to 1 drops all, so that the layer runs on zeros; a mask that is drawn changes from call to call."""
+def check_dropout():
+    """A rate close to 1 drops everything, so that the layer runs on zeros. Every call draws new masks."""
     from keras_seq import layers
 
     layer = layers.LSTM(UNITS, dropout=1 - 1e-7, return_sequences=True)
@@ -90,7 +90,7 @@ def check_dropout_of_certain_units():
 
 
 def check_attention_decoder_against_its_steps():
-    """One call over all steps, with its gradient by hand, and `step` after `step` under automatic differentiation."""
+    """One call with its hand-written gradient, and single steps under automatic differentiation."""
     import torch
 
     from keras_seq import layers
@@ -105,11 +105,11 @@ def check_attention_decoder_against_its_steps():
             output, states, _ = decoder.step(inputs[:, t], states, memory, keys)
             steps.append(output)
         sources = [inputs, memory, *(weight.value for weight in decoder.trainable_weights)]
-        found = []
+        results = []
         for outputs in (decoder(inputs, memory, training=True), torch.stack(steps, dim=1)):
             upstream = torch.cos(torch.arange(1.0, outputs.numel() + 1)).reshape(outputs.shape)
-            found.append([outputs, *torch.autograd.grad(outputs, sources, upstream)])
-        assert_equal(*([x.detach().numpy() for x in of_one] for of_one in found))
+            results.append([outputs, *torch.autograd.grad(outputs, sources, upstream)])
+        assert_equal(*([x.detach().numpy() for x in tensors] for tensors in results))
 
 
 def check_fit_and_saving():
@@ -126,8 +126,8 @@ def check_fit_and_saving():
         keras.utils.set_random_seed(0)
         tokens = keras.Input((None,))
         embedded = keras.layers.Embedding(9, FEATURES, mask_zero=True)(tokens)
-        more = {"memory": embedded} if getattr(layer, "cell", None) is attention else {}
-        model = keras.Model(tokens, keras.layers.Dense(1)(layer(embedded, **more)))
+        memory = {"memory": embedded} if getattr(layer, "cell", None) is attention else {}
+        model = keras.Model(tokens, keras.layers.Dense(1)(layer(embedded, **memory)))
         model.compile(keras.optimizers.Adam(0.05), "mse")
         sources = np.array([[1, 2, 3, 0], [4, 4, 0, 0], [5, 1, 1, 2]])
         losses = model.fit(sources, draw(3, 1), epochs=20, verbose=0).history["loss"]
@@ -138,25 +138,25 @@ def check_fit_and_saving():
         np.testing.assert_array_equal(loaded.predict(sources, verbose=0), model.predict(sources, verbose=0))
 
 
-def check_nothing_is_left_of_a_step():
+def check_a_training_step_leaves_no_tensors_behind():
     import torch
 
     from keras_seq import layers
 
-    def tensors():
+    def count_tensors():
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
     layer = layers.LSTM(UNITS)
-    for _ in range(2):  # what came before this check is gone after the first
+    for _ in range(2):  # the first round frees what earlier checks left
         run_layer(layer, training=True)
-        before = tensors()
+        before = count_tensors()
     run_layer(layer, training=True)
-    layer(draw(BATCH, TIME, FEATURES), training=True)  # and no gradient is asked for
-    assert tensors() == before
+    layer(draw(BATCH, TIME, FEATURES), training=True)  # without asking for a gradient
+    assert count_tensors() == before
 
 
-def check_a_gradient_of_a_gradient_is_refused():
+def check_a_second_order_gradient_raises():
     import torch
 
     from keras_seq import layers
@@ -171,14 +171,14 @@ CHECKS = [name for name in list(globals()) if name.startswith("check_")]
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
-def test_on_torch():
+def test_layers_on_torch():
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
     run = subprocess.run([sys.executable, __file__, *CHECKS], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
 if __name__ == "__main__":
-    sys.modules["tensorflow"] = None  # PyTorch is all that the layers need
+    sys.modules["tensorflow"] = None  # importing it raises: the layers need only PyTorch
     assert keras.backend.backend() == "torch"
     for name in sys.argv[1:]:
         globals()[name]()

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrent layers give Keras's numbers: outputs and every gradient, for drawn configurations."""
+"""The recurrent layers match Keras in outputs and every gradient, for randomly drawn configurations."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import MODES, assert_close, run_with_gradients
+from conftest import MODES, assert_close, every_kind, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_seq import layers
 
-TOLERANCE = 3e-5  # the numbers contract for float32
+TOLERANCE = 3e-5  # what keras_seq promises for float32
 
-LAYERS = ("SimpleRNN", "GRU", "LSTM")
 OPTIONS = {
     "units": st.integers(1, 6),
-    # The last three have no derivative of ours.
+    # The last three have no hand-written derivative.
     "activation": st.sampled_from(["tanh", "relu", "linear", "sigmoid", "hard_sigmoid", "softsign", "elu"]),
     "use_bias": st.booleans(),
     "return_sequences": st.booleans(),
@@ -35,17 +34,17 @@ CALLS = {
     "batch": st.integers(1, 5),
     "time": st.integers(1, 7),
     "features": st.integers(1, 5),
-    "mask": st.sampled_from([None, "right", "left", "scattered", "empty rows", "nothing left"]),
+    "mask": st.sampled_from([None, "right", "left", "scattered", "empty rows", "all masked"]),
     "initial_state": st.booleans(),
     "training": st.booleans(),
-    "ours_first": st.booleans(),
+    "copy_from_ours": st.booleans(),
     "implementation": st.sampled_from(["auto", "xla"]),
-    "usual": st.booleans(),  # with the activations that have native kernels
+    "kernel_activations": st.booleans(),  # whether to replace the activations by those that have native kernels
     "seed": st.integers(0, 999),
 }
 
 
-def layers_of(kind):
+def draw_options(kind):
     return st.fixed_dictionaries(OPTIONS_OF[kind])
 
 
@@ -57,33 +56,33 @@ def draw_mask(kind, batch, time, rng):
         "left": np.arange(time) >= time - lengths,
         "scattered": rng.random((batch, time)) < 0.6,
         "empty rows": np.arange(time) < lengths * rng.integers(0, 2, (batch, 1)),
-        "nothing left": np.zeros((batch, time), bool),
+        "all masked": np.zeros((batch, time), bool),
     }[kind]
 
 
-def make_pair(kind, options, **ours):
-    """A layer of ours and Keras's."""
-    theirs = dict(options)
+def make_pair(kind, options, **ours_only):
+    """A layer of keras_seq and the same layer of Keras."""
+    their_options = dict(options)
     if options.get("go_backwards") and options.get("zero_output_for_mask"):
-        theirs["unroll"] = False  # unrolled, Keras 3.15 zeroes the steps of the mask in its forward order
+        their_options["unroll"] = False  # unrolled, Keras 3.15 does not reverse the mask, and zeroes other steps
     if kind != "SimpleRNN":
-        theirs["use_cudnn"] = False  # cannot be compiled
-    return getattr(layers, kind)(**options, **ours), getattr(keras.layers, kind)(**theirs)
+        their_options["use_cudnn"] = False  # which XLA cannot compile
+    return getattr(layers, kind)(**options, **ours_only), getattr(keras.layers, kind)(**their_options)
 
 
 def make_pair_of_call(kind, options, call):
-    if call["usual"]:
-        usual = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-        options = options | {name: function for name, function in usual.items() if name in options}
+    if call["kernel_activations"]:
+        activations = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+        options = options | {name: function for name, function in activations.items() if name in options}
     return make_pair(kind, options, implementation=call["implementation"])
 
 
-def names(layer):
+def weight_names(layer):
     return [weight.path.removeprefix(f"{layer.name}/") for weight in layer.weights]
 
 
 def copy_weights(source, target, features, rng):
-    """Build both, fill the source with numbers, biases included, and copy them."""
+    """Build both layers, fill the source with random weights, biases included, and copy them to the target."""
     for layer in (source, target):
         layer.build((None, None, features))
     source.set_weights([rng.normal(0, 0.5, weight.shape) for weight in source.weights])
@@ -91,9 +90,9 @@ def copy_weights(source, target, features, rng):
 
 
 def assert_agreement(ours, theirs, call, states, mode="eager"):
-    """Outputs agree, and so do the gradients of inputs, initial states (batch, units each) and weights."""
+    """Assert that outputs and the gradients of inputs, initial states and weights agree."""
     rng = np.random.default_rng(call["seed"])
-    copy_weights(*((ours, theirs) if call["ours_first"] else (theirs, ours)), call["features"], rng)
+    copy_weights(*((ours, theirs) if call["copy_from_ours"] else (theirs, ours)), call["features"], rng)
     batch, time = call["batch"], call["time"]
     mask = draw_mask(call["mask"], batch, time, rng)
     sequences = rng.normal(size=(batch, time, call["features"])).astype("float32")
@@ -113,36 +112,36 @@ def check(kind, options, call, mode):
     assert_agreement(ours, theirs, call, ours.state_size, mode)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@every_kind
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data(), call=st.fixed_dictionaries(CALLS))
-def test_eager(kind, data, call):
-    check(kind, data.draw(layers_of(kind)), call, "eager")
+def test_eager_mode_matches_keras(kind, data, call):
+    check(kind, data.draw(draw_options(kind)), call, "eager")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", LAYERS)
+@every_kind
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data(), call=st.fixed_dictionaries(CALLS))
-def test_graph(kind, data, call):
-    check(kind, data.draw(layers_of(kind)), call, "graph")
+def test_graph_mode_matches_keras(kind, data, call):
+    check(kind, data.draw(draw_options(kind)), call, "graph")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("go_backwards", "training"), [(False, True), (True, False)])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_compiled(kind, go_backwards, training):
+@every_kind
+def test_jit_matches_keras(kind, go_backwards, training):
     options = {"units": 24, "return_sequences": True, "return_state": True, "go_backwards": go_backwards}
     call = {"batch": 6, "time": 30, "features": 16, "mask": "scattered", "initial_state": True, "training": training}
     for implementation in ("auto", "xla"):
-        rest = {"ours_first": True, "implementation": implementation, "usual": True, "seed": 0}
+        rest = {"copy_from_ours": True, "implementation": implementation, "kernel_activations": True, "seed": 0}
         check(kind, options, call | rest, "jit")
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_gradients_of_gradients(kind, mode):
-    """What a penalty on gradients asks for: the hand-written gradients have a gradient themselves."""
+@every_kind
+def test_second_order_gradients_match_keras(kind, mode):
+    """A penalty on gradients needs them: the gradients of the hand-written gradients."""
     pair = make_pair(kind, {"units": 5}, implementation="xla")
     copy_weights(*pair, features=3, rng=np.random.default_rng(0))
 
@@ -160,15 +159,15 @@ def test_gradients_of_gradients(kind, mode):
     assert_close(ours, theirs, TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@every_kind
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     data=st.data(),
     merge_mode=st.sampled_from(["concat", "sum", "mul", "ave", None]),
     call=st.fixed_dictionaries(CALLS),
 )
-def test_bidirectional(kind, data, merge_mode, call):
-    options = data.draw(layers_of(kind)) | {"go_backwards": False, "unroll": False}
+def test_bidirectional_matches_keras(kind, data, merge_mode, call):
+    options = data.draw(draw_options(kind)) | {"go_backwards": False, "unroll": False}
     ours, theirs = make_pair_of_call(kind, options, call)
     states = ours.state_size * 2
     ours, theirs = layers.Bidirectional(ours, merge_mode), keras.layers.Bidirectional(theirs, merge_mode)
@@ -176,14 +175,17 @@ def test_bidirectional(kind, data, merge_mode, call):
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
-def test_bidirectional_of_two_layers(mode):
-    pairs = [make_pair("LSTM", {"units": 5, "return_sequences": True, "go_backwards": back}) for back in (False, True)]
+def test_bidirectional_with_a_backward_layer_matches_keras(mode):
+    pairs = [
+        make_pair("LSTM", {"units": 5, "return_sequences": True, "go_backwards": backwards})
+        for backwards in (False, True)
+    ]
     (ours, ours_backward), (theirs, theirs_backward) = zip(*pairs, strict=True)
     call = {"batch": 3, "time": 6, "features": 4, "mask": "left", "initial_state": True, "training": True}
     assert_agreement(
         layers.Bidirectional(ours, backward_layer=ours_backward),
         keras.layers.Bidirectional(theirs, backward_layer=theirs_backward),
-        call | {"ours_first": False, "seed": 0},
+        call | {"copy_from_ours": False, "seed": 0},
         [5, 5, 5, 5],
         mode,
     )
@@ -200,7 +202,7 @@ def test_bidirectional_of_two_layers(mode):
         ("LSTM", {"unit_forget_bias": False, "bias_initializer": "ones", "kernel_initializer": "he_normal"}),
     ],
 )
-def test_weights_start_as_keras_starts_them(kind, options, use_bias):
+def test_initial_weights_match_keras(kind, options, use_bias):
     def build(module):
         keras.utils.set_random_seed(3)
         layer = getattr(module, kind)(4, use_bias=use_bias, **options)
@@ -208,13 +210,13 @@ def test_weights_start_as_keras_starts_them(kind, options, use_bias):
         return layer
 
     ours, theirs = build(layers), build(keras.layers)
-    assert names(ours) == names(theirs)
+    assert weight_names(ours) == weight_names(theirs)
     for weight, expected in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, expected)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_regularizers_and_constraints(kind):
+@every_kind
+def test_regularizers_and_constraints_apply(kind):
     options = {f"{name}_regularizer": "l2" for name in ("kernel", "recurrent", "bias", "activity")}
     options |= {f"{name}_constraint": "non_neg" for name in ("kernel", "recurrent", "bias")}
     layer = getattr(layers, kind)(4, bias_initializer="normal", **options)
@@ -225,8 +227,8 @@ def test_regularizers_and_constraints(kind):
     assert all(isinstance(weight.constraint, keras.constraints.NonNeg) for weight in layer.trainable_variables)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_config_of_keras_makes_our_layer(kind):
+@every_kind
+def test_a_config_of_keras_makes_the_same_layer(kind):
     ours, theirs = make_pair(kind, {"units": 4, "dropout": 0.1, "recurrent_dropout": 0.2, "go_backwards": True})
     config = theirs.get_config()
     assert set(config) <= set(ours.get_config())

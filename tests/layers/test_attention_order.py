@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import references
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
-from test_attention_cell import ATTENTIONS, CELLS, MASK, MEMORY_MASK, fill
-from test_rnn import MinimalCell
+from attentions import ATTENTIONS, CELLS, MASK, MEMORY_MASK, fill
+from conftest import MinimalCell, assert_close, run_with_gradients
 
 import keras_seq
 from keras_seq import layers
@@ -53,7 +52,7 @@ def test_values_and_gradients_match_numpy(order, cell, attention):
         state, weights = list(rest[: len(states)]), rest[len(states) :]
         hidden, attentions, state, attention_weights = references.attention_wrapper(
             CELLS[cell], inputs, memory, *weights[kernels : kernels + 3], *weights[:kernels],
-            look=ATTENTIONS[attention][1](memory, *weights[kernels + 3 :], mask=MEMORY_MASK), initial_state=state,
+            attend=ATTENTIONS[attention][1](memory, *weights[kernels + 3 :], mask=MEMORY_MASK), initial_state=state,
             activation=activation,
         )  # fmt: skip
         outputs = attentions if kernels else np.concatenate([hidden, attentions], axis=-1)
@@ -76,9 +75,9 @@ def test_values_and_gradients_match_numpy(order, cell, attention):
 def test_attentional_vector_without_input_feeding():
     decoder = make_decoder("gru", "general", "not fed")
     attentional, weights, of_attention = named_weights(decoder)
-    look = ATTENTIONS["general"][1](SOURCES, *of_attention, mask=None)
-    joined, state, attention_weights = references.attentive(
-        references.gru, INPUTS, SOURCES, *weights, look=look, input_feeding=False
+    attend = ATTENTIONS["general"][1](SOURCES, *of_attention, mask=None)
+    joined, state, attention_weights = references.any_attention_decoder(
+        references.gru, INPUTS, *weights, attend=attend, input_feeding=False
     )
     expected = [np.tanh(joined @ attentional), attention_weights, *state]
     assert_close(decoder(INPUTS, SOURCES, return_attention_scores=True), expected, TOLERANCE)
@@ -277,7 +276,7 @@ class TestDecoder:
         [kernel, bias] = decoder.bridges[0].get_weights()
         _, attentions, _, attention_weights = references.attention_wrapper(
             references.gru, embedded, memory, *of_cell, attentional,
-            look=references.luong(memory, key_kernel, score="general"),
+            attend=references.luong(memory, key_kernel, score="general"),
             initial_state=[np.tanh(summary @ kernel + bias)],
         )  # fmt: skip
         kernel, bias = decoder.readout.get_weights()

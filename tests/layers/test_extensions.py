@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our layers have beyond Keras: peepholes, projections, layer normalisation, stacks, learned initial states."""
+"""What recurrent layers have beyond Keras: peepholes, projections, layer norm, stacks, learned initial states."""
 
 import keras
 import numpy as np
 import pytest
 import references
-from conftest import MODES, assert_close, run_with_gradients
+from conftest import MODES, assert_close, every_kind, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,27 +28,27 @@ every_extension = pytest.mark.parametrize(("kind", "options"), EXTENSIONS, ids=s
 
 
 def fill(layer, seed=1):
-    """Numbers in all weights, biases and gains included."""
+    """Fill all weights with random numbers, biases and gains included."""
     rng = np.random.default_rng(seed)
     layer.set_weights([rng.normal(0, 0.7, weight.shape) for weight in layer.weights])
 
 
 def reference(layer, **options):
-    """The NumPy function of inputs, states and the weights of a layer's cell, in their order."""
+    """The NumPy function of inputs, states, and the weights of a layer's cell in their order."""
     cell = layer.cell
     names = [weight.name for weight in cell.weights]
 
     def run(sequences, *arguments):
-        state, given = list(arguments[: -len(names)]), dict(zip(names, arguments[-len(names) :], strict=True))
-        own = [given.pop(name, None) for name in ("kernel", "recurrent_kernel", "bias")]
-        variant = {"norms": {n: w for n, w in given.items() if n.endswith(("gamma", "beta"))}}
+        state, weights = list(arguments[: -len(names)]), dict(zip(names, arguments[-len(names) :], strict=True))
+        kernels_and_bias = [weights.pop(name, None) for name in ("kernel", "recurrent_kernel", "bias")]
+        extra = {"norms": {name: w for name, w in weights.items() if name.endswith(("gamma", "beta"))}}
         if isinstance(cell, layers.LSTMCell):
-            variant |= {n.removesuffix("_kernel"): w for n, w in given.items() if n.endswith("kernel")}
+            extra |= {name.removesuffix("_kernel"): w for name, w in weights.items() if name.endswith("kernel")}
             function = references.extended_lstm
         else:
-            variant["reset_after"] = cell.reset_after
+            extra["reset_after"] = cell.reset_after
             function = references.layer_norm_gru
-        outputs, final = function(sequences, *own, initial_state=state or None, **variant, **options)
+        outputs, final = function(sequences, *kernels_and_bias, initial_state=state or None, **extra, **options)
         return [outputs, *final]
 
     return run
@@ -64,9 +64,9 @@ def reference(layer, **options):
     with_state=st.booleans(),
     training=st.booleans(),
 )
-def test_an_extension_is_that_of_the_paper(kind, options, masked, zoneout, go_backwards, with_state, training, mode):
+def test_extensions_match_the_papers(kind, options, masked, zoneout, go_backwards, with_state, training, mode):
     """Outputs and every gradient, in float64, against NumPy and complex-step derivatives."""
-    rate = 0.3 if zoneout and not training else 0.0  # in training it is a matter of chance, and of other tests
+    rate = 0.3 if zoneout and not training else 0.0  # in training zoneout is random, and other tests check it
     layer = getattr(layers, kind)(
         UNITS,
         **options,
@@ -96,7 +96,7 @@ def test_an_extension_is_that_of_the_paper(kind, options, masked, zoneout, go_ba
 
 
 @every_extension
-def test_an_extension_runs_on_xla_and_says_so(kind, options):
+def test_extensions_run_on_xla_and_the_reason_is_reported(kind, options):
     layer = getattr(layers, kind)(UNITS, **options)
     [row] = keras_seq.explain(layer, print_fn=None)
     assert row.implementation == "xla"
@@ -106,22 +106,21 @@ def test_an_extension_runs_on_xla_and_says_so(kind, options):
 
 
 @every_extension
-def test_a_cell_with_an_extension_is_its_layer(kind, options):
+def test_an_extended_cell_in_a_keras_rnn_matches_its_layer(kind, options):
     layer = getattr(layers, kind)(UNITS, **options, zoneout=0.2, return_sequences=True)
-    outputs = layer(SEQUENCES)
+    layer.build(SEQUENCES.shape)
     fill(layer)
     in_keras = keras.layers.RNN(type(layer.cell).from_config(layer.cell.get_config()), return_sequences=True)
     in_keras.build(SEQUENCES.shape)
     in_keras.set_weights(layer.get_weights())
-    outputs = layer(SEQUENCES, mask=MASK)
-    assert_close(outputs, in_keras(SEQUENCES, mask=MASK), 3e-6)
+    assert_close(layer(SEQUENCES, mask=MASK), in_keras(SEQUENCES, mask=MASK), 3e-6)
 
 
-def test_gains_of_one_and_peepholes_of_zero_start_as_the_paper_starts_them():
+def test_gains_start_at_one_and_peepholes_at_zero():
     layer = layers.LSTM(UNITS, peephole=True, layer_norm=True)
     layer.build(SEQUENCES.shape)
-    starts = {weight.name: np.unique(weight).tolist() for weight in layer.cell.weights[3:]}
-    assert starts == {
+    initial_values = {weight.name: np.unique(weight).tolist() for weight in layer.cell.weights[3:]}
+    assert initial_values == {
         "peephole_kernel": [0.0],
         "input_gamma": [1.0],
         "recurrent_gamma": [1.0],
@@ -130,16 +129,16 @@ def test_gains_of_one_and_peepholes_of_zero_start_as_the_paper_starts_them():
     }
 
 
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+@every_kind
 @pytest.mark.parametrize("go_backwards", [False, True])
-def test_a_stack_is_its_layers_one_after_the_other(kind, go_backwards):
+def test_a_stack_matches_its_layers_one_after_the_other(kind, go_backwards):
     layer_type = getattr(layers, kind)
     options = {"return_state": True, "go_backwards": go_backwards}
     stack = layer_type(UNITS, num_layers=3, return_sequences=True, **options)
-    alone = [layer_type(UNITS, return_sequences=True, **options) for _ in range(3)]
+    single_layers = [layer_type(UNITS, return_sequences=True, **options) for _ in range(3)]
     outputs, *states = stack(SEQUENCES, mask=MASK)
     expected, expected_states = SEQUENCES, []
-    for i, layer in enumerate(alone):
+    for i, layer in enumerate(single_layers):
         layer.build((BATCH, TIME, expected.shape[-1]))
         layer.set_weights(stack.cell.cells[i].get_weights())
         if i and go_backwards:  # outputs come in the order of computation
@@ -150,10 +149,10 @@ def test_a_stack_is_its_layers_one_after_the_other(kind, go_backwards):
     assert len(states) == 3
 
 
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+@every_kind
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_stack_is_that_of_keras(kind, mode, masked):
+def test_a_stack_matches_stacked_cells_of_keras(kind, mode, masked):
     ours = getattr(layers, kind)(UNITS, num_layers=2, return_sequences=True, return_state=True)
     cells = [getattr(keras.layers, f"{kind}Cell")(UNITS) for _ in range(2)]
     theirs = keras.layers.RNN(keras.layers.StackedRNNCells(cells), return_sequences=True, return_state=True)
@@ -174,7 +173,7 @@ def test_a_stack_is_that_of_keras(kind, mode, masked):
     assert_close(run(ours), run(theirs), 3e-5)
 
 
-def test_residual_connections_go_around_all_cells_but_the_first():
+def test_residual_connections_skip_every_cell_but_the_first():
     stack = layers.GRU(UNITS, num_layers=3, residual=True, return_sequences=True)
     outputs = stack(SEQUENCES)
     expected = SEQUENCES
@@ -191,32 +190,32 @@ def test_cells_of_a_stack_draw_different_masks():
     assert not np.array_equal(first.recurrent_dropout, second.recurrent_dropout)
 
 
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+@every_kind
 @pytest.mark.parametrize("implementation", ["auto", "xla"])
-def test_a_learned_initial_state_starts_every_sequence_and_learns(kind, implementation):
+def test_a_learned_initial_state_starts_every_sequence_and_gets_gradients(kind, implementation):
     options = {"initial_state_initializer": "random_normal", "implementation": implementation, "num_layers": 2}
     layer = getattr(layers, kind)(UNITS, **options)
     outputs = layer(SEQUENCES)
     learned = [weight for weight in layer.trainable_variables if "initial_state" in weight.path]
     assert len(learned) == len(keras.tree.flatten(layer.cell.state_size))
     vectors = [np.tile(vector, (BATCH, 1)) for vector in learned]
-    given = keras.tree.pack_sequence_as(layer.cell.state_size, vectors)
+    initial_state = keras.tree.pack_sequence_as(layer.cell.state_size, vectors)
     plain = getattr(layers, kind)(UNITS, implementation=implementation, num_layers=2)
     plain.build(SEQUENCES.shape)
     plain.set_weights(layer.cell.get_weights())
-    assert_close(outputs, plain(SEQUENCES, initial_state=given), 1e-6)
+    assert_close(outputs, plain(SEQUENCES, initial_state=initial_state), 1e-6)
 
     def run(sequences, *states):
         state = keras.tree.pack_sequence_as(layer.cell.state_size, states) if states else None
         return (plain if states else layer)(sequences, initial_state=state)
 
     _, gradients = run_with_gradients(run, [SEQUENCES.astype("float32")], learned)
-    _, by_state = run_with_gradients(run, [SEQUENCES.astype("float32"), *vectors])
-    assert_close(gradients[1:], [np.sum(gradient, axis=0) for gradient in by_state[1:]], 1e-5)
+    _, expected = run_with_gradients(run, [SEQUENCES.astype("float32"), *vectors])
+    assert_close(gradients[1:], [np.sum(gradient, axis=0) for gradient in expected[1:]], 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
-def test_a_given_state_comes_before_the_learned_one(kind):
+@every_kind
+def test_a_given_state_takes_precedence_over_the_learned_one(kind):
     layer, plain = getattr(layers, kind)(UNITS, initial_state_initializer="ones"), getattr(layers, kind)(UNITS)
     for built in (layer, plain):
         built.build(SEQUENCES.shape)
@@ -225,8 +224,8 @@ def test_a_given_state_comes_before_the_learned_one(kind):
     assert_close(layer(SEQUENCES, initial_state=state), plain(SEQUENCES, initial_state=state), 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
-def test_a_learned_initial_state_starts_cells_of_keras_too(kind):
+@every_kind
+def test_a_learned_initial_state_starts_foreign_cells(kind):
     cell = getattr(keras.layers, f"{kind}Cell")(UNITS)
     layer = layers.RNN(cell, initial_state_initializer="random_normal")
     outputs = layer(SEQUENCES)
@@ -240,23 +239,23 @@ def test_a_learned_initial_state_starts_cells_of_keras_too(kind):
 @pytest.mark.parametrize("options", [{"residual": True}, {"initial_state_initializer": "ones"}], ids=str)
 @pytest.mark.parametrize("swapped", [False, True])
 def test_each_direction_has_its_own_options(options, swapped):
-    """The cells are alike, so that one call runs both."""
+    """The cells of both have the same equations, so that one call runs them."""
 
     def make(backwards):
-        own = options if backwards == swapped else {}
-        layer = layers.GRU(UNITS, num_layers=2, return_sequences=True, go_backwards=backwards, **own)
+        extra = options if backwards == swapped else {}
+        layer = layers.GRU(UNITS, num_layers=2, return_sequences=True, go_backwards=backwards, **extra)
         layer.build(SEQUENCES.shape)
         return layer
 
-    both = layers.Bidirectional(make(False), merge_mode=None, backward_layer=make(True))
-    both.build(SEQUENCES.shape)
+    bidirectional = layers.Bidirectional(make(False), merge_mode=None, backward_layer=make(True))
+    bidirectional.build(SEQUENCES.shape)
     expected = []
-    for backwards, half in enumerate((both.forward_layer, both.backward_layer)):
-        fill(half, seed=backwards)
-        alone = make(bool(backwards))
-        alone.set_weights(half.get_weights())
-        expected.append(np.array(alone(SEQUENCES))[:, :: -1 if backwards else 1])
-    assert_close(both(SEQUENCES), expected, 1e-6)
+    for backwards, direction in enumerate((bidirectional.forward_layer, bidirectional.backward_layer)):
+        fill(direction, seed=backwards)
+        single = make(bool(backwards))
+        single.set_weights(direction.get_weights())
+        expected.append(np.array(single(SEQUENCES))[:, :: -1 if backwards else 1])
+    assert_close(bidirectional(SEQUENCES), expected, 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -292,12 +291,12 @@ def test_each_direction_has_its_own_options(options, swapped):
         ),
     ],
 )
-def test_an_argument_that_cannot_be(make, message):
+def test_invalid_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_state_for_each_cell_of_a_stack():
+def test_a_stack_needs_an_initial_state_for_each_cell():
     state = np.zeros((BATCH, UNITS), "float32")
     stack = layers.LSTM(UNITS, num_layers=2)
     with pytest.raises(ValueError, match=r"`initial_state` must be a list of 2, one for each cell\. Received: 3"):

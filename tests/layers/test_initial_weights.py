@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Initial weights: no two weights of a layer are made of the same random numbers, and Keras's are those of Keras."""
+"""Initial weights: no two weights of a layer are drawn from the same random numbers; layers match those of Keras."""
 
 import itertools
 
@@ -7,55 +7,54 @@ import keras
 import numpy as np
 import pytest
 from catalog import CATALOG, SEQUENCES, UNITS, call, make
+from conftest import every_kind
 
 from keras_seq import layers
 
-KERNELS = [f"{name}_initializer" for name in ("kernel", "recurrent", "bias", "initial_state")]
+INITIALIZERS = [f"{name}_initializer" for name in ("kernel", "recurrent", "bias", "initial_state")]
 
 
-def initializers(kind):
-    """What every `*_initializer` of a layer is set to."""
-    return {
-        "name": "random_normal",
-        "instance": keras.initializers.RandomNormal(),
-        "seeded instance": keras.initializers.RandomNormal(seed=3),
-        "seeded generator": keras.initializers.RandomNormal(seed=keras.random.SeedGenerator(3)),
-    }[kind]
-
-
-KINDS = ["name", "instance", "seeded instance", "seeded generator"]
-every_kind = pytest.mark.parametrize("kind", KINDS)
+# One random initializer, in every form in which it can be given to all arguments of a layer.
+SHARED = {
+    "name": lambda: "random_normal",
+    "instance": lambda: keras.initializers.RandomNormal(),
+    "seeded instance": lambda: keras.initializers.RandomNormal(seed=3),
+    "seeded generator": lambda: keras.initializers.RandomNormal(seed=keras.random.SeedGenerator(3)),
+}
+# Layers with one random weight or none.
+WITHOUT_PAIRS = ("ActivationRegularization", "EmbeddingDropout", "LockedDropout")
 
 
 def assert_uncorrelated(weights):
-    """The first numbers of any two random weights correlate no more than chance has it: Fisher's z within 5 sigma."""
-    drawn = [w[(w != 0) & (w != 1)] for w in weights]  # what is 0 or 1 is a constant, as the bias of a forget gate
+    """The first numbers of any two random weights have a correlation of 0: Fisher's z is within 5 sigma."""
+    drawn = [w[(w != 0) & (w != 1)] for w in weights]  # 0 and 1 are constants, as in the bias of the forget gate
     drawn = [w for w in drawn if len(w) >= 6 and np.std(w) > 0]
+    assert len(drawn) > 1
     for one, other in itertools.combinations(drawn, 2):
         count = min(len(one), len(other))
         correlation = np.corrcoef(one[:count], other[:count])[0, 1]
         assert abs(np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))) < 5 / (count - 3) ** 0.5
 
 
-def with_initializers(row):
+def initializer_arguments(row):
     return [key for key in row.arguments if key.endswith("_initializer")]
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, "default") for name in CATALOG]
-    + [(name, kind) for name, row in CATALOG.items() for kind in KINDS[:3] if with_initializers(row)],
+    [(name, "default") for name in CATALOG if name not in WITHOUT_PAIRS]
+    + [(name, kind) for name, row in CATALOG.items() for kind in list(SHARED)[:3] if initializer_arguments(row)],
 )
-def test_no_two_weights_of_a_layer_are_alike(name, kind):
-    """As they are by default, and where every initializer is one object."""
-    given = None if kind == "default" else initializers(kind)
-    changed = [] if kind == "default" else with_initializers(CATALOG[name])
-    layer = make(name, **{key: lambda: given for key in changed})
+def test_weights_of_a_layer_are_uncorrelated(name, kind):
+    """They are with the initializers of the catalog, and if all arguments share one initializer."""
+    shared = None if kind == "default" else SHARED[kind]()
+    arguments = [] if kind == "default" else initializer_arguments(CATALOG[name])
+    layer = make(name, **{argument: lambda: shared for argument in arguments})
     call(layer, name)
     assert_uncorrelated([w.numpy() for w in layer.trainable_weights])
 
 
-BUILT = {
+MAKERS = {
     "stack": lambda options: layers.GRU(UNITS, num_layers=3, **options),
     "Bidirectional": lambda options: layers.Bidirectional(layers.LSTM(UNITS, num_layers=2, **options)),
     "Bidirectional of Keras": lambda options: layers.Bidirectional(
@@ -68,10 +67,10 @@ BUILT = {
 }
 
 
-@every_kind
-@pytest.mark.parametrize("name", BUILT)
-def test_no_two_cells_or_directions_are_alike(name, kind):
-    layer = BUILT[name](dict.fromkeys(KERNELS, initializers(kind)))
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("name", MAKERS)
+def test_weights_of_cells_and_directions_are_uncorrelated(name, kind):
+    layer = MAKERS[name](dict.fromkeys(INITIALIZERS, SHARED[kind]()))
     layer.build(SEQUENCES.shape)
     assert_uncorrelated([w.numpy() for w in layer.trainable_weights])
 
@@ -80,27 +79,26 @@ SEEDED = ["stack", "Bidirectional", "forget bias", "BahdanauAttention", "LuongAt
 
 
 @pytest.mark.parametrize("name", SEEDED)
-def test_seeded_initializers_repeat_the_weights_also_from_a_configuration(name):
-    given = dict.fromkeys(KERNELS, keras.initializers.RandomNormal(seed=3))
-    if name in BUILT:
-        layer, again = (BUILT[name](given) for _ in range(2))
+def test_seeded_initializers_repeat_the_weights_even_from_a_config(name):
+    initializer = keras.initializers.RandomNormal(seed=3)
+    if name in MAKERS:
+        layer, again = (MAKERS[name](dict.fromkeys(INITIALIZERS, initializer)) for _ in range(2))
     else:
-        arguments = {
-            key: lambda: given["kernel_initializer"] for key in CATALOG[name].arguments if "_initializer" in key
-        }
+        arguments = {argument: lambda: initializer for argument in initializer_arguments(CATALOG[name])}
         layer, again = (make(name, **arguments) for _ in range(2))
-    built = [layer, again, type(layer).from_config(layer.get_config())]
+    from_config = type(layer).from_config(layer.get_config())
     inputs = SEQUENCES if name not in CATALOG else CATALOG[name].inputs[0]
-    for one in built:
-        one(inputs)
-    for weights in zip(*(one.trainable_weights for one in built), strict=True):
+    for built in (layer, again, from_config):
+        built(inputs)
+    assert layer.trainable_weights
+    for weights in zip(*(built.trainable_weights for built in (layer, again, from_config)), strict=True):
         np.testing.assert_array_equal(weights[0], weights[1])
         np.testing.assert_array_equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
-def test_weights_are_those_of_keras(kind):
-    """Also where initializers of different kinds have one seed."""
+@every_kind
+def test_seeded_initializers_give_the_weights_of_keras(kind):
+    """Two initializers of different classes have the same seed here."""
     seeded = {
         "kernel_initializer": keras.initializers.GlorotUniform(seed=1),
         "recurrent_initializer": keras.initializers.Orthogonal(seed=1),
@@ -109,20 +107,21 @@ def test_weights_are_those_of_keras(kind):
     ours, theirs = (getattr(module, kind)(UNITS, **seeded) for module in (layers, keras.layers))
     for layer in (ours, theirs):
         layer.build(SEQUENCES.shape)
-    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, expected in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
 @pytest.mark.parametrize(
-    "initializer", ["zeros", keras.initializers.Constant(0.5), lambda shape, dtype: np.ones(shape)]
+    ("initializer", "value"),
+    [("zeros", 0.0), (keras.initializers.Constant(0.5), 0.5), (lambda shape, dtype: np.ones(shape), 1.0)],
 )
-def test_initializers_that_draw_nothing_stay_what_they_are(initializer):
-    layer = layers.GRU(UNITS, num_layers=2, **dict.fromkeys(KERNELS, initializer))
+def test_constant_initializers_give_all_weights_their_value(initializer, value):
+    layer = layers.GRU(UNITS, num_layers=2, **dict.fromkeys(INITIALIZERS, initializer))
     layer.build(SEQUENCES.shape)
-    value = {"zeros": 0.0}.get(initializer if isinstance(initializer, str) else None)
-    for weight in layer.get_weights():
-        assert len(np.unique(weight)) == 1
-        assert value is None or weight.flat[0] == value
+    weights = layer.get_weights()
+    assert len(weights) == 8  # kernel, recurrent kernel, bias and initial state of each cell
+    for weight in weights:
+        np.testing.assert_array_equal(np.unique(weight), [value])
 
 
 @pytest.mark.parametrize("cell", [layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell])
@@ -133,8 +132,8 @@ def test_cells_of_a_stack_that_share_an_initializer_differ(cell):
     weights = [w.numpy() for w in rnn.trainable_weights if "bias" not in w.path]
     assert len(weights) == 6
     for i, weight in enumerate(weights):
-        assert not any(np.array_equal(weight, other) for other in weights[:i])
+        assert not any(np.array_equal(weight, earlier) for earlier in weights[:i])
     again = layers.RNN.from_config(rnn.get_config())
     again(np.zeros((2, 3, 4)))
-    for one, other in zip(rnn.trainable_weights, again.trainable_weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, repeated in zip(rnn.trainable_weights, again.trainable_weights, strict=True):
+        np.testing.assert_array_equal(weight, repeated)

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences without a step, and batches without a sequence.
+"""Sequences without steps, and batches without sequences.
 
-A sequence without a step is as one whose steps are all masked: in Keras the output is zero, the state where it started.
+A sequence without steps acts like one whose steps are all masked: as in Keras, its output is zero, and its final state
+is the initial one.
 """
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close, run_with_gradients
+from conftest import assert_close, every_implementation, run_with_gradients
 
 from keras_seq import layers
-from keras_seq.ops import native
 
 BATCH, FEATURES, UNITS, SOURCE = 2, 3, 4, 5
 STATE = np.random.default_rng(0).normal(size=(BATCH, UNITS)).astype("float32")
 MEMORY = np.random.default_rng(1).normal(size=(BATCH, SOURCE, UNITS)).astype("float32")
-WITH_KERNELS = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
-every_implementation = pytest.mark.parametrize("implementation", [pytest.param("native", marks=WITH_KERNELS), "xla"])
 MODES = ["eager", "graph", "jit", "dynamic graph", "dynamic jit"]
 some_modes = pytest.mark.parametrize(
     "mode", ["eager", "dynamic graph", pytest.param("dynamic jit", marks=pytest.mark.slow)]
@@ -25,7 +23,7 @@ some_modes = pytest.mark.parametrize(
 
 
 def run(call, sequences, *others, variables=(), mode="eager"):
-    """Outputs and gradients; with shapes that a graph does not know if it is dynamic."""
+    """Outputs and gradients. In a dynamic mode the shapes are unknown when the graph is traced."""
     if "dynamic" not in mode:
         return run_with_gradients(call, [sequences, *others], variables, mode)
 
@@ -43,7 +41,7 @@ def zeros(*shape):
 
 @every_implementation
 @pytest.mark.parametrize(("kind", "mode"), [*(("LSTM", mode) for mode in MODES), ("Bidirectional", "dynamic graph")])
-def test_recurrent_layers(kind, implementation, mode):
+def test_a_recurrent_layer_returns_zeros_and_its_initial_state(kind, implementation, mode):
     layer = layers.LSTM(UNITS, return_state=True, implementation=implementation)
     theirs = keras.layers.LSTM(UNITS, return_state=True)
     states = [STATE, 2 * STATE]
@@ -57,13 +55,13 @@ def test_recurrent_layers(kind, implementation, mode):
     outputs, gradients = run(call, zeros(BATCH, 0, FEATURES), *states, variables=layer.trainable_variables, mode=mode)
     masked = theirs(zeros(BATCH, 1, FEATURES), initial_state=states, mask=np.zeros((BATCH, 1), bool))
     assert_close(outputs, masked, 0)
-    of_sequences, *of_states = gradients[: 1 + len(states)]
-    assert of_sequences.shape == (BATCH, 0, FEATURES)
-    assert all(np.any(gradient) for gradient in of_states)  # the final state is the initial one
+    d_sequences, *d_states = gradients[: 1 + len(states)]
+    assert d_sequences.shape == (BATCH, 0, FEATURES)
+    assert all(np.any(gradient) for gradient in d_states)  # the final state is the initial one
     assert not any(np.any(gradient) for gradient in gradients[1 + len(states) :])
 
 
-ATTENTIVE = {
+LAYERS_WITH_ATTENTION = {
     "decoder": lambda: layers.AttentionDecoder(UNITS, return_state=True),
     "decoder, xla": lambda: layers.AttentionDecoder(UNITS, return_state=True, implementation="xla"),
     "no input feeding": lambda: layers.AttentionDecoder(
@@ -77,11 +75,11 @@ ATTENTIVE = {
 
 
 @some_modes
-@pytest.mark.parametrize("kind", ATTENTIVE)
-def test_attentive_layers(kind, mode):
-    layer = ATTENTIVE[kind]()
+@pytest.mark.parametrize("kind", LAYERS_WITH_ATTENTION)
+def test_a_layer_with_attention_acts_as_if_its_steps_were_masked(kind, mode):
+    layer = LAYERS_WITH_ATTENTION[kind]()
     expected = layer(zeros(BATCH, 1, FEATURES), memory=MEMORY, mask=np.zeros((BATCH, 1), bool))
-    expected = [np.array(x)[:, :0] if np.ndim(x) == 3 else x for x in keras.tree.flatten(expected)]  # outputs of steps
+    expected = [np.array(x)[:, :0] if np.ndim(x) == 3 else x for x in keras.tree.flatten(expected)]  # one for each step
 
     def call(sequences, memory):
         return layer(sequences, memory=memory)
@@ -93,7 +91,7 @@ def test_attentive_layers(kind, mode):
 
 
 @every_implementation
-def test_return_sequences(implementation):
+def test_return_sequences_returns_no_steps(implementation):
     for layer in (
         layers.GRU(UNITS, return_sequences=True, num_layers=2, implementation=implementation),
         layers.GRU(UNITS, return_sequences=True, unroll=True, go_backwards=True, implementation=implementation),
@@ -103,7 +101,7 @@ def test_return_sequences(implementation):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_cell_of_keras(mode):
+def test_a_foreign_cell_keeps_its_state(mode):
     layer = layers.RNN(keras.layers.LSTMCell(UNITS), return_state=True)
 
     def call(sequences):
@@ -116,7 +114,7 @@ def test_a_cell_of_keras(mode):
 @some_modes
 @every_implementation
 @pytest.mark.parametrize("time", [0, 3])
-def test_no_sequences(time, implementation, mode):
+def test_an_empty_batch_has_empty_outputs_and_zero_gradients(time, implementation, mode):
     layer = layers.Bidirectional(layers.GRU(UNITS, implementation=implementation))
     layer(zeros(BATCH, 1, FEATURES))
     variables = layer.trainable_variables
@@ -126,8 +124,8 @@ def test_no_sequences(time, implementation, mode):
 
 
 @pytest.mark.parametrize("kind", [layers.GRU, layers.LSTM])
-def test_gradients_of_nothing_in_a_graph(kind):
-    """An empty batch without steps: TensorFlow must not divide by its sizes."""
+def test_layer_norm_of_an_empty_batch_without_steps_has_zero_gradients(kind):
+    """TensorFlow must not divide by the sizes of its axes."""
     layer = kind(4, layer_norm=True)
     layer.build((None, None, 3))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VariationalDropout: three masks a sequence around a recurrent layer, which is otherwise as it was."""
+"""`VariationalDropout`: three masks for each sequence, around a recurrent layer that is otherwise unchanged."""
 
 import keras
 import numpy as np
@@ -16,17 +16,20 @@ RATE = 0.3
 BATCH, TIME, UNITS = 3, 5, 4
 X = np.random.default_rng(0).normal(size=(BATCH, TIME, UNITS)).astype("float32")
 RATES = {"input_rate": 0.2, "recurrent_rate": 0.3, "output_rate": 0.4}
-ALL = {"return_sequences": True, "return_state": True}
-# What can be wrapped, and how many of its results are outputs rather than states.
+ALL_RESULTS = {"return_sequences": True, "return_state": True}
+# Layers that can be wrapped, each with the number of outputs among its results; the others are states.
 WRAPPED = {
     "SimpleRNN": (lambda: layers.SimpleRNN(UNITS), 1),
-    "GRU": (lambda: layers.GRU(UNITS, go_backwards=True, **ALL), 1),
+    "GRU": (lambda: layers.GRU(UNITS, go_backwards=True, **ALL_RESULTS), 1),
     "LSTM": (lambda: layers.LSTM(UNITS, return_state=True), 1),
-    "Bidirectional": (lambda: layers.Bidirectional(layers.LSTM(UNITS, **ALL)), 1),
+    "Bidirectional": (lambda: layers.Bidirectional(layers.LSTM(UNITS, **ALL_RESULTS)), 1),
     "Bidirectional unmerged": (lambda: layers.Bidirectional(layers.GRU(UNITS), merge_mode=None), 2),
-    "Keras's LSTM": (lambda: keras.layers.LSTM(UNITS, **ALL), 1),
+    "Keras's LSTM": (lambda: keras.layers.LSTM(UNITS, **ALL_RESULTS), 1),
     "Keras's Bidirectional": (lambda: keras.layers.Bidirectional(keras.layers.GRU(UNITS, return_sequences=True)), 1),
-    "Keras's stack": (lambda: keras.layers.RNN([keras.layers.LSTMCell(6), keras.layers.GRUCell(UNITS)], **ALL), 1),
+    "Keras's stack": (
+        lambda: keras.layers.RNN([keras.layers.LSTMCell(6), keras.layers.GRUCell(UNITS)], **ALL_RESULTS),
+        1,
+    ),
 }
 every_layer = pytest.mark.parametrize("name", WRAPPED)
 
@@ -39,20 +42,24 @@ def as_list(results):
     return list(results) if isinstance(results, (list, tuple)) else [results]
 
 
-def rates_in(config):
+def recurrent_dropout_rates(config):
     """Every `recurrent_dropout` in a configuration."""
     if isinstance(config, dict):
-        own = [value for key, value in config.items() if key == "recurrent_dropout"]
-        return own + [rate for value in config.values() for rate in rates_in(value)]
-    return [rate for value in config for rate in rates_in(value)] if isinstance(config, (list, tuple)) else []
+        rates = [value for key, value in config.items() if key == "recurrent_dropout"]
+        return rates + [rate for value in config.values() for rate in recurrent_dropout_rates(value)]
+    return (
+        [rate for value in config for rate in recurrent_dropout_rates(value)]
+        if isinstance(config, (list, tuple))
+        else []
+    )
 
 
-def seeds(layer):
+def seed_states(layer):
     return [np.array(v) for inner in layer._flatten_layers() for v in inner.variables if "seed" in v.path]
 
 
-def masks_of(kind, units, batch, *, return_sequences=True, **rate):
-    """The one mask that is drawn, at every step: of a layer `h_t = W x_t + U h_{t-1}` that makes it visible."""
+def observe_masks(kind, units, batch, *, return_sequences=True, **rate):
+    """The mask at every step, if `rate` sets one rate: outputs of `h_t = W x_t + U h_{t-1}` that show it."""
     rnn = kind(units, activation="linear", use_bias=False, return_sequences=return_sequences)
     layer = VariationalDropout(rnn, seed=7, **rate)
     layer.build((None, None, units))
@@ -67,8 +74,8 @@ def masks_of(kind, units, batch, *, return_sequences=True, **rate):
 
 @pytest.mark.parametrize("kind", [layers.SimpleRNN, keras.layers.SimpleRNN])
 @pytest.mark.parametrize("name", RATES)
-def test_one_mask_a_sequence(kind, name):
-    masks = masks_of(kind, 40, 500, **{name: RATE})
+def test_each_sequence_has_one_mask_for_all_steps(kind, name):
+    masks = observe_masks(kind, 40, 500, **{name: RATE})
     assert_close(masks, np.repeat(masks[:, :1], TIME, axis=1), 1e-5)
     masks = masks[:, 0]
     np.testing.assert_allclose(np.unique(masks.round(5)), [0, 1 / (1 - RATE)], rtol=1e-4)
@@ -78,10 +85,10 @@ def test_one_mask_a_sequence(kind, name):
 
 
 @pytest.mark.parametrize("return_sequences", [True, False])
-def test_the_three_masks_act_where_they_should(return_sequences):
-    inputs, recurrent, outputs = (masks_of(layers.SimpleRNN, UNITS, BATCH, **{n: RATE})[:, 0] for n in RATES)
-    for one, other in [(inputs, recurrent), (inputs, outputs), (recurrent, outputs)]:
-        assert not np.allclose(one, other)
+def test_the_three_masks_match_numpy(return_sequences):
+    inputs, recurrent, outputs = (observe_masks(layers.SimpleRNN, UNITS, BATCH, **{n: RATE})[:, 0] for n in RATES)
+    for mask, other in [(inputs, recurrent), (inputs, outputs), (recurrent, outputs)]:
+        assert not np.allclose(mask, other)
     rnn = layers.SimpleRNN(UNITS, activation="linear", use_bias=False, return_sequences=return_sequences)
     layer = VariationalDropout(rnn, RATE, RATE, RATE, seed=7)
     layer.build(X.shape)
@@ -98,7 +105,7 @@ def test_the_three_masks_act_where_they_should(return_sequences):
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 @pytest.mark.parametrize("wrapper", ["layer", "cell"])
 def test_one_recurrent_mask_serves_all_gates(wrapper, kind, module):
-    """A step from ones, with identities as recurrent kernels, gives one value where h is dropped and one elsewhere."""
+    """From a state of ones, with identities as recurrent kernels, h has one value if dropped and one if not."""
     options = {"use_bias": False, "kernel_initializer": "zeros"}
     cell = getattr(module, f"{kind}Cell")(40, **options)
     rnn = module.RNN(cell) if wrapper == "cell" else getattr(module, kind)(40, **options)
@@ -112,10 +119,10 @@ def test_one_recurrent_mask_serves_all_gates(wrapper, kind, module):
 
 
 @every_layer
-def test_it_is_a_layer_with_recurrent_dropout_between_masks(name):
+def test_it_matches_a_layer_with_recurrent_dropout_between_two_masks(name):
     layer, outputs = wrap(name), WRAPPED[name][1]
     results = as_list(layer(X, training=True))
-    assert {*rates_in(layer.layer.get_config())} == {0.3}
+    assert {*recurrent_dropout_rates(layer.layer.get_config())} == {0.3}
     inner = type(layer.layer).from_config(layer.layer.get_config())
     inner.build(X.shape)
     inner.set_weights(layer.layer.get_weights())
@@ -132,28 +139,29 @@ def test_it_is_a_layer_with_recurrent_dropout_between_masks(name):
 
 
 @every_layer
-def test_at_inference_it_is_the_layer(name):
+def test_at_inference_it_matches_the_layer(name):
     layer, plain = wrap(name), WRAPPED[name][0]()
     plain.build(X.shape)
     layer.build(X.shape)
     layer.layer.set_weights(plain.get_weights())
-    before = seeds(layer)
+    before = seed_states(layer)
+    assert before
     mask = np.arange(TIME) < np.array([[5], [3], [1]])
     state = plain(X, mask=mask)[-1] if name == "LSTM" else None
     states = None if state is None else [state, state]
-    of_keras = "Keras" in name  # which computes the same in another order
+    tolerance = 1e-6 if "Keras" in name else 0  # its sums have another order
     for training in (None, False):
         assert_close(
             layer(X, mask=mask, initial_state=states, training=training),
             plain(X, mask=mask, initial_state=states),
-            1e-6 if of_keras else 0,
+            tolerance,
         )
-    np.testing.assert_array_equal(before, seeds(layer))
+    np.testing.assert_array_equal(before, seed_states(layer))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rate", RATES)
-def test_every_call_draws_anew(rate, mode):
+def test_every_call_draws_new_masks(rate, mode):
     layer = wrap("Bidirectional", **{rate: 0.5})
     layer(X)
 
@@ -164,7 +172,7 @@ def test_every_call_draws_anew(rate, mode):
     assert not np.allclose(run(X), run(X))
 
 
-def test_fit_draws_anew_at_every_step():
+def test_fit_draws_new_masks_in_every_step():
     model = keras.Sequential([wrap("SimpleRNN"), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=True)
     losses = model.fit(X, X[:, 0, :1], epochs=4, verbose=0).history["loss"]
@@ -173,7 +181,7 @@ def test_fit_draws_anew_at_every_step():
 
 
 @every_layer
-def test_config_and_file_keep_it(name, tmp_path):
+def test_configs_and_files_restore_it(name, tmp_path):
     layer = wrap(name)
     twin = VariationalDropout.from_config(layer.get_config())
     assert twin.get_config() == layer.get_config()
@@ -194,7 +202,7 @@ def test_config_and_file_keep_it(name, tmp_path):
     assert_close(twin(X, training=True), fresh(X, training=True), 0)
 
 
-def test_a_seed_makes_the_masks():
+def test_the_seed_determines_the_masks():
     def run(seed):
         gru = layers.GRU(UNITS, kernel_initializer="ones", recurrent_initializer="ones")
         layer = VariationalDropout(gru, **RATES, seed=seed)
@@ -205,7 +213,7 @@ def test_a_seed_makes_the_masks():
     assert not np.allclose(run(None), run(None))
 
 
-def test_masks_pass_through():
+def test_masks_propagate():
     tokens = np.array([[1, 2, 3, 0, 0], [4, 1, 0, 0, 0]])
     model = keras.Sequential(
         [
@@ -222,14 +230,14 @@ def test_masks_pass_through():
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_the_dtype_is_that_of_the_layer(policy):
-    layer = VariationalDropout(layers.LSTM(UNITS, dtype=policy, **ALL), **RATES)
+def test_it_computes_in_the_dtype_of_the_layer(policy):
+    layer = VariationalDropout(layers.LSTM(UNITS, dtype=policy, **ALL_RESULTS), **RATES)
     for results in (layer(X, training=True), layer(X), layer(keras.Input((None, UNITS)))):
         assert {keras.backend.standardize_dtype(y.dtype) for y in results} == {layer.compute_dtype} != {"float32"}
     assert {v.dtype for v in layer.trainable_variables} == {"float32"}
 
 
-def test_a_stateful_layer_keeps_its_state_undropped():
+def test_output_dropout_does_not_drop_the_state_of_a_stateful_layer():
     layer = VariationalDropout(layers.GRU(UNITS, stateful=True), output_rate=0.5, seed=1)
     first = np.array(layer(X))
     np.testing.assert_array_equal(layer.states[0], first)
@@ -248,14 +256,14 @@ def test_explain_finds_the_layer_inside():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan"), "0.5", None])
 @pytest.mark.parametrize("name", RATES)
-def test_rates_are_checked(name, rate):
+def test_invalid_rates_raise(name, rate):
     with pytest.raises(ValueError, match=name):
         VariationalDropout(layers.GRU(2), **{name: rate})
 
 
 @keras.saving.register_keras_serializable("test")
-class Cell(keras.layers.Layer):
-    """A cell that cannot drop."""
+class CellWithoutDropout(keras.layers.Layer):
+    """A cell that has no dropout arguments."""
 
     state_size = output_size = UNITS
 
@@ -264,18 +272,24 @@ class Cell(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("test")
-class CellOfKeras(keras.layers.LSTMCell):
-    """A cell that draws one mask for each gate."""
+class CellWithMasksForGates(keras.layers.LSTMCell):
+    """A cell that draws one mask for each gate, as Keras's do."""
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VariationalDropout(keras.layers.RNN(CellOfKeras(2)), recurrent_rate=0.1), "one mask per gate"),
+        (
+            lambda: VariationalDropout(keras.layers.RNN(CellWithMasksForGates(2)), recurrent_rate=0.1),
+            "one mask per gate",
+        ),
         (lambda: VariationalDropout("lstm"), "`layer` must be a recurrent layer. Received: 'lstm'"),
         (lambda: VariationalDropout(keras.layers.Dense(2), 0.1), "`layer` must be a recurrent layer"),
         (lambda: VariationalDropout(layers.GRU(2), 0.1, seed=1.5), "`seed`"),
-        (lambda: VariationalDropout(keras.layers.RNN(Cell()), recurrent_rate=0.1), "`recurrent_rate` must be 0"),
+        (
+            lambda: VariationalDropout(keras.layers.RNN(CellWithoutDropout()), recurrent_rate=0.1),
+            "`recurrent_rate` must be 0",
+        ),
         (lambda: VariationalDropout(layers.GRU(2, dropout=0.1), input_rate=0.1), "`dropout` of the layer must be 0 if"),
         (lambda: VariationalDropout(layers.GRU(2, recurrent_dropout=0.1), 0.1), "`recurrent_dropout`"),
         (lambda: VariationalDropout(layers.Bidirectional(layers.GRU(2, recurrent_dropout=0.1)), 0, 0.2), "=0.1 and"),
@@ -286,16 +300,16 @@ class CellOfKeras(keras.layers.LSTMCell):
         (lambda: VariationalDropout(layers.GRU(2), 0.1)(np.ones((2, 3), "float32")), "expected ndim=3"),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_dropout_of_its_own_that_no_rate_touches_stays():
+def test_dropout_of_the_layer_stays_if_no_rate_replaces_it():
     cells = [keras.layers.GRUCell(UNITS), keras.layers.GRUCell(UNITS, dropout=0.4)]
     layer = VariationalDropout(keras.layers.RNN(cells), 0.2, 0.3)
     assert [cell.dropout for cell in layer.layer.cell.cells] == [0, 0.4]
     layer = VariationalDropout(layers.GRU(UNITS, dropout=0.4, recurrent_dropout=0.3), 0, 0.3)
     assert (layer.layer.dropout, layer.layer.recurrent_dropout) == (0.4, 0.3)
-    bare = VariationalDropout(keras.layers.RNN(Cell(), return_sequences=True), input_rate=0.5)
-    assert np.any(np.array(bare(X, training=True)) == 0)
+    without_dropout = VariationalDropout(keras.layers.RNN(CellWithoutDropout(), return_sequences=True), input_rate=0.5)
+    assert np.any(np.array(without_dropout(X, training=True)) == 0)

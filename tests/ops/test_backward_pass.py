@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hand-written backward pass against TensorFlow's automatic differentiation of the same steps, in float64."""
+"""Hand-written derivatives of cell equations against TensorFlow's automatic differentiation, in float64."""
 
 import keras
 import numpy as np
 import pytest
-from conftest import assert_close, automatic, run_with_gradients
+from conftest import assert_close, run_with_gradients, without_derivative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import activations
@@ -120,30 +120,30 @@ def assert_gradients_agree(cell, call, mode):
         return run_with_gradients(function, [inputs, *state, *weights], mode=mode)
 
     assert cell.differentiable
-    assert_close(run(cell, recompute=call["recompute"], **options), run(automatic(cell), **options), TOLERANCE)
+    assert_close(run(cell, recompute=call["recompute"], **options), run(without_derivative(cell), **options), TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CELLS)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(call=st.fixed_dictionaries(CALLS))
-def test_eager(name, call):
+def test_eager_mode_matches_automatic_differentiation(name, call):
     assert_gradients_agree(CELLS[name], call, "eager")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
-def test_graph(name):
+def test_graph_mode_matches_automatic_differentiation(name):
     assert_gradients_agree(CELLS[name], EVERYTHING, "graph")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", ["gru reset before", "lstm", "attention over gru reset after"])
-def test_compiled(name, recompute):
+def test_jit_matches_automatic_differentiation(name, recompute):
     assert_gradients_agree(CELLS[name], {**EVERYTHING, "recompute": recompute}, "jit")
 
 
-def test_other_activations_are_differentiated_automatically():
+def test_equations_with_other_activations_have_no_hand_written_derivative():
     for function in (activations.elu, activations.hard_sigmoid, lambda x: x):
         assert not SimpleRNNEquations(function).differentiable
         assert not GRUEquations(recurrent_activation=function).differentiable

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which implementation runs is asked for, or chosen and explained; never silent."""
+"""Which implementation runs: the one that is asked for, or one that is chosen and explained."""
 
 import re
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import KINDS, draw, draw_states, needs_kernels
 
 import keras_seq
 from keras_seq import layers, ops
 from keras_seq.ops import native
 
 RECURRENT = [layers.SimpleRNN, layers.GRU, layers.LSTM]
-WITH_KERNELS = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+MAKERS = [*RECURRENT, layers.AttentionDecoder]
 ONE = np.ones((1, 1), "float32")
-MAKERS = [layers.SimpleRNN, layers.GRU, layers.LSTM, layers.AttentionDecoder]
+
+# Sequences that are whole, padded on the right, on the left, with gaps, nothing but padding.
+MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
+(BATCH, TIME), FEATURES, UNITS, RATE = MASK.shape, 3, 6, 0.4
+
+pytestmark = pytest.mark.usefixtures("no_forced_implementation")
 
 
 def run(layer):
@@ -22,22 +29,17 @@ def run(layer):
     return layer(sequences, sequences) if isinstance(layer, layers.AttentionDecoder) else layer(sequences)
 
 
-@pytest.fixture(autouse=True)
-def nothing_forced(monkeypatch):
-    monkeypatch.delenv("KERAS_SEQ_IMPLEMENTATION", raising=False)
-
-
-@WITH_KERNELS
+@needs_kernels
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("implementation", ["auto", "xla", "native", 1, 2])
-def test_accepted(make, implementation):
+def test_a_layer_runs_the_implementation_it_is_given(make, implementation):
     layer = make(4, implementation=implementation)
     assert layer.implementation == ("auto" if implementation in (1, 2) else implementation)
     run(layer)
     assert layer.choose_implementation().implementation == ("xla" if implementation == "xla" else "native")
 
 
-@WITH_KERNELS
+@needs_kernels
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
     [
@@ -49,7 +51,7 @@ def test_accepted(make, implementation):
         (layers.AttentionDecoder, {"cell": layers.GRUCell(4, activation="relu")}, "GRU with .* relu.* with attention"),
     ],
 )
-def test_what_has_no_kernel_says_so_and_runs_without(make, options, reason):
+def test_a_layer_without_a_kernel_reports_why_and_runs_on_xla(make, options, reason):
     choice = make(4, **options).choose_implementation()
     assert choice.implementation == "xla"
     assert re.search(f"no native kernel for .*{reason}", choice.reason)
@@ -61,26 +63,26 @@ def test_what_has_no_kernel_says_so_and_runs_without(make, options, reason):
 
 
 @pytest.mark.parametrize("make", RECURRENT)
-def test_without_the_library(make, monkeypatch, tmp_path):
+def test_without_the_library_layers_run_on_xla(make, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     monkeypatch.setattr(native, "_loaded", None)
     advice = "run `pip install -v -e .` in a checkout of keras_seq to build them"
     reason = f"the native kernels were not built; {advice}"
     assert make(4).choose_implementation() == ("xla", reason)
     run(make(4))
-    with pytest.raises(NotImplementedError) as refused:
+    with pytest.raises(NotImplementedError) as error:
         run(make(4, implementation="native"))
-    assert f"`implementation` asks for 'native', but {reason}. Use 'auto' or 'xla'." in str(refused.value)
+    assert f"`implementation` asks for 'native', but {reason}. Use 'auto' or 'xla'." in str(error.value)
 
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("implementation", ["cuda", 3, None])
-def test_unknown(make, implementation):
+def test_an_unknown_implementation_raises(make, implementation):
     with pytest.raises(ValueError, match=f"`implementation` must be one of .*Received: {implementation!r}"):
         make(4, implementation=implementation)
 
 
-def test_functions_take_it_too():
+def test_functions_check_their_implementation_argument():
     sequences = np.ones((1, 2, 1), "float32")
     ops.simple_rnn(sequences, ONE, ONE, implementation="xla")
     with pytest.raises(NotImplementedError):
@@ -89,7 +91,7 @@ def test_functions_take_it_too():
         ops.simple_rnn(sequences, ONE, ONE, implementation="cuda")
 
 
-def test_the_environment_replaces_auto(monkeypatch):
+def test_the_environment_variable_replaces_auto(monkeypatch):
     monkeypatch.setenv("KERAS_SEQ_IMPLEMENTATION", "xla")
     assert "KERAS_SEQ_IMPLEMENTATION" in layers.LSTM(4).choose_implementation().reason
     assert "`implementation`" in layers.LSTM(4, implementation="xla").choose_implementation().reason
@@ -102,8 +104,8 @@ def test_the_environment_replaces_auto(monkeypatch):
         run(layers.LSTM(4))
 
 
-@WITH_KERNELS
-def test_a_block_replaces_auto():
+@needs_kernels
+def test_use_implementation_replaces_auto():
     layer = layers.GRU(4)
     with ops.use_implementation("xla"):
         assert layer.choose_implementation() == ("xla", "asked for by `use_implementation`")
@@ -114,7 +116,7 @@ def test_a_block_replaces_auto():
         pass
 
 
-@WITH_KERNELS
+@needs_kernels
 def test_explain_has_a_row_for_each_recurrent_layer(capsys):
     shared = layers.GRU(4, name="shared", return_sequences=True)
     inner = keras.Sequential([layers.SimpleRNN(4, name="deep", return_sequences=True)])
@@ -146,3 +148,94 @@ def test_explain_has_a_row_for_each_recurrent_layer(capsys):
     decoder = layers.AttentionDecoder(4, name="decoder")
     assert [row.layer for row in keras_seq.explain(decoder, print_fn=None)] == ["decoder"]
     assert not capsys.readouterr().out
+
+
+def operations(function, *shapes):
+    """The types of all operations in the graph of a function, and in the graphs of the functions that it calls."""
+    specs = [tf.TensorSpec(shape) for shape in shapes]
+    graph = tf.function(function).get_concrete_function(*specs).graph.as_graph_def()
+    inner = [node for called in graph.library.function for node in called.node_def]
+    return {node.op for node in [*graph.node, *inner]}
+
+
+OPTIONS_WITH_KERNELS = {
+    "plain": {},
+    "recurrent_dropout": {"recurrent_dropout": RATE},
+    "recurrent_dropout a step": {"recurrent_dropout": RATE, "dropout_mode": "naive"},
+    "everything": {
+        "dropout": RATE,
+        "recurrent_dropout": RATE,
+        "recurrent_weight_dropout": RATE,
+        "zoneout": RATE,
+        "seed": 7,
+        "num_layers": 2,
+        "residual": True,
+        "output_dropout": RATE,
+    },
+    "unroll": {"unroll": True},
+    "no bias": {"use_bias": False},
+    "backwards": {"go_backwards": True, "zero_output_for_mask": True},
+    "learned state": {"initial_state_initializer": "zeros", "recompute": True},
+    "bfloat16": {"dtype": "mixed_bfloat16", "recurrent_dropout": RATE},
+    "float64": {"dtype": "float64"},
+    "Keras's implementation": {"implementation": 1},
+}
+WITHOUT_KERNELS = {
+    "GRU, activation": (lambda **o: layers.GRU(UNITS, activation="relu", **o), "GRU with .* relu, sigmoid"),
+    "LSTM, gates": (lambda **o: layers.LSTM(UNITS, recurrent_activation="relu", **o), "LSTM with .* tanh, relu"),
+    "SimpleRNN": (lambda **o: layers.SimpleRNN(UNITS, activation="gelu", **o), "SimpleRNN with .* gelu"),
+    "GRU, norm": (lambda **o: layers.GRU(UNITS, layer_norm=True, **o), "GRU with layer_norm"),
+    "LSTM, peephole": (lambda **o: layers.LSTM(UNITS, peephole=True, **o), "LSTM with peepholes"),
+    "LSTM, projection": (lambda **o: layers.LSTM(UNITS, projection_units=2, **o), "LSTM with a projection"),
+    "float16": (lambda **o: layers.LSTM(UNITS, dtype="mixed_float16", **o), "no native kernel for float16"),
+    "cell of Keras": (lambda **o: layers.RNN(keras.layers.LSTMCell(UNITS), **o), "LSTMCell, which is not a cell of"),
+}
+
+
+def native_operations(layer):
+    """The native operations in the graph of a call, which are the same with states, a mask and training as without."""
+    shape = (BATCH, TIME, FEATURES)
+    layer(draw(*shape))
+    states = draw_states(layer, BATCH)
+    with_all, with_none = (
+        {operation for operation in operations(call, shape) if "KerasSeq" in operation}
+        for call in (lambda x: layer(x, initial_state=states, mask=MASK, training=True), layer)
+    )
+    assert with_all == with_none
+    return with_all
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", OPTIONS_WITH_KERNELS)
+@pytest.mark.parametrize("kind", [*KINDS, "Bidirectional"])
+def test_native_kernels_run_whatever_the_options(kind, name):
+    """Layers of Keras lose their fast path here (tensorflow#38236, #40944; keras#8935, #20902; keras PR 22874)."""
+    if kind == "Bidirectional":
+        kind, options = "LSTM", {**OPTIONS_WITH_KERNELS[name], "go_backwards": False}
+        layer = layers.Bidirectional(layers.LSTM(UNITS, **options))
+    else:
+        layer = getattr(layers, kind)(UNITS, **OPTIONS_WITH_KERNELS[name])
+    assert {row[2:] for row in keras_seq.explain(layer, print_fn=None)} == {("native", "a kernel covers it")}
+    assert native_operations(layer) == {f"KerasSeq>{kind}"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_KERNELS)
+def test_without_a_kernel_explain_and_the_error_give_the_reason(name):
+    """See keras PR 22874 and keras#20902."""
+    make, reason = WITHOUT_KERNELS[name]
+    [row] = keras_seq.explain(make(), print_fn=None)
+    assert row.implementation == "xla"
+    layer = make()
+    with pytest.raises(NotImplementedError, match=f"'native', but .*{reason}") as error:
+        make(implementation="native")(draw(BATCH, TIME, FEATURES))
+    assert row.reason in str(error.value)
+    assert not native_operations(layer)
+
+
+def test_explain_reports_layers_of_keras():
+    """So that one that was forgotten in a model is noticed (keras PR 22874)."""
+    model = keras.Sequential([layers.Bidirectional(layers.GRU(UNITS)), keras.layers.RepeatVector(2)])
+    model.add(keras.layers.Bidirectional(keras.layers.LSTM(UNITS)))
+    rows = keras_seq.explain(model, print_fn=None)
+    assert [row.implementation == "keras" for row in rows] == [False, False, True, True]
+    assert all("keras_seq.convert" in row.reason for row in rows[2:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every recurrence: runs continue, padding does not matter, backwards mirrors forwards."""
+"""Properties of every recurrence: calls continue, padding does not matter, backwards mirrors forwards."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def gru_reset_before(*arguments, **options):
     return ops.gru(*arguments, reset_after=False, **options)
 
 
-# Each with the gates, the states, and whether there is a memory.
+# Each with the number of gates and of states, and whether there is a memory.
 RECURRENCES = {
     "simple_rnn": (ops.simple_rnn, 1, 1, False),
     "gru_reset_after": (ops.gru, 3, 1, False),
@@ -52,7 +52,7 @@ CALLS = st.fixed_dictionaries(
 
 
 def draw(name, call):
-    """The function with `call`'s options, its arguments (inputs, states, weights), and masks (batch, time, ...)."""
+    """A function with the options of `call`, its arguments (inputs, states, weights), and masks (batch, time, ...)."""
     function, gates, states, has_memory = RECURRENCES[name]
     rng = np.random.default_rng(call["seed"])
     batch, time, width = call["batch"], call["time"], gates * UNITS
@@ -69,7 +69,7 @@ def draw(name, call):
             rng.normal(size=(batch, SOURCE, ATTENTION)),
         ]
 
-    def recur(inputs, state_and_weights, **options):
+    def run_recurrence(inputs, state_and_weights, **options):
         state, weights = state_and_weights[:states], state_and_weights[states:]
         options = {name: call[name] for name in ("reverse", "recompute", "implementation")} | options
         return function(inputs, *weights, initial_state=state, **options)
@@ -80,14 +80,16 @@ def draw(name, call):
     if call["unit_masks"]:
         dropout, *zoneout = rng.integers(0, 3, (1 + states, batch, time, UNITS)) / 2
         masks |= {"recurrent_dropout_mask": dropout, "zoneout_masks": zoneout}
-    return recur, [inputs, *initial_state, *weights], masks
+    return run_recurrence, [inputs, *initial_state, *weights], masks
 
 
-def assert_same(function, other, arguments, tolerance=TOLERANCE):
-    assert_close(run_with_gradients(function, arguments), run_with_gradients(other, arguments), tolerance)
+def assert_same(function, other, arguments):
+    """Assert that two functions have the same outputs and gradients."""
+    assert_close(run_with_gradients(function, arguments), run_with_gradients(other, arguments), TOLERANCE)
 
 
-def each(function, masks):
+def map_masks(function, masks):
+    """Apply a function to every mask."""
     return tf.nest.map_structure(function, masks)
 
 
@@ -97,17 +99,19 @@ properties = settings(max_examples=15, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", RECURRENCES)
 @properties
 @given(call=CALLS, data=st.data())
-def test_a_run_continues_from_its_state(name, call, data):
-    recur, arguments, masks = draw(name, {**call, "reverse": False})
+def test_a_call_continues_from_the_final_state_of_another(name, call, data):
+    run_recurrence, arguments, masks = draw(name, {**call, "reverse": False})
     cut, states = data.draw(st.integers(1, call["time"] - 1)), RECURRENCES[name][2]
-    masks["mask"][:, cut] = True  # before its first visible step, a run has no output to repeat
+    masks["mask"][:, cut] = True  # a call has no output to repeat before its first visible step
 
     def whole(inputs, *rest):
-        return recur(inputs, rest, **masks)
+        return run_recurrence(inputs, rest, **masks)
 
     def halves(inputs, *rest):
-        first, state = recur(inputs[:, :cut], rest, **each(lambda m: m[:, :cut], masks))
-        second, state = recur(inputs[:, cut:], [*state, *rest[states:]], **each(lambda m: m[:, cut:], masks))
+        first, state = run_recurrence(inputs[:, :cut], rest, **map_masks(lambda m: m[:, :cut], masks))
+        second, state = run_recurrence(
+            inputs[:, cut:], [*state, *rest[states:]], **map_masks(lambda m: m[:, cut:], masks)
+        )
         return tf.concat([first, second], axis=1), state
 
     assert_same(whole, halves, arguments)
@@ -117,35 +121,39 @@ def test_a_run_continues_from_its_state(name, call, data):
 @properties
 @given(call=CALLS, extra=st.integers(1, 4))
 def test_padding_changes_nothing(name, call, extra):
-    recur, arguments, masks = draw(name, call)
+    run_recurrence, arguments, masks = draw(name, call)
     garbage = np.full((call["batch"], extra, FEATURES), 7.0)
-    padded_masks = each(lambda m: np.pad(m, [(0, 0), (0, extra), (0, 0)][: m.ndim]), masks)
+    padded_masks = map_masks(lambda m: np.pad(m, [(0, 0), (0, extra), (0, 0)][: m.ndim]), masks)
 
     def padded(inputs, *rest):
-        outputs, state = recur(tf.concat([inputs, garbage], axis=1), rest, **padded_masks)
+        outputs, state = run_recurrence(tf.concat([inputs, garbage], axis=1), rest, **padded_masks)
         return outputs[:, : call["time"]], state
 
-    assert_same(lambda inputs, *rest: recur(inputs, rest, **masks), padded, arguments)
+    assert_same(lambda inputs, *rest: run_recurrence(inputs, rest, **masks), padded, arguments)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @properties
 @given(call=CALLS)
-def test_a_full_mask_is_no_mask(name, call):
-    recur, arguments, masks = draw(name, call)
+def test_a_mask_that_is_all_true_acts_like_no_mask(name, call):
+    run_recurrence, arguments, masks = draw(name, call)
     full, none = {**masks, "mask": np.ones_like(masks["mask"])}, {**masks, "mask": None}
-    assert_same(lambda x, *rest: recur(x, rest, **full), lambda x, *rest: recur(x, rest, **none), arguments)
+    assert_same(
+        lambda x, *rest: run_recurrence(x, rest, **full), lambda x, *rest: run_recurrence(x, rest, **none), arguments
+    )
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @properties
 @given(call=CALLS)
-def test_masks_of_a_sequence_are_those_of_each_step(name, call):
-    recur, arguments, masks = draw(name, {**call, "unit_masks": True})
-    of_sequence = {**each(lambda m: m[:, 0], masks), "mask": masks["mask"]}
-    of_each_step = {**each(lambda m: np.repeat(m[:, :1], call["time"], 1), masks), "mask": masks["mask"]}
+def test_a_mask_for_all_steps_acts_like_the_same_mask_for_each_step(name, call):
+    run_recurrence, arguments, masks = draw(name, {**call, "unit_masks": True})
+    for_all_steps = {**map_masks(lambda m: m[:, 0], masks), "mask": masks["mask"]}
+    for_each_step = {**map_masks(lambda m: np.repeat(m[:, :1], call["time"], 1), masks), "mask": masks["mask"]}
     assert_same(
-        lambda x, *rest: recur(x, rest, **of_sequence), lambda x, *rest: recur(x, rest, **of_each_step), arguments
+        lambda x, *rest: run_recurrence(x, rest, **for_all_steps),
+        lambda x, *rest: run_recurrence(x, rest, **for_each_step),
+        arguments,
     )
 
 
@@ -153,14 +161,14 @@ def test_masks_of_a_sequence_are_those_of_each_step(name, call):
 @properties
 @given(call=CALLS)
 def test_backwards_mirrors_forwards(name, call):
-    recur, arguments, masks = draw(name, call)
+    run_recurrence, arguments, masks = draw(name, call)
 
     def mirrored(inputs, *rest):
-        options = {**each(lambda m: m[:, ::-1], masks), "reverse": not call["reverse"]}
-        outputs, state = recur(tf.reverse(inputs, [1]), rest, **options)
+        options = {**map_masks(lambda m: m[:, ::-1], masks), "reverse": not call["reverse"]}
+        outputs, state = run_recurrence(tf.reverse(inputs, [1]), rest, **options)
         return tf.reverse(outputs, [1]), state
 
-    assert_same(lambda inputs, *rest: recur(inputs, rest, **masks), mirrored, arguments)
+    assert_same(lambda inputs, *rest: run_recurrence(inputs, rest, **masks), mirrored, arguments)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -168,11 +176,11 @@ def test_sequences_of_a_batch_are_independent(name):
     batch = 5  # a size that no weight has
     call = {"batch": batch, "time": 4, "reverse": False, "recompute": False, "unit_masks": True, "seed": 4}
     call["implementation"] = "auto"
-    recur, arguments, masks = draw(name, call)
+    run_recurrence, arguments, masks = draw(name, call)
 
     def run(rows):
         inputs, *rest = [argument[rows] if len(argument) == batch else argument for argument in arguments]
-        return recur(inputs, rest, **each(lambda m: m[rows], masks))[0]
+        return run_recurrence(inputs, rest, **map_masks(lambda m: m[rows], masks))[0]
 
     one_by_one = tf.concat([run(slice(i, i + 1)) for i in range(batch)], axis=0)
     assert_close(one_by_one, run(slice(None)), TOLERANCE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random masks: what they hold, how often, and that nothing about one entry tells of another."""
+"""Random masks: their values, the rates of these, and the independence of their entries."""
 
 import importlib.util
 import os
@@ -12,27 +12,27 @@ import pytest
 
 from keras_seq.ops.random import dropout_mask
 
-SHAPE = (41, 50, 67)  # no size divisible by 4: the last word drawn is not used up
+SHAPE = (41, 50, 67)  # no size divides by 4, so that the last random word is used in part
 RATE = 0.3
 
 
-def draw(shape=SHAPE, rate=RATE, seed=1, calls=1, **options):
-    """The masks of consecutive calls, (calls, *shape); 1 where something is kept."""
+def draw_masks(shape=SHAPE, rate=RATE, seed=1, calls=1, **options):
+    """The masks of consecutive calls, (calls, *shape): 1 where an entry is kept, 0 where it is dropped."""
     generator = keras.random.SeedGenerator(seed)
     masks = [dropout_mask(shape, rate, generator, scale=False, **options) for _ in range(calls)]
     return np.stack([keras.ops.convert_to_numpy(mask) for mask in masks])
 
 
-def assert_independent(one, other, rate=RATE):
-    """Two sets of entries correlate no more than chance has it, within 5 sigma."""
-    deviations = (one - (1 - rate)) * (other - (1 - rate)) / (rate * (1 - rate))
+def assert_independent(entries, others, rate=RATE):
+    """The covariance of two sets of entries is 0 within 5 standard deviations."""
+    deviations = (entries - (1 - rate)) * (others - (1 - rate)) / (rate * (1 - rate))
     assert abs(deviations.mean()) < 5 / deviations.size**0.5
 
 
 def check_rates():
     for rate in (0.001, 0.1, 0.3, 0.5, 0.9, 0.999):
-        kept = draw(rate=rate).astype("float64")
-        # Probabilities are rounded to 16 bits at the most.
+        kept = draw_masks(rate=rate).astype("float64")
+        # A rate is rounded to 16 bits.
         assert abs(kept.mean() - (1 - rate)) < 5 * (rate * (1 - rate) / kept.size) ** 0.5 + 2**-17
 
 
@@ -58,7 +58,7 @@ def check_extreme_rates():
 
 
 def check_independence_along_each_axis():
-    kept = draw()[0]
+    kept = draw_masks()[0]
     for axis in range(kept.ndim):
         for lag in (1, 2, 3, 4, 8, 16, 32):
             ahead, behind = np.split(kept, [lag], axis)[1], np.split(kept, [-lag], axis)[0]
@@ -66,21 +66,21 @@ def check_independence_along_each_axis():
 
 
 def check_independence_of_calls_and_seeds():
-    masks = draw(calls=5)
+    masks = draw_masks(calls=5)
     for lag in range(1, 5):
         assert_independent(masks[lag:], masks[:-lag])
-    flat = masks.reshape(5, -1)  # nor is a mask another one, shifted
+    flat = masks.reshape(5, -1)  # a mask is not another one shifted either
     for shift in (1, 2, 4, 8):
         assert_independent(flat[1:, shift:], flat[:-1, :-shift])
         assert_independent(flat[1:, :-shift], flat[:-1, shift:])
-    seeds = np.concatenate([draw(seed=seed, calls=2) for seed in range(5)])
+    seeds = np.concatenate([draw_masks(seed=seed, calls=2) for seed in range(5)])
     for lag in range(1, 6):
         assert_independent(seeds[lag:], seeds[:-lag])
 
 
 def check_runs_of_entries():
-    """Of the 256 patterns of 8 entries in a row, each occurs as often as it should."""
-    patterns = np.packbits(draw((80_000,), 0.5, calls=3).astype(bool))
+    """The 256 patterns of 8 consecutive entries are equally frequent: chi-square is within 5 standard deviations."""
+    patterns = np.packbits(draw_masks((80_000,), 0.5, calls=3).astype(bool))
     counts = np.bincount(patterns, minlength=256)
     expected = patterns.size / 256
     chi_square = ((counts - expected) ** 2 / expected).sum()
@@ -88,32 +88,32 @@ def check_runs_of_entries():
 
 
 def check_seeds():
-    np.testing.assert_array_equal(draw(calls=3), draw(calls=3))
+    np.testing.assert_array_equal(draw_masks(calls=3), draw_masks(calls=3))
     for seed in (2, 2**31 + 1):
-        assert not np.array_equal(draw(), draw(seed=seed))
+        assert not np.array_equal(draw_masks(), draw_masks(seed=seed))
     generator = keras.random.SeedGenerator(1)
-    for calls, rate in enumerate((0.0, 0.3, 0.9), 1):  # one step a call, whatever is drawn
+    for calls, rate in enumerate((0.0, 0.3, 0.9), 1):  # each call advances the seed by one, whatever it draws
         dropout_mask(SHAPE, rate, generator)
         np.testing.assert_array_equal(generator.state, [1, calls])
 
 
 def check_shapes():
     for shape in ((), (1,), (0, 3), (3,), (4,), (2, 1, 3), [5, 2]):
-        assert draw(shape, calls=2).shape == (2, *shape)
+        assert draw_masks(shape, calls=2).shape == (2, *shape)
 
 
 CHECKS = [name for name in list(globals()) if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_tensorflow(check):
+def test_masks_on_tensorflow(check):
     assert keras.backend.backend() == "tensorflow"
     globals()[check]()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_on_jax():
+def test_masks_on_jax():
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -121,7 +121,7 @@ def test_on_jax():
 
 @pytest.mark.parametrize("seed", [3, 2**31 + 5, 2**40 + 7])
 @pytest.mark.parametrize("shape", [(32, 128), (7, 5, 3), (8, 30, 100)])
-def test_eager_graph_and_jit_draw_the_same(shape, seed):
+def test_eager_mode_graph_and_jit_draw_the_same_masks(shape, seed):
     import tensorflow as tf
 
     def run(mode):
@@ -140,7 +140,7 @@ def test_eager_graph_and_jit_draw_the_same(shape, seed):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_sizes_that_a_graph_does_not_know(jit_compile):
+def test_shapes_may_be_dynamic(jit_compile):
     import tensorflow as tf
 
     generator, twin = keras.random.SeedGenerator(1), keras.random.SeedGenerator(1)

@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrences against NumPy, gate by gate in float64: values, and gradients against numerical ones."""
+"""The functions of `keras_seq.ops` against NumPy in float64: outputs, and gradients against numerical ones."""
 
 import numpy as np
 import pytest
 import references
-from conftest import assert_close, run_with_gradients
+from conftest import CELL_EQUATIONS, assert_close, make_cell_equations, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import activations
 
 from keras_seq import ops
-from keras_seq.ops.equations.gru import GRUEquations
-from keras_seq.ops.equations.lstm import LSTMEquations
-from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 TOLERANCE = 1e-11
 FEATURES, UNITS, SOURCE, MEMORY, ATTENTION = 2, 3, 4, 2, 3
-GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
-STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
 CELLS = [
     ("simple_rnn", {}),
     ("simple_rnn", {"activation": "relu"}),
@@ -49,8 +43,8 @@ CALLS = st.fixed_dictionaries(
 
 
 def draw(kind, cell, call, rng, features=FEATURES):
-    """What a gradient is asked of, by name, and the other options of a call."""
-    batch, time, width = call["batch"], call["time"], GATES[kind] * UNITS
+    """The arguments to differentiate, by name, and the other options of a call."""
+    batch, time, width = call["batch"], call["time"], CELL_EQUATIONS[kind].gates * UNITS
     bias_shape = (2, width) if kind == "gru" and cell.get("reset_after", True) else (width,)
     differentiated = {
         "inputs": rng.normal(size=(batch, time, FEATURES)),
@@ -59,21 +53,24 @@ def draw(kind, cell, call, rng, features=FEATURES):
         "bias": rng.normal(size=bias_shape) if call["bias"] else None,
     }
     if call["initial_state"]:
-        differentiated |= {f"state_{i}": rng.normal(size=(batch, UNITS)) for i in range(STATES[kind])}
+        differentiated |= {f"state_{i}": rng.normal(size=(batch, UNITS)) for i in range(CELL_EQUATIONS[kind].states)}
     options = {
         "mask": rng.random((batch, time)) < 0.6 if call["mask"] else None,
         "recurrent_dropout_mask": draw_unit_mask(call["dropout"], batch, time, rng, scale=2.0),
-        "zoneout_masks": tuple(draw_unit_mask(of, batch, time, rng) for of in call["zoneout"][: STATES[kind]]),
+        "zoneout_masks": tuple(
+            draw_unit_mask(kind_of_mask, batch, time, rng)
+            for kind_of_mask in call["zoneout"][: CELL_EQUATIONS[kind].states]
+        ),
         "reverse": call["reverse"],
     }
     return differentiated, options
 
 
-def draw_unit_mask(of, batch, time, rng, scale=1.0):
-    shape = (batch, time, UNITS) if of == "a step" else (batch, UNITS)
-    if of == "a rate":
+def draw_unit_mask(kind, batch, time, rng, scale=1.0):
+    shape = (batch, time, UNITS) if kind == "a step" else (batch, UNITS)
+    if kind == "a rate":
         return np.full(shape, 0.3)
-    return None if of is None else rng.integers(0, 2, shape) * scale
+    return None if kind is None else rng.integers(0, 2, shape) * scale
 
 
 def draw_memory_mask(kind, batch, rng):
@@ -82,19 +79,19 @@ def draw_memory_mask(kind, batch, rng):
 
 
 def assert_same(function, reference, differentiated):
-    """Two functions of named tensors agree in values and gradients; the reference's gradients are numerical."""
-    given = {name: tensor for name, tensor in differentiated.items() if tensor is not None}
+    """Assert that two functions of named tensors agree; the gradients of the reference are numerical."""
+    tensors = {name: tensor for name, tensor in differentiated.items() if tensor is not None}
 
     def by_position(function):
         def call(*arguments):
-            named = dict.fromkeys(differentiated) | dict(zip(given, arguments, strict=True))
-            state = [named.pop(name) for name in given if name.startswith("state_")]
+            named = dict.fromkeys(differentiated) | dict(zip(tensors, arguments, strict=True))
+            state = [named.pop(name) for name in tensors if name.startswith("state_")]
             outputs, state, *attention_weights = function(**named, initial_state=state or None)
             return [outputs, *state, *attention_weights]
 
         return call
 
-    arguments = list(given.values())
+    arguments = list(tensors.values())
     outputs, gradients = run_with_gradients(by_position(function), arguments)
     assert_close(outputs, by_position(reference)(*arguments), TOLERANCE)
     assert_close(gradients, references.numerical_gradients(by_position(reference), arguments), TOLERANCE)
@@ -103,12 +100,12 @@ def assert_same(function, reference, differentiated):
 @pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(call=CALLS)
-def test_recurrence(kind, cell, call):
+def test_recurrences_match_numpy(kind, cell, call):
     differentiated, options = draw(kind, cell, call, np.random.default_rng(call["seed"]))
 
     def function(**arguments):
-        run = {name: call[name] for name in ("recompute", "implementation")}
-        return getattr(ops, kind)(**arguments, **cell, **options, **run)
+        run_options = {name: call[name] for name in ("recompute", "implementation")}
+        return getattr(ops, kind)(**arguments, **cell, **options, **run_options)
 
     def reference(**arguments):
         return getattr(references, kind)(**arguments, **cell, **options)
@@ -116,17 +113,10 @@ def test_recurrence(kind, cell, call):
     assert_same(function, reference, differentiated)
 
 
-EQUATIONS = {
-    "simple_rnn": SimpleRNNEquations,
-    "gru": GRUEquations,
-    "lstm": LSTMEquations,
-}
-
-
 @pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(call=CALLS)
-def test_attention_decoder(kind, cell, call):
+def test_attention_decoders_match_numpy(kind, cell, call):
     rng = np.random.default_rng(call["seed"])
     differentiated, options = draw(kind, cell, call, rng, features=FEATURES + MEMORY)
     differentiated |= {
@@ -136,11 +126,10 @@ def test_attention_decoder(kind, cell, call):
         "keys": rng.normal(size=(call["batch"], SOURCE, ATTENTION)),
     }
     options["memory_mask"] = draw_memory_mask(call["memory_mask"], call["batch"], rng)
-    arguments_of_cell = {name: activations.get(f) if "activation" in name else f for name, f in cell.items()}
-    equations = EQUATIONS[kind](**arguments_of_cell)
 
     def function(**arguments):
-        return ops.attention_decoder(equations, **arguments, **options, recompute=call["recompute"])
+        run_options = {name: call[name] for name in ("recompute", "implementation")}
+        return ops.attention_decoder(make_cell_equations(kind, cell), **arguments, **options, **run_options)
 
     def reference(**arguments):
         return references.attention_decoder(getattr(references, kind), **arguments, **cell, **options)
@@ -150,7 +139,7 @@ def test_attention_decoder(kind, cell, call):
 
 @pytest.mark.parametrize("activation", ["tanh", "elu"])
 def test_masks_get_no_gradient(activation):
-    """Not from the hand-written derivative (tanh), nor from the automatic one (elu)."""
+    """Neither with the hand-written derivative (tanh) nor with the automatic one (elu)."""
     ones = np.ones((2, 4, UNITS), "float32")
 
     def function(dropout_mask, zoneout_mask):
@@ -162,7 +151,7 @@ def test_masks_get_no_gradient(activation):
     assert not np.any(gradients)
 
 
-def test_masks_are_cast():
+def test_masks_of_other_dtypes_are_cast():
     ones = np.ones((1, 1), "float32")
     masks = {"recurrent_dropout_mask": np.array([[2]]), "zoneout_masks": [np.array([[[False], [True], [False]]])]}
     outputs, _ = ops.simple_rnn(np.ones((1, 3, 1), "float32"), ones, ones, activation="linear", **masks)
@@ -185,6 +174,6 @@ WRONG_MASKS = [
 
 
 @pytest.mark.parametrize(("masks", "message"), WRONG_MASKS, ids=str)
-def test_wrong_shapes_of_masks(masks, message):
+def test_masks_of_wrong_shape_raise(masks, message):
     with pytest.raises(ValueError, match=message):
         ops.lstm(np.ones((2, 4, 5)), np.ones((5, 12)), np.ones((3, 12)), **masks)
