@@ -338,7 +338,7 @@ class AttentiveLayer(keras.layers.Layer):
         return flat[:cells], tuple(flat[cells:])
 
     def order_config(self):
-        """The arguments that say in which order cell and attention run."""
+        """Return the arguments for the order in which cell and attention run."""
         return {
             "input_feeding": self.input_feeding,
             "attend": self.attend,
@@ -349,49 +349,50 @@ class AttentiveLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_seq")
 class AttentionCell(AttentiveLayer):
-    """Any recurrent cell that looks at a memory in every step, by any attention.
+    """Wraps any recurrent cell so that it attends to a memory in every step.
 
-    With `attend="before"` (Bahdanau, Cho & Bengio 2015) the last output asks, and the cell reads the context:
-    `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`; the output is h_t.
+    With `attend="before"` (Bahdanau, Cho & Bengio 2015) the previous output is the query, and the cell reads the
+    context: `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`. The output is h_t.
 
-    With `attend="after"` (Luong, Pham & Manning 2015) the new output asks: `h_t = cell([x_t, o_{t-1}])`,
-    `context_t = attend(h_t)`, and the output is the attentional vector `o_t = tanh([h_t, context_t] W)`, which the next
-    step reads; at first it is zero. Without `attentional_units` the next step reads the context alone, and the output
-    is `[h_t, context_t]`. With `input_feeding=False` the cell reads x alone.
+    With `attend="after"` (Luong, Pham & Manning 2015) the new output of the cell is the query:
+    `h_t = cell([x_t, o_{t-1}])`, `context_t = attend(h_t)`. The output is the attentional vector
+    `o_t = tanh([h_t, context_t] W)`, which the next step reads; the first step reads zeros. Without
+    `attentional_units` the output is `[h_t, context_t]`, and the next step reads the context only. With
+    `input_feeding=False` the cell reads x only.
 
     `attend="after"` is the order of TensorFlow Addons: `AttentionWrapper(cell, mechanism, attention_layer_size=n)` is
     `AttentionCell(cell, attention, attend="after", attentional_units=n, attentional_activation=None)`.
 
-    `keras_seq.layers.RNN` runs it over sequences: `RNN(AttentionCell(...))(sequences, memory=..., memory_mask=...)`,
-    with the numbers of `AttentionDecoder`, and projects the memory once.
+    `keras_seq.layers.RNN` runs the cell over sequences and projects the memory once:
+    `RNN(AttentionCell(...))(sequences, memory=..., memory_mask=...)`. The results are those of `AttentionDecoder`.
 
     Args:
         cell: a cell of keras_seq, of Keras, or your own, or a `keras.layers.StackedRNNCells`. With `attend="before"`
-            the first of its states is the h that asks. The `dropout` of a cell of keras_seq drops x alone, never what
-            the attention feeds; what another cell drops is up to its `call`, whose input is `[x, fed]`.
+            its first state is the query. The `dropout` of a cell of keras_seq drops features of x, never of what the
+            attention feeds. What any other cell drops is up to its `call`, whose input is `[x, fed]`.
         attention: an attention layer of keras_seq.
-        input_feeding: whether the cell reads what the attention saw.
-        attend: "before" or "after" the cell; "before" by default, and "after" with `input_feeding=False`.
-        attentional_units: size of the attentional vector, with `attend="after"`; None for none.
-        attentional_activation: of the attentional vector; "tanh" by default, None for a linear one.
-        **kwargs: those of `keras.layers.Layer`.
+        input_feeding: whether the cell reads the output of the attention.
+        attend: "before" or "after" the cell. By default "before", and "after" with `input_feeding=False`.
+        attentional_units: size of the attentional vector, with `attend="after"`. By default there is none.
+        attentional_activation: activation of the attentional vector; None for a linear one.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: (batch, features).
-        states: list of tensors, those of the cell, then those of the attention: `get_initial_state(memory=memory)` at
-            first.
+        states: list of tensors, the states of the cell, then those of the attention. The first step takes
+            `get_initial_state(memory=memory)`.
         memory: (batch, source, memory features).
-        keys: `project_memory(memory)`, computed once for all steps; computed in the call if None.
-        memory_mask: (batch, source) booleans, True = keep. Where all is masked, the context is zero.
-        return_attention_scores: whether to return the weights too.
-        training: whether it is training.
+        keys: `project_memory(memory)`, so that all steps share it. By default the call computes it.
+        memory_mask: (batch, source) booleans, True = keep. Where all positions are masked, the context is zero.
+        return_attention_scores: whether to return the attention weights too.
+        training: whether to apply dropout.
 
     Returns:
-        The output (batch, size) and the list of new states; with `return_attention_scores` also the weights (batch,
-        source).
+        The output (batch, size) and the list of new states. With `return_attention_scores` also the attention weights
+        (batch, source).
 
     Raises:
-        ValueError: for an argument that cannot be: the message names it.
+        ValueError: if an argument is invalid; the message names it.
 
     Example:
         >>> import numpy as np, keras_seq
@@ -415,12 +416,12 @@ class AttentionCell(AttentiveLayer):
         self._memory_units = memory_shape[-1]
 
     def get_initial_state(self, batch_size=None, memory=None):
-        """A list of states for so many sequences, or for a memory, without which there are those of the cell alone."""
+        """Returns a list of initial states. Without a memory these are the states of the cell only."""
         if memory is not None:
             memory = ops.convert_to_tensor(memory, self.compute_dtype)
             batch_size = ops.shape(memory)[0]
         if batch_size is None:
-            raise ValueError("`get_initial_state` needs `memory`, or a `batch_size` for the states of the cell alone.")
+            raise ValueError("`get_initial_state` needs `memory`, or `batch_size` for the states of the cell only.")
         return self.initial_states(batch_size, memory)
 
     def call(self, inputs, states, memory, keys=None, memory_mask=None, return_attention_scores=False, training=False):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher-forced attention decoder: a recurrence that looks at a memory in each step."""
+"""The teacher-forced attention decoder: a recurrent layer that attends to a memory in every step."""
 
 import keras
 from keras import ops
@@ -16,61 +16,62 @@ from keras_seq.ops.random import child_seed
 class AttentionDecoder(AttentiveLayer):
     """A recurrent layer that attends to a memory in every step.
 
-    With `attend="before"` (Bahdanau, Cho & Bengio 2015) the last output asks, and the cell reads the context:
-    `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`; the output is h_t. Called on whole target sequences
-    (teacher forcing) it is one scan. With additive attention, `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, the
-    derivative of that is written by hand and computes the `tanh` again instead of keeping target * source * units
-    numbers.
+    With `attend="before"` (Bahdanau, Cho & Bengio 2015) the previous output is the query, and the cell reads the
+    context: `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`. The output is h_t. With additive attention,
+    `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, whole target sequences (teacher forcing) run on native kernels,
+    and the derivative computes the `tanh` again instead of keeping target * source * units numbers.
 
-    With `attend="after"` (Luong, Pham & Manning 2015) the new output asks: `h_t = cell([x_t, o_{t-1}])`,
-    `context_t = attend(h_t)`, and the output is the attentional vector `o_t = tanh([h_t, context_t] W)`, which the next
-    step reads; at first it is zero. Without `attentional_units` the next step reads the context alone, and the output
-    is `[h_t, context_t]`. With `input_feeding=False` the cell reads x alone: it runs over whole sequences first, then
-    all steps attend at once, which is faster.
+    With `attend="after"` (Luong, Pham & Manning 2015) the new output of the cell is the query:
+    `h_t = cell([x_t, o_{t-1}])`, `context_t = attend(h_t)`. The output is the attentional vector
+    `o_t = tanh([h_t, context_t] W)`, which the next step reads; the first step reads zeros. Without
+    `attentional_units` the output is `[h_t, context_t]`, and the next step reads the context only. With
+    `input_feeding=False` the cell reads x only: it runs over whole sequences first, then all steps attend at once,
+    which is faster.
 
-    `attend="after"` is the order of TensorFlow Addons' `AttentionWrapper`; `AttentionCell` tells how.
+    `attend="after"` is the order of TensorFlow Addons' `AttentionWrapper`; see `AttentionCell`.
 
-    `step` runs one step for a search.
+    `step` runs a single step, as a search does.
 
     Args:
         units: size of the cell's output h.
-        cell: "lstm", "gru" or "rnn", or a cell of keras_seq, of Keras or your own, with all its options. What a cell of
-            Keras or your own drops is up to its `call`, whose input with input feeding is `[x, context]`.
-        attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic";
-            `BahdanauAttention(units)` by default.
-        input_feeding: whether the cell reads what the attention saw.
-        dropout: fraction of the features of the inputs x to drop, one mask a sequence. What the attention feeds is
-            never dropped, neither here nor by the `dropout` of a cell of keras_seq.
-        recurrent_dropout: fraction of the previous output's units to drop in the recurrent product, likewise.
-        seed: of the dropout masks, and of the noise of an attention given by name.
+        cell: "lstm", "gru" or "rnn", or a cell of keras_seq, of Keras or your own. What a foreign cell drops is up to
+            its `call`, whose input with input feeding is `[x, context]`.
+        attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic". By default
+            `BahdanauAttention(units)`.
+        input_feeding: whether the cell reads the output of the attention.
+        dropout: fraction of the features of x to drop, with one mask for each sequence. What the attention feeds is
+            never dropped, neither by this argument nor by the `dropout` of a cell of keras_seq.
+        recurrent_dropout: fraction of the units of the previous h to drop in the recurrent product.
+        seed: seed of the dropout masks, and of the noise of an attention given by name.
         return_state: whether to return the final state too.
-        implementation: "auto", "native", "xla" or, without input feeding, "cudnn"; `keras_seq.explain` tells which
+        implementation: "auto", "native", "xla" or, without input feeding, "cudnn". `keras_seq.explain` tells which one
             runs.
-        attend: "before" or "after" the cell; "before" by default, and "after" with `input_feeding=False`.
-        attentional_units: size of the attentional vector, with `attend="after"`; None for none.
-        attentional_activation: of the attentional vector; "tanh" by default, None for a linear one.
+        attend: "before" or "after" the cell. By default "before", and "after" with `input_feeding=False`.
+        attentional_units: size of the attentional vector, with `attend="after"`. By default there is none.
+        attentional_activation: activation of the attentional vector; None for a linear one.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: (batch, time, features).
         memory: (batch, source, memory features).
-        initial_state: list of states of the cell, each (batch, units), and, optionally, of the attention: what was fed
-            (batch, attentional units or memory features), with `attend="after"` and input feeding, then its own, each
-            (batch, source); those of `get_initial_state(memory)` by default.
+        initial_state: list of states of the cell, each (batch, units), and, optionally, of the attention: with
+            `attend="after"` and input feeding what the first step reads (batch, attentional units or memory features),
+            then the states of the attention layer, each (batch, source). By default `get_initial_state(memory)`.
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was and repeats the output; its
-            weights are zero. Without it, the mask that `inputs` carry counts.
-        memory_mask: (batch, source) booleans, True = keep. Where all is masked, the context is zero. Without it, the
-            mask that `memory` carries counts.
-        return_attention_scores: whether to return the weights a too.
+            attention weights are zero. By default the mask that `inputs` carry.
+        memory_mask: (batch, source) booleans, True = keep. Where all positions are masked, the context is zero. By
+            default the mask that `memory` carries.
+        return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
 
     Returns:
-        The outputs (batch, time, units), with `attend="after"` (batch, time, attentional_units) or (batch, time,
-        units + memory features); or a tuple of them, with `return_attention_scores` the weights (batch, time, source),
-        and with `return_state` the final states, those of the cell, then those of the attention.
+        The outputs (batch, time, units); with `attend="after"` (batch, time, attentional_units) or (batch, time,
+        units + memory features). Or a tuple: the outputs, with `return_attention_scores` the attention weights (batch,
+        time, source), and with `return_state` the final states, those of the cell, then those of the attention.
 
     Raises:
-        ValueError: for an argument that cannot be: the message names it.
-        NotImplementedError: if `implementation="native"` or `"cudnn"` cannot be had.
+        ValueError: if an argument is invalid; the message names it.
+        NotImplementedError: if `implementation` is "native" or "cudnn" and cannot run.
 
     Example:
         >>> import numpy as np
@@ -106,8 +107,8 @@ class AttentionDecoder(AttentiveLayer):
             cell = make_cell(cell, units, **options, **dtype)
         elif dropout or recurrent_dropout or seed is not None:
             raise ValueError(
-                "`dropout`, `recurrent_dropout` and `seed` are for a `cell` given by name; one that is a layer has its "
-                f"own. Received: cell={cell!r}, dropout={dropout}, recurrent_dropout={recurrent_dropout}, seed={seed}"
+                "`dropout`, `recurrent_dropout` and `seed` need a `cell` given by name; a cell object has its own. "
+                f"Received: cell={cell!r}, dropout={dropout}, recurrent_dropout={recurrent_dropout}, seed={seed}"
             )
         attention_seed = child_seed(seed, "AttentionDecoder", "attention")
         attention = get_attention("bahdanau" if attention is None else attention, units, attention_seed, **dtype)
@@ -141,7 +142,7 @@ class AttentionDecoder(AttentiveLayer):
         self.build_parts(inputs_shape[-1], memory_shape)
 
     def get_initial_state(self, memory):
-        """What `step` starts from: a list of zeros for the cell, and the first states of the attention."""
+        """Returns the states that the first `step` takes: zeros for the cell, then the states of the attention."""
         memory = ops.convert_to_tensor(memory, self.compute_dtype)
         return self.initial_states(ops.shape(memory)[0], memory)
 
@@ -159,7 +160,7 @@ class AttentionDecoder(AttentiveLayer):
             inputs,
             memory,
             initial_state,
-            get_mask(inputs) if mask is None else mask,  # Keras hands on that of `memory` alone
+            get_mask(inputs) if mask is None else mask,  # Keras passes on that of `memory` only
             memory_mask,
             training,
             recompute=not training,

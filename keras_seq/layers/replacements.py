@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrent layers and cells of Keras, and ours for each of them."""
+"""Which layer or cell of keras_seq replaces which of Keras."""
 
 import keras
 
@@ -18,27 +18,27 @@ REPLACEMENTS = {
 
 
 def replace_in_config(config):
-    """A configuration in which the recurrent layers of Keras are replaced."""
+    """Return a configuration in which the recurrent layers of Keras are replaced."""
     if isinstance(config, (list, tuple)):
         return type(config)(map(replace_in_config, config))
     if not isinstance(config, dict):
         return config
     config = {key: replace_in_config(value) for key, value in config.items()}
     if str(config.get("module")).startswith("keras.") and config.get("class_name") in REPLACEMENTS:
-        ours = REPLACEMENTS[config["class_name"]]
-        config |= {"module": ours.__module__, "registered_name": keras.saving.get_registered_name(ours)}
-        if ours is SimpleRNN:  # Keras's does not write its seed down
+        replacement = REPLACEMENTS[config["class_name"]]
+        config |= {"module": replacement.__module__, "registered_name": keras.saving.get_registered_name(replacement)}
+        if replacement is SimpleRNN:  # Keras's configuration lacks the seed
             config["config"].setdefault("seed", None)
-        if ours is Bidirectional:
+        if replacement is Bidirectional:
             _separate_seeds(config["config"])
     return config
 
 
 def _separate_seeds(config):
-    """Let the backward layer of a `Bidirectional` draw its own masks, where it is Keras's copy of the forward one."""
+    """Give the backward layer of a `Bidirectional` its own seeds, if it is Keras's copy of the forward layer."""
     forward, backward = config["layer"], config.get("backward_layer")
     if backward is None:
         return
-    alone = [{**layer["config"], "name": None, "go_backwards": None} for layer in (forward, backward)]
-    if alone[0] == alone[1]:
+    comparable = [{**layer["config"], "name": None, "go_backwards": None} for layer in (forward, backward)]
+    if comparable[0] == comparable[1]:
         config["backward_layer"] = with_child_seeds(backward, "backward_layer")

@@ -94,14 +94,14 @@ class Decoder(keras.layers.Layer):
         self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
         seeds = {part: child_seed(seed, "Decoder", part) for part in ("input_dropout", "recurrence", "output_dropout")}
         self.input_dropout = LockedDropout(dropout, seed=seeds["input_dropout"], dtype=self.dtype_policy)
-        self.recurrence = self._make_recurrence(seeds["recurrence"])
-        state_sizes = self.recurrence.state_size
+        self.recurrent_layer = self._make_recurrent_layer(seeds["recurrence"])
+        state_sizes = self.recurrent_layer.state_size
         self.bridges = [keras.layers.Dense(n, activation="tanh", dtype=self.dtype_policy) for n in state_sizes]
         self.output_dropout = LockedDropout(dropout, seed=seeds["output_dropout"], dtype=self.dtype_policy)
         self.readout = keras.layers.Dense(vocabulary_size, dtype=self.dtype_policy)
         self.supports_masking = True
 
-    def _make_recurrence(self, seed):
+    def _make_recurrent_layer(self, seed):
         options = {
             "recurrent_dropout": self.recurrent_dropout,
             "seed": seed,
@@ -133,9 +133,9 @@ class Decoder(keras.layers.Layer):
         self.embedding.build((None, None))
         inputs_shape = (None, None, self.embedding_dim)
         if self.attention is None:
-            self.recurrence.build(inputs_shape)
+            self.recurrent_layer.build(inputs_shape)
         else:
-            self.recurrence.build(inputs_shape, (None, None, memory_shape[-1]))
+            self.recurrent_layer.build(inputs_shape, (None, None, memory_shape[-1]))
         for bridge in self.bridges:
             bridge.build((None, summary_shape[-1]))
         self.readout.build((None, None, self.units))
@@ -144,10 +144,10 @@ class Decoder(keras.layers.Layer):
         inputs = self.input_dropout(self.embedding(tokens), training=training)
         initial_state = self.get_initial_state(summary)
         if self.attention is None:
-            outputs = self.recurrence(inputs, initial_state=initial_state, mask=mask, training=training)
+            outputs = self.recurrent_layer(inputs, initial_state=initial_state, mask=mask, training=training)
             weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
         else:
-            outputs, weights = self.recurrence(
+            outputs, weights = self.recurrent_layer(
                 inputs,
                 memory,
                 initial_state=initial_state,
@@ -169,7 +169,7 @@ class Decoder(keras.layers.Layer):
         state = [bridge(summary) for bridge in self.bridges]
         if memory is None or self.attention is None:
             return state
-        return [*state, *self.recurrence.initial_attention_state(memory)]
+        return [*state, *self.recurrent_layer.initial_attention_state(memory)]
 
     def step_function(self, memory, memory_mask=None):
         """Returns the step function of a search, at inference. The keys of the memory are computed once.
@@ -194,7 +194,7 @@ class Decoder(keras.layers.Layer):
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
         inputs, outputs = ops.ones((batch, self.embedding_dim), dtype), ops.ones((batch, self.units), dtype)
-        cell = self.recurrence.cell
+        cell = self.recurrent_layer.cell
         with keras.StatelessScope():  # does not advance the seeds
             masks = (
                 self.input_dropout(inputs[:, None], training=True)[:, 0],
@@ -213,7 +213,7 @@ class Decoder(keras.layers.Layer):
         keys = None
         if self.attention is not None:
             memory = zero_masked_positions(memory, memory_mask)
-            keys = self.recurrence.project_memory(memory)
+            keys = self.recurrent_layer.project_memory(memory)
         training = masks is not None
 
         def step(tokens, state):
@@ -221,10 +221,10 @@ class Decoder(keras.layers.Layer):
             if training:
                 inputs = inputs * masks[0]
             if keys is None:
-                output, state = self.recurrence.cell(inputs, state, training=training)
+                output, state = self.recurrent_layer.cell(inputs, state, training=training)
                 weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
             else:
-                output, state, weights = self.recurrence.step(inputs, state, memory, keys, memory_mask, training)
+                output, state, weights = self.recurrent_layer.step(inputs, state, memory, keys, memory_mask, training)
             if training:
                 output = output * masks[1]
             return self.readout(output), state, weights

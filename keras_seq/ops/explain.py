@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A table of which implementation each recurrent layer runs."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from keras import layers
@@ -8,7 +9,7 @@ from keras import layers
 from keras_seq._private_api import walk_layers
 from keras_seq.ops.implementation import Choice
 
-_REPLACEABLE = (layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)  # not ConvLSTM, nor what derives from these
+_REPLACEABLE = (layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)  # not ConvLSTM, nor subclasses of these
 
 
 class Explanation(NamedTuple):
@@ -20,16 +21,16 @@ class Explanation(NamedTuple):
     reason: str
 
 
-def explain(layer_or_model, print_fn=print):
-    """Print which implementation each recurrent layer runs in training, and why; nothing is chosen silently.
+def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None = print) -> list[Explanation]:
+    """Prints which implementation each recurrent layer runs in training, and why.
 
     Args:
         layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
-        print_fn: what prints a line of the table, or None to print nothing.
+        print_fn: function that prints a line of the table, or None to print nothing.
 
     Returns:
         A list of `Explanation(layer, kind, implementation, reason)`, one for each recurrent layer in the order of the
-        model. A recurrent layer of Keras itself is listed as "keras".
+        model. The implementation of a recurrent layer of Keras is "keras".
 
     Example:
         >>> import keras, keras_seq

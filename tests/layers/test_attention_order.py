@@ -270,8 +270,8 @@ class TestDecoder:
         decoder, tokens, memory, summary = self.make(dtype="float64")
         fill(decoder)
         logits, weights = decoder(tokens, memory, summary, return_attention_scores=True)
-        recurrence = decoder.recurrence
-        attentional, of_cell, (key_kernel,) = named_weights(recurrence)
+        layer = decoder.recurrent_layer
+        attentional, of_cell, (key_kernel,) = named_weights(layer)
         embedded = decoder.embedding.get_weights()[0][tokens]
         [kernel, bias] = decoder.bridges[0].get_weights()
         _, attentions, _, attention_weights = references.attention_wrapper(
@@ -309,8 +309,8 @@ class TestDecoder:
     )
     def test_default_order_of_each_attention(self, options, attend):
         decoder, *arguments = self.make(**options)
-        assert decoder.recurrence.attend == attend
-        assert decoder.recurrence.attentional_units == (UNITS if attend == "after" else None)
+        assert decoder.recurrent_layer.attend == attend
+        assert decoder.recurrent_layer.attentional_units == (UNITS if attend == "after" else None)
         config = decoder.get_config()
         twin = keras_seq.Decoder.from_config(config)
         assert twin.get_config() == config

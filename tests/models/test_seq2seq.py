@@ -236,7 +236,7 @@ class TestScheduledSampling:
         model, inputs, targets = TestScheduledSampling.make_model_and_data(cell="rnn", attention=None, **options)
         decoder, successor = model.decoder, np.eye(12)[[5, 5, 5, 5, 5, 6, 7, 8, 9, 10, 11, 4]]
         decoder.embedding.set_weights([np.eye(12, 8, k=-4)])  # one-hot for letters, zero for special tokens
-        decoder.recurrence.set_weights([np.eye(8, 16), np.zeros((16, 16)), np.zeros(16)])
+        decoder.recurrent_layer.set_weights([np.eye(8, 16), np.zeros((16, 16)), np.zeros(16)])
         decoder.readout.set_weights([np.eye(16, 8) @ successor[4:], 0.1 * successor[0]])
         return model, inputs, targets, successor.argmax(-1)
 
