@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each instruction set's translation unit offers.
+// The functions that each instruction set's translation unit offers.
 #ifndef KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 #define KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 
@@ -9,13 +9,15 @@ namespace keras_seq {
 
 // Pointers rather than containers: these functions are compiled per instruction set.
 struct KernelTable {
-  // float32 and float64, and bfloat16 where `bfloat16` says so.
-  bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t directions, const Executor&);
-  // float32 and float64.
+  // For float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
+  bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t direction_count, const Executor&);
+  // For float32 and float64.
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
-                   int64_t directions, const Executor&);
+                   int64_t direction_count, const Executor&);
   bool bfloat16;
-  // Of float32 and float64; for the tests of accuracy.
+  // For the tests. `residual_size` is `ResidualSize` as the layout of the kernels has it; the others measure accuracy
+  // in float32 and float64.
+  int64_t (*residual_size)(const Problem&);
   void (*sigmoid)(const void* from, void* to, int64_t count, DataType dtype);
   void (*tanh)(const void* from, void* to, int64_t count, DataType dtype);
 };
@@ -33,7 +35,7 @@ namespace avx512_bf16 {
 const KernelTable& Kernels();
 }
 
-// The one that `InstructionSet` names. Must not be null.
+// The functions of the instruction set that `InstructionSet` names, which must not be null.
 const KernelTable* SelectedKernels();
 
 }  // namespace keras_seq
