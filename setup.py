@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the native kernels of custom_ops/ with CMake; everything else is said in setup.cfg.
+"""Builds the native kernels of custom_ops/ with CMake. Everything else is in setup.cfg.
 
-The kernels are optional. Where they cannot be built the installation succeeds all the same; the
-reason is printed and left in keras_seq/_native/not_built.txt, because pip hides what is printed.
+The kernels are optional. If they cannot be built, the installation still succeeds. It prints the reason
+and, because pip hides what is printed, writes it to keras_seq/_native/not_built.txt.
 """
 
 import os
@@ -22,7 +22,7 @@ HAS_KERNELS = (SOURCES / "CMakeLists.txt").exists()
 
 NOT_BUILT = """\
 keras_seq: the native kernels were not built.
-keras_seq works without them (implementation="xla"), only slower on a CPU.
+keras_seq works without them (implementation="xla"), but slower on a CPU.
 Why: {reason}
 To get them: install CMake and a C++17 compiler (Debian: apt-get install cmake g++), then
 in a checkout run
@@ -37,7 +37,7 @@ class BuildError(Exception):
 
 
 def cmake(*arguments):
-    """Runs CMake, shows its output, and raises BuildError with the end of it on failure."""
+    """Runs CMake and prints its output. Raises BuildError with the last lines if it fails."""
     try:
         done = subprocess.run(
             ["cmake", *map(str, arguments)],
@@ -60,7 +60,7 @@ class BuildNative(build_ext):
 
     def run(self):
         target = self._target()
-        shutil.rmtree(target, ignore_errors=True)  # no library of an earlier build survives
+        shutil.rmtree(target, ignore_errors=True)  # so that no library of an earlier build remains
         target.mkdir(parents=True)
         try:
             self._build(Path(self.build_temp).resolve() / "custom_ops", target)
@@ -78,14 +78,14 @@ class BuildNative(build_ext):
 
     @staticmethod
     def _build(build, target):
-        # The cache names tools by their paths, and pip's isolated environment moves each time.
+        # The cache holds paths of tools, and pip's isolated environment has a new path each time.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         cmake(
             *("-S", SOURCES, "-B", build, *generator),
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython3_EXECUTABLE={sys.executable}",
-            # pip hides this folder from the build, but its TensorFlow is what the kernels must fit.
+            # pip hides this folder from the build, but the kernels must match the TensorFlow in it.
             f"-DKERAS_SEQ_SITE_PACKAGES={sysconfig.get_path('platlib')}",
         )
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count() or 1
@@ -94,7 +94,7 @@ class BuildNative(build_ext):
 
 
 class NativeWheel(bdist_wheel):
-    """Tags the wheel for the platform, but any Python 3: the libraries do not use Python's ABI."""
+    """Tags the wheel for this platform and any Python 3: the libraries do not use Python's ABI."""
 
     def get_tag(self):
         python, abi, platform = super().get_tag()
@@ -102,7 +102,7 @@ class NativeWheel(bdist_wheel):
 
 
 class NativeDistribution(Distribution):
-    """Runs build_ext exactly if there are kernels to build."""
+    """Makes setuptools run build_ext if there are kernels to build."""
 
     def has_ext_modules(self):
         return HAS_KERNELS

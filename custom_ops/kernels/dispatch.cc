@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which instruction set runs, and bfloat16 where it has none: by way of float32 buffers.
+// Chooses the instruction set. Runs bfloat16 in float32 buffers where the instruction set has no bfloat16.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
 
 #include "kernel_table.h"
+#include "layout.h"
 #include "workspace.h"
 
 namespace keras_seq {
@@ -37,20 +38,20 @@ Selection Select() {
 #else
   const Candidate candidates[] = {{"portable", true, &portable::Kernels()}};
 #endif
-  const char* wanted = std::getenv("KERAS_SEQ_ISA");
-  const bool any = wanted == nullptr || *wanted == '\0';
+  const char* requested = std::getenv("KERAS_SEQ_ISA");
+  const bool any = requested == nullptr || *requested == '\0';
   Selection selection;
   std::string names;
   for (const Candidate& candidate : candidates) {
     if (!candidate.supported) continue;
-    if (any || std::strcmp(candidate.name, wanted) == 0) {
+    if (any || std::strcmp(candidate.name, requested) == 0) {
       selection.name = candidate.name;
       selection.kernels = candidate.kernels;
       return selection;
     }
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
   }
-  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + wanted;
+  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + requested;
   return selection;
 }
 
@@ -59,7 +60,7 @@ const Selection& Selected() {
   return selection;
 }
 
-// Float32 copies of a bfloat16 call's buffers.
+// Float32 copies of the buffers of a bfloat16 call.
 class Float32Copies {
  public:
   explicit Float32Copies(const Problem& problem) : problem_(problem) {}
@@ -83,7 +84,7 @@ class Float32Copies {
     return copy;
   }
 
-  // Rounds what was written, to nearest and ties to even.
+  // Copies the results back as bfloat16: rounds to nearest, ties to even.
   void Flush() {
     for (const Written& written : writes_) {
       for (int64_t i = 0; i < written.count; ++i) {
@@ -120,7 +121,7 @@ class Float32Copies {
   }
 
   int64_t BiasSize() const {
-    const bool two = problem_.cell == Cell::kGRU && problem_.reset_after;
+    const bool two = TraitsOf(problem_.cell).HasTwoBiases(problem_.reset_after);
     return Gates(problem_.cell) * problem_.units * (two ? 2 : 1);
   }
 
@@ -145,8 +146,8 @@ class Float32Copies {
   std::vector<Written> writes_;
 };
 
-bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
-                           const Executor& executor) {
+bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& arguments,
+                           const std::vector<Results>& results, const Executor& executor) {
   Float32Copies copies(problem);
   std::vector<Arguments> in;
   std::vector<Results> out;
@@ -169,15 +170,16 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
                             const std::vector<Gradients>& gradients, const Executor& executor) {
   Float32Copies copies(problem);
   std::vector<Arguments> in;
-  std::vector<Results> kept;
+  std::vector<Results> forward_results;
   std::vector<Upstream> up;
   std::vector<Gradients> out;
   const int64_t states = problem.batch * problem.units, gates = Gates(problem.cell) * problem.units;
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
-    kept.push_back(results[d]);
-    kept[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
-    kept[d].attention_weights = const_cast<void*>(copies.Read(results[d].attention_weights, copies.AttentionWeightsSize()));
+    forward_results.push_back(results[d]);
+    forward_results[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
+    forward_results[d].attention_weights =
+        const_cast<void*>(copies.Read(results[d].attention_weights, copies.AttentionWeightsSize()));
     up.push_back({copies.Read(upstream[d].outputs, states * problem.time), {}});
     up[d].attention_weights = copies.Read(upstream[d].attention_weights, copies.AttentionWeightsSize());
     Gradients to;
@@ -196,15 +198,15 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     }
   }
   problem.dtype = DataType::kFloat32;
-  if (!copies.ok() || !SelectedKernels()->backward(problem, in.data(), kept.data(), up.data(), out.data(), in.size(),
-                                                   executor)) {
+  if (!copies.ok() || !SelectedKernels()->backward(problem, in.data(), forward_results.data(), up.data(), out.data(),
+                                                   in.size(), executor)) {
     return false;
   }
   copies.Flush();
   return true;
 }
 
-// Calls `function` with residuals, those of the call or, where it kept none, those of another forward pass.
+// Calls `function` with results that have residuals: those given or, if they have none, those of another forward pass.
 template <class Function>
 bool WithResiduals(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
                    const Executor& executor, Function&& function) {
@@ -217,7 +219,7 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
     const int64_t size = ResidualSize(problem);
     result.residuals = problem.dtype == DataType::kFloat64 ? static_cast<void*>(workspace.Allocate<double>(size))
                                                            : static_cast<void*>(workspace.Allocate<float>(size));
-    result.outputs = result.attention_weights = nullptr;  // known already
+    result.outputs = result.attention_weights = nullptr;  // already known
     result.final_state[0] = result.final_state[1] = nullptr;
   }
   if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
@@ -230,17 +232,15 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
 
 }  // namespace
 
-int Gates(Cell cell) { return cell == Cell::kLSTM ? 4 : cell == Cell::kGRU ? 3 : 1; }
+int Gates(CellKind cell) { return TraitsOf(cell).gates; }
 
-int States(Cell cell) { return cell == Cell::kLSTM ? 2 : 1; }
+int States(CellKind cell) { return TraitsOf(cell).states; }
 
 int64_t ResidualSize(const Problem& problem) {
-  const int64_t slots = problem.cell == Cell::kLSTM ? 5 : problem.cell == Cell::kSimpleRNN ? 1 : problem.reset_after ? 4 : 3;
-  const auto padded = [](int64_t units, int64_t width) { return (units + width - 1) / width * width; };
-  // The widths are those of isa/packing.h and isa/attention.h.
-  int64_t row = slots * padded(problem.units, problem.cell == Cell::kSimpleRNN ? 64 : 16);
-  if (problem.attends) row += padded(problem.attention_units, 64) + padded(problem.memory_units, 64);
-  return problem.time * problem.batch * row;
+  const CellTraits& cell = TraitsOf(problem.cell);
+  return problem.time * problem.batch *
+         ResidualRowSize(cell.ResidualSlots(problem.reset_after), cell.unit_vectors, problem.units,
+                         problem.attention_units, problem.memory_units);
 }
 
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
@@ -254,11 +254,11 @@ bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, co
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,
               const Executor& executor) {
-  return WithResiduals(problem, arguments, results, executor, [&](const std::vector<Results>& kept) {
+  return WithResiduals(problem, arguments, results, executor, [&](const std::vector<Results>& complete) {
     if (problem.dtype == DataType::kBFloat16) {
-      return BackwardThroughFloat32(problem, arguments, kept, upstream, gradients, executor);
+      return BackwardThroughFloat32(problem, arguments, complete, upstream, gradients, executor);
     }
-    return SelectedKernels()->backward(problem, arguments.data(), kept.data(), upstream.data(), gradients.data(),
+    return SelectedKernels()->backward(problem, arguments.data(), complete.data(), upstream.data(), gradients.data(),
                                        arguments.size(), executor);
   });
 }

@@ -17,14 +17,14 @@ using Numbers = std::vector<Complex>;
 
 // Every cell under test.
 struct CellVariant {
-  Cell cell;
+  CellKind cell;
   bool reset_after;
 };
 constexpr CellVariant kCellVariants[] = {
-    {Cell::kSimpleRNN, true}, {Cell::kGRU, true}, {Cell::kGRU, false}, {Cell::kLSTM, true}};
+    {CellKind::kSimpleRNN, true}, {CellKind::kGRU, true}, {CellKind::kGRU, false}, {CellKind::kLSTM, true}};
 
 inline bool HasCellState(const Problem& p) { return States(p.cell) == 2; }
-inline int64_t BiasRows(const Problem& p) { return p.cell == Cell::kGRU && p.reset_after ? 2 : 1; }
+inline int64_t BiasRows(const Problem& p) { return p.cell == CellKind::kGRU && p.reset_after ? 2 : 1; }
 
 // A call of one direction. Optional arguments that are absent are empty.
 struct Case {
@@ -119,14 +119,14 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
   CellStates next{Numbers(H), Numbers(H)};
   for (int64_t u = 0; u < H; ++u) {
     switch (p.cell) {
-      case Cell::kSimpleRNN:
+      case CellKind::kSimpleRNN:
         next.h[u] = Activate(p.activation, sum(0, u));
         break;
-      case Cell::kLSTM:
+      case CellKind::kLSTM:
         next.c[u] = Sigmoid(sum(1, u)) * state.c[u] + Sigmoid(sum(0, u)) * std::tanh(sum(2, u));
         next.h[u] = Sigmoid(sum(3, u)) * std::tanh(next.c[u]);
         break;
-      case Cell::kGRU: {
+      case CellKind::kGRU: {
         Complex candidate = 0;
         if (p.reset_after) {
           candidate = Sigmoid(sum(1, u)) * hu[2 * H + u];

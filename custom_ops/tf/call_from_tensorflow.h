@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// TensorFlow's types and attributes as those of xla/call.h.
+// Translates TensorFlow's types and attributes into those of xla/call.h.
 #ifndef KERAS_SEQ_TF_CALL_FROM_TENSORFLOW_H_
 #define KERAS_SEQ_TF_CALL_FROM_TENSORFLOW_H_
 
@@ -25,14 +25,14 @@ inline Element ElementOf(tensorflow::DataType type) {
   }
 }
 
-// ReadCall from whatever has TensorFlow's GetAttr; R, the type of the residuals, must be the one that T leads to.
+// ReadCall for any class with TensorFlow's GetAttr. Also checks that R, the type of the residuals, follows from T.
 template <typename Context>
 std::string ReadCallFrom(Context* context, const Operation& operation, Pass pass, Call* call) {
   auto get = [context](const char* name, auto* value) { return context->GetAttr(name, value).ok(); };
   tensorflow::DataType data, residuals;
   if (!get("T", &data) || !get("R", &residuals)) return "the attribute `T` or `R` is missing";
   if ((data == tensorflow::DT_DOUBLE) != (residuals == tensorflow::DT_DOUBLE)) {
-    return "`R` must be float64 where `T` is, else float32";
+    return "`R` must be float64 if `T` is, else float32";
   }
   return ReadCall(operation, pass, get, call);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same ops under XLA: each becomes a custom call of the FFI handler of xla/handlers.cc.
+// The ops of ops.cc under XLA: each becomes a custom call of the FFI handler in xla/handlers.cc.
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,23 +30,22 @@ xla::PrimitiveType PrimitiveTypeOf(Element element) {
   }
 }
 
-// Row-major, as the kernels want it: XLA may choose another layout where it is not told.
+// Row-major, as the kernels require; otherwise XLA could choose another layout.
 xla::Shape ShapeOf(const Tensor& tensor) {
   return xla::ShapeUtil::MakeShapeWithDescendingLayout(PrimitiveTypeOf(tensor.element), tensor.shape);
 }
 
-// The attributes as handlers read them: an MLIR dictionary in text.
+// The attributes in the form that handlers read: the text of an MLIR dictionary.
 std::string AttributesOf(const Call& call) {
   int64_t reverse = 0;
   for (size_t i = 0; i < call.reverse.size(); ++i) reverse |= int64_t{call.reverse[i]} << i;
   std::string text = "{reverse = " + std::to_string(reverse) + " : i64";
   auto truth = [](bool value) { return value ? "true" : "false"; };
   text += std::string(", keep_residuals = ") + truth(call.keep_residuals);
-  const bool any = call.operation.attends;
-  const Cell cell = call.operation.cell;
-  if (any) text += std::string(", cell = \"") + NameOf(cell) + "\"";
-  if (any || cell == Cell::kSimpleRNN) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
-  if (any || cell == Cell::kGRU) text += std::string(", reset_after = ") + truth(call.reset_after);
+  const CellAttributes has = CellAttributesOf(call.operation);
+  if (has.cell) text += std::string(", cell = \"") + NameOf(call.operation.cell) + "\"";
+  if (has.activation) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
+  if (has.reset_after) text += std::string(", reset_after = ") + truth(call.reset_after);
   for (const auto& [name, count] : call.counts) text += ", " + name + " = " + std::to_string(count) + " : i64";
   return text + "}";
 }
@@ -66,7 +65,7 @@ class XlaOp : public tf::XlaOpKernel {
     for (int i = 0; i < context->num_inputs(); ++i) {
       const auto shape = context->InputXlaShape(i);
       OP_REQUIRES_OK(context, shape.status());
-      // Such a tensor is padded to its bound, and the kernels would take the padding for data.
+      // XLA pads a dynamic tensor to its bound, and the kernels would take the padding for data.
       const char* needs = "native recurrences need static shapes under XLA; use implementation=\"xla\"";
       OP_REQUIRES(context, !shape->is_dynamic(), absl::UnimplementedError(needs));
       const auto sizes = shape->dimensions();
@@ -93,13 +92,13 @@ class XlaOp : public tf::XlaOpKernel {
   Call call_;
 };
 
-// Not REGISTER_XLA_OP: TensorFlow reads its registry once, when the first tensor is made, and the library may be loaded
-// later. What it would do is this, the registration of a kernel for the device on which functions are compiled.
+// Not REGISTER_XLA_OP: TensorFlow reads that registry once, when the first tensor is made, and the library may be
+// loaded later. This registers a kernel for the device on which XLA compiles functions, as that macro does in the end.
 #define KERAS_SEQ_LOWERING(name, operation, pass)                       \
   using XlaOp_##operation##_##pass = XlaOp<operation, Pass::pass>;       \
   REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU_XLA_JIT), XlaOp_##operation##_##pass);
 
-#define KERAS_SEQ_LOWER_BOTH(name, attends, cell)                       \
+#define KERAS_SEQ_LOWER_BOTH(name, ...)                                 \
   KERAS_SEQ_LOWERING("KerasSeq>" #name, k##name##Operation, kForward)   \
   KERAS_SEQ_LOWERING("KerasSeq>" #name "Grad", k##name##Operation, kBackward)
 

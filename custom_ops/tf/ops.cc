@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The TensorFlow ops and their CPU kernels; arguments, results and checks are those of xla/call.h.
+// The TensorFlow ops and their CPU kernels. Arguments, results and checks are those of xla/call.h.
 #include <functional>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,7 +32,7 @@ absl::Status InferShapes(tf::shape_inference::InferenceContext* context) {
     for (int64_t j = 0; j < call.input_counts[i]; ++j) {
       const tf::shape_inference::ShapeHandle shape = context->input(inputs.size());
       Tensor tensor;
-      tensor.element = ElementOf(call.signature.inputs[i].kind, ElementOf(data));  // as the op's definition demands
+      tensor.element = ElementOf(call.signature.inputs[i].kind, ElementOf(data));  // as the op's definition requires
       tensor.ranked = context->RankKnown(shape);
       for (int axis = 0; tensor.ranked && axis < context->Rank(shape); ++axis) {
         tensor.shape.push_back(context->Value(context->Dim(shape, axis)));
@@ -57,26 +58,39 @@ std::string OpName() {
   return "KerasSeq>" + std::string(operation.name) + (pass == Pass::kBackward ? "Grad" : "");
 }
 
-std::string Declaration(const Slot& slot) {
-  const char* type = slot.kind == Kind::kData ? "T" : slot.kind == Kind::kMask ? "bool" : "R";
-  return std::string(slot.name) + ": " + slot.count_name + " * " + type;
+std::string Declaration(const ArgumentSpec& argument) {
+  const char* type = argument.kind == Kind::kData ? "T" : argument.kind == Kind::kMask ? "bool" : "R";
+  return std::string(argument.name) + ": " + argument.count_name + " * " + type;
+}
+
+// The type of an attribute that is one of these strings: {'a', 'b'}.
+std::string OneOf(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "'" : ", '") + name + "'";
+  return "{" + text + "}";
+}
+
+std::vector<std::string> CellNames() {
+  std::vector<std::string> names;
+  for (const CellTraits& cell : kCells) names.push_back(cell.name);
+  return names;
 }
 
 template <const Operation& operation, Pass pass>
 absl::Status Define(tf::OpRegistrationData* definition) {
   const Signature signature = SignatureOf(operation, pass);
   tf::OpDefBuilder builder(OpName<operation, pass>());
-  for (const Slot& slot : signature.inputs) builder.Input(Declaration(slot));
-  for (const Slot& slot : signature.outputs) builder.Output(Declaration(slot));
+  for (const ArgumentSpec& input : signature.inputs) builder.Input(Declaration(input));
+  for (const ArgumentSpec& output : signature.outputs) builder.Output(Declaration(output));
   for (const char* name : CountNames(signature)) {
     const bool directions = std::string(name) == "directions";
     builder.Attr(std::string(name) + (directions ? ": int >= 1" : ": int >= 0"));
   }
   builder.Attr("reverse: list(bool)").Attr("keep_residuals: bool");
-  const bool any = operation.attends;
-  if (any) builder.Attr("cell: {'SimpleRNN', 'GRU', 'LSTM'}");
-  if (any || operation.cell == Cell::kSimpleRNN) builder.Attr("activation: {'tanh', 'relu', 'linear'}");
-  if (any || operation.cell == Cell::kGRU) builder.Attr("reset_after: bool");
+  const CellAttributes has = CellAttributesOf(operation);
+  if (has.cell) builder.Attr("cell: " + OneOf(CellNames()));
+  if (has.activation) builder.Attr("activation: " + OneOf({std::begin(kActivationNames), std::end(kActivationNames)}));
+  if (has.reset_after) builder.Attr("reset_after: bool");
   builder.Attr("T: {float, double, bfloat16}").Attr("R: {float, double}");
   builder.SetShapeFn(InferShapes<operation, pass>);
   return builder.Finalize(definition);
@@ -109,8 +123,8 @@ class Op : public tf::OpKernel {
     Executor executor;
     executor.threads = workers->NumThreads();
     executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
-    OP_REQUIRES(context, Run(call_, sizes, element, inputs, outputs, executor),
-                absl::ResourceExhaustedError("no memory for the work of the recurrence"));
+    OP_REQUIRES(context, RunCall(call_, sizes, element, inputs, outputs, executor),
+                absl::ResourceExhaustedError("out of memory"));
   }
 
  private:
@@ -130,7 +144,7 @@ class Op : public tf::OpKernel {
   using Op_##operation##_##pass = Op<operation, Pass::pass>;          \
   REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU), Op_##operation##_##pass);
 
-#define KERAS_SEQ_REGISTER_BOTH(name, attends, cell)                    \
+#define KERAS_SEQ_REGISTER_BOTH(name, ...)                              \
   KERAS_SEQ_REGISTER("KerasSeq>" #name, k##name##Operation, kForward)   \
   KERAS_SEQ_REGISTER("KerasSeq>" #name "Grad", k##name##Operation, kBackward)
 
@@ -139,5 +153,5 @@ KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_REGISTER_BOTH)
 }  // namespace
 }  // namespace keras_seq
 
-// The TensorFlow whose headers this library was compiled with.
+// The version of TensorFlow whose headers this library was compiled with.
 extern "C" __attribute__((visibility("default"))) const char* KerasSeqTensorFlowVersion() { return TF_VERSION_STRING; }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the FFI handlers known to TensorFlow's XLA. JAX learns of them through jax.ffi.register_ffi_target instead.
+// Registers the FFI handlers with TensorFlow's XLA. For JAX, Python does so with jax.ffi.register_ffi_target.
 #include "xla/call.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -9,8 +9,8 @@ extern "C" const XLA_FFI_Api* XLA_FFI_GetApi();  // of libtensorflow_framework
   extern "C" XLA_FFI_Error* symbol(XLA_FFI_CallFrame*); \
   XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), #symbol, "Host", symbol);
 
-#define KERAS_SEQ_REGISTER_HANDLERS(name, attends, cell) \
-  KERAS_SEQ_REGISTER_HANDLER(KerasSeq##name)             \
+#define KERAS_SEQ_REGISTER_HANDLERS(name, ...) \
+  KERAS_SEQ_REGISTER_HANDLER(KerasSeq##name)   \
   KERAS_SEQ_REGISTER_HANDLER(KerasSeq##name##Grad)
 
 KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_REGISTER_HANDLERS)

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calls that reach the kernels, whoever makes them: the one table of arguments, their check, and the way from flat
-// lists of tensors to the structures of kernels/recurrence.h. No framework; each binding translates into these types.
+// Calls of the kernels, for every framework: the one table of arguments, their check, and the way from flat lists of
+// tensors to the structs of kernels/recurrence.h. It knows no framework; each binding translates into these types.
+//
+//   signature.cc  the arguments and results of every op      check.cc  checks tensors and finds the sizes
+//   describe.cc   the same as JSON, for Python               sizes.cc  the sizes of axes
+//   call.cc       reads the attributes of a call             run.cc    runs the kernels
 #ifndef KERAS_SEQ_XLA_CALL_H_
 #define KERAS_SEQ_XLA_CALL_H_
 
@@ -13,29 +17,34 @@
 
 namespace keras_seq {
 
-// What ops there are: X(name, whether it attends, its cell or, where an attribute names the cell, the default). Each
-// has a gradient, named with "Grad" after it.
-#define KERAS_SEQ_FOR_EACH_OP(X)      \
-  X(SimpleRNN, false, kSimpleRNN)     \
-  X(GRU, false, kGRU)                 \
-  X(LSTM, false, kLSTM)               \
-  X(AttentionDecoder, true, kLSTM)
+// X(name, ...) for each op: one for each cell, with its traits, and one that attends. Each has a gradient op, with the
+// same name and "Grad" after it.
+#define KERAS_SEQ_FOR_EACH_OP(X) \
+  KERAS_SEQ_FOR_EACH_CELL(X)     \
+  X(AttentionDecoder)
 
 struct Operation {
   const char* name;
   bool attends;
-  Cell cell;
+  CellKind cell;  // if the op attends, an attribute names the cell, and this is the default
 };
 
-#define KERAS_SEQ_DECLARE_OPERATION(name, attends, cell) \
-  inline constexpr Operation k##name##Operation{#name, attends, Cell::cell};
-KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_DECLARE_OPERATION)
-#undef KERAS_SEQ_DECLARE_OPERATION
+#define KERAS_SEQ_CELL_OPERATION(name, ...) \
+  inline constexpr Operation k##name##Operation{#name, false, CellKind::k##name};
+KERAS_SEQ_FOR_EACH_CELL(KERAS_SEQ_CELL_OPERATION)
+#undef KERAS_SEQ_CELL_OPERATION
+inline constexpr Operation kAttentionDecoderOperation{"AttentionDecoder", true, CellKind::kLSTM};
+
+// Whether an op has these attributes, which choose the equations of its cell. An op that attends has all of them.
+struct CellAttributes {
+  bool cell, activation, reset_after;
+};
+CellAttributes CellAttributesOf(const Operation& operation);
 
 enum class Pass { kForward, kBackward };
 enum class Element { kFloat32, kFloat64, kBFloat16, kBool, kOther };
 
-// What the sizes of an axis stand for.
+// What an axis of a tensor counts.
 enum class Axis {
   kBatch,
   kTime,
@@ -51,108 +60,109 @@ enum class Axis {
 };
 using Axes = std::vector<Axis>;
 
-// What decides the element type of an argument: T, the type of the call, or that of the residuals.
+// What decides the element type of an argument: kData has that of the call (T), kResiduals the one that follows from it
+// (R: float64 for float64, else float32), kMask is bool.
 enum class Kind { kData, kResiduals, kMask };
 
 constexpr int64_t kUnknown = -1;
 
-// A tensor, as far as it is known: a shape function may know neither rank nor sizes, and has no data.
+// A tensor. A shape function may not know rank and sizes, and has no data.
 struct Tensor {
   Element element = Element::kOther;
   bool ranked = true;
-  std::vector<int64_t> shape;  // kUnknown where not known
+  std::vector<int64_t> shape;  // kUnknown where a size is not known
   void* data = nullptr;
 };
 
-// An argument or a result of an op: a list of tensors, one for each direction.
-struct Slot {
+// An argument or a result of an op: a list of tensors, usually one for each direction.
+struct ArgumentSpec {
   const char* name;
   const char* count_name;    // the attribute that holds the length of the list
   Kind kind;
-  std::vector<Axes> shapes;  // any of them, told apart by their ranks
+  std::vector<Axes> shapes;  // the shapes that are allowed; they differ in rank
 };
 
 struct Signature {
-  std::vector<Slot> inputs, outputs;
+  std::vector<ArgumentSpec> inputs, outputs;
 };
 
-// The arguments and results of an op, in order. `reset_after` decides the shape of a GRU's bias, nothing else. An op
-// that attends has a slot for every state that its cells may have.
+// The arguments and results of an op, in order. `reset_after` only decides the shape of the bias. An op that attends
+// has lists for every state that a cell may have.
 Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = true);
 
-// The names of the attributes that hold lengths of lists: 0 or `directions`; of "directions" itself at least 1, of
-// "masks" and "memory_masks" at most 1.
+// The names of the attributes that hold lengths of lists. Each is 0 or `directions`, except that "directions" itself is
+// at least 1, and "masks" and "memory_masks" at most 1.
 std::vector<const char*> CountNames(const Signature& signature);
+
+// The signatures of all ops and their gradients, and the states of all cells, as JSON.
+const std::string& DescribeOps();
 
 // An op and its attributes.
 struct Call {
-  Operation operation;  // whose cell is that of the call
+  Operation operation;  // with the cell of this call
   Pass pass;
   Activation activation = Activation::kTanh;
   bool reset_after = true;
   bool keep_residuals = false;
-  std::vector<bool> reverse;  // of each direction
+  std::vector<bool> reverse;  // for each direction
   Signature signature;
-  std::map<std::string, int64_t> counts;            // the attributes that hold lengths of lists, by name
-  std::vector<int64_t> input_counts, output_counts;  // a length for each slot
+  std::map<std::string, int64_t> counts;             // the attributes that hold lengths of lists, by name
+  std::vector<int64_t> input_counts, output_counts;  // the length of each list of the signature
 };
 
 struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
-  // Of attention; 0 where the call has none.
-  int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;
+  int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;  // 0 if the call does not attend
 };
 
-// The type of an argument, where that of the call is known.
+// The element type of an argument in a call of type `data`.
 Element ElementOf(Kind kind, Element data);
 
-// The names of a cell and of an activation, as attributes and names of ops spell them.
-const char* NameOf(Cell cell);
+const char* NameOf(CellKind cell);
 const char* NameOf(Activation activation);
 
-// The functions below that return a string return what is wrong, or nothing.
+// The functions below that return a string return an error message, or "" if all is well.
 
 // Makes a call from its attributes. `get(name, pointer)` reads one into an int64_t, a bool, a string or, for `reverse`,
-// a vector<bool>, and returns false where it is not there.
+// a vector<bool>, and returns false if there is none of this type.
 template <typename Get>
 std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call);
 
-// Checks the inputs against each other and finds what is known of the sizes and of T.
+// Checks the inputs against each other, and finds the sizes and the element type of the call as far as they are known.
 std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Sizes* sizes, Element* element);
 
-// The results that these sizes lead to, with kUnknown where they do not tell.
+// The results of a call with these sizes, without data; sizes that do not follow from them are kUnknown.
 std::vector<Tensor> Outputs(const Call& call, const Sizes& sizes, Element element);
 
-// Computes the outputs of a call that was checked. Returns false where memory ran out.
-bool Run(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
-         const std::vector<Tensor>& outputs, const Executor& executor);
+// Computes the outputs of a call whose inputs were checked. Returns false if memory ran out.
+bool RunCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
+             const std::vector<Tensor>& outputs, const Executor& executor);
 
 std::string ToString(const std::vector<int64_t>& shape);
 
-// ResidualSize by the names that Python has; -1 where there is no such call. A `source` of kUnknown is one that does not
-// attend.
-int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, const std::string& activation,
-                           bool reset_after, const Sizes& sizes);
+// ResidualSize for a cell and a type given by name; -1 if there is no such call. `sizes.source` is kUnknown if the call
+// does not attend.
+int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, const Sizes& sizes);
 
-// Of ReadCall: what is left to do when all attributes are there.
+// The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
+std::string FindCell(const std::string& name, CellKind* cell);
 std::string FinishCall(const std::string& activation, Call* call);
-std::string FindCell(const std::string& name, Cell* cell);
 
 template <typename Get>
 std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call) {
   call->operation = operation;
   call->pass = pass;
-  std::string activation = "tanh", cell = NameOf(operation.cell);
+  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell);
   auto read = [&get](const char* name, auto* value) {
     return get(name, value) ? std::string() : "the attribute `" + std::string(name) + "` is missing or of another type";
   };
-  const bool any = operation.attends;  // any cell, and so the attributes of all
+  const CellAttributes has = CellAttributesOf(operation);
   std::string error = read("reverse", &call->reverse);
   if (error.empty()) error = read("keep_residuals", &call->keep_residuals);
-  if (error.empty() && any) error = read("cell", &cell);
-  if (error.empty() && (any || operation.cell == Cell::kSimpleRNN)) error = read("activation", &activation);
-  if (error.empty() && (any || operation.cell == Cell::kGRU)) error = read("reset_after", &call->reset_after);
-  if (error.empty() && any) error = FindCell(cell, &call->operation.cell);
+  if (error.empty() && has.cell) error = read("cell", &cell);
+  if (error.empty() && has.activation) error = read("activation", &activation);
+  if (error.empty() && has.reset_after) error = read("reset_after", &call->reset_after);
+  if (error.empty() && has.cell) error = FindCell(cell, &call->operation.cell);
   call->signature = SignatureOf(call->operation, pass, call->reset_after);
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The XLA FFI handlers, for TensorFlow's XLA and for JAX, and what Python asks of the library by ctypes.
+// The XLA FFI handlers, for TensorFlow's XLA and for JAX, and the functions that Python calls by ctypes.
 //
-// A call's operands and results are those of its signature, flat; its attributes are those of the TensorFlow op, but
-// for `reverse`, which is an integer whose bit d belongs to direction d.
+// The operands and results of a call are those of its signature, as one flat list. The attributes are those of the
+// TensorFlow op, except `reverse`, an integer whose bit d belongs to direction d.
 #include <algorithm>
 #include <cstdint>
 #include <functional>
@@ -109,9 +109,9 @@ ffi::Error Handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
   if (error.empty()) error = CheckResults(Outputs(call, sizes, element), outputs);
   if (!error.empty()) return Invalid(operation, pass, error);
   Executor executor;
-  executor.threads = std::max<int>(1, pool.num_threads());  // 0 where there is no pool
+  executor.threads = std::max<int>(1, pool.num_threads());  // num_threads is 0 if there is no pool
   executor.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  if (Run(call, sizes, element, inputs, outputs, executor)) return ffi::Error::Success();
+  if (RunCall(call, sizes, element, inputs, outputs, executor)) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "KerasSeq>" + std::string(operation.name) + ": out of memory");
 }
 
@@ -130,21 +130,23 @@ ffi::Error Handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
                                     .RemainingRets()                                      \
                                     .Attrs());
 
-#define KERAS_SEQ_HANDLERS(name, attends, cell)                    \
+#define KERAS_SEQ_HANDLERS(name, ...)                              \
   KERAS_SEQ_HANDLER(KerasSeq##name, k##name##Operation, kForward)  \
   KERAS_SEQ_HANDLER(KerasSeq##name##Grad, k##name##Operation, kBackward)
 
 KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_HANDLERS)
 
-// Null, with the reason in `error`, where the instruction set asked for cannot be had.
+// InstructionSet of kernels/recurrence.h.
 KERAS_SEQ_EXPORT const char* KerasSeqInstructionSet(const char** error) { return keras_seq::InstructionSet(error); }
 
-// The size of the residuals of one direction; -1 where there is no such call. JAX has to know it before the call. A
-// `source` of -1 is one that does not attend.
-KERAS_SEQ_EXPORT int64_t KerasSeqResidualSize(const char* cell, const char* dtype, const char* activation,
-                                              bool reset_after, int64_t batch, int64_t time, int64_t features,
-                                              int64_t units, int64_t source, int64_t memory_units,
-                                              int64_t attention_units) {
-  return keras_seq::ResidualSizeByName(cell, dtype, activation, reset_after,
+// The table of ops as JSON; see describe.cc.
+KERAS_SEQ_EXPORT const char* KerasSeqDescribeOps() { return keras_seq::DescribeOps().c_str(); }
+
+// The size of the residuals of one direction, which JAX must know before the call; -1 if there is no such call.
+// `source` is -1 if the call does not attend.
+KERAS_SEQ_EXPORT int64_t KerasSeqResidualSize(const char* cell, const char* dtype, bool reset_after, int64_t batch,
+                                              int64_t time, int64_t features, int64_t units, int64_t source,
+                                              int64_t memory_units, int64_t attention_units) {
+  return keras_seq::ResidualSizeByName(cell, dtype, reset_after,
                                        {batch, time, features, units, source, memory_units, attention_units});
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of arguments and results of every op.
+// The arguments and results of every op.
 #include <algorithm>
 #include <cstring>
 
@@ -23,74 +23,76 @@ const Axes kAttentionWeights = {Axis::kBatch, Axis::kTime, Axis::kSource};
 
 Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   const bool attends = operation.attends, has_c = attends || States(operation.cell) == 2;
-  const bool two_biases = operation.cell == Cell::kGRU && reset_after;
+  const bool two_biases = TraitsOf(operation.cell).HasTwoBiases(reset_after);
   const Axes bias = two_biases ? Axes{Axis::kTwo, Axis::kGateUnits} : Axes{Axis::kGateUnits};
   const Axes kernel = {attends ? Axis::kInputUnits : Axis::kFeatures, Axis::kGateUnits};
   const std::vector<Axes> multiplier = {kState, kStates};
-  // Where an attribute names the cell, lists of c have lengths of their own.
+  // If an attribute names the cell, the lists of c have their own lengths, which are 0 for a cell without c.
   const char* initial_c = attends ? "initial_cells" : "initial_states";
   const char* final_c = attends ? "cells" : "directions";
-  auto append_if = [](bool there, std::vector<Slot>* slots, const std::vector<Slot>& more) {
-    if (there) slots->insert(slots->end(), more.begin(), more.end());
+  const char* wanted_c = attends ? "wanted_initial_cells" : "wanted_initial_states";
+  const auto append = [](std::vector<ArgumentSpec>* list, const std::vector<ArgumentSpec>& more) {
+    list->insert(list->end(), more.begin(), more.end());
   };
 
-  std::vector<Slot> inputs = {{"inputs", "directions", Kind::kData, {kSequence}}};
-  append_if(attends, &inputs,
-            {{"memory", "directions", Kind::kData, {kMemory}},
-             {"keys", "directions", Kind::kData, {kKeys}},
-             {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
-             {"score_vector", "directions", Kind::kData, {kScoreVector}},
-             {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kBatch, Axis::kSource}}}});
-  append_if(true, &inputs,
-            {{"kernel", "directions", Kind::kData, {kernel}},
-             {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
-             {"bias", "biases", Kind::kData, {bias}},
-             {"initial_h", "initial_states", Kind::kData, {kState}}});
-  append_if(has_c, &inputs, {{"initial_c", initial_c, Kind::kData, {kState}}});
-  append_if(true, &inputs,
-            {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
-             {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, multiplier},
-             {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, multiplier}});
-  append_if(has_c, &inputs, {{"zoneout_mask_c", "zoneout_masks_c", Kind::kData, multiplier}});
+  std::vector<ArgumentSpec> inputs = {{"inputs", "directions", Kind::kData, {kSequence}}};
+  if (attends) {
+    append(&inputs, {{"memory", "directions", Kind::kData, {kMemory}},
+                     {"keys", "directions", Kind::kData, {kKeys}},
+                     {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
+                     {"score_vector", "directions", Kind::kData, {kScoreVector}},
+                     {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kBatch, Axis::kSource}}}});
+  }
+  append(&inputs, {{"kernel", "directions", Kind::kData, {kernel}},
+                   {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
+                   {"bias", "biases", Kind::kData, {bias}},
+                   {"initial_h", "initial_states", Kind::kData, {kState}}});
+  if (has_c) inputs.push_back({"initial_c", initial_c, Kind::kData, {kState}});
+  append(&inputs, {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
+                   {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, multiplier},
+                   {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, multiplier}});
+  if (has_c) inputs.push_back({"zoneout_mask_c", "zoneout_masks_c", Kind::kData, multiplier});
 
-  std::vector<Slot> results = {{"outputs", "directions", Kind::kData, {kStates}}};
-  append_if(attends, &results, {{"attention_weights", "directions", Kind::kData, {kAttentionWeights}}});
-  const Slot residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
+  std::vector<ArgumentSpec> results = {{"outputs", "directions", Kind::kData, {kStates}}};
+  if (attends) results.push_back({"attention_weights", "directions", Kind::kData, {kAttentionWeights}});
+  const ArgumentSpec residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
   if (pass == Pass::kForward) {
     results.push_back({"final_h", "directions", Kind::kData, {kState}});
-    append_if(has_c, &results, {{"final_c", final_c, Kind::kData, {kState}}});
+    if (has_c) results.push_back({"final_c", final_c, Kind::kData, {kState}});
     results.push_back(residuals);
     return {inputs, results};
   }
 
-  append_if(true, &inputs, results);
+  append(&inputs, results);
   inputs.push_back(residuals);
   inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kStates}});
-  append_if(attends, &inputs, {{"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}}});
+  if (attends) {
+    inputs.push_back({"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}});
+  }
   inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
-  append_if(has_c, &inputs, {{"d_final_c", "upstream_c", Kind::kData, {kState}}});
-  std::vector<Slot> gradients = {{"d_inputs", "wanted_inputs", Kind::kData, {kSequence}}};
-  append_if(attends, &gradients,
-            {{"d_memory", "wanted_memories", Kind::kData, {kMemory}},
-             {"d_keys", "wanted_keys", Kind::kData, {kKeys}},
-             {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
-             {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}}});
-  append_if(true, &gradients,
-            {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
-             {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
-             {"d_bias", "wanted_biases", Kind::kData, {bias}},
-             {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
-  append_if(has_c, &gradients,
-            {{"d_initial_c", attends ? "wanted_initial_cells" : "wanted_initial_states", Kind::kData, {kState}}});
+  if (has_c) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
+
+  std::vector<ArgumentSpec> gradients = {{"d_inputs", "wanted_inputs", Kind::kData, {kSequence}}};
+  if (attends) {
+    append(&gradients, {{"d_memory", "wanted_memories", Kind::kData, {kMemory}},
+                        {"d_keys", "wanted_keys", Kind::kData, {kKeys}},
+                        {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
+                        {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}}});
+  }
+  append(&gradients, {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
+                      {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
+                      {"d_bias", "wanted_biases", Kind::kData, {bias}},
+                      {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
+  if (has_c) gradients.push_back({"d_initial_c", wanted_c, Kind::kData, {kState}});
   return {inputs, gradients};
 }
 
 std::vector<const char*> CountNames(const Signature& signature) {
   std::vector<const char*> names;
-  for (const std::vector<Slot>* slots : {&signature.inputs, &signature.outputs}) {
-    for (const Slot& slot : *slots) {
-      auto same = [&slot](const char* name) { return !std::strcmp(name, slot.count_name); };
-      if (std::none_of(names.begin(), names.end(), same)) names.push_back(slot.count_name);
+  for (const std::vector<ArgumentSpec>* list : {&signature.inputs, &signature.outputs}) {
+    for (const ArgumentSpec& argument : *list) {
+      auto same = [&argument](const char* name) { return !std::strcmp(name, argument.count_name); };
+      if (std::none_of(names.begin(), names.end(), same)) names.push_back(argument.count_name);
     }
   }
   return names;

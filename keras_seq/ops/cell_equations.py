@@ -94,8 +94,19 @@ def _add_bias(projected, bias):
     return projected if bias is None else projected + bias
 
 
+def _has_default_activations(equations):
+    return equations.activation is activations.tanh and equations.recurrent_activation is activations.sigmoid
+
+
 class _Equations:
     """What the classic cells share: one recurrent kernel, one product with it a step."""
+
+    def native_kernel(self):
+        """The name and the attributes of the native kernel for these equations, or None.
+
+        Implementations check the exact type, because a subclass computes something else.
+        """
+        return None
 
     def split_bias(self, bias):
         """The bias of the input product and that of the recurrent product, or None."""
@@ -141,6 +152,13 @@ class SimpleRNNEquations(_Equations):
     def differentiable(self):
         return has_slope(self.activation)
 
+    def native_kernel(self):
+        if type(self) is not SimpleRNNEquations:
+            return None
+        if self.activation not in (activations.tanh, activations.relu, activations.linear):
+            return None
+        return "SimpleRNN", {"activation": self.activation.__name__}
+
     def step(self, inputs, state, weights):
         (h,) = state
         h = self.activation(inputs + ops.matmul(_drop(h, weights.dropout_mask), weights.kernel))
@@ -171,6 +189,9 @@ class LSTMEquations(_Equations):
     @property
     def differentiable(self):
         return has_slope(self.activation, self.recurrent_activation)
+
+    def native_kernel(self):
+        return ("LSTM", {}) if type(self) is LSTMEquations and _has_default_activations(self) else None
 
     def step(self, inputs, state, weights):
         h, c = state
@@ -342,6 +363,11 @@ class GRUEquations(_Equations):
     @property
     def differentiable(self):
         return has_slope(self.activation, self.recurrent_activation)
+
+    def native_kernel(self):
+        if type(self) is not GRUEquations or not _has_default_activations(self):
+            return None
+        return "GRU", {"reset_after": self.reset_after}
 
     def split_bias(self, bias):
         if bias is None or not self.reset_after:

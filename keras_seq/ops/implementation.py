@@ -6,7 +6,7 @@ import contextvars
 import os
 from typing import NamedTuple
 
-from keras import activations, backend
+from keras import backend
 
 from keras_seq.ops import cell_equations, cudnn, native
 from keras_seq.ops.attention_equations import AdditiveAttentionEquations, AnyAttentionEquations, InputFeedingEquations
@@ -133,18 +133,7 @@ def native_kernel(cell):
     """
     if isinstance(cell, AdditiveAttentionEquations):
         cell = cell.cell
-    if isinstance(cell, cell_equations.SimpleRNNEquations):
-        if cell.activation in (activations.tanh, activations.relu, activations.linear):
-            return "SimpleRNN", {"activation": cell.activation.__name__}
-        return None
-    if type(cell) not in (
-        cell_equations.GRUEquations,
-        cell_equations.LSTMEquations,
-    ):  # whose subclasses compute something else
-        return None
-    if cell.activation is not activations.tanh or cell.recurrent_activation is not activations.sigmoid:
-        return None
-    return ("GRU", {"reset_after": cell.reset_after}) if isinstance(cell, cell_equations.GRUEquations) else ("LSTM", {})
+    return cell.native_kernel() if hasattr(cell, "native_kernel") else None
 
 
 def _describe(cell):

@@ -199,7 +199,8 @@ def run_attending(
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         read = {"query_kernel": cast(query_kernel), "score_vector": cast(score_vector)}
         read |= {"memory": memory, "keys": keys, "memory_mask": None if memory_mask is None else memory_mask > 0}
-        ((outputs, state, attention_weights),) = _run_native([recurrence], mask, recompute, attention=read)
+        options = {"mask": mask, "recompute": recompute, "attention": read}
+        ((outputs, state, attention_weights),) = native.run([recurrence], **options)
         return _show(outputs, recurrence, mask, zero_output_for_mask), state, attention_weights
     bias, recurrent_bias = cell.split_bias(recurrence.bias)
     weights = AttentionWeights(
@@ -303,6 +304,10 @@ class RecurrentCall(NamedTuple):
     reverse: bool = False
     probe: object = None  # (batch, time, size of h), zeros: its gradient is that of each h_t
 
+    @property
+    def equations(self):
+        return self.cell
+
     def parts(self):
         """The tensors that kernels read, each with its place; what is absent is not there."""
         states = [(f"{name}[{i}]", x) for name in _OF_STATES for i, x in enumerate(getattr(self, name) or ())]
@@ -347,7 +352,7 @@ def run(
         alike = all(_look(recurrence) == _look(recurrences[0]) for recurrence in recurrences)
         results = []
         for group in [recurrences] if alike else [[recurrence] for recurrence in recurrences]:
-            results += _run_native(group, mask, recompute)
+            results += native.run(group, mask=mask, recompute=recompute)
     elif chosen == "cudnn":
         results = [_run_cudnn(recurrence, as_bool_mask(mask), recompute) for recurrence in recurrences]
     else:
@@ -373,30 +378,6 @@ def _split_options(recurrence, options):
 def _look(recurrence):
     """What native kernels need to find equal in all directions of a call."""
     return recurrence.cell, {name: tuple(x.shape) for name, x in recurrence.parts().items()}
-
-
-def _run_native(recurrences, mask, recompute, attention=None):
-    """A list of `(outputs, state)`, of one that attends `(outputs, state, attention_weights)`."""
-    first = recurrences[0]
-    kernel, attributes = native_kernel(first.cell)
-    results = native.recur(
-        kernel,
-        [r.inputs for r in recurrences],
-        [r.kernel for r in recurrences],
-        [r.recurrent_kernel for r in recurrences],
-        None if first.bias is None else [r.bias for r in recurrences],
-        initial_state=None if first.initial_state is None else [r.initial_state for r in recurrences],
-        mask=mask,
-        recurrent_dropout_mask=None
-        if first.recurrent_dropout_mask is None
-        else [r.recurrent_dropout_mask for r in recurrences],
-        zoneout=None if first.zoneout_masks is None else [r.zoneout_masks for r in recurrences],
-        attention=attention,
-        reverse=[r.reverse for r in recurrences],
-        keep_residuals=not recompute,
-        **attributes,
-    )
-    return list(zip(*results, strict=True))
 
 
 def _extras(recurrences, mask, unroll, use_cudnn):

@@ -2,25 +2,32 @@
 """Hostile calls, to the native ops themselves: an error or a defined result, never a crash."""
 
 import collections
+import ctypes
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import GATES, KERNEL_CELLS
+from native_calls import run_native
 
-from keras_seq.ops import native
+from keras_seq.ops import native, native_library
 
 WHY_NOT = native.unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
-def op(name, suffix=""):
-    library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
-    return native._tensorflow_op(library, name, suffix)
+LIBRARY = str(native.FOLDER / "libkeras_seq_tf.so")
+OPS = {} if WHY_NOT else native_library.describe_ops(ctypes.CDLL(LIBRARY))
+
+
+def function(op, suffix=""):
+    from keras_seq.ops.native_tensorflow import op_function
+
+    return op_function(tf.load_op_library(LIBRARY), op.name, suffix)
 
 
 def draw_call(rng, attends):
-    """A good call of tiny sizes, zeros among them: the `_Call`, its tensors and its attributes."""
+    """A good call of tiny sizes, zeros among them: the `OpCall`, its tensors and its attributes."""
     cell, attributes = KERNEL_CELLS[rng.integers(len(KERNEL_CELLS))]
     directions = 1 if attends else int(rng.choice([1, 2, 3, rng.integers(1, 34)], p=[0.4, 0.4, 0.1, 0.1]))
     batch, time, features, units, source, memory_units, attention_units = rng.integers(0, 4, 7)
@@ -36,7 +43,8 @@ def draw_call(rng, attends):
     def mask(*shape):
         return [tf.constant(rng.choice([0, 1, 7, 255], shape).astype("uint8").view(bool))] * int(rng.integers(2))
 
-    with_state, states = rng.integers(2), native.STATES[cell]
+    op = OPS["AttentionDecoder" if attends else cell]
+    with_state, states = rng.integers(2), op.states[cell]
     lists = {
         "inputs": tensors(batch, time, features),
         "kernel": tensors(features + attends * memory_units, width),
@@ -56,7 +64,7 @@ def draw_call(rng, attends):
         lists["memory_mask"] = mask(batch, source)
         attributes = {"activation": "tanh", "reset_after": True, "cell": cell, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
-    call = native._Call(native.ATTENTION_DECODER if attends else cell, cell, tuple(reverse), keep, ())
+    call = native_library.op_call(op, cell, tuple(reverse), keep, ())
     return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}
 
 
@@ -101,25 +109,25 @@ def test_hostile_calls(attends):
             attributes["reverse"] = attributes["reverse"] * 20
         if rng.random() < 0.05 and "activation" in attributes:
             attributes["activation"] = "sine"
-        counts = call.result_counts()
+        counts = dict(call.extra_counts)
         if attends and rng.random() < 0.05:
             counts["cells"] = 1 - counts["cells"]
         if attends and rng.random() < 0.05:
             attributes["cell"] = str(rng.choice([*GATES, "Cell"]))
         try:
             kind = tf.float64 if rng.random() < 0.05 else tf.float32
-            *results, residuals = op(call.op)(**lists, **attributes, **counts, R=kind)
+            results = function(call.op)(**lists, **attributes, **counts, R=kind)
             tally["forward"] += 1
-            lists.update(call.split([tensor for tensors in results for tensor in tensors]), residuals=residuals)
-            for name in call.upstream_counts():
+            lists.update(zip(call.op.results, results, strict=True))
+            for name in call.op.upstream:
                 lists[name] = lists.get(name.removeprefix("d_"), []) if rng.integers(2) else []
             lists = {name: tensors for name, tensors in lists.items() if not name.startswith("final")}
             if rng.integers(2):
                 spoil(lists, rng)
-            wanted = call.wanted(lists, lambda name: rng.integers(3))
+            wanted = call.op.wanted_counts(lists, [name for name in call.op.wanted if rng.integers(3)])
             if rng.random() < 0.05:
                 wanted["wanted_inputs"] = int(rng.integers(5))
-            op(call.op, "_grad")(**lists, **attributes, **wanted)
+            function(call.op, "_grad")(**lists, **attributes, **wanted)
             tally["backward"] += 1
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
             tally[type(error).__name__] += 1
@@ -142,9 +150,9 @@ def test_huge_axes_of_empty_tensors_cost_nothing(cell, attributes, batch, time, 
     ]
     with tf.GradientTape() as tape:
         tape.watch(arguments)
-        (outputs,), states = native.recur(
-            cell, *([a] for a in arguments), reverse=[True], keep_residuals=True, **attributes
-        )
+        names = ("inputs", "kernel", "recurrent_kernel")
+        call = {**dict(zip(names, arguments, strict=True)), "reverse": True}
+        (outputs,), states = run_native(cell, attributes, [call])
     assert outputs.shape == (batch, time, units) and states[0][0].shape == (batch, units)
     for argument, gradient in zip(arguments, tape.gradient(outputs, arguments), strict=True):
         assert gradient.shape == argument.shape
@@ -164,12 +172,7 @@ def test_huge_memories_without_elements_cost_nothing(source, memory_units, atten
     inputs, kernel = tf.zeros((1, 0, 2)), tf.zeros((2 + memory_units, 0))
     with tf.GradientTape() as tape:
         tape.watch(attention["memory"])
-        (outputs,), _, (attention_weights,) = native.recur(
-            "LSTM",
-            *([inputs], [kernel], [tf.zeros((0, 0))]),
-            attention=attention,
-            reverse=[False],
-            keep_residuals=True,
-        )
+        call = {"inputs": inputs, "kernel": kernel, "recurrent_kernel": tf.zeros((0, 0))}
+        (outputs,), _, (attention_weights,) = run_native("LSTM", {}, [call], attention=attention)
     assert outputs.shape == (1, 0, 0) and attention_weights.shape == (1, 0, source)
     assert tape.gradient(outputs, attention["memory"]).shape == attention["memory"].shape

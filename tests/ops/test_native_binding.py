@@ -1,81 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How calls reach the native kernels and come back, on TensorFlow and JAX; whether the numbers are right to the last
-digit is the subject of other tests. This file also runs itself as a program, for what needs a process of its own."""
+"""How calls reach the native kernels and come back, on TensorFlow and JAX. Other tests check the numbers to the last
+digit. This file also runs itself as a program, for what needs another process."""
 
-import ctypes
 import functools
-import json
-import os
 import pathlib
-import re
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GATES, KERNEL_CELLS, MODES, assert_close, run_with_gradients
+from conftest import KERNEL_CELLS, MODES, assert_close, run_with_gradients
+from native_calls import (
+    BATCH,
+    FEATURES,
+    MASK,
+    TIME,
+    UNITS,
+    bytes_of_images,
+    call,
+    draw,
+    draw_arguments,
+    needs_native,
+    on_cells,
+    reference,
+    run_alone,
+    run_native,
+)
 
 from keras_seq import layers, ops
 from keras_seq.ops import cell_equations, native
 
-BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
-STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
-# The first and the last step are kept: before them, ops with an initial state give zeros, as Keras does.
-MASK = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1]], bool)
 
-WHY_NOT = native.unavailable()
-needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-on_cells = pytest.mark.parametrize("cell, attributes", KERNEL_CELLS, ids=str)
-
-
-def draw(*shape, seed=0, dtype="float64"):
-    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(dtype)
-
-
-def draw_arguments(cell, attributes, direction=0, dtype="float64"):
-    """inputs, kernel, recurrent_kernel, bias, recurrent_dropout_mask, initial states."""
-    width = GATES[cell] * UNITS
-    shapes = [
-        (BATCH, TIME, FEATURES),
-        (FEATURES, width),
-        (UNITS, width),
-        (2, width) if attributes.get("reset_after") else (width,),
-        *[(BATCH, UNITS)] * (1 + STATES[cell]),
-    ]
-    return [draw(*shape, seed=10 * direction + i, dtype=dtype) for i, shape in enumerate(shapes)]
-
-
-def call(cell, attributes, arguments, *, reverse=(False,), keep_residuals=True, mask=None):
-    """`native.recur` on the flat arguments of `draw_arguments`, one list after the other."""
-    size = len(arguments) // len(reverse)
-    groups = [arguments[i : i + size] for i in range(0, len(arguments), size)]
-    x, w, u, b, dropout, *state = zip(*groups, strict=True)
-    return native.recur(
-        cell,
-        *(x, w, u, b),
-        initial_state=list(zip(*state, strict=True)),
-        recurrent_dropout_mask=dropout,
-        mask=mask,
-        reverse=list(reverse),
-        keep_residuals=keep_residuals,
-        **attributes,
-    )
-
-
-def reference(cell, attributes, arguments, *, reverse=False, mask=None):
-    function = {"SimpleRNN": ops.simple_rnn, "GRU": ops.gru, "LSTM": ops.lstm}[cell]
-    x, w, u, b, dropout, *state = arguments
-    options = {"initial_state": tuple(state), "recurrent_dropout_mask": dropout, "mask": mask, "reverse": reverse}
-    return function(x, w, u, b, **options, **attributes, implementation="xla")
-
-
-def outputs_and_gradients_are_those_of_xla(cell, attributes, mode, keep_residuals):
+def outputs_and_gradients_are_those_of_xla(cell, attributes, mode, recompute):
     """Two directions in one call are two calls."""
     both = [draw_arguments(cell, attributes, direction) for direction in (0, 1)]
     n = len(both[0])
-    options = {"reverse": (False, True), "keep_residuals": keep_residuals, "mask": MASK}
+    options = {"reverse": (False, True), "recompute": recompute, "mask": MASK}
 
     def run(*arguments):
         outputs, states = call(cell, attributes, arguments, **options)
@@ -97,13 +58,13 @@ def outputs_and_gradients_are_those_of_xla(cell, attributes, mode, keep_residual
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 @on_cells
 def test_two_directions_in_one_call(cell, attributes, mode):
-    outputs_and_gradients_are_those_of_xla(cell, attributes, mode, keep_residuals=True)
+    outputs_and_gradients_are_those_of_xla(cell, attributes, mode, recompute=False)
 
 
 @needs_native
 @on_cells
 def test_gradients_without_residuals(cell, attributes):
-    outputs_and_gradients_are_those_of_xla(cell, attributes, "graph", keep_residuals=False)
+    outputs_and_gradients_are_those_of_xla(cell, attributes, "graph", recompute=True)
 
 
 @needs_native
@@ -140,11 +101,6 @@ def test_many_directions_in_one_call(mode):
         (tf.errors.InvalidArgumentError, ValueError), match=r"`directions` must be from 1 to 32\. Received: 33"
     ):
         run_with_gradients(functools.partial(run, directions=range(33)), [*each[0]] * 33, mode=mode)
-
-
-def bytes_of_images(mask):
-    """A boolean mask whose True is the byte 255, as it is in the mask of an image."""
-    return (np.asarray(mask).astype("uint8") * 255).view(bool)
 
 
 @pytest.mark.parametrize("implementation", [pytest.param("native", marks=needs_native), "xla"])
@@ -193,22 +149,23 @@ def test_training_with_the_mask_of_an_image():
     assert losses[1] < losses[0]
 
 
-def zoneout_call(zoneout, cell="LSTM", recurrent_dropout_mask=None):
+def zoneout_call(zoneout_masks, cell="LSTM", recurrent_dropout_mask=None):
     x, w, u, b, _, *state = draw_arguments(cell, {})
-    options = {"initial_state": [tuple(state)], "recurrent_dropout_mask": recurrent_dropout_mask, "zoneout": zoneout}
-    return native.recur(cell, [x], [w], [u], [b], **options, reverse=[False], keep_residuals=False), state
+    arguments = {"inputs": x, "kernel": w, "recurrent_kernel": u, "bias": b, "initial_state": tuple(state)}
+    arguments.update(recurrent_dropout_mask=recurrent_dropout_mask, zoneout_masks=zoneout_masks)
+    return run_native(cell, {}, [arguments], recompute=True), state
 
 
 @needs_native
 @pytest.mark.parametrize("shape", [(BATCH, UNITS), (BATCH, TIME, UNITS)], ids=str)
 def test_zoneout_reaches_its_state(shape):
     plain, (h, c) = zoneout_call(None)
-    assert_close(zoneout_call([(np.zeros(shape), np.zeros(shape))])[0], plain, 1e-12)
-    (outputs, [(final_h, final_c)]), _ = zoneout_call([(np.ones(shape), None)])
+    assert_close(zoneout_call((np.zeros(shape), np.zeros(shape)))[0], plain, 1e-12)
+    (outputs, [(final_h, final_c)]), _ = zoneout_call((np.ones(shape), None))
     assert_close(outputs[0], np.repeat(h[:, None], TIME, axis=1), 1e-12)
     assert_close(final_h, h, 1e-12)
     assert not np.allclose(final_c, c)
-    (_, [(_, final_c)]), _ = zoneout_call([(None, np.ones(shape))])
+    (_, [(_, final_c)]), _ = zoneout_call((None, np.ones(shape)))
     assert_close(final_c, c, 1e-12)
 
 
@@ -216,10 +173,10 @@ def test_zoneout_reaches_its_state(shape):
 def test_recurrent_dropout_of_each_step():
     multiplier = draw(BATCH, UNITS)
     repeated = np.repeat(multiplier[:, None], TIME, axis=1)
-    once, _ = zoneout_call(None, recurrent_dropout_mask=[multiplier])
-    assert_close(zoneout_call(None, recurrent_dropout_mask=[repeated])[0], once, 1e-12)
+    once, _ = zoneout_call(None, recurrent_dropout_mask=multiplier)
+    assert_close(zoneout_call(None, recurrent_dropout_mask=repeated)[0], once, 1e-12)
     repeated[:, 1:] = 1  # only the first step, so the others differ
-    assert not np.allclose(zoneout_call(None, recurrent_dropout_mask=[repeated])[0][0][0], once[0][0])
+    assert not np.allclose(zoneout_call(None, recurrent_dropout_mask=repeated)[0][0][0], once[0][0])
 
 
 @needs_native
@@ -241,7 +198,7 @@ def gradient_node(**options):
     def step(x, w, u, b):
         with tf.GradientTape() as tape:
             tape.watch((w, b))
-            _, [(h, _)] = native.recur("LSTM", [x], [w], [u], [b], reverse=[False], keep_residuals=True)
+            _, [(h, _)] = run_native("LSTM", {}, [{"inputs": x, "kernel": w, "recurrent_kernel": u, "bias": b}])
             loss = tf.reduce_sum(h * h)
         return tape.gradient(loss, (w, b))
 
@@ -270,14 +227,15 @@ def test_xla_calls_the_kernels():
 @needs_native
 def test_xla_finds_a_library_that_is_loaded_late():
     # TensorFlow looks at the registrations for XLA once, when the first tensor is made.
-    run_alone("compile_after_the_first_tensor")
+    run_alone(compile_after_the_first_tensor)
 
 
 def compile_after_the_first_tensor():
     tensor = tf.ones((1, 2, 1))
     weight = tf.ones((1, 1))
-    options = {"reverse": [False], "keep_residuals": False, "activation": "linear"}
-    run = tf.function(lambda: native.recur("SimpleRNN", [tensor], [weight], [weight], **options), jit_compile=True)
+    calls = [{"inputs": tensor, "kernel": weight, "recurrent_kernel": weight}]
+    options = {"cell": "SimpleRNN", "attributes": {"activation": "linear"}, "recompute": True}
+    run = tf.function(lambda: run_native(calls=calls, **options), jit_compile=True)
     assert_close(run()[0][0], np.array([[[1.0], [2.0]]]), 0)
 
 
@@ -329,7 +287,7 @@ def test_a_reloaded_saved_model_can_be_trained(tmp_path):
     )
     tf.saved_model.save(module, str(tmp_path))
     np.savez(tmp_path / "expected.npz", x=x, gradient=step_of_module(module, x))
-    run_alone("train_saved_model", str(tmp_path))
+    run_alone(train_saved_model, str(tmp_path))
 
 
 def train_saved_model(path):
@@ -362,118 +320,7 @@ def test_errors_say_argument_expected_and_received(mode):
 def test_a_state_for_each():
     x, w, u, *_ = draw_arguments("LSTM", {})
     with pytest.raises(ValueError, match=r"must have 2 state\(s\), \('h', 'c'\). Received: 1"):
-        native.recur("LSTM", [x], [w], [u], initial_state=[(x,)], reverse=[False], keep_residuals=False)
-
-
-# Why there may be no kernels.
-
-
-def reason_with(monkeypatch, folder, **build):
-    if build:
-        (folder / "build.json").write_text(json.dumps(build))
-    monkeypatch.setattr(native, "FOLDER", folder)
-    monkeypatch.setattr(native, "_loaded", None)
-    with pytest.raises(RuntimeError, match="Native recurrences cannot run: the native kernels "):
-        native.recur("LSTM", [], [], [], reverse=[], keep_residuals=False)
-    return native.unavailable()
-
-
-def test_another_tensorflow_is_refused_before_the_library_is_opened(monkeypatch, tmp_path):
-    (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
-    reason = reason_with(monkeypatch, tmp_path, tensorflow="2.0.0")
-    assert (
-        reason
-        == f"the native kernels were built for TensorFlow 2.0.0, and this is {tf.__version__}; reinstall keras_seq"
-    )
-
-
-def test_a_library_for_jax_only(monkeypatch, tmp_path):
-    reason = reason_with(monkeypatch, tmp_path, tensorflow=None, why_no_tensorflow="TensorFlow was not there")
-    assert reason == "the native kernels were built for JAX only: TensorFlow was not there"
-
-
-def test_a_library_that_does_not_load(monkeypatch, tmp_path):
-    (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
-    reason = reason_with(monkeypatch, tmp_path, tensorflow=tf.__version__)
-    assert reason.startswith("the native kernels do not load (") and "\n" not in reason
-
-
-def test_not_built(monkeypatch, tmp_path):
-    assert "pip install -v -e ." in reason_with(monkeypatch, tmp_path)
-    (tmp_path / "not_built.txt").write_text("Why: there is no compiler")
-    assert str(tmp_path / "not_built.txt") in reason_with(monkeypatch, tmp_path)
-
-
-def test_other_backends(monkeypatch, tmp_path):
-    monkeypatch.setattr(native.backend, "backend", lambda: "torch")
-    reason = reason_with(monkeypatch, tmp_path)
-    assert reason == "the native kernels need Keras's TensorFlow or JAX backend, and this is torch"
-
-
-@needs_native
-def test_the_library_is_what_the_build_says():
-    library = ctypes.CDLL(str(native.FOLDER / "libkeras_seq_tf.so"))
-    library.KerasSeqTensorFlowVersion.restype = ctypes.c_char_p
-    built = json.loads((native.FOLDER / "build.json").read_text())
-    assert library.KerasSeqTensorFlowVersion().decode() == built["tensorflow"] == tf.__version__
-
-
-@needs_native
-def test_an_unknown_instruction_set():
-    run_alone("ask_for_an_unknown_instruction_set", KERAS_SEQ_ISA="mmx")
-
-
-def ask_for_an_unknown_instruction_set():
-    expected = r"KERAS_SEQ_ISA must be one of .*portable on this CPU\. Received: mmx"
-    assert re.match(expected, native.unavailable())
-    ones = [tf.ones((1, 1))]
-    options = {
-        "bias": [],
-        "initial_h": [],
-        "mask": [],
-        "recurrent_dropout_mask": [],
-        "zoneout_mask_h": [],
-        "activation": "tanh",
-    }
-    options |= {"inputs": [tf.ones((1, 2, 1))], "kernel": ones, "recurrent_kernel": ones, "reverse": [False]}
-    library = tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so"))
-    forward = functools.partial(library.keras_seq_simple_rnn, **options, keep_residuals=False, R=tf.float32)
-    backward = functools.partial(
-        library.keras_seq_simple_rnn_grad,
-        **options,
-        **{"outputs": options["inputs"], "residuals": [tf.zeros(0)], "d_outputs": [], "d_final_h": ones},
-        **dict.fromkeys(("wanted_inputs", "wanted_biases", "wanted_initial_states", "wanted_recurrent_kernels"), 0),
-        wanted_kernels=1,
-        keep_residuals=False,
-    )
-    for call_op in (forward, backward):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
-            call_op()
-        for jit_compile in (False, True):
-            with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=expected):
-                tf.function(lambda f=call_op: f(), jit_compile=jit_compile)()
-
-
-@pytest.mark.slow
-@needs_native
-def test_an_unknown_instruction_set_on_jax():
-    pytest.importorskip("jax")
-    run_alone("call_the_handler_with_an_unknown_instruction_set", KERAS_BACKEND="jax", KERAS_SEQ_ISA="mmx")
-
-
-def call_the_handler_with_an_unknown_instruction_set():
-    import jax
-    import jax.numpy as jnp
-
-    assert "KERAS_SEQ_ISA" in native.unavailable()
-    handler = ctypes.CDLL(str(native.FOLDER / "libkeras_seq_xla.so")).KerasSeqSimpleRNN
-    jax.ffi.register_ffi_target("KerasSeqSimpleRNN", jax.ffi.pycapsule(handler), platform="cpu")
-    results = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((1, 2, 1), (1, 1), (0,))]
-    counts = ("biases", "initial_states", "masks", "recurrent_dropout_masks", "zoneout_masks_h", "reverse")
-    attributes = {**dict.fromkeys(counts, np.int64(0)), "directions": np.int64(1), "activation": "tanh"}
-    invoke = jax.ffi.ffi_call("KerasSeqSimpleRNN", results)
-    with pytest.raises(RuntimeError, match="INVALID_ARGUMENT: KerasSeq>SimpleRNN: KERAS_SEQ_ISA must be one of"):
-        invoke(jnp.ones((1, 2, 1)), jnp.ones((1, 1)), jnp.ones((1, 1)), keep_residuals=False, **attributes)
+        run_native("LSTM", {}, [{"inputs": x, "kernel": w, "recurrent_kernel": u, "initial_state": (x,)}])
 
 
 # JAX.
@@ -483,7 +330,7 @@ def call_the_handler_with_an_unknown_instruction_set():
 @needs_native
 def test_on_jax():
     pytest.importorskip("jax")
-    run_alone("check_jax", KERAS_BACKEND="jax")
+    run_alone(check_jax, KERAS_BACKEND="jax")
 
 
 def check_jax():
@@ -499,8 +346,8 @@ def check_jax():
 
     for cell, attributes in KERNEL_CELLS:
         arguments = [jnp.asarray(a) for a in draw_arguments(cell, attributes, dtype="float32")]
-        for reverse, keep in [(False, True), (True, False)]:
-            options = {"reverse": (reverse,), "keep_residuals": keep, "mask": jnp.asarray(MASK)}
+        for reverse, recompute in [(False, False), (True, True)]:
+            options = {"reverse": (reverse,), "recompute": recompute, "mask": jnp.asarray(MASK)}
             run = jax.jit(lambda *a, o=options: call(cell, attributes, a, **o))  # noqa: B023
             expected = value_and_gradients(
                 lambda *a, r=reverse: reference(cell, attributes, a, reverse=r, mask=MASK),  # noqa: B023
@@ -543,15 +390,6 @@ def check_jax():
         call("LSTM", {}, [*arguments[:3], arguments[3][1:], *arguments[4:]])
     with pytest.raises(ValueError, match="`inputs` must have 3 axes"):
         call("LSTM", {}, [arguments[0][0], *arguments[1:]])
-
-
-def run_alone(function, *arguments, **environment):
-    """Run a function of this file in a process of its own."""
-    command = [sys.executable, __file__, function, *arguments]
-    path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *sys.path])  # where conftest is, and all else
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 if __name__ == "__main__":

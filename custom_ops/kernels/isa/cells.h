@@ -220,8 +220,8 @@ struct GRUResetBeforeEquations : EquationsTraits {
 // Calls function(equations) with those of the problem's cell.
 template <class Function>
 inline auto WithEquations(const Problem& problem, Function&& function) {
-  if (problem.cell == Cell::kLSTM) return function(LSTMEquations{});
-  if (problem.cell == Cell::kSimpleRNN) return function(SimpleRNNEquations{});
+  if (problem.cell == CellKind::kLSTM) return function(LSTMEquations{});
+  if (problem.cell == CellKind::kSimpleRNN) return function(SimpleRNNEquations{});
   return problem.reset_after ? function(GRUEquations{}) : function(GRUResetBeforeEquations{});
 }
 

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one table of cells. To add a cell, add a row here and its equations in isa/cells.h.
+#ifndef KERAS_SEQ_KERNELS_CELL_TABLE_H_
+#define KERAS_SEQ_KERNELS_CELL_TABLE_H_
+
+namespace keras_seq {
+
+// X(fields of CellTraits), with the name as an identifier.
+#define KERAS_SEQ_FOR_EACH_CELL(X)                                                                           \
+  /* name    gates  states  unit_vectors  has_activation  has_reset_after  two_biases  residual_slots (2) */ \
+  X(SimpleRNN, 1,     1,         4,           true,           false,         false,        1, 1)             \
+  X(GRU,       3,     1,         1,           false,          true,          true,         4, 3)             \
+  X(LSTM,      4,     2,         1,           false,          false,         false,        5, 5)
+
+enum class CellKind {
+#define KERAS_SEQ_CELL_KIND(name, ...) k##name,
+  KERAS_SEQ_FOR_EACH_CELL(KERAS_SEQ_CELL_KIND)
+#undef KERAS_SEQ_CELL_KIND
+};
+
+struct CellTraits {
+  const char* name;      // the name of its op, and of the cell in the attribute `cell`
+  int gates;             // blocks of `units` columns in its kernels
+  int states;            // 1 (h) or 2 (h, c)
+  int unit_vectors;      // vectors of units in a panel of its kernels: 1 or 4
+  bool has_activation;   // whether its op has the attribute `activation`
+  bool has_reset_after;  // whether its op has the attribute `reset_after`
+  bool two_biases;       // an input and a recurrent bias; if it has `reset_after`, only where that is true
+  int residual_slots;    // slots that a step leaves in the residuals
+  int residual_slots_reset_before;  // the same if `reset_after` is false
+
+  constexpr bool HasTwoBiases(bool reset_after) const { return two_biases && (reset_after || !has_reset_after); }
+
+  constexpr int ResidualSlots(bool reset_after) const {
+    return reset_after ? residual_slots : residual_slots_reset_before;
+  }
+};
+
+// In the order of CellKind.
+inline constexpr CellTraits kCells[] = {
+#define KERAS_SEQ_CELL_TRAITS(name, ...) {#name, __VA_ARGS__},
+    KERAS_SEQ_FOR_EACH_CELL(KERAS_SEQ_CELL_TRAITS)
+#undef KERAS_SEQ_CELL_TRAITS
+};
+
+constexpr const CellTraits& TraitsOf(CellKind cell) { return kCells[static_cast<int>(cell)]; }
+
+enum class Activation { kTanh, kRelu, kLinear };  // of cells with `has_activation`; the others use tanh and sigmoid
+
+inline constexpr const char* kActivationNames[] = {"tanh", "relu", "linear"};  // in the order of Activation
+
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_CELL_TABLE_H_

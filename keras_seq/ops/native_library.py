@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ops of the native library, as the library itself describes them (`custom_ops/xla/describe.cc`).
+
+Python adds only the rules that the names follow: `d_x` is the gradient of the argument `x` or the upstream gradient of
+the result `x`, and `final_c` is the final state `c`. A gradient op reads the arguments of its op, then some of the
+results, then the upstream gradients. Every argument and result is a list of tensors, usually one for each direction.
+"""
+
+import ctypes
+import functools
+import itertools
+import json
+
+SECOND_ORDER = 'The native {op} has no second-order gradient. Use implementation="xla" for it.'
+_SIZES = ("batch", "time", "features", "units", "source", "memory_units", "attention_units")
+
+
+class UnavailableError(Exception):
+    """The reason why the native kernels cannot run in this process."""
+
+
+def check_instruction_set(library):
+    """Raise `UnavailableError` if the library has no kernels for this CPU and the environment."""
+    error = ctypes.c_char_p()
+    library.KerasSeqInstructionSet.restype = ctypes.c_char_p
+    if library.KerasSeqInstructionSet(ctypes.byref(error)) is None:
+        raise UnavailableError((error.value or b"no instruction set").decode())
+
+
+def describe_ops(library):
+    """The ops of a library that ctypes loaded: a dict of `Op` by name."""
+    library.KerasSeqDescribeOps.restype = ctypes.c_char_p
+    description = json.loads(library.KerasSeqDescribeOps())
+    residual_size = library.KerasSeqResidualSize
+    residual_size.restype = ctypes.c_int64
+    residual_size.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_bool] + [ctypes.c_int64] * len(_SIZES)
+    states = {cell: tuple(names) for cell, names in description["states"].items()}
+    return {name: Op(name, states, residual_size, **op) for name, op in description["ops"].items()}
+
+
+def split(flat, lengths):
+    """A flat list of tensors as a dict of lists, with the names and lengths of the dict `lengths`."""
+    flat = iter(flat)
+    return {name: list(itertools.islice(flat, length)) for name, length in lengths.items()}
+
+
+class Op:
+    """The names of an op's arguments and results, in order, each with the attribute that holds the list's length.
+
+    Attributes:
+        name: such as "LSTM".
+        states: dict, the names of the states of each cell.
+        defaults: dict, the attributes that choose the equations, with their defaults.
+        shapes: dict, the names of the axes of each argument and result.
+        arguments: dict, argument -> length attribute.
+        results: dict, result -> length attribute.
+        gradient_arguments: list, what the gradient op reads.
+        upstream: dict, upstream gradient -> length attribute.
+        wanted: dict, argument that has a gradient -> attribute that says how many of its list are wanted.
+    """
+
+    def __init__(self, name, states, residual_size, *, attends, attributes, forward, gradient):
+        self.name = name
+        self.attends = attends
+        self.states = states
+        self.defaults = attributes
+        self.shapes = {x["name"]: x["shape"] for x in (*forward["inputs"], *forward["outputs"])}
+        self.arguments = {x["name"]: x["count"] for x in forward["inputs"]}
+        self.results = {x["name"]: x["count"] for x in forward["outputs"]}
+        self.gradient_arguments = [x["name"] for x in gradient["inputs"]]
+        self.upstream = {x["name"]: x["count"] for x in gradient["inputs"] if x["name"].startswith("d_")}
+        self.wanted = {x["name"].removeprefix("d_"): x["count"] for x in gradient["outputs"]}
+        self._residual_size = residual_size
+
+    def results_for_gradient(self, results):
+        """Those of a dict of results that the gradient op reads."""
+        return {name: results[name] for name in self.gradient_arguments if name in self.results}
+
+    def wanted_counts(self, arguments, names):
+        """The attributes of `wanted`, if the gradients of the arguments in `names` are wanted.
+
+        The gradients of a list are computed for all directions or for none.
+        """
+        counts = dict.fromkeys(self.wanted.values(), 0)
+        counts.update({count: len(arguments[name]) for name, count in self.wanted.items() if name in names})
+        return counts
+
+    def gradients(self, arguments, counts, flat):
+        """A list for each argument, with its gradients among the flat results of the gradient op, or with None."""
+        computed = split(flat, {name: counts[count] for name, count in self.wanted.items()})
+        return {name: computed.get(name) or [None] * len(tensors) for name, tensors in arguments.items()}
+
+    def residual_size(self, cell, dtype, reset_after, sizes):
+        """The size of the residuals of one direction. `sizes` maps names of axes to sizes."""
+        size = self._residual_size(
+            cell.encode(), dtype.encode(), reset_after, *(sizes.get(name, -1) for name in _SIZES)
+        )
+        if size < 0:
+            raise ValueError(f"The native {self.name} does not support {dtype} with the sizes {sizes}.")
+        return size
+
+
+class OpCall:
+    """A call of an op without its tensors. Made by `op_call`.
+
+    Attributes:
+        op: the `Op`.
+        cell: the name of the cell.
+        states: the names of its states.
+        reverse: tuple of bool, one for each direction.
+        keep_residuals: whether the forward pass keeps residuals.
+        attributes: dict, the attributes that choose the equations.
+        result_lengths: dict, result -> length of its list.
+        extra_counts: dict, the attributes for lengths of results that are not lengths of arguments too.
+    """
+
+    def __init__(self, op, cell, reverse, keep_residuals, attributes):
+        self.op = op
+        self.cell = cell
+        self.states = op.states[cell]
+        self.reverse = reverse
+        self.keep_residuals = keep_residuals
+        self.attributes = {**op.defaults, **attributes}
+        if "cell" in op.defaults:
+            self.attributes["cell"] = cell
+        absent = {f"final_{state}" for states in op.states.values() for state in states if state not in self.states}
+        self.result_lengths = {name: 0 if name in absent else len(reverse) for name in op.results}
+        self.extra_counts = {
+            count: self.result_lengths[name] for name, count in op.results.items() if count not in op.arguments.values()
+        }
+
+
+@functools.cache
+def op_call(op, cell, reverse, keep_residuals, attributes):
+    """The `OpCall` of these values, always the same object. `attributes` is a tuple of pairs."""
+    return OpCall(op, cell, reverse, keep_residuals, dict(attributes))
