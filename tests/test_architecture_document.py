@@ -6,70 +6,82 @@ import re
 import sys
 
 import numpy as np
-import pytest
+from conftest import needs_kernels
 
 import keras_seq
 
 PACKAGE = pathlib.Path(keras_seq.__file__).parent
 ROOT = PACKAGE.parent
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
-WHY_NOT = keras_seq.ops.native.unavailable()
-needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 def listed_hops(title):
-    """The functions that the numbered list of a section names, in order: `RNN.call` is "call"."""
+    """The functions that the numbered list of a section names, in order, such as "RNN.call" or "run_layers"."""
     section = TEXT.split(f"\n## {title}", 1)[1].split("\n## ", 1)[0]
-    return [name.rpartition(".")[2] for name in re.findall(r"\d+\. `([\w.]+)`", section)]
+    return re.findall(r"^\d+\. `([\w.]+)`", section, re.MULTILINE)
 
 
-def functions_on_the_way(run):
-    """The functions of keras_seq that were active when the native ops were called, in order of their first call."""
-    found = []
+def hops_to_the_ops(run):
+    """The names of the functions of keras_seq that are active when native ops are called, outermost first.
+
+    Each is a set of the names that the document may give it. The conversion of ragged inputs is left out.
+    """
+    hops = []
 
     def profile(frame, event, _):
         if event != "call" or frame.f_code.co_name != "run_op":
             return
         active = []
         while frame is not None:
-            if frame.f_code.co_filename.startswith(str(PACKAGE)) and "<" not in frame.f_code.co_name:
-                active.append(frame.f_code.co_name)
+            code, path = frame.f_code, pathlib.Path(frame.f_code.co_filename)
+            if PACKAGE in path.parents and code.co_qualname != "RaggedInputMixin.__call__" and "<" not in code.co_name:
+                active.append({code.co_qualname, f"{path.stem}.{code.co_name}", code.co_name})
             frame = frame.f_back
-        found.extend(name for name in reversed(active) if name not in found)
+        hops.extend(names for names in reversed(active) if names not in hops)
 
     sys.setprofile(profile)
     try:
         run()
     finally:
         sys.setprofile(None)
-    return found
+    return hops
+
+
+def assert_listed(hops, listed, not_active=()):
+    """Every hop is in the list, in its order, and every function of the list but `not_active` is a hop."""
+    positions = [next((i for i, name in enumerate(listed) if name in names), None) for names in hops]
+    assert None not in positions, f"{hops[positions.index(None)]} is not listed"
+    assert positions == sorted(positions)
+    assert {listed[i] for i in positions} == set(listed) - set(not_active)
 
 
 def test_every_path_exists():
-    roots = [ROOT, PACKAGE, ROOT / "custom_ops", ROOT / "custom_ops" / "kernels"]
+    folders = [ROOT, PACKAGE, ROOT / "custom_ops"]
     paths = re.findall(r"`((?:[\w.]+/)+(?:[\w.]+)?|[\w/]+\.(?:py|h|cc|md))`", TEXT)
     assert len(paths) > 40
-    known = {path.name for path in [*PACKAGE.rglob("*.py"), *(ROOT / "custom_ops").rglob("*.*")]}
-    missing = [p for p in paths if not any((root / p).exists() for root in roots) and p not in known]
-    assert not missing
+    names = {path.name for folder in folders[1:] for path in folder.rglob("*.*")}
+    assert not [path for path in paths if path not in names and not any((folder / path).exists() for folder in folders)]
 
 
-@needs_native
+@needs_kernels
 def test_hops_of_an_lstm():
-    layer, x = keras_seq.layers.LSTM(4), np.ones((2, 3, 5), "float32")
-    layer(x)
+    layer, inputs = keras_seq.layers.LSTM(4), np.ones((2, 3, 5), "float32")
+    layer(inputs)
     listed = listed_hops("One `LSTM(x)`")
-    found = functions_on_the_way(lambda: layer(x))
     assert len(listed) <= 7
-    assert found == [name for name in listed if name in found]
-    assert set(listed) - set(found) == {"recurrent_call", "collect_results"}  # called on the way, and on the way back
+    beside = ["RecurrentCell.recurrent_call", "RNN.collect_results"]  # before the op and after it
+    assert_listed(hops_to_the_ops(lambda: layer(inputs)), listed, not_active=beside)
 
 
-@needs_native
-def test_hops_of_a_batch():
-    model = keras_seq.Seq2Seq.from_data(["ab", "ba"], ["x y", "y x"], units=4, embedding_dim=3)
+@needs_kernels
+def test_hops_of_a_training_batch():
+    sources, targets = ["ab", "ba"], ["xy", "yx"]
+    vectorizers = [keras_seq.data.text_vectorizer(texts) for texts in (sources, targets)]
+    sizes = [vectorizer.vocabulary_size() for vectorizer in vectorizers]
+    encoder = keras_seq.Encoder(sizes[0], embedding_dim=3, units=4)
+    decoder = keras_seq.Decoder(sizes[1], embedding_dim=3, units=4, attention="bahdanau")
+    model = keras_seq.Seq2Seq(encoder, decoder, *vectorizers)
     model.compile()
     listed = listed_hops("One batch of `Seq2Seq.fit`")
-    found = functions_on_the_way(lambda: model.fit(["ab", "ba"], ["x y", "y x"], epochs=1, verbose=0))
     assert len(listed) <= 14
-    assert found == [name for name in dict.fromkeys(listed) if name in found]
+    assert_listed(hops_to_the_ops(lambda: model.fit(sources, targets, verbose=0)), listed)

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernel_table.h"
+#include "layout.h"
 #include "workspace.h"
 
 namespace keras_seq {
@@ -237,11 +238,9 @@ int States(CellKind cell) { return TraitsOf(cell).states; }
 
 int64_t ResidualSize(const Problem& problem) {
   const CellTraits& cell = TraitsOf(problem.cell);
-  const auto padded = [](int64_t units, int64_t width) { return (units + width - 1) / width * width; };
-  // The widths are those of isa/packing.h and isa/attention.h.
-  int64_t row = cell.ResidualSlots(problem.reset_after) * padded(problem.units, 16 * cell.unit_vectors);
-  if (problem.attends) row += padded(problem.attention_units, 64) + padded(problem.memory_units, 64);
-  return problem.time * problem.batch * row;
+  return problem.time * problem.batch *
+         ResidualRowSize(cell.ResidualSlots(problem.reset_after), cell.unit_vectors, problem.units,
+                         problem.attention_units, problem.memory_units);
 }
 
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The functions that isa/kernels.cc defines for each instruction set.
+// The functions that each instruction set's translation unit offers.
 #ifndef KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 #define KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 
@@ -7,16 +7,17 @@
 
 namespace keras_seq {
 
-// Pointers rather than containers, because templates of the standard library must not be compiled for one instruction
-// set: the linker would merge them with those of another.
+// Pointers rather than containers: these functions are compiled per instruction set.
 struct KernelTable {
-  // For float32 and float64, and for bfloat16 if `bfloat16` is true.
-  bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t directions, const Executor&);
+  // For float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
+  bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t direction_count, const Executor&);
   // For float32 and float64.
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
-                   int64_t directions, const Executor&);
+                   int64_t direction_count, const Executor&);
   bool bfloat16;
-  // For float32 and float64. Only tests call them.
+  // For the tests. `residual_size` is `ResidualSize` as the layout of the kernels has it; the others measure accuracy
+  // in float32 and float64.
+  int64_t (*residual_size)(const Problem&);
   void (*sigmoid)(const void* from, void* to, int64_t count, DataType dtype);
   void (*tanh)(const void* from, void* to, int64_t count, DataType dtype);
 };
@@ -34,7 +35,7 @@ namespace avx512_bf16 {
 const KernelTable& Kernels();
 }
 
-// The kernels of `InstructionSet`; null if there is none.
+// The functions of the instruction set that `InstructionSet` names, which must not be null.
 const KernelTable* SelectedKernels();
 
 }  // namespace keras_seq

@@ -22,7 +22,7 @@ void Pause() {
 #endif
 }
 
-// Spins first: the others are running and nearly done. Then gives way, should they share a core with this thread.
+// Spins first, because the others are running and nearly done. Then yields, in case they share a core with this thread.
 template <class Condition>
 void WaitUntil(Condition&& condition) {
   for (int spins = 0; !condition(); ++spins) {
@@ -61,9 +61,9 @@ class Team {
     WaitUntil([this, total] { return Finished(total); });
   }
 
-  // Items of the phase, none where all are taken: of the worker's own range first, then of the others. A part of what
-  // is left at a time, so that claims are few and the last ones small.
-  Run Claim(int index, uint64_t phase, int64_t count, bool backward) {
+  // Claims items of the phase, none if all are taken: from the worker's own range first, then from those of others.
+  // Takes a quarter of what is left, so that claims are few and the last ones small.
+  ItemRange Claim(int index, uint64_t phase, int64_t count, bool backward) {
     const int64_t workers = static_cast<int64_t>(ranges_.size());
     for (int64_t offset = 0; offset < workers; ++offset) {
       const int64_t owner = (index + offset) % workers;
@@ -71,7 +71,7 @@ class Team {
       std::atomic<uint64_t>& taken = ranges_[owner].taken;
       uint64_t seen = taken.load(std::memory_order_acquire);
       for (;;) {
-        if ((seen >> kCountBits) > phase) return {0, 0};  // the others are past this phase
+        if ((seen >> kCountBits) > phase) return {0, 0};  // the phase is over
         const int64_t claimed = (seen >> kCountBits) == phase ? static_cast<int64_t>(seen & kCountMask) : 0;
         const int64_t left = end - begin - claimed, size = (left + 3) / 4;
         if (size <= 0) break;
@@ -85,7 +85,7 @@ class Team {
   }
 
  private:
-  struct alignas(64) Range {  // a cache line each
+  struct alignas(64) Range {         // each in its own cache line
     std::atomic<uint64_t> taken{0};  // the phase, and how many of its items are taken
   };
 
@@ -98,7 +98,7 @@ class Team {
 
 bool Worker::Finished(int64_t total) const { return team_->Finished(total); }
 
-Run Worker::Claim(int64_t count, bool backward) { return team_->Claim(index_, phase_, count, backward); }
+ItemRange Worker::Claim(int64_t count, bool backward) { return team_->Claim(index_, phase_, count, backward); }
 
 void Worker::Complete(int64_t completed, int64_t total) { team_->Complete(completed, total); }
 

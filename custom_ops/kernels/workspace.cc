@@ -12,7 +12,7 @@
 
 namespace keras_seq {
 
-// The head of an allocation; what the call sees begins `kHead` further on.
+// The head of an allocation. The data begin `kHead` bytes further on.
 struct Buffer {
   Buffer* next;
   size_t size;
@@ -22,51 +22,52 @@ namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
 constexpr size_t kHead = 128;     // keeps the data aligned to cache lines
-constexpr size_t kPadding = 256;  // vectors at the end of a buffer may be read whole
-constexpr size_t kMostKept = size_t{64} << 20;
+constexpr size_t kPadding = 256;  // the kernels may read whole vectors at the end of a buffer
+constexpr size_t kPoolLimit = size_t{64} << 20;
 
-// What earlier calls left, the latest first.
-struct Kept {
+// Buffers of earlier calls, the latest first.
+struct BufferPool {
   std::mutex mutex;
   Buffer* first = nullptr;
   size_t size = 0;
 };
 
-Kept& TheKept() {
-  static Kept* kept = new Kept;  // outlives every thread
-  return *kept;
+BufferPool& Pool() {
+  static BufferPool* pool = new BufferPool;  // outlives every thread
+  return *pool;
 }
 
-// A buffer of at least `size`, and not much more; null where there is none.
-Buffer* TakeKept(size_t size) {
-  Kept& kept = TheKept();
-  std::lock_guard<std::mutex> lock(kept.mutex);
-  for (Buffer** link = &kept.first; *link != nullptr; link = &(*link)->next) {
+// Takes a buffer of at least `size` bytes and at most about twice that; null if there is none.
+Buffer* TakeFromPool(size_t size) {
+  BufferPool& pool = Pool();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  for (Buffer** link = &pool.first; *link != nullptr; link = &(*link)->next) {
     Buffer* buffer = *link;
     if (buffer->size < size || buffer->size / 2 > size) continue;
     *link = buffer->next;
-    kept.size -= buffer->size;
+    pool.size -= buffer->size;
     return buffer;
   }
   return nullptr;
 }
 
-void KeepOrFree(Buffer* buffer) {
-  Kept& kept = TheKept();
+// Puts a buffer into the pool, and frees the oldest ones beyond its limit.
+void ReturnToPool(Buffer* buffer) {
+  BufferPool& pool = Pool();
   Buffer* excess = nullptr;
   {
-    std::lock_guard<std::mutex> lock(kept.mutex);
-    buffer->next = kept.first;
-    kept.first = buffer;
-    kept.size += buffer->size;
-    Buffer** link = &kept.first;
-    for (size_t size = 0; *link != nullptr; link = &(*link)->next) {  // the latest stay
+    std::lock_guard<std::mutex> lock(pool.mutex);
+    buffer->next = pool.first;
+    pool.first = buffer;
+    pool.size += buffer->size;
+    Buffer** link = &pool.first;
+    for (size_t size = 0; *link != nullptr; link = &(*link)->next) {
       size += (*link)->size;
-      if (size > kMostKept) break;
+      if (size > kPoolLimit) break;
     }
     excess = *link;
     *link = nullptr;
-    for (Buffer* rest = excess; rest != nullptr; rest = rest->next) kept.size -= rest->size;
+    for (Buffer* rest = excess; rest != nullptr; rest = rest->next) pool.size -= rest->size;
   }
   while (excess != nullptr) {
     Buffer* next = excess->next;
@@ -76,12 +77,12 @@ void KeepOrFree(Buffer* buffer) {
 }
 
 Buffer* NewBuffer(size_t size) {
-  const size_t attention_weights = size >= kHugePage ? kHugePage : 64;
-  size = (size + attention_weights - 1) / attention_weights * attention_weights;
-  void* memory = std::aligned_alloc(attention_weights, size);
+  const size_t alignment = size >= kHugePage ? kHugePage : 64;
+  size = (size + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, size);
   if (memory == nullptr) return nullptr;
 #if defined(__linux__)
-  if (attention_weights == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // fewer page faults, fewer TLB misses
+  if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // fewer page faults, fewer TLB misses
 #endif
   return new (memory) Buffer{nullptr, size};
 }
@@ -91,14 +92,14 @@ Buffer* NewBuffer(size_t size) {
 Workspace::~Workspace() {
   while (buffers_ != nullptr) {
     Buffer* next = buffers_->next;
-    KeepOrFree(buffers_);
+    ReturnToPool(buffers_);
     buffers_ = next;
   }
 }
 
 void* Workspace::AllocateBytes(size_t bytes) {
   const size_t size = kHead + bytes + kPadding;
-  Buffer* buffer = TakeKept(size);
+  Buffer* buffer = TakeFromPool(size);
   if (buffer == nullptr) buffer = NewBuffer(size);
   if (buffer == nullptr) {
     ok_ = false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scratch memory of one call.
+// Scratch buffers of one call.
 #ifndef KERAS_SEQ_KERNELS_WORKSPACE_H_
 #define KERAS_SEQ_KERNELS_WORKSPACE_H_
 
@@ -8,10 +8,10 @@
 
 namespace keras_seq {
 
-// Buffers that live as long as the workspace. Where memory runs out, `Allocate` returns null and `ok` turns false.
+// Buffers that live as long as the workspace. If memory runs out, `Allocate` returns null and `ok` becomes false.
 //
-// Up to 64 MiB of what a call leaves are kept for the next one: to clear fresh pages takes the system longer than a
-// short sequence takes the kernels.
+// Up to 64 MiB are kept for later calls, because the system needs longer to clear fresh pages than the kernels need for
+// a short sequence.
 class Workspace {
  public:
   Workspace() = default;

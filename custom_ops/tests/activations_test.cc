@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sigmoid and tanh against the C library in higher precision: over all of float32's range, in units in the last place.
+// Compares sigmoid and tanh with the C library in higher precision: over all of float32's range, in units in the last
+// place.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +20,7 @@ float FromBits(uint32_t bits) {
 }
 
 // The distance from `actual` to `expected` in units in the last place of float32 at `expected`.
-double Units(float actual, long double expected) {
+double UnitsInTheLastPlace(float actual, long double expected) {
   const float nearest = static_cast<float>(expected);
   const float above = std::nextafter(std::fabs(nearest), std::numeric_limits<float>::infinity());
   return static_cast<double>(std::fabs(actual - expected) / (above - std::fabs(nearest)));
@@ -30,7 +31,7 @@ long double ExactSigmoid(long double x) { return x < 0 ? std::exp(x) / (1 + std:
 using Function = void (*)(const void*, void*, int64_t, DataType);
 
 void TestFloat32(const char* name, Function function, long double (*exact)(long double)) {
-  constexpr uint32_t kStride = 1021;  // a prime: about four million numbers, of both signs and every exponent
+  constexpr uint32_t kStride = 1021;  // prime; gives about four million numbers, of both signs and every exponent
   std::vector<float> x;
   for (uint64_t bits = 0; bits <= 0xffffffffu; bits += kStride) {
     const float value = FromBits(static_cast<uint32_t>(bits));
@@ -44,7 +45,7 @@ void TestFloat32(const char* name, Function function, long double (*exact)(long 
   double worst = 0;
   float at = 0;
   for (size_t i = 0; i < x.size(); ++i) {
-    const double units = Units(y[i], exact(x[i]));
+    const double units = UnitsInTheLastPlace(y[i], exact(x[i]));
     if (!(units <= worst)) worst = units, at = x[i];
   }
   KERAS_SEQ_CHECK(worst < 4, "%s is %g units in the last place off at %g", name, worst, static_cast<double>(at));
@@ -70,7 +71,8 @@ void TestNaN(const char* name, Function function) {
   x[36] = -std::numeric_limits<float>::quiet_NaN();
   function(x.data(), y.data(), 37, DataType::kFloat32);
   for (size_t i = 0; i < x.size(); ++i) {
-    KERAS_SEQ_CHECK(std::isnan(x[i]) == std::isnan(y[i]), "%s at place %zu", name, i);
+    KERAS_SEQ_CHECK(std::isnan(x[i]) == std::isnan(y[i]), "%s(%g) is %g", name, static_cast<double>(x[i]),
+                    static_cast<double>(y[i]));
   }
 }
 

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Drawn calls of every cell against the plain computation: outputs and all gradients, in float64 and float32, with one,
-// two and three threads, which must agree to the last bit; and many directions in one call against one call for each.
+// Compares random calls of every cell with the reference: outputs and all gradients, in float64 and float32. Checks
+// that results are bitwise equal for one, two and three threads, and for many directions in one call or one call for
+// each.
+//
 // Usage: recurrence_test [calls] [seed]
 #include <cstring>
+#include <iterator>
+#include <limits>
 #include <random>
 #include <string>
 
+#include "../kernels/kernel_table.h"
 #include "reference.h"
 #include "threads.h"
 
 namespace keras_seq {
 namespace {
 
+// Draws random calls.
 class Draw {
  public:
   explicit Draw(uint64_t seed) : engine_(seed) {}
@@ -25,76 +31,76 @@ class Draw {
     return numbers;
   }
 
-  std::vector<double> Real(int64_t count, double scale = 1) {
+  std::vector<double> RealNormal(int64_t count, double scale = 1) {
     std::vector<double> numbers;
     for (const Complex& number : Normal(count, scale)) numbers.push_back(number.real());
     return numbers;
   }
 
-  std::vector<double> Kept(int64_t count) {
+  std::vector<double> DropoutMask(int64_t count) {
     std::vector<double> numbers(count);
     for (double& number : numbers) number = Chance(0.7) ? 1.25 : 0;
     return numbers;
   }
 
+  std::vector<char> Mask(int64_t count) {
+    std::vector<char> mask(count);
+    for (char& keep : mask) keep = Chance(0.6);
+    return mask;
+  }
+
   Case Call() {
     Case c{};
     Problem& p = c.problem;
-    p.cell = static_cast<CellKind>(Integer(0, 2));
+    const CellVariant& variant = kCellVariants[Integer(0, std::size(kCellVariants) - 1)];
+    p.cell = variant.cell, p.reset_after = variant.reset_after;
     p.activation = static_cast<Activation>(Integer(0, 2));
-    p.reset_after = Chance(0.5);
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
     if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
     const int64_t gates = Gates(p.cell) * p.units, states = p.batch * p.units, steps = p.batch * p.time;
-    if (Chance(0.4)) Attend(c);
+    if (Chance(0.4)) AddAttention(c);
     c.reverse = Chance(0.5);
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal((p.features + p.memory_units) * gates, Scale(p.features + p.memory_units));
+    c.kernel = Normal((p.features + p.memory_units) * gates, WeightScale(p.features + p.memory_units));
     c.recurrent_kernel = Normal(p.units * gates, 0.5);
-    if (Chance(0.6)) c.bias = Normal(gates * (p.cell == CellKind::kGRU && p.reset_after ? 2 : 1), 1);
+    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), 1);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
     for (int s = 0; s < States(p.cell); ++s) {
-      if (initial) c.initial[s] = Normal(states, 1);
-      if (final_gradients) c.d_final[s] = Real(states);
+      if (initial) c.initial_state[s] = Normal(states, 1);
+      if (final_gradients) c.d_final_state[s] = RealNormal(states);
       c.zoneout_per_step[s] = Chance(0.5);
-      if (Chance(0.3)) c.zoneout[s] = Real(c.zoneout_per_step[s] ? steps * p.units : states, 0.5);
+      if (Chance(0.3)) c.zoneout[s] = RealNormal(c.zoneout_per_step[s] ? steps * p.units : states, 0.5);
     }
     c.dropout_per_step = Chance(0.5);
-    if (dropout) c.dropout = Kept(c.dropout_per_step ? steps * p.units : states);
-    if (Chance(0.5)) {
-      c.mask.resize(steps);
-      for (char& keep : c.mask) keep = Chance(0.6);
-    }
-    c.d_outputs = Real(steps * p.units);
-    if (Chance(0.5)) c.d_attention_weights = Real(steps * p.source);
+    if (dropout) c.recurrent_dropout_mask = DropoutMask(c.dropout_per_step ? steps * p.units : states);
+    if (Chance(0.5)) c.mask = Mask(steps);
+    c.d_outputs = RealNormal(steps * p.units);
+    if (Chance(0.5)) c.d_attention_weights = RealNormal(steps * p.source);
     return c;
   }
 
-  // Of weights whose products do not grow with their number: rounding would with them.
-  static double Scale(int64_t rows) { return 0.5 / std::sqrt(rows < 4 ? 1.0 : rows / 4.0); }
-
-  // Sizes beside a vector's and a panel's among them.
-  void Attend(Case& c) {
-    Problem& p = c.problem;
-    p.attends = true;
-    p.source = Integer(0, 9), p.memory_units = Integer(0, 6), p.attention_units = Integer(0, 6);
-    if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
-    Memorize(c);
-    if (Chance(0.5)) {
-      c.memory_mask.resize(p.batch * p.source);
-      for (char& keep : c.memory_mask) keep = Chance(0.6);
-    }
-  }
-
-  void Memorize(Case& c) {
+  void DrawMemory(Case& c) {
     const Problem& p = c.problem;
     c.memory = Normal(p.batch * p.source * p.memory_units, 1);
     c.keys = Normal(p.batch * p.source * p.attention_units, 1);
     c.query_kernel = Normal(p.units * p.attention_units, 0.5);
-    c.score_vector = Normal(p.attention_units, 2 * Scale(p.attention_units));
+    c.score_vector = Normal(p.attention_units, 2 * WeightScale(p.attention_units));
   }
 
  private:
+  // Keeps products from growing with the number of rows: rounding errors would grow with them.
+  static double WeightScale(int64_t rows) { return 0.5 / std::sqrt(rows < 4 ? 1.0 : rows / 4.0); }
+
+  // Some sizes are just below or above those of a vector or a panel.
+  void AddAttention(Case& c) {
+    Problem& p = c.problem;
+    p.attends = true;
+    p.source = Integer(0, 9), p.memory_units = Integer(0, 6), p.attention_units = Integer(0, 6);
+    if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
+    DrawMemory(c);
+    if (Chance(0.5)) c.memory_mask = Mask(p.batch * p.source);
+  }
+
   std::mt19937_64 engine_;
 };
 
@@ -111,68 +117,75 @@ std::vector<T> Cast(const std::vector<double>& numbers) {
 }
 
 template <class T>
-const void* OrNull(const std::vector<T>& buffer, bool present) {
-  static const T kNothing[1] = {};
-  return present ? (buffer.empty() ? kNothing : buffer.data()) : nullptr;
+const void* DataOrNull(const std::vector<T>& buffer) {
+  return buffer.empty() ? nullptr : buffer.data();
 }
 
-// Outputs, final states, attention_weights, and gradients in the order of `kNames`.
 template <class T>
-using Everything = std::vector<std::vector<T>>;
-const char* kNames[] = {"outputs", "h",   "c",   "attention_weights", "d inputs", "d kernel",       "d recurrent_kernel",
-                        "d bias",  "d h", "d c", "d memory",   "d keys",   "d query_kernel", "d score_vector"};
+T* DataOrNull(std::vector<T>& buffer) {
+  return buffer.empty() ? nullptr : buffer.data();
+}
 
-// Runs one call whose directions differ only in `reverse`.
+const bool* DataOrNull(const std::vector<char>& mask) {
+  return mask.empty() ? nullptr : reinterpret_cast<const bool*>(mask.data());
+}
+
+// What a direction returns: outputs, final states, attention weights and gradients, in the order of `kNames`.
 template <class T>
-std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>& reverse, const Executor& executor,
-                                         bool keep) {
+using Buffers = std::vector<std::vector<T>>;
+const char* kNames[] = {"outputs",  "h",        "c",                  "attention_weights",
+                        "d inputs", "d kernel", "d recurrent_kernel", "d bias",
+                        "d h",      "d c",      "d memory",           "d keys",
+                        "d query_kernel", "d score_vector"};
+
+// Runs one call forward and backward. Its directions differ only in `reverse`.
+template <class T>
+std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& reverse, const Executor& executor,
+                                      bool keep_residuals) {
   Problem p = c.problem;
   p.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
-  std::vector<char> mask = c.mask;
-  if (!mask.empty()) p.mask = reinterpret_cast<const bool*>(mask.data());
-  const auto inputs = Cast<T>(c.inputs), kernel = Cast<T>(c.kernel), recurrent = Cast<T>(c.recurrent_kernel);
-  const auto bias = Cast<T>(c.bias), h = Cast<T>(c.initial[0]), cell = Cast<T>(c.initial[1]);
-  const auto dropout = Cast<T>(c.dropout), zone_h = Cast<T>(c.zoneout[0]), zone_c = Cast<T>(c.zoneout[1]);
-  const auto d_outputs = Cast<T>(c.d_outputs), d_h = Cast<T>(c.d_final[0]), d_c = Cast<T>(c.d_final[1]);
-  std::vector<char> memory_mask = c.memory_mask;
-  if (!memory_mask.empty()) p.memory_mask = reinterpret_cast<const bool*>(memory_mask.data());
+  p.mask = DataOrNull(c.mask), p.memory_mask = DataOrNull(c.memory_mask);
+  const auto inputs = Cast<T>(c.inputs), kernel = Cast<T>(c.kernel), recurrent_kernel = Cast<T>(c.recurrent_kernel);
+  const auto bias = Cast<T>(c.bias), initial_h = Cast<T>(c.initial_state[0]), initial_c = Cast<T>(c.initial_state[1]);
+  const auto dropout = Cast<T>(c.recurrent_dropout_mask);
+  const auto zoneout_h = Cast<T>(c.zoneout[0]), zoneout_c = Cast<T>(c.zoneout[1]);
   const auto memory = Cast<T>(c.memory), keys = Cast<T>(c.keys), query_kernel = Cast<T>(c.query_kernel);
-  const auto score_vector = Cast<T>(c.score_vector), d_attention_weights = Cast<T>(c.d_attention_weights);
+  const auto score_vector = Cast<T>(c.score_vector);
+  const auto d_outputs = Cast<T>(c.d_outputs), d_attention_weights = Cast<T>(c.d_attention_weights);
+  const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
   Arguments arguments;
+  arguments.inputs = inputs.data(), arguments.kernel = kernel.data();
+  arguments.recurrent_kernel = recurrent_kernel.data(), arguments.bias = DataOrNull(bias);
+  arguments.initial_state[0] = DataOrNull(initial_h), arguments.initial_state[1] = DataOrNull(initial_c);
+  arguments.recurrent_dropout_mask = {DataOrNull(dropout), c.dropout_per_step};
+  arguments.zoneout[0] = {DataOrNull(zoneout_h), c.zoneout_per_step[0]};
+  arguments.zoneout[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
   arguments.memory = memory.data(), arguments.keys = keys.data();
   arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
-  arguments.inputs = inputs.data(), arguments.kernel = kernel.data(), arguments.recurrent_kernel = recurrent.data();
-  arguments.bias = OrNull(bias, !bias.empty());
-  arguments.initial_state[0] = OrNull(h, !h.empty()), arguments.initial_state[1] = OrNull(cell, !cell.empty());
-  arguments.recurrent_dropout_mask = {OrNull(dropout, !dropout.empty()), c.dropout_per_step};
-  arguments.zoneout[0] = {OrNull(zone_h, !zone_h.empty()), c.zoneout_per_step[0]};
-  arguments.zoneout[1] = {OrNull(zone_c, !zone_c.empty()), c.zoneout_per_step[1]};
+  const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights)};
 
   const int64_t states = p.batch * p.units;
-  const T nan = std::numeric_limits<T>::quiet_NaN();  // an output left unwritten shows
-  const auto sized = [nan](size_t size) { return std::vector<T>(size, nan); };
-  const Upstream upstream{d_outputs.data(), {OrNull(d_h, !d_h.empty()), OrNull(d_c, !d_c.empty())},
-                          OrNull(d_attention_weights, !d_attention_weights.empty())};
-  std::vector<Everything<T>> directions(reverse.size());
-  std::vector<std::vector<T>> residuals(reverse.size(), sized(keep ? ResidualSize(p) : 0));
+  const auto unwritten = [](size_t size) { return std::vector<T>(size, std::numeric_limits<T>::quiet_NaN()); };
+  std::vector<Buffers<T>> directions(reverse.size());
+  std::vector<std::vector<T>> residuals(reverse.size(), unwritten(keep_residuals ? ResidualSize(p) : 0));
   std::vector<Arguments> all_arguments;
   std::vector<Results> results;
   std::vector<Gradients> gradients;
   for (size_t d = 0; d < reverse.size(); ++d) {
-    Everything<T>& all = directions[d];
-    all = {sized(states * p.time), sized(states), sized(p.cell == CellKind::kLSTM ? states : 0)};
-    all.push_back(sized(p.batch * p.time * p.source));
-    for (const auto* argument : {&inputs, &kernel, &recurrent, &bias, &h, &cell, &memory, &keys, &query_kernel,
-                                 &score_vector}) {
-      all.push_back(sized(argument->size()));
+    Buffers<T>& all = directions[d];
+    all = {unwritten(states * p.time), unwritten(states), unwritten(HasCellState(p) ? states : 0),
+           unwritten(p.batch * p.time * p.source)};
+    for (const auto* argument : {&inputs, &kernel, &recurrent_kernel, &bias, &initial_h, &initial_c, &memory, &keys,
+                                 &query_kernel, &score_vector}) {
+      all.push_back(unwritten(argument->size()));
     }
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
-    results.push_back({all[0].data(), {all[1].data(), p.cell == CellKind::kLSTM ? all[2].data() : nullptr},
-                       keep ? residuals[d].data() : nullptr, all[3].data()});
-    const auto found = [&all](size_t i) { return all[i].empty() ? nullptr : all[i].data(); };
-    gradients.push_back({all[4].data(), all[5].data(), all[6].data(), found(7), {found(8), found(9)},
-                         found(10),     found(11),     found(12),     found(13)});
+    results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
+                       keep_residuals ? residuals[d].data() : nullptr, all[3].data()});
+    gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
+                         {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
+                         DataOrNull(all[12]), DataOrNull(all[13])});
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -184,53 +197,59 @@ std::vector<Everything<T>> RunDirections(const Case& c, const std::vector<bool>&
 }
 
 template <class T>
-Everything<T> RunKernels(const Case& c, const Executor& executor, bool keep) {
-  return RunDirections<T>(c, {c.reverse}, executor, keep)[0];
+Buffers<T> RunOneDirection(const Case& c, const Executor& executor, bool keep_residuals) {
+  return RunDirections<T>(c, {c.reverse}, executor, keep_residuals)[0];
 }
 
 template <class T>
-bool Same(const std::vector<T>& a, const std::vector<T>& b) {
+bool BitwiseEqual(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * sizeof(T)));
 }
 
 template <class T>
-void Compare(const std::vector<T>& actual, const std::vector<double>& expected, double tolerance, const std::string& at) {
+void CheckClose(const std::vector<T>& actual, const std::vector<double>& expected, double tolerance,
+                const std::string& name) {
   double distance = 0, norm = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     distance += (actual[i] - expected[i]) * (actual[i] - expected[i]);
     norm += expected[i] * expected[i];
   }
-  KERAS_SEQ_CHECK(std::sqrt(distance) <= tolerance * (std::sqrt(norm) + 1e-3), "%s: off by %g of %g", at.c_str(),
+  KERAS_SEQ_CHECK(std::sqrt(distance) <= tolerance * (std::sqrt(norm) + 1e-3), "%s: off by %g of %g", name.c_str(),
                   std::sqrt(distance), std::sqrt(norm));
 }
 
 std::vector<double> RealParts(const Numbers& numbers) { return Cast<double>(numbers); }
 
-void TestCall(Case& c, ThreadPool& pool, const std::string& name) {
-  Outcome plain = RunPlainly(c);
-  std::vector<std::vector<double>> expected{RealParts(plain.outputs), RealParts(plain.final_state[0]),
-                                            RealParts(plain.final_state[1])};
-  if (c.problem.cell != CellKind::kLSTM) expected[2].clear();
-  expected.push_back(RealParts(plain.attention_weights));
-  for (Numbers* argument : {&c.inputs, &c.kernel, &c.recurrent_kernel, &c.bias, &c.initial[0], &c.initial[1], &c.memory,
-                            &c.keys, &c.query_kernel, &c.score_vector}) {
-    expected.push_back(Differentiate(c, *argument));
-  }
-  const auto alone = RunKernels<double>(c, pool.WithThreads(1), true);
-  const auto single = RunKernels<float>(c, pool.WithThreads(2), true);
+void TestAgainstReference(Case& c, ThreadPool& pool, const std::string& name) {
+  const Outcome outcome = RunReference(c);
+  std::vector<std::vector<double>> expected{RealParts(outcome.outputs), RealParts(outcome.final_state[0]),
+                                            RealParts(outcome.final_state[1]), RealParts(outcome.attention_weights)};
+  if (!HasCellState(c.problem)) expected[2].clear();
+  for (Numbers* argument : c.Differentiable()) expected.push_back(Differentiate(c, *argument));
+  const auto float64 = RunOneDirection<double>(c, pool.WithThreads(1), true);
+  const auto float32 = RunOneDirection<float>(c, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
-    Compare(alone[i], expected[i], 1e-11, name + " " + kNames[i] + " float64");
-    Compare(single[i], expected[i], 3e-5, name + " " + kNames[i] + " float32");
+    CheckClose(float64[i], expected[i], 1e-11, name + " " + kNames[i] + " float64");
+    CheckClose(float32[i], expected[i], 3e-5, name + " " + kNames[i] + " float32");
   }
   for (int threads : {2, 3}) {
-    const auto together = RunKernels<double>(c, pool.WithThreads(threads), threads == 2);  // kept or recomputed
+    const bool keep_residuals = threads == 2;  // else they are recomputed
+    const auto together = RunOneDirection<double>(c, pool.WithThreads(threads), keep_residuals);
     for (size_t i = 0; i < expected.size(); ++i) {
-      KERAS_SEQ_CHECK(Same(alone[i], together[i]), "%s %s differs with %d threads", name.c_str(), kNames[i], threads);
+      KERAS_SEQ_CHECK(BitwiseEqual(float64[i], together[i]), "%s %s differs with %d threads", name.c_str(), kNames[i],
+                      threads);
     }
   }
 }
 
-// A call that attends has one direction; any other may have any number of them.
+// The caller allocates residuals by `ResidualSize`, which must be what the kernels fill.
+void TestResidualSize(const Problem& problem, const std::string& name) {
+  const int64_t actual = ResidualSize(problem), expected = SelectedKernels()->residual_size(problem);
+  KERAS_SEQ_CHECK(actual == expected, "%s: residuals are %ld elements, the kernels fill %ld", name.c_str(),
+                  static_cast<long>(actual), static_cast<long>(expected));
+}
+
+// Directions in one call give what each gives alone. Calls that attend have only one.
 void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string& name) {
   std::vector<bool> reverse;
   for (int64_t d = 0; d < count; ++d) reverse.push_back((d % 3 == 1) != c.reverse);
@@ -239,7 +258,7 @@ void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string&
     const auto alone = RunDirections<float>(c, {reversed}, pool.WithThreads(1), true)[0];
     for (int64_t d = 0; d < count; ++d) {
       for (size_t i = 0; i < alone.size() && reverse[d] == reversed; ++i) {
-        KERAS_SEQ_CHECK(Same(alone[i], together[d][i]), "%s %s of direction %d of %d is not that of one alone",
+        KERAS_SEQ_CHECK(BitwiseEqual(alone[i], together[d][i]), "%s %s of direction %d of %d differs from one alone",
                         name.c_str(), kNames[i], static_cast<int>(d), static_cast<int>(count));
       }
     }
@@ -247,24 +266,27 @@ void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string&
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(CellKind cell, bool reset_after, bool attends, ThreadPool& pool, Draw& draw) {
+void TestThreads(const CellVariant& variant, bool attends, ThreadPool& pool, Draw& draw) {
   Case c{};
-  c.problem = {cell, DataType::kFloat32, Activation::kTanh, reset_after, 70, 19, 40, 150};
+  Problem& p = c.problem;
+  p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
   if (attends) {
-    c.problem.attends = true;
-    c.problem.source = 21, c.problem.memory_units = 130, c.problem.attention_units = 90;
-    draw.Memorize(c);
+    p.attends = true;
+    p.source = 21, p.memory_units = 130, p.attention_units = 90;
+    draw.DrawMemory(c);
   }
-  const int64_t gates = Gates(cell) * 150, steps = 70 * 19;
-  c.inputs = draw.Normal(steps * 40, 1), c.kernel = draw.Normal((40 + c.problem.memory_units) * gates, 0.1);
-  c.recurrent_kernel = draw.Normal(150 * gates, 0.1), c.d_outputs = draw.Real(steps * 150);
-  c.bias = draw.Normal(gates * (cell == CellKind::kGRU && reset_after ? 2 : 1), 1);
-  c.dropout = draw.Kept(70 * 150);
-  const auto alone = RunKernels<float>(c, pool.WithThreads(1), true);
+  const int64_t gates = Gates(p.cell) * p.units, steps = p.batch * p.time;
+  c.inputs = draw.Normal(steps * p.features, 1);
+  c.kernel = draw.Normal((p.features + p.memory_units) * gates, 0.1);
+  c.recurrent_kernel = draw.Normal(p.units * gates, 0.1);
+  c.bias = draw.Normal(gates * BiasRows(p), 1);
+  c.recurrent_dropout_mask = draw.DropoutMask(p.batch * p.units);
+  c.d_outputs = draw.RealNormal(steps * p.units);
+  const auto alone = RunOneDirection<float>(c, pool.WithThreads(1), true);
   for (int threads : {2, 3, 3}) {
-    const auto together = RunKernels<float>(c, pool.WithThreads(threads), threads == 2);
+    const auto together = RunOneDirection<float>(c, pool.WithThreads(threads), threads == 2);
     for (size_t i = 0; i < alone.size(); ++i) {
-      KERAS_SEQ_CHECK(Same(alone[i], together[i]), "part %zu differs with %d threads", i, threads);
+      KERAS_SEQ_CHECK(BitwiseEqual(alone[i], together[i]), "%s differs with %d threads", kNames[i], threads);
     }
   }
 }
@@ -281,13 +303,14 @@ int main(int count, char** arguments) {
   for (int call = 0; call < calls; ++call) {
     Draw draw(seed * 1000003 + call);
     Case c = draw.Call();
-    TestCall(c, pool, "call " + std::to_string(call));
-    if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, "call " + std::to_string(call));
+    const std::string name = "call " + std::to_string(call);
+    TestResidualSize(c.problem, name);
+    TestAgainstReference(c, pool, name);
+    if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, name);
   }
   Draw draw(seed);
   for (bool attends : {false, true}) {
-    for (CellKind cell : {CellKind::kSimpleRNN, CellKind::kGRU, CellKind::kLSTM}) TestThreads(cell, true, attends, pool, draw);
-    TestThreads(CellKind::kGRU, false, attends, pool, draw);
+    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, pool, draw);
   }
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The recurrences written plainly, one number at a time, for complex numbers too: the derivative of f at x is
-// Im f(x + ih) / h, with no difference to lose digits in (Squire & Trapp 1998).
+// The recurrences in plain code, one number at a time. Numbers are complex, because the derivative of f at x is then
+// Im f(x + ih) / h, which loses no digits in a difference (Squire & Trapp 1998).
 #ifndef KERAS_SEQ_TESTS_REFERENCE_H_
 #define KERAS_SEQ_TESTS_REFERENCE_H_
 
@@ -15,34 +15,52 @@ namespace keras_seq {
 using Complex = std::complex<double>;
 using Numbers = std::vector<Complex>;
 
+// Every cell under test.
+struct CellVariant {
+  CellKind cell;
+  bool reset_after;
+};
+constexpr CellVariant kCellVariants[] = {
+    {CellKind::kSimpleRNN, true}, {CellKind::kGRU, true}, {CellKind::kGRU, false}, {CellKind::kLSTM, true}};
+
+inline bool HasCellState(const Problem& p) { return States(p.cell) == 2; }
+inline int64_t BiasRows(const Problem& p) { return p.cell == CellKind::kGRU && p.reset_after ? 2 : 1; }
+
+// A call of one direction. Optional arguments that are absent are empty.
 struct Case {
   Problem problem;
   bool reverse, dropout_per_step, zoneout_per_step[2];
-  std::vector<char> mask;                                          // empty where absent, as are all optional ones
-  std::vector<char> memory_mask;
-  Numbers inputs, kernel, recurrent_kernel, bias, initial[2];      // what has gradients
-  Numbers memory, keys, query_kernel, score_vector;                // likewise
-  std::vector<double> dropout, zoneout[2];
-  std::vector<double> d_outputs, d_final[2], d_attention_weights;
+  std::vector<char> mask, memory_mask;
+  Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
+  Numbers memory, keys, query_kernel, score_vector;
+  std::vector<double> recurrent_dropout_mask, zoneout[2];
+  std::vector<double> d_outputs, d_final_state[2], d_attention_weights;
+
+  // The arguments that have gradients, in the order of `Gradients`.
+  std::vector<Numbers*> Differentiable() {
+    return {&inputs, &kernel, &recurrent_kernel, &bias,         &initial_state[0], &initial_state[1],
+            &memory, &keys,   &query_kernel,     &score_vector};
+  }
 };
 
 struct Outcome {
   Numbers outputs, final_state[2], attention_weights;
 };
 
-inline Complex Squash(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
+inline Complex Sigmoid(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 inline Complex Activate(Activation activation, Complex x) {
   if (activation == Activation::kTanh) return std::tanh(x);
   return activation == Activation::kLinear || x.real() > 0 ? x : Complex(0);
 }
 
-inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool per_step, int64_t b, int64_t t, int64_t u) {
+inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool per_step, int64_t b, int64_t t,
+                        int64_t u) {
   return mask[(per_step ? b * p.time + t : b) * p.units + u];
 }
 
-// The weights of sequence b over the source, where h is the state before the step.
-inline Numbers Align(const Case& c, int64_t b, const Numbers& h) {
+// The attention weights of sequence b, where h is the state before the step.
+inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h) {
   const Problem& p = c.problem;
   const int64_t A = p.attention_units;
   Numbers weights(p.source);
@@ -61,91 +79,140 @@ inline Numbers Align(const Case& c, int64_t b, const Numbers& h) {
   return weights;
 }
 
-inline Outcome RunPlainly(const Case& c) {
+// x W + b with the context as further inputs, in the order of the gates.
+inline Numbers InputProduct(const Case& c, int64_t b, int64_t t, const Numbers& context) {
   const Problem& p = c.problem;
-  const int64_t H = p.units, gates = Gates(p.cell) * H;
+  const int64_t gates = Gates(p.cell) * p.units;
+  Numbers product(gates);
+  for (int64_t j = 0; j < gates; ++j) {
+    if (!c.bias.empty()) product[j] = c.bias[j];
+    for (int64_t i = 0; i < p.features; ++i) {
+      product[j] += c.inputs[(b * p.time + t) * p.features + i] * c.kernel[i * gates + j];
+    }
+    for (int64_t i = 0; i < p.memory_units; ++i) product[j] += context[i] * c.kernel[(p.features + i) * gates + j];
+  }
+  return product;
+}
+
+// h U, plus the second row of the bias if there is one, in the order of the gates.
+inline Numbers RecurrentProduct(const Case& c, const Numbers& h) {
+  const Problem& p = c.problem;
+  const int64_t gates = Gates(p.cell) * p.units;
+  Numbers product(gates);
+  for (int64_t j = 0; j < gates; ++j) {
+    if (!c.bias.empty() && BiasRows(p) == 2) product[j] = c.bias[gates + j];
+    for (int64_t i = 0; i < p.units; ++i) product[j] += h[i] * c.recurrent_kernel[i * gates + j];
+  }
+  return product;
+}
+
+struct CellStates {
+  Numbers h, c;
+};
+
+// The equations of the cells. `dropped` is h times its recurrent dropout mask.
+inline CellStates Step(const Case& call, const CellStates& state, const Numbers& dropped, const Numbers& x) {
+  const Problem& p = call.problem;
+  const int64_t H = p.units;
+  const Numbers hu = RecurrentProduct(call, dropped);
+  const auto sum = [&](int64_t gate, int64_t u) { return x[gate * H + u] + hu[gate * H + u]; };
+  CellStates next{Numbers(H), Numbers(H)};
+  for (int64_t u = 0; u < H; ++u) {
+    switch (p.cell) {
+      case CellKind::kSimpleRNN:
+        next.h[u] = Activate(p.activation, sum(0, u));
+        break;
+      case CellKind::kLSTM:
+        next.c[u] = Sigmoid(sum(1, u)) * state.c[u] + Sigmoid(sum(0, u)) * std::tanh(sum(2, u));
+        next.h[u] = Sigmoid(sum(3, u)) * std::tanh(next.c[u]);
+        break;
+      case CellKind::kGRU: {
+        Complex candidate = 0;
+        if (p.reset_after) {
+          candidate = Sigmoid(sum(1, u)) * hu[2 * H + u];
+        } else {
+          for (int64_t i = 0; i < H; ++i) {
+            candidate += Sigmoid(sum(1, i)) * dropped[i] * call.recurrent_kernel[i * 3 * H + 2 * H + u];
+          }
+        }
+        const Complex z = Sigmoid(sum(0, u));
+        next.h[u] = z * state.h[u] + (1.0 - z) * std::tanh(x[2 * H + u] + candidate);
+        break;
+      }
+    }
+  }
+  return next;
+}
+
+// state = zoneout mask * state + (1 - zoneout mask) * next.
+inline void ApplyZoneout(const Case& c, int index, int64_t b, int64_t t, const Numbers& next, Numbers& state) {
+  for (size_t u = 0; u < state.size(); ++u) {
+    const std::vector<double>& zoneout = c.zoneout[index];
+    const double m = zoneout.empty() ? 0 : MaskEntry(c.problem, zoneout, c.zoneout_per_step[index], b, t, u);
+    state[u] = m * state[u] + (1 - m) * next[u];
+  }
+}
+
+inline Numbers InitialState(const Case& c, int index, int64_t b) {
+  const Numbers& all = c.initial_state[index];
+  const int64_t H = c.problem.units;
+  return all.empty() ? Numbers(H) : Numbers(all.begin() + b * H, all.begin() + (b + 1) * H);
+}
+
+inline Outcome RunReference(const Case& c) {
+  const Problem& p = c.problem;
+  const int64_t H = p.units;
   Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}};
   if (p.attends) out.attention_weights.resize(p.batch * p.time * p.source);
   for (int64_t b = 0; b < p.batch; ++b) {
-    Numbers h(H), cell(H);
-    if (!c.initial[0].empty()) h.assign(&c.initial[0][b * H], &c.initial[0][b * H] + H);
-    if (!c.initial[1].empty()) cell.assign(&c.initial[1][b * H], &c.initial[1][b * H] + H);
-    for (int64_t s = 0; s < p.time; ++s) {
-      const int64_t t = c.reverse ? p.time - 1 - s : s;
-      Numbers dropped = h, new_h(H), new_cell(H), x(gates), hu(gates);
-      for (int64_t u = 0; u < H && !c.dropout.empty(); ++u) {
-        dropped[u] *= MaskEntry(p, c.dropout, c.dropout_per_step, b, t, u);
-      }
-      Numbers context(p.memory_units);
-      if (p.attends) {
-        const Numbers weights = Align(c, b, h);
-        for (int64_t i = 0; i < p.source; ++i) {
-          if (c.mask.empty() || c.mask[b * p.time + t]) out.attention_weights[(b * p.time + t) * p.source + i] = weights[i];
-          for (int64_t d = 0; d < p.memory_units; ++d) {
-            context[d] += weights[i] * c.memory[(b * p.source + i) * p.memory_units + d];
-          }
-        }
-      }
-      const bool two_biases = p.cell == CellKind::kGRU && p.reset_after;
-      for (int64_t j = 0; j < gates; ++j) {
-        if (!c.bias.empty()) x[j] = c.bias[j];
-        if (!c.bias.empty() && two_biases) hu[j] = c.bias[gates + j];
-        for (int64_t i = 0; i < p.features; ++i) x[j] += c.inputs[(b * p.time + t) * p.features + i] * c.kernel[i * gates + j];
-        for (int64_t i = 0; i < p.memory_units; ++i) x[j] += context[i] * c.kernel[(p.features + i) * gates + j];
-        for (int64_t i = 0; i < H; ++i) hu[j] += dropped[i] * c.recurrent_kernel[i * gates + j];
-      }
-      for (int64_t u = 0; u < H; ++u) {
-        if (p.cell == CellKind::kSimpleRNN) {
-          new_h[u] = Activate(p.activation, x[u] + hu[u]);
-        } else if (p.cell == CellKind::kLSTM) {
-          const Complex i = Squash(x[u] + hu[u]), f = Squash(x[H + u] + hu[H + u]);
-          new_cell[u] = f * cell[u] + i * std::tanh(x[2 * H + u] + hu[2 * H + u]);
-          new_h[u] = Squash(x[3 * H + u] + hu[3 * H + u]) * std::tanh(new_cell[u]);
-        } else {
-          Complex candidate = Squash(x[H + u] + hu[H + u]) * hu[2 * H + u];
-          if (!p.reset_after) {
-            candidate = 0;
-            for (int64_t i = 0; i < H; ++i) {
-              candidate += Squash(x[H + i] + hu[H + i]) * dropped[i] * c.recurrent_kernel[i * gates + 2 * H + u];
+    CellStates state{InitialState(c, 0, b), InitialState(c, 1, b)};
+    for (int64_t step = 0; step < p.time; ++step) {
+      const int64_t t = c.reverse ? p.time - 1 - step : step;
+      if (c.mask.empty() || c.mask[b * p.time + t]) {
+        Numbers context(p.memory_units);
+        if (p.attends) {
+          const Numbers weights = AttentionWeights(c, b, state.h);
+          for (int64_t s = 0; s < p.source; ++s) {
+            out.attention_weights[(b * p.time + t) * p.source + s] = weights[s];
+            for (int64_t i = 0; i < p.memory_units; ++i) {
+              context[i] += weights[s] * c.memory[(b * p.source + s) * p.memory_units + i];
             }
           }
-          const Complex z = Squash(x[u] + hu[u]);
-          new_h[u] = z * h[u] + (1.0 - z) * std::tanh(x[2 * H + u] + candidate);
         }
-      }
-      for (int64_t u = 0; u < H; ++u) {
-        if (!c.mask.empty() && !c.mask[b * p.time + t]) continue;
-        for (int state = 0; state < States(p.cell); ++state) {
-          Complex &old = state == 0 ? h[u] : cell[u], fresh = state == 0 ? new_h[u] : new_cell[u];
-          const std::vector<double>& zoneout = c.zoneout[state];
-          const double m = zoneout.empty() ? 0 : MaskEntry(p, zoneout, c.zoneout_per_step[state], b, t, u);
-          old = m * old + (1 - m) * fresh;
+        Numbers dropped = state.h;
+        for (int64_t u = 0; u < H && !c.recurrent_dropout_mask.empty(); ++u) {
+          dropped[u] *= MaskEntry(p, c.recurrent_dropout_mask, c.dropout_per_step, b, t, u);
         }
+        const CellStates next = Step(c, state, dropped, InputProduct(c, b, t, context));
+        ApplyZoneout(c, 0, b, t, next.h, state.h);
+        if (HasCellState(p)) ApplyZoneout(c, 1, b, t, next.c, state.c);
       }
-      for (int64_t u = 0; u < H; ++u) out.outputs[(b * p.time + t) * H + u] = h[u];
+      for (int64_t u = 0; u < H; ++u) out.outputs[(b * p.time + t) * H + u] = state.h[u];
     }
     for (int64_t u = 0; u < H; ++u) {
-      out.final_state[0][b * H + u] = h[u];
-      out.final_state[1][b * H + u] = cell[u];
+      out.final_state[0][b * H + u] = state.h[u];
+      out.final_state[1][b * H + u] = state.c[u];
     }
   }
   return out;
 }
 
-// The derivative of sum(d_outputs * outputs), likewise with final states and attention_weights, by every entry of `argument`, one of `c`.
+// The derivative of sum(d_outputs * outputs) + sum(d_final_state * final_state) + sum(d_attention_weights *
+// attention_weights) by every entry of `argument`, which is one of `c`.
 inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
   constexpr double kStep = 1e-30;
+  const auto dot = [](const std::vector<double>& upstream, const Numbers& results) {
+    double sum = 0;
+    for (size_t i = 0; i < upstream.size(); ++i) sum += upstream[i] * results[i].imag();
+    return sum;
+  };
   std::vector<double> gradient;
   for (Complex& entry : argument) {
     entry += Complex(0, kStep);
-    const Outcome out = RunPlainly(c);
+    const Outcome out = RunReference(c);
     entry = entry.real();
-    double sum = 0;
-    for (size_t i = 0; i < c.d_outputs.size(); ++i) sum += c.d_outputs[i] * out.outputs[i].imag();
-    for (size_t i = 0; i < c.d_attention_weights.size(); ++i) sum += c.d_attention_weights[i] * out.attention_weights[i].imag();
-    for (int s = 0; s < States(c.problem.cell); ++s) {
-      for (size_t i = 0; i < c.d_final[s].size(); ++i) sum += c.d_final[s][i] * out.final_state[s][i].imag();
-    }
+    double sum = dot(c.d_outputs, out.outputs) + dot(c.d_attention_weights, out.attention_weights);
+    for (int s = 0; s < States(c.problem.cell); ++s) sum += dot(c.d_final_state[s], out.final_state[s]);
     gradient.push_back(sum / kStep);
   }
   return gradient;

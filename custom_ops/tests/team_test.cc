@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every item of every phase is done once, phases do not overlap, and helpers may come late, never, or in a crowd.
+// Every item of every phase is done once, and phases do not overlap: with helpers that start late or never, and with
+// more calls at a time than threads.
 #include <atomic>
 #include <memory>
 
@@ -11,12 +12,12 @@ namespace {
 
 void TestPhases(const Executor& executor, int workers, int phases, int64_t items) {
   std::vector<std::atomic<int>> done(static_cast<size_t>(items));
-  std::vector<int64_t> plain(static_cast<size_t>(items));  // not atomic: a race shows under ThreadSanitizer
+  std::vector<int64_t> plain(static_cast<size_t>(items));  // not atomic, so that ThreadSanitizer sees a race
   RunTeam(executor, workers, [&](Worker& worker) {
     for (int phase = 0; phase < phases; ++phase) {
       worker.ForEach(items, [&](int64_t item) {
         KERAS_SEQ_CHECK(done[item].fetch_add(1) == phase, "item %ld of phase %d", static_cast<long>(item), phase);
-        const int64_t other = items - 1 - item;  // written by whoever had it in the phase before
+        const int64_t other = items - 1 - item;  // written in the phase before, maybe by another worker
         if (phase % 2 == 0) plain[item] += 1;
         if (phase % 2 == 1) KERAS_SEQ_CHECK(plain[other] == phase / 2 + 1, "phase %d saw an older one", phase);
       });
@@ -37,14 +38,14 @@ int main() {
   TestPhases({4, [](std::function<void()>) {}}, 4, 10, 7);  // helpers that never start
   std::vector<std::function<void()>> late;
   TestPhases({4, [&late](std::function<void()> task) { late.push_back(std::move(task)); }}, 4, 10, 7);
-  for (auto& task : late) task();  // helpers that start when all is over
-  ThreadPool crowd(2);
-  std::vector<std::thread> callers;  // more calls at once than threads, from inside the pool too
+  for (auto& task : late) task();  // helpers that start after the call
+  ThreadPool small_pool(2);
+  std::vector<std::thread> callers;  // more calls at a time than threads, some of them from inside the pool
   std::atomic<int> finished{0};
   for (int i = 0; i < 8; ++i) {
-    callers.emplace_back([&] { TestPhases(crowd.WithThreads(3), 3, 200, 5); });
-    crowd.Schedule([&] {
-      TestPhases(crowd.WithThreads(3), 3, 200, 5);
+    callers.emplace_back([&] { TestPhases(small_pool.WithThreads(3), 3, 200, 5); });
+    small_pool.Schedule([&] {
+      TestPhases(small_pool.WithThreads(3), 3, 200, 5);
       ++finished;
     });
   }

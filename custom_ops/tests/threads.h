@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A thread pool for the tests, their one assertion, and how they are skipped.
+// What the tests share: a thread pool, an assertion, and a way to skip a test.
 #ifndef KERAS_SEQ_TESTS_THREADS_H_
 #define KERAS_SEQ_TESTS_THREADS_H_
 
@@ -26,7 +26,7 @@
 
 namespace keras_seq {
 
-// Ends the test where this CPU lacks the instruction set that KERAS_SEQ_ISA names. 77 is "skipped" to ctest.
+// Ends the test if this CPU lacks the instruction set that KERAS_SEQ_ISA names. ctest reads 77 as "skipped".
 inline void RequireInstructionSet() {
   const char* error;
   if (InstructionSet(&error) != nullptr) return;
@@ -57,7 +57,7 @@ class ThreadPool {
     ready_.notify_one();
   }
 
-  // An executor of `threads`, the caller among them.
+  // An executor of `threads` threads, including the caller.
   Executor WithThreads(int threads) {
     return {threads, [this](std::function<void()> task) { Schedule(std::move(task)); }};
   }

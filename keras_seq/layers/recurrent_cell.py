@@ -28,10 +28,12 @@ class DropoutMasks(NamedTuple):
     Entries of the first three are 0 or 1 / (1 - rate). Shapes are those of a call over whole sequences.
     """
 
-    inputs: object = None  # multiplies the inputs: (batch, 1 or time, features)
-    recurrent_dropout: object = None  # multiplies the previous h: (batch, units) or (batch, time, units)
-    recurrent_kernel: object = None  # multiplies the recurrent kernel, and has its shape
-    zoneout: list | None = None  # for each state the share of it that a step keeps, (batch, [time,] units), or None
+    input_mask: object = None  # multiplies the inputs: (batch, 1 or time, features)
+    recurrent_dropout_mask: object = None  # multiplies the previous h: (batch, units) or (batch, time, units)
+    recurrent_kernel_mask: object = None  # multiplies the recurrent kernel, and has its shape
+    zoneout_masks: list | None = (
+        None  # for each state the share of it that a step keeps, (batch, [time,] units), or None
+    )
 
 
 class RecurrentCell:
@@ -152,13 +154,15 @@ class RecurrentCell:
         masks = self.draw_dropout_masks(sequences, training)
         return RecurrentCall(
             self.equations,
-            sequences if masks.inputs is None else sequences * masks.inputs,
+            sequences if masks.input_mask is None else sequences * masks.input_mask,
             self.kernel,
-            self.recurrent_kernel if masks.recurrent_kernel is None else self.recurrent_kernel * masks.recurrent_kernel,
+            self.recurrent_kernel
+            if masks.recurrent_kernel_mask is None
+            else self.recurrent_kernel * masks.recurrent_kernel_mask,
             self.bias,
             initial_state=initial_state,
-            recurrent_dropout_mask=masks.recurrent_dropout,
-            zoneout_masks=masks.zoneout,
+            recurrent_dropout_mask=masks.recurrent_dropout_mask,
+            zoneout_masks=masks.zoneout_masks,
             extra_weights=self.extra_weights(),
             reverse=reverse,
         )
@@ -175,7 +179,7 @@ class RecurrentCell:
                 ops.full((batch, size), rate, self.compute_dtype) if rate else None
                 for rate, size in zip(rates, sizes, strict=True)
             ]
-            return DropoutMasks(zoneout=zoneout_masks if any(rates) else None)
+            return DropoutMasks(zoneout_masks=zoneout_masks if any(rates) else None)
         # The order is that of Keras's loop, so that a seed gives the same masks step by step.
         inputs = self.draw_feature_mask(self.dropout, batch, time, features)
         recurrent_dropout = self.draw_feature_mask(self.recurrent_dropout, batch, time, sizes[0])
@@ -215,22 +219,22 @@ class RecurrentCell:
         state = tuple(states) if isinstance(states, (list, tuple)) else (states,)
         masks = self._draw_step_masks(inputs, state, training)
         kernel = ops.convert_to_tensor(self.recurrent_kernel)
-        if masks.recurrent_kernel is not None:
-            kernel = kernel * masks.recurrent_kernel
+        if masks.recurrent_kernel_mask is not None:
+            kernel = kernel * masks.recurrent_kernel_mask
         equations, (bias, recurrent_bias) = self.equations, self.split_bias()
         weights = RecurrentWeights(kernel, recurrent_bias, self.extra_weights())
-        inputs = inputs if masks.inputs is None else inputs * masks.inputs
+        inputs = inputs if masks.input_mask is None else inputs * masks.input_mask
         inputs = inputs if context is None else ops.concatenate([inputs, context], axis=-1)
         product = equations.project(weights, inputs, self.kernel, bias)
-        step = equations.step(equations.prepare(weights), StepMasks(masks.recurrent_dropout), product, state)
-        state = zone_out(masks.zoneout, state, step.state)
+        step = equations.step(equations.prepare(weights), StepMasks(masks.recurrent_dropout_mask), product, state)
+        state = zone_out(masks.zoneout_masks, state, step.state)
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]
 
     def _draw_step_masks(self, inputs, state, training):
         """Draw the masks of one step, except those that all steps share."""
         rates = self._zoneout_rates()
         if not training:
-            return DropoutMasks(zoneout=[rate or None for rate in rates])
+            return DropoutMasks(zoneout_masks=[rate or None for rate in rates])
         input_mask, recurrent_dropout_mask = self._input_mask, self._recurrent_dropout_mask
         recurrent_kernel_mask = self._recurrent_kernel_mask
         if input_mask is None:

@@ -263,13 +263,10 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
             for state in initial_state
         ]
 
-    def recurrent_call(self, cell, sequences, state, training):
-        """Return the `RecurrentCall` of one cell over sequences."""
-        call = cell.recurrent_call(sequences, state, reverse=self.go_backwards, training=training)
-        if self.probe_hook is None:
-            return call
-        batch, time, _ = ops.shape(sequences)
-        probe = ops.zeros((batch, time, cell.output_size), self.compute_dtype)
+    def add_probe(self, call):
+        """Return a `RecurrentCall` with a probe, which `probe_hook` gets first."""
+        batch, time, _ = ops.shape(call.inputs)
+        probe = ops.zeros((batch, time, call.state_sizes[0]), self.compute_dtype)
         return call._replace(probe=self.probe_hook(probe))
 
     def collect_results(self, outputs, states, training, time_order=False):
@@ -331,10 +328,10 @@ def run_layers(layers, sequences, initial_states, mask, training, time_order=Fal
     states = [layer.resolve_initial_states(sequences, s) for layer, s in zip(layers, initial_states, strict=True)]
     outputs, final_states = [sequences] * len(layers), [[] for _ in layers]
     for depth, cells in enumerate(zip(*(layer.recurrent_cells() for layer in layers), strict=True)):
-        calls = [
-            layer.recurrent_call(cell, inputs, state[depth], training)
-            for layer, cell, inputs, state in zip(layers, cells, outputs, states, strict=True)
-        ]
+        calls = []
+        for layer, cell, inputs, state in zip(layers, cells, outputs, states, strict=True):
+            call = cell.recurrent_call(inputs, state[depth], reverse=layer.go_backwards, training=training)
+            calls.append(call if layer.probe_hook is None else layer.add_probe(call))
         for i, (output, final_state) in enumerate(run_recurrences(calls, **options)):
             outputs[i] = output + outputs[i] if depth and layers[i].residual else output
             final_states[i].append(final_state)

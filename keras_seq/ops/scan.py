@@ -48,8 +48,8 @@ def scan(
     """
     # `copy` reads variables, which `convert_to_tensor` leaves as they are. Gradients need tensors.
     weights = tree.map_structure(lambda w: w if w is None else ops.copy(w), weights)
-    if not masks.zoneout and not equations.applies_zoneout:
-        masks = masks._replace(zoneout=(None,) * equations.states)
+    if not masks.zoneout_masks and not equations.applies_zoneout:
+        masks = masks._replace(zoneout_masks=(None,) * equations.states)
     if mask is not None:
         mask = ops.cast(mask, initial_state[0].dtype)  # JAX has no gradients for booleans
 
@@ -90,12 +90,12 @@ def _forward(scan: _Scan, keep: bool) -> tuple[Trace, State]:
     def step(state, slices):
         inputs, masks, visible = at_step(slices)
         candidate, emitted, residuals = equations.step(weights, masks, inputs, state)
-        new_state = candidate if equations.applies_zoneout else zone_out(masks.zoneout, state, candidate)
+        new_state = candidate if equations.applies_zoneout else zone_out(masks.zoneout_masks, state, candidate)
         if visible is not None:
             new_state = tuple(ops.where(visible, new, old) for new, old in zip(new_state, state, strict=True))
         if not keep:
             return new_state, (new_state[:1], (), emitted, ())
-        candidate = tuple(() if m is None else c for m, c in zip(masks.zoneout, candidate, strict=True))
+        candidate = tuple(() if m is None else c for m, c in zip(masks.zoneout_masks, candidate, strict=True))
         return new_state, (new_state, candidate, emitted, tuple(residuals))
 
     state, kept = time_loop(step, scan.initial_state, sequences, unroll=scan.unroll)
@@ -115,24 +115,28 @@ def _backward(
     trace = trace._replace(
         previous=tuple(_shift(first, s) for first, s in zip(scan.initial_state, trace.state, strict=True)),
         candidate=tuple(
-            s if m is None else c for m, s, c in zip(scan.masks.zoneout, trace.state, trace.candidate, strict=True)
+            s if m is None else c
+            for m, s, c in zip(scan.masks.zoneout_masks, trace.state, trace.candidate, strict=True)
         ),
     )
     coefficients = equations.coefficients(weights, scan.masks, trace)
     # A masked step is one that zones out every unit: its whole gradient goes to the state before.
-    shares = _kept_shares(scan.masks.zoneout, scan.visible, d_outputs.dtype)
-    sequences, at_step = _split_time((coefficients, d_outputs, tuple(d_emitted), scan.masks._replace(zoneout=shares)))
+    shares = _kept_shares(scan.masks.zoneout_masks, scan.visible, d_outputs.dtype)
+    sequences, at_step = _split_time(
+        (coefficients, d_outputs, tuple(d_emitted), scan.masks._replace(zoneout_masks=shares))
+    )
 
     def step(carry, slices):
         d_state, sums = carry
         coefficients, d_output, d_emitted, masks = at_step(slices)
         d_state = (d_state[0] + d_output, *d_state[1:])
-        d_candidate = tuple(d if m is None else d * (1 - m) for m, d in zip(masks.zoneout, d_state, strict=True))
+        d_candidate = tuple(d if m is None else d * (1 - m) for m, d in zip(masks.zoneout_masks, d_state, strict=True))
         d_inputs, d_previous, saved, sums = equations.step_backward(
             prepared, masks, coefficients, d_candidate, d_emitted, sums
         )
         d_previous = tuple(
-            new if m is None else new + d * m for m, new, d in zip(masks.zoneout, d_previous, d_state, strict=True)
+            new if m is None else new + d * m
+            for m, new, d in zip(masks.zoneout_masks, d_previous, d_state, strict=True)
         )
         return (d_previous, sums), (d_inputs, saved)
 

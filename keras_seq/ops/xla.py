@@ -73,9 +73,9 @@ def run_with_weights(
     if call.probe is not None:
         equations, inputs = ProbedEquations(equations), ProbedInputs(inputs, time_first(call.probe))
     masks = StepMasks(
-        recurrent_dropout=time_first(call.recurrent_dropout_mask),
-        zoneout=tuple(time_first(m) for m in call.zoneout_masks or ()),
-        memory=memory_mask,
+        recurrent_dropout_mask=time_first(call.recurrent_dropout_mask),
+        zoneout_masks=tuple(time_first(m) for m in call.zoneout_masks or ()),
+        memory_mask=memory_mask,
     )
     outputs, emitted, state = scan(
         equations,

@@ -95,9 +95,9 @@ def test_whole_sequences_and_single_steps_apply_the_same_masks(kind, attention):
         assert_close(outputs[:, t], output, 1e-12)
 
     kernel = (plain.cell.cells[0] if kind == "stack" else plain.cell).recurrent_kernel
-    kernel.assign(kernel * masks.recurrent_kernel)
+    kernel.assign(kernel * masks.recurrent_kernel_mask)
     state = plain.get_initial_state(SOURCES)
-    output, _, _ = plain.step(INPUTS[:, 0] * masks.inputs[:, 0], state, SOURCES)
+    output, _, _ = plain.step(INPUTS[:, 0] * masks.input_mask[:, 0], state, SOURCES)
     assert_close(outputs[:, 0], output, 1e-12)  # in the first step the previous h is zero, so its mask does not matter
 
 

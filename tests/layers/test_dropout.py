@@ -119,7 +119,7 @@ def test_dropped_fraction_is_the_rate_in_every_dtype(name, dtype):
         layer = layers.EmbeddingDropout(embedding, rate, seed=1, dtype=dtype)
         masks = layer(np.tile(np.arange(20), (50_000, 1)), training=True)
     else:
-        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_dropout_masks(ones, training=True).inputs
+        masks = layers.GRUCell(1, dropout=rate, seed=1, dtype=dtype).draw_dropout_masks(ones, training=True).input_mask
     assert keras.backend.standardize_dtype(masks.dtype) == dtype
     masks = np.array(keras.ops.cast(masks, "float32"))
     assert abs(np.mean(masks == 0) - rate) < 5 * (rate * (1 - rate) / masks.size) ** 0.5

@@ -85,7 +85,7 @@ def test_masks_of_one_cell_are_independent(mode):
     masks = cell.draw_dropout_masks(np.ones((MANY, TIME, WIDE), "float32"), training=True)
     steps = TIME if mode == "naive" else 1
     inputs, recurrent = (np.reshape(mask, (MANY, steps, WIDE)) == 0 for mask in masks[:2])
-    zoneout = [np.array(mask)[:, :steps] == 1 for mask in masks.zoneout]
+    zoneout = [np.array(mask)[:, :steps] == 1 for mask in masks.zoneout_masks]
     dropped = [inputs, recurrent, *zoneout]
     for i, mask in enumerate(dropped):
         for other in dropped[:i]:
@@ -122,14 +122,14 @@ def test_training_step_with_all_masks_matches_numpy(kind, options, mode, go_back
     masks = twin.cell.draw_dropout_masks(SEQUENCES, True)
     output_mask = np.array(twin.cell.draw_feature_mask(rates["output_dropout"], BATCH, TIME, UNITS))
     kernel, recurrent_kernel, bias = layer.get_weights()
-    assert 0 < np.sum(np.array(masks.recurrent_kernel) == 0) < recurrent_kernel.size
+    assert 0 < np.sum(np.array(masks.recurrent_kernel_mask) == 0) < recurrent_kernel.size
     expected, _ = RECURRENCES[kind](
-        SEQUENCES * np.array(masks.inputs),
+        SEQUENCES * np.array(masks.input_mask),
         kernel,
-        recurrent_kernel * np.array(masks.recurrent_kernel),
+        recurrent_kernel * np.array(masks.recurrent_kernel_mask),
         bias,
-        recurrent_dropout_mask=None if masks.recurrent_dropout is None else np.array(masks.recurrent_dropout),
-        zoneout_masks=[*map(np.array, masks.zoneout)],
+        recurrent_dropout_mask=None if masks.recurrent_dropout_mask is None else np.array(masks.recurrent_dropout_mask),
+        zoneout_masks=[*map(np.array, masks.zoneout_masks)],
         reverse=go_backwards,
         **options,
     )
@@ -267,5 +267,5 @@ def test_both_directions_draw_different_masks():
     again = type(both).from_config(both.get_config())
     for layer in (both, again):
         cells = [*layer.forward_layer.recurrent_cells(), *layer.backward_layer.recurrent_cells()]
-        masks = [np.array(cell.draw_dropout_masks(np.ones((1, 1, WIDE), "float32"), True).inputs) for cell in cells]
+        masks = [np.array(cell.draw_dropout_masks(np.ones((1, 1, WIDE), "float32"), True).input_mask) for cell in cells]
         assert len({mask.tobytes() for mask in masks}) == 4

@@ -186,8 +186,8 @@ def test_residual_connections_skip_every_cell_but_the_first():
 def test_cells_of_a_stack_draw_different_masks():
     stack = layers.LSTM(50, num_layers=2, recurrent_dropout=0.5, dropout=0.5, seed=4)
     first, second = (cell.draw_dropout_masks(np.ones((2, 3, 50), "float32"), True) for cell in stack.cell.cells)
-    assert not np.array_equal(first.inputs, second.inputs)
-    assert not np.array_equal(first.recurrent_dropout, second.recurrent_dropout)
+    assert not np.array_equal(first.input_mask, second.input_mask)
+    assert not np.array_equal(first.recurrent_dropout_mask, second.recurrent_dropout_mask)
 
 
 @every_kind

@@ -105,9 +105,9 @@ def assert_gradients_agree(cell, call, mode):
     state = [rng.normal(size=(call["batch"], UNITS)) for _ in range(cell.states)]
     mask = rng.random((call["time"], call["batch"])) < 0.6 if call["mask"] else None
     masks = StepMasks(
-        recurrent_dropout=draw_unit_mask(call["dropout"], call, rng),
-        zoneout=tuple(draw_unit_mask(of, call, rng) for of in call["zoneout"][: cell.states]),
-        memory=rng.integers(0, 2, (call["batch"], SOURCE)).astype("float64") if call["memory_mask"] else None,
+        recurrent_dropout_mask=draw_unit_mask(call["dropout"], call, rng),
+        zoneout_masks=tuple(draw_unit_mask(of, call, rng) for of in call["zoneout"][: cell.states]),
+        memory_mask=rng.integers(0, 2, (call["batch"], SOURCE)).astype("float64") if call["memory_mask"] else None,
     )
     options = {"unroll": call["unroll"]}
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sigmoid and tanh on vectors, within 4 units in the last place in float32. NaN stays NaN.
+//
+// The functions are always inlined: left to the compiler, that depends on how many callers there are.
 #ifndef KERAS_SEQ_KERNELS_ISA_ACTIVATIONS_H_
 #define KERAS_SEQ_KERNELS_ISA_ACTIVATIONS_H_
 
@@ -27,7 +29,7 @@ struct ExponentialConstants<double> {
   static constexpr int kTerms = 13, kMantissa = 52, kBias = 1023;
 };
 
-// x = n ln 2 + r: n, and exp(r) - 1 by its Taylor series (|r| <= ln 2 / 2).
+// n and exp(r) - 1 of x = n ln 2 + r, where |r| <= ln 2 / 2. Uses the Taylor series of exp.
 template <class T>
 struct Reduced {
   Integers<T> n;
@@ -35,7 +37,7 @@ struct Reduced {
 };
 
 template <class T>
-inline Reduced<T> Reduce(Vector<T> x) {
+inline __attribute__((always_inline)) Reduced<T> Reduce(Vector<T> x) {
   using C = ExponentialConstants<T>;
   const Vector<T> rounded = x * static_cast<T>(1.44269504088896340736) + C::kRounder;
   const Vector<T> n = rounded - C::kRounder;
@@ -56,7 +58,7 @@ inline Reduced<T> Reduce(Vector<T> x) {
   return {integer - offset, r + r * r * sum};
 }
 
-// 2^n for n that a normal number can hold.
+// 2^n, which must be a normal number.
 template <class T>
 inline Vector<T> PowerOfTwo(Integers<T> n) {
   using C = ExponentialConstants<T>;
@@ -75,9 +77,9 @@ inline Vector<T> Magnitude(Vector<T> x) {
   return x;
 }
 
-// exp(x) for x <= 0, which cannot overflow; it may be subnormal, hence two factors.
+// exp(x) for x <= 0. It cannot overflow, but may be subnormal: hence two factors.
 template <class T>
-inline Vector<T> ExpOfNegative(Vector<T> x) {
+inline __attribute__((always_inline)) Vector<T> ExpOfNegative(Vector<T> x) {
   const T lowest = ExponentialConstants<T>::kLowest;
   x = x < lowest ? Vector<T>{} + lowest : x;
   const Reduced<T> reduced = Reduce<T>(x);
@@ -85,17 +87,17 @@ inline Vector<T> ExpOfNegative(Vector<T> x) {
   return (1 + reduced.expm1) * PowerOfTwo<T>(half) * PowerOfTwo<T>(reduced.n - half);
 }
 
-// 1 / (1 + exp(-x)), by way of exp(-|x|).
+// 1 / (1 + exp(-x)), computed from exp(-|x|).
 template <class T>
-inline Vector<T> Sigmoid(Vector<T> x) {
+inline __attribute__((always_inline)) Vector<T> Sigmoid(Vector<T> x) {
   const Vector<T> e = ExpOfNegative<T>(-Magnitude<T>(x));
   return (x >= 0 ? Vector<T>{} + 1 : e) / (1 + e);
 }
 
-// With u = exp(-2|x|) - 1, which is accurate near 0: |tanh x| = -u / (2 + u).
+// |tanh x| = -u / (2 + u) with u = exp(-2|x|) - 1, which is accurate near 0.
 template <class T>
-inline Vector<T> Tanh(Vector<T> x) {
-  constexpr T kLowest = -44;  // tanh is 1 long before, in float64 too
+inline __attribute__((always_inline)) Vector<T> Tanh(Vector<T> x) {
+  constexpr T kLowest = -44;  // tanh is already 1, in float64 too
   Vector<T> twice = -2 * Magnitude<T>(x);
   twice = twice < kLowest ? Vector<T>{} + kLowest : twice;
   const Reduced<T> reduced = Reduce<T>(twice);

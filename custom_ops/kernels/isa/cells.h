@@ -1,184 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 // The equations of each cell and their derivatives, on one vector of units of one sequence.
 //
-// A cell's pre-activations live in slots of `kWidth` units each. In training the slots keep what the derivative needs:
-//   LSTM        i, f, g, o, c        gradients  i, f, g, o
-//   GRU         z, r, g, h U_g + b   gradients  g, z, r, r * g   (the first three meet the inputs, the last three h)
-//   SimpleRNN   h                    gradients  h
-// `products` are the vectors that the recurrent product (with the slots' x W + b added) gives for these units.
+// To add a cell, write its struct here and name it in `WithEquations` at the end of this file.
+//
+// A slot holds `kWidth` units of one gate. In the forward pass slot k first holds x W + b of gate k. `Forward` replaces
+// it with the value of the gate if residuals are kept. Each struct names its slots, and those of the gradients that
+// `Backward` writes. Consecutive gradient slots are multiplied by the input kernel (`kInputSlots`) and by the recurrent
+// kernel (`kRecurrentSlots`), so the order of gradient slots may differ from that of the gates.
 #ifndef KERAS_SEQ_KERNELS_ISA_CELLS_H_
 #define KERAS_SEQ_KERNELS_ISA_CELLS_H_
 
+#include "../layout.h"
 #include "../recurrence.h"
 #include "activations.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int kWidth = 16;  // units in a group; the same for every instruction set, as residuals cross calls
-
-// Which gates a packed matrix holds, and how its panels take turns with units.
+// The columns of a panel of a packed kernel: `gates` gates of one vector of units, or one gate of `unit_vectors`
+// vectors.
 struct Columns {
   int gates;
-  int unit_vectors;  // in a panel
+  int unit_vectors;
   int gate[4];
+
+  constexpr int vectors() const { return gates * unit_vectors; }
 };
 
 // Consecutive gradient slots.
-struct Slots {
+struct SlotRange {
   int first, count;
 };
 
-struct LSTM {
-  static constexpr int kGates = 4, kStates = 2, kUnitVectors = 1, kProducts = 1;
-  static constexpr int kSlots = 4, kKeptSlots = 5, kGradientSlots = 4;
-  static constexpr Columns kInput{4, 1, {0, 1, 2, 3}}, kRecurrent{4, 1, {0, 1, 2, 3}};
-  static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kRecurrent;
-  static constexpr Slots kInputSlots{0, 4}, kRecurrentSlots{0, 4};
-
-  template <class T>
-  static void Start(const T* slots, int64_t width, const T*, T* start) {
-    for (int v = 0; v < 4; ++v) Store(start + v * kLanes<T>, Load(slots + v * width));
-  }
-
-  // From the previous states to the new ones.
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
-    constexpr int L = kLanes<T>;
-    const Vector<T> i = Sigmoid<T>(Load(products)), f = Sigmoid<T>(Load(products + L));
-    const Vector<T> g = Tanh<T>(Load(products + 2 * L)), o = Sigmoid<T>(Load(products + 3 * L));
-    const Vector<T> c = f * state[1] + i * g;
-    if (keep) {
-      Store(slots, i);
-      Store(slots + width, f);
-      Store(slots + 2 * width, g);
-      Store(slots + 3 * width, o);
-    }
-    state[0] = o * Tanh<T>(c);
-    state[1] = c;
-  }
-
-  // From the gradients of the new states to those of the slots and, what does not pass the product, of the old states.
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
-    const Vector<T> i = Load(slots), f = Load(slots + width), g = Load(slots + 2 * width), o = Load(slots + 3 * width);
-    const Vector<T> c = f * previous[1] + i * g;  // as it was before zoneout and mask
-    const Vector<T> squashed = Tanh<T>(c), dh = d_state[0];
-    const Vector<T> dc = d_state[1] + dh * o * (1 - squashed * squashed);
-    Store(d_slots, dc * g * (i * (1 - i)));
-    Store(d_slots + width, dc * previous[1] * (f * (1 - f)));
-    Store(d_slots + 2 * width, dc * i * (1 - g * g));
-    Store(d_slots + 3 * width, dh * squashed * (o * (1 - o)));
-    d_state[0] = Vector<T>{};
-    d_state[1] = dc * f;
-  }
+// The traits of most cells. A cell overrides those that differ.
+struct EquationsTraits {
+  // Vectors of units in a panel: 1, or `kPanelVectors` for a cell with a single gate.
+  static constexpr int kUnitVectors = 1;
+  // There is a second state, c. Its values are residuals, in the slot `kCellStateSlot`.
+  static constexpr bool kHasCellState = false;
+  // The bias has two rows. The second one is added to the recurrent product: for the gate `kCandidateGate` inside
+  // `Forward`; for the others it joins the first row.
+  static constexpr bool kHasRecurrentBias = false;
+  // The candidate has a recurrent product of its own, with h times the gate in the slot `kHiddenGateSlot`. The cell
+  // then has `ComputeGates`, `BackwardGatedHidden`, and the columns `kCandidate` and slots `kCandidateSlots` of that
+  // product.
+  static constexpr bool kHasCandidateProduct = false;
+  // `Backward` reads the previous h.
+  static constexpr bool kReadsPreviousHidden = false;
 };
 
-struct GRU {
-  static constexpr int kGates = 3, kStates = 1, kUnitVectors = 1, kProducts = 1;
-  static constexpr int kSlots = 3, kKeptSlots = 4, kGradientSlots = 4;
-  static constexpr Columns kInput{3, 1, {0, 1, 2}}, kRecurrent{3, 1, {0, 1, 2}};
-  static constexpr Columns kInputGradient{3, 1, {2, 0, 1}}, kRecurrentGradient{3, 1, {0, 1, 2}};
-  static constexpr Slots kInputSlots{0, 3}, kRecurrentSlots{1, 3};
+// In all cells:
+//   Forward    computes the new states from the previous ones and from `products`, the vectors of the recurrent product
+//              with the x W + b of their slots added.
+//   Backward   computes, from the gradients of the new states, those of the slots, and of the gradients of the previous
+//              states the part that does not pass through the recurrent product.
 
-  template <class T>
-  static void Start(const T* slots, int64_t width, const T* recurrent_bias, T* start) {
-    Store(start, Load(slots));
-    Store(start + kLanes<T>, Load(slots + width));
-    Store(start + 2 * kLanes<T>, Load(recurrent_bias));
-  }
-
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
-    constexpr int L = kLanes<T>;
-    const Vector<T> z = Sigmoid<T>(Load(products)), r = Sigmoid<T>(Load(products + L));
-    const Vector<T> product = Load(products + 2 * L);
-    const Vector<T> g = Tanh<T>(Load(slots + 2 * width) + r * product);
-    if (keep) {
-      Store(slots, z);
-      Store(slots + width, r);
-      Store(slots + 2 * width, g);
-      Store(slots + 3 * width, product);
-    }
-    state[0] = z * state[0] + (1 - z) * g;
-  }
-
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
-    const Vector<T> z = Load(slots), r = Load(slots + width), g = Load(slots + 2 * width);
-    const Vector<T> product = Load(slots + 3 * width), dh = d_state[0];
-    const Vector<T> dg = dh * (1 - z) * (1 - g * g);
-    Store(d_slots, dg);
-    Store(d_slots + width, dh * (previous[0] - g) * (z * (1 - z)));
-    Store(d_slots + 2 * width, dg * product * (r * (1 - r)));
-    Store(d_slots + 3 * width, dg * r);
-    d_state[0] = dh * z;
-  }
-};
-
-// A GRU that resets before the product has two of them: (z, r) from h, then g from r * h.
-struct GRUResetBefore {
-  static constexpr int kGates = 3, kStates = 1, kUnitVectors = 1, kProducts = 2;
-  static constexpr int kSlots = 3, kKeptSlots = 3, kGradientSlots = 3;
-  static constexpr Columns kInput{3, 1, {0, 1, 2}}, kRecurrent{2, 1, {0, 1}}, kCandidate{1, 1, {2}};
-  static constexpr Columns kInputGradient{3, 1, {2, 0, 1}}, kRecurrentGradient{2, 1, {0, 1}};
-  static constexpr Slots kInputSlots{0, 3}, kRecurrentSlots{1, 2}, kCandidateSlots{0, 1};
-
-  template <class T>
-  static void Start(const T* slots, int64_t width, const T*, T* start) {
-    Store(start, Load(slots));
-    Store(start + kLanes<T>, Load(slots + width));
-  }
-
-  // The first product: keeps z and r, and returns r.
-  template <class T>
-  static Vector<T> Gates(const T* products, int64_t width, T* slots) {
-    const Vector<T> z = Sigmoid<T>(Load(products)), r = Sigmoid<T>(Load(products + kLanes<T>));
-    Store(slots, z);
-    Store(slots + width, r);
-    return r;
-  }
-
-  // The second product.
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
-    const Vector<T> z = Load(slots), g = Tanh<T>(Load(products));
-    if (keep) Store(slots + 2 * width, g);
-    state[0] = z * state[0] + (1 - z) * g;
-  }
-
-  // All but the reset gate, whose gradient follows from that of r * h.
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
-    const Vector<T> z = Load(slots), g = Load(slots + 2 * width), dh = d_state[0];
-    Store(d_slots, dh * (1 - z) * (1 - g * g));
-    Store(d_slots + width, dh * (previous[0] - g) * (z * (1 - z)));
-    d_state[0] = dh * z;
-  }
-
-  // The reset gate; returns the gradient of the (dropped) previous h through r * h.
-  template <class T>
-  static Vector<T> BackwardReset(const T* slots, int64_t width, Vector<T> dropped, Vector<T> d_product, T* d_slots) {
-    const Vector<T> r = Load(slots + width);
-    Store(d_slots + 2 * width, d_product * dropped * (r * (1 - r)));
-    return d_product * r;
-  }
-};
-
-struct SimpleRNN {
-  static constexpr int kGates = 1, kStates = 1, kUnitVectors = 4, kProducts = 1;
-  static constexpr int kSlots = 1, kKeptSlots = 1, kGradientSlots = 1;
-  static constexpr Columns kInput{1, 4, {0}}, kRecurrent{1, 4, {0}};
-  static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kRecurrent;
-  static constexpr Slots kInputSlots{0, 1}, kRecurrentSlots{0, 1};
-
-  template <class T>
-  static void Start(const T* slots, int64_t, const T*, T* start) {
-    Store(start, Load(slots));
-  }
+struct SimpleRNNEquations : EquationsTraits {
+  enum Slot : int { kH, kResidualSlots };
+  enum GradientSlot : int { kDH, kGradientSlots };
+  static constexpr int kGates = 1, kUnitVectors = kPanelVectors;
+  static constexpr Columns kInput{1, kPanelVectors, {0}}, kRecurrent = kInput;
+  static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kInput;
+  static constexpr SlotRange kInputSlots{kDH, 1}, kRecurrentSlots{kDH, 1};
 
   template <class T>
   static void Forward(const T* products, Activation activation, bool keep, int64_t, T* slots, Vector<T>* state) {
@@ -206,6 +89,141 @@ struct SimpleRNN {
     d_state[0] = Vector<T>{};
   }
 };
+
+struct LSTMEquations : EquationsTraits {
+  enum Slot : int { kI, kF, kG, kO, kC, kResidualSlots };
+  enum GradientSlot : int { kDI, kDF, kDG, kDO, kGradientSlots };
+  static constexpr int kGates = 4, kCellStateSlot = kC;
+  static constexpr bool kHasCellState = true;
+  static constexpr Columns kInput{4, 1, {kI, kF, kG, kO}}, kRecurrent = kInput;
+  static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kInput;
+  static constexpr SlotRange kInputSlots{kDI, 4}, kRecurrentSlots{kDI, 4};
+
+  template <class T>
+  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
+    constexpr int L = kLanes<T>;
+    const Vector<T> i = Sigmoid<T>(Load(products)), f = Sigmoid<T>(Load(products + L));
+    const Vector<T> g = Tanh<T>(Load(products + 2 * L)), o = Sigmoid<T>(Load(products + 3 * L));
+    const Vector<T> c = f * state[1] + i * g;
+    if (keep) {
+      Store(slots + kI * width, i);
+      Store(slots + kF * width, f);
+      Store(slots + kG * width, g);
+      Store(slots + kO * width, o);
+    }
+    state[0] = o * Tanh<T>(c);
+    state[1] = c;
+  }
+
+  template <class T>
+  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
+                       T* d_slots) {
+    const Vector<T> i = Load(slots + kI * width), f = Load(slots + kF * width);
+    const Vector<T> g = Load(slots + kG * width), o = Load(slots + kO * width);
+    const Vector<T> c = f * previous[1] + i * g;  // before zoneout and mask, unlike the slot of c
+    const Vector<T> tanh_c = Tanh<T>(c), dh = d_state[0];
+    const Vector<T> dc = d_state[1] + dh * o * (1 - tanh_c * tanh_c);
+    Store(d_slots + kDI * width, dc * g * (i * (1 - i)));
+    Store(d_slots + kDF * width, dc * previous[1] * (f * (1 - f)));
+    Store(d_slots + kDG * width, dc * i * (1 - g * g));
+    Store(d_slots + kDO * width, dh * tanh_c * (o * (1 - o)));
+    d_state[0] = Vector<T>{};
+    d_state[1] = dc * f;
+  }
+};
+
+// Resets after the recurrent product: g = tanh(x W_g + b_g + r * (h U_g + b'_g)).
+struct GRUEquations : EquationsTraits {
+  enum Slot : int { kZ, kR, kG, kProduct, kResidualSlots };  // kProduct: h U_g + b'_g
+  enum GradientSlot : int { kDG, kDZ, kDR, kDProduct, kGradientSlots };
+  static constexpr int kGates = 3, kCandidateGate = kG;
+  static constexpr bool kHasRecurrentBias = true, kReadsPreviousHidden = true;
+  static constexpr Columns kInput{3, 1, {kZ, kR, kG}}, kRecurrent = kInput;
+  static constexpr Columns kInputGradient{3, 1, {kG, kZ, kR}}, kRecurrentGradient{3, 1, {kZ, kR, kG}};
+  static constexpr SlotRange kInputSlots{kDG, 3}, kRecurrentSlots{kDZ, 3};
+
+  template <class T>
+  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
+    constexpr int L = kLanes<T>;
+    const Vector<T> z = Sigmoid<T>(Load(products)), r = Sigmoid<T>(Load(products + L));
+    const Vector<T> product = Load(products + 2 * L);
+    const Vector<T> g = Tanh<T>(Load(slots + kG * width) + r * product);
+    if (keep) {
+      Store(slots + kZ * width, z);
+      Store(slots + kR * width, r);
+      Store(slots + kG * width, g);
+      Store(slots + kProduct * width, product);
+    }
+    state[0] = z * state[0] + (1 - z) * g;
+  }
+
+  template <class T>
+  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
+                       T* d_slots) {
+    const Vector<T> z = Load(slots + kZ * width), r = Load(slots + kR * width), g = Load(slots + kG * width);
+    const Vector<T> product = Load(slots + kProduct * width), dh = d_state[0];
+    const Vector<T> dg = dh * (1 - z) * (1 - g * g);
+    Store(d_slots + kDG * width, dg);
+    Store(d_slots + kDZ * width, dh * (previous[0] - g) * (z * (1 - z)));
+    Store(d_slots + kDR * width, dg * product * (r * (1 - r)));
+    Store(d_slots + kDProduct * width, dg * r);
+    d_state[0] = dh * z;
+  }
+};
+
+// Resets before the recurrent product: g = tanh(x W_g + b_g + (r * h) U_g).
+struct GRUResetBeforeEquations : EquationsTraits {
+  enum Slot : int { kZ, kR, kG, kResidualSlots };
+  enum GradientSlot : int { kDG, kDZ, kDR, kGradientSlots };
+  static constexpr int kGates = 3, kHiddenGateSlot = kR;
+  static constexpr bool kHasCandidateProduct = true, kReadsPreviousHidden = true;
+  static constexpr Columns kInput{3, 1, {kZ, kR, kG}}, kRecurrent{2, 1, {kZ, kR}}, kCandidate{1, 1, {kG}};
+  static constexpr Columns kInputGradient{3, 1, {kG, kZ, kR}}, kRecurrentGradient = kRecurrent;
+  static constexpr SlotRange kInputSlots{kDG, 3}, kRecurrentSlots{kDZ, 2}, kCandidateSlots{kDG, 1};
+
+  // From the first product to the gates, which are stored, and to r, which is returned to be multiplied by h.
+  template <class T>
+  static Vector<T> ComputeGates(const T* products, int64_t width, T* slots) {
+    const Vector<T> z = Sigmoid<T>(Load(products)), r = Sigmoid<T>(Load(products + kLanes<T>));
+    Store(slots + kZ * width, z);
+    Store(slots + kR * width, r);
+    return r;
+  }
+
+  // `products` are those of the candidate.
+  template <class T>
+  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
+    const Vector<T> z = Load(slots + kZ * width), g = Tanh<T>(Load(products));
+    if (keep) Store(slots + kG * width, g);
+    state[0] = z * state[0] + (1 - z) * g;
+  }
+
+  // All but the gradient of r, which depends on that of r * h.
+  template <class T>
+  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
+                       T* d_slots) {
+    const Vector<T> z = Load(slots + kZ * width), g = Load(slots + kG * width), dh = d_state[0];
+    Store(d_slots + kDG * width, dh * (1 - z) * (1 - g * g));
+    Store(d_slots + kDZ * width, dh * (previous[0] - g) * (z * (1 - z)));
+    d_state[0] = dh * z;
+  }
+
+  // From the gradient of r * h to those of r, which is stored, and of h, which is returned. h has its dropout applied.
+  template <class T>
+  static Vector<T> BackwardGatedHidden(const T* slots, int64_t width, Vector<T> h, Vector<T> d_gated_h, T* d_slots) {
+    const Vector<T> r = Load(slots + kR * width);
+    Store(d_slots + kDR * width, d_gated_h * h * (r * (1 - r)));
+    return d_gated_h * r;
+  }
+};
+
+// Calls function(equations) with those of the problem's cell.
+template <class Function>
+inline auto WithEquations(const Problem& problem, Function&& function) {
+  if (problem.cell == CellKind::kLSTM) return function(LSTMEquations{});
+  if (problem.cell == CellKind::kSimpleRNN) return function(SimpleRNNEquations{});
+  return problem.reset_after ? function(GRUEquations{}) : function(GRUResetBeforeEquations{});
+}
 
 }  // namespace KERAS_SEQ_ISA_NAME
 }  // namespace keras_seq

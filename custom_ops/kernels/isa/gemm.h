@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products from packed operands: the one place where nearly all of the time goes.
+// Matrix products of packed operands, which take nearly all of the time.
 //
 // A panel holds NV vectors of columns of the right operand, row after row, so that a product reads it front to back.
 // A tile multiplies up to kTileRows<NV> rows with a panel, with all its sums in registers. Every sum runs over k in
-// order, whatever the tile's height, so that how the rows are split leaves no trace in the result.
+// order, whatever the tile's height, so results do not depend on how the rows are split.
 #ifndef KERAS_SEQ_KERNELS_ISA_GEMM_H_
 #define KERAS_SEQ_KERNELS_ISA_GEMM_H_
 
@@ -16,7 +16,7 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-// What a product multiplies: `Element` pairs with a vector of them, and sums in vectors of `Sum`.
+// A product multiplies one `Element` with an `Operand`, a vector of them, and adds it to a vector of `Sum`.
 template <class Element>
 struct ProductTypes {  // float, double
   using Sum = Element;
@@ -26,7 +26,7 @@ struct ProductTypes {  // float, double
   static Vector<Sum> MultiplyAdd(const Element* a, Operand b, Vector<Sum> sum) { return sum + *a * b; }
 };
 
-// Two neighbours in k.
+// Two neighbouring rows of the right operand.
 struct BFloat16Pair {
   BFloat16 first, second;
 };
@@ -46,7 +46,7 @@ struct ProductTypes<BFloat16Pair> {
 };
 #endif
 
-// Eight rows at most, whose addresses fit the scalar registers.
+// At most eight rows, because their addresses must fit the scalar registers.
 template <int NV>
 constexpr int kTileRows = Smaller(kAccumulators / NV, 8);
 
@@ -57,7 +57,7 @@ struct Rows {
   int64_t block, block_stride, blocks;
 };
 
-// sums[r][v] = start[v] (or what stands there, where null) + rows[r] * panel.
+// sums[r][v] = start[v] + rows[r] * panel. If `start` is null, adds to the sums.
 template <int R, int NV, class Element>
 inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64_t first, const Element* panel,
                                                 typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
@@ -102,7 +102,7 @@ __attribute__((noinline)) void TileOfHeight(const Rows<Element>& left, int64_t f
   Tile<R, NV>(left, first, panel, sums, vector_stride, start);
 }
 
-// Picks, at compile time, the tile of each height from R down to 1.
+// Calls the tile of the given height, from R down to 1.
 template <int R, int NV, class Element>
 inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t first, const Element* panel,
                          typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
@@ -114,7 +114,7 @@ inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t firs
   }
 }
 
-// All `count` rows times one panel, in tiles of nearly the same height.
+// Multiplies all `count` rows with one panel, in tiles of nearly the same height.
 template <int NV, class Element>
 void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel,
                   typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
@@ -127,7 +127,7 @@ void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel
   }
 }
 
-// Right operands of `OuterTile`.
+// The right operands of `OuterTile`: rows at a fixed distance, and rows at the given offsets.
 template <class T>
 struct StridedRows {
   const T* data;
@@ -142,7 +142,7 @@ struct ListedRows {
   const T* operator[](int64_t k) const { return data + offsets[k]; }
 };
 
-// sums[m][v] += sum over k of left[k][m] * right[k][v]: `left` is packed R columns to a row.
+// sums[m][v] += sum over k of left[k][m] * right[k][v]: a row of `left` holds R numbers.
 template <int R, int NV, class T, class RightRows>
 __attribute__((noinline)) void OuterTile(const T* left, const RightRows& right, int64_t rows, int64_t vector_stride,
                                          T* sums) {

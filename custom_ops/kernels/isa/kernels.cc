@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of one instruction set: this file is compiled once for each.
 #include "../kernel_table.h"
+#include "attention.h"
 #include "backward.h"
 #include "forward.h"
 
@@ -9,17 +10,19 @@ namespace KERAS_SEQ_ISA_NAME {
 namespace {
 
 // The structs of cells.h agree with the table of cells.
-template <class CellType>
-constexpr bool Matches(CellKind cell, bool reset_after = true) {
-  return CellType::kGates == TraitsOf(cell).gates && CellType::kStates == TraitsOf(cell).states &&
-         CellType::kUnitVectors == TraitsOf(cell).unit_vectors &&
-         CellType::kKeptSlots == TraitsOf(cell).ResidualSlots(reset_after);
+template <class Equations>
+constexpr bool Matches(CellKind kind, bool reset_after = true) {
+  const CellTraits& cell = TraitsOf(kind);
+  return Equations::kGates == cell.gates && Equations::kHasCellState == (cell.states == 2) &&
+         Equations::kUnitVectors == cell.unit_vectors &&
+         Equations::kHasRecurrentBias == cell.HasTwoBiases(reset_after) &&
+         Equations::kResidualSlots == cell.ResidualSlots(reset_after);
 }
-static_assert(Matches<LSTM>(CellKind::kLSTM) && Matches<SimpleRNN>(CellKind::kSimpleRNN) &&
-              Matches<GRU>(CellKind::kGRU, true) && Matches<GRUResetBefore>(CellKind::kGRU, false));
+static_assert(Matches<LSTMEquations>(CellKind::kLSTM) && Matches<SimpleRNNEquations>(CellKind::kSimpleRNN) &&
+              Matches<GRUEquations>(CellKind::kGRU, true) && Matches<GRUResetBeforeEquations>(CellKind::kGRU, false));
 
-// How many threads are worth their synchronisation: a step should give each some microseconds of work.
-int WorkersFor(const Problem& problem, int64_t directions, int threads) {
+// How many threads are worth synchronising: a step should give each a few microseconds of work.
+int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
   constexpr double kOperations = 4e5;
   const double columns = 1.0 * Gates(problem.cell) * problem.units;
   double step = 2.0 * problem.batch * columns * (problem.units + problem.features);
@@ -28,58 +31,86 @@ int WorkersFor(const Problem& problem, int64_t directions, int threads) {
     step += 2.0 * problem.batch * (columns * problem.memory_units + 1.0 * problem.units * problem.attention_units);
     step += problem.batch * problem.source * (kTanh * problem.attention_units + 2.0 * problem.memory_units);
   }
-  const double workers = step * directions / kOperations;
+  const double workers = step * direction_count / kOperations;
   return workers < threads ? static_cast<int>(workers) + 1 : threads;
 }
 
 template <class Pass>
-bool RunPass(Pass& pass, const Problem& problem, int64_t directions, const Executor& executor) {
+bool RunPass(Pass& pass, const Problem& problem, int64_t direction_count, const Executor& executor) {
   if (!pass.Allocate()) return false;
-  RunTeam(executor, WorkersFor(problem, directions, executor.threads), [&pass](Worker& worker) { pass.Run(worker); });
+  const int workers = WorkersFor(problem, direction_count, executor.threads);
+  RunTeam(executor, workers, [&pass](Worker& worker) { pass.Run(worker); });
   return true;
 }
 
-template <class S, class Element>
-bool ForwardOf(const Problem& problem, const Arguments* arguments, const Results* results, int64_t directions,
-               const Executor& executor) {
-  const auto run = [&](auto cell) {
-    ForwardPass<decltype(cell), S, Element> pass(problem, arguments, results, directions);
-    return RunPass(pass, problem, directions, executor);
-  };
-  if (problem.cell == CellKind::kLSTM) return run(LSTM{});
-  if (problem.cell == CellKind::kSimpleRNN) return run(SimpleRNN{});
-  return problem.reset_after ? run(GRU{}) : run(GRUResetBefore{});
+// Calls function(attention) with the policy of the problem's attention.
+template <class Function>
+bool WithAttention(const Problem& problem, Function&& function) {
+  return problem.attends ? function(AdditiveAttention{}) : function(NoAttention{});
 }
 
 template <class T>
-bool BackwardOf(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
-                const Gradients* gradients, int64_t directions, const Executor& executor) {
-  const auto run = [&](auto cell) {
-    BackwardPass<decltype(cell), T> pass(problem, arguments, results, upstream, gradients, directions);
-    return RunPass(pass, problem, directions, executor);
-  };
-  if (problem.cell == CellKind::kLSTM) return run(LSTM{});
-  if (problem.cell == CellKind::kSimpleRNN) return run(SimpleRNN{});
-  return problem.reset_after ? run(GRU{}) : run(GRUResetBefore{});
+bool RunForward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
+                const Executor& executor) {
+  return WithEquations(problem, [&](auto equations) {
+    return WithAttention(problem, [&](auto attention) {
+      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count);
+      return RunPass(pass, problem, direction_count, executor);
+    });
+  });
 }
 
-bool Forward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t directions,
+#if defined(__AVX512BF16__)
+// Without attention: `Forward` of dispatch.cc converts calls that attend to float32.
+bool RunForwardBFloat16(const Problem& problem, const Arguments* arguments, const Results* results,
+                        int64_t direction_count, const Executor& executor) {
+  return WithEquations(problem, [&](auto equations) {
+    using Equations = decltype(equations);
+    ForwardPass<Equations, BFloat16, BFloat16Pair, NoAttention> pass(problem, arguments, results, direction_count);
+    return RunPass(pass, problem, direction_count, executor);
+  });
+}
+#endif
+
+template <class T>
+bool RunBackward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
+                 const Gradients* gradients, int64_t direction_count, const Executor& executor) {
+  return WithEquations(problem, [&](auto equations) {
+    return WithAttention(problem, [&](auto attention) {
+      BackwardPass<decltype(equations), T, decltype(attention)> pass(problem, arguments, results, upstream, gradients,
+                                                                     direction_count);
+      return RunPass(pass, problem, direction_count, executor);
+    });
+  });
+}
+
+bool Forward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
              const Executor& executor) {
 #if defined(__AVX512BF16__)
   if (problem.dtype == DataType::kBFloat16) {
-    return ForwardOf<BFloat16, BFloat16Pair>(problem, arguments, results, directions, executor);
+    return RunForwardBFloat16(problem, arguments, results, direction_count, executor);
   }
 #endif
   if (problem.dtype == DataType::kFloat64) {
-    return ForwardOf<double, double>(problem, arguments, results, directions, executor);
+    return RunForward<double>(problem, arguments, results, direction_count, executor);
   }
-  return ForwardOf<float, float>(problem, arguments, results, directions, executor);
+  return RunForward<float>(problem, arguments, results, direction_count, executor);
 }
 
 bool Backward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
-              const Gradients* gradients, int64_t directions, const Executor& executor) {
-  const auto run = problem.dtype == DataType::kFloat64 ? BackwardOf<double> : BackwardOf<float>;
-  return run(problem, arguments, results, upstream, gradients, directions, executor);
+              const Gradients* gradients, int64_t direction_count, const Executor& executor) {
+  const auto run = problem.dtype == DataType::kFloat64 ? RunBackward<double> : RunBackward<float>;
+  return run(problem, arguments, results, upstream, gradients, direction_count, executor);
+}
+
+int64_t ResidualSizeOfLayout(const Problem& problem) {
+  const Memory<float> memory(problem, Arguments{});
+  const int64_t attention = problem.attends ? memory.QueriesSize(problem) + memory.ContextsSize(problem) : 0;
+  return WithEquations(problem, [&](auto equations) {
+    using Equations = decltype(equations);
+    const Layout layout(problem.batch, problem.units, Equations::kUnitVectors);
+    return problem.time * layout.StepSize(Equations::kResidualSlots) + attention;
+  });
 }
 
 template <class T, Vector<T> (*Function)(Vector<T>)>
@@ -89,12 +120,12 @@ void Apply(const void* from, void* to, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes<T>) StoreFirst(y + i, Function(LoadFirst(x + i, count - i)), count - i);
 }
 
-void SigmoidOf(const void* from, void* to, int64_t count, DataType dtype) {
+void ApplySigmoid(const void* from, void* to, int64_t count, DataType dtype) {
   dtype == DataType::kFloat64 ? Apply<double, Sigmoid<double>>(from, to, count)
                               : Apply<float, Sigmoid<float>>(from, to, count);
 }
 
-void TanhOf(const void* from, void* to, int64_t count, DataType dtype) {
+void ApplyTanh(const void* from, void* to, int64_t count, DataType dtype) {
   dtype == DataType::kFloat64 ? Apply<double, Tanh<double>>(from, to, count)
                               : Apply<float, Tanh<float>>(from, to, count);
 }
@@ -107,7 +138,7 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward, Backward, kBFloat16, SigmoidOf, TanhOf};
+  static constexpr KernelTable table{Forward, Backward, kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 

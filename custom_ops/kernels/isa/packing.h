@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How matrices and sequences lie in the kernels' own buffers, and which rows are worth a product.
+// The layout of slots and of packed weights, and which sequences a step computes.
 #ifndef KERAS_SEQ_KERNELS_ISA_PACKING_H_
 #define KERAS_SEQ_KERNELS_ISA_PACKING_H_
 
@@ -9,44 +9,54 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kRowBlock = 64;   // sequences of an item of work
-constexpr int64_t kPackBlock = 32;  // rows that an item of work packs
+constexpr int64_t kRowBlock = 64;    // sequences of an item of work
+constexpr int64_t kPackBlock = 32;   // rows that an item of work packs
+constexpr int64_t kChunkRows = 512;  // steps times sequences of a chunk
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Units in groups of `width`: slots of a step lie in memory as (groups, batch, slots, width).
+// Slots lie in memory as (steps, groups, batch, slots, width). A group is `kWidth` units, or all of them for a cell
+// whose panels hold several vectors of units.
 struct Layout {
-  int64_t batch, units, width, groups, padded;
+  int64_t batch, units, width, groups, padded;  // `padded`: units with the padding of all groups
 
   Layout(int64_t batch, int64_t units, int unit_vectors) : batch(batch), units(units) {
-    padded = CeilDiv(units, 4 * kWidth) * 4 * kWidth;  // of SimpleRNN, whose panels hold four vectors of units
-    width = padded;
-    groups = units > 0;
-    if (unit_vectors == 1) {
-      width = kWidth;
-      groups = CeilDiv(units, kWidth);
-      padded = groups * kWidth;
-    }
+    padded = PaddedUnits(units, unit_vectors);
+    width = unit_vectors == 1 ? kWidth : padded;
+    groups = unit_vectors == 1 ? CeilDiv(units, kWidth) : units > 0;
   }
 
   int64_t StepSize(int64_t slots) const { return batch * padded * slots; }
 
-  // Of sequence 0; that of sequence b is b * slots * width further on.
+  // The offset of sequence 0; sequence b is b * slots * width further on.
   int64_t Offset(int64_t slots, int64_t step, int64_t unit) const {
     if (groups == 1) return step * StepSize(slots) + unit;
     return step * StepSize(slots) + unit / kWidth * batch * slots * kWidth + unit % kWidth;
   }
 };
 
+// The distance in slots between the vectors of a panel: gates of the same units, or units of the same gate.
+template <class Equations, class T>
+inline int64_t VectorStride(const Layout& layout) {
+  return Equations::kUnitVectors > 1 ? kLanes<T> : layout.width;
+}
+
+inline int64_t ChunkSteps(const Problem& problem) {
+  return problem.batch == 0 ? 1 : Smaller(CeilDiv(kChunkRows, problem.batch), problem.time < 1 ? 1 : problem.time);
+}
+
 inline bool Visible(const Problem& problem, int64_t b, int64_t t) {
   return problem.mask == nullptr || problem.mask[b * problem.time + t];
 }
 
-// Those of a block of sequences that are not masked at a time. Products are made for these alone, so that padding costs
-// next to nothing.
+inline int64_t BlockEnd(const Problem& problem, int64_t block) {
+  return Smaller((block + 1) * kRowBlock, problem.batch);
+}
+
+// The sequences of a block that are not masked at time t. Only these are multiplied, so padding costs next to nothing.
 struct VisibleSequences {
   VisibleSequences(const Problem& problem, int64_t block, int64_t t) {
-    for (int64_t b = block * kRowBlock; b < Smaller((block + 1) * kRowBlock, problem.batch); ++b) {
+    for (int64_t b = block * kRowBlock; b < BlockEnd(problem, block); ++b) {
       if (Visible(problem, b, t)) sequence[count++] = b;
     }
   }
@@ -58,13 +68,21 @@ inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_
   return arguments.reverse ? problem.time - 1 - step : step;
 }
 
+// The row of `mask` for sequence b at time t. The mask must be present.
+template <class S>
+inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b, int64_t t) {
+  const int64_t row = mask.per_step ? b * problem.time + t : b;
+  return static_cast<const S*>(mask.data) + row * problem.units;
+}
+
+// A vector from `unit` on of a row of `units` numbers, with zeros beyond its end.
 template <class T, class S>
 inline Vector<T> LoadUnits(const S* row, int64_t unit, int64_t units) {
   return LoadFirst(row + unit, units - unit);
 }
 
-// Panels of the right operand (rows, gates * units), `padded_rows` deep; rows beyond `rows` are zero. One row more keeps
-// panels from starting in the same set of a cache, where packing writes to all of them in turn.
+// The elements of a panel that is `padded_rows` deep. One more row keeps panels from starting in the same set of a
+// cache, because packing writes to all of them in turn.
 template <class Element>
 int64_t PanelSize(int64_t padded_rows, int vectors) {
   using Types = ProductTypes<Element>;
@@ -75,13 +93,14 @@ inline int64_t PanelCount(const Columns& columns, int64_t units, int lanes) {
   return CeilDiv(CeilDiv(units, lanes), columns.unit_vectors);
 }
 
-// Packs the rows [first, end) of all panels; `first` is a multiple of the element's depth.
+// Packs the rows [first, end) of `matrix` (rows, all_gates * units) into all panels. `first` is a multiple of the
+// element's depth; rows beyond `rows` become zeros.
 template <const Columns& kColumns, class Element, class S>
 void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units, int all_gates, int64_t first,
               int64_t end, Element* panels) {
   using Types = ProductTypes<Element>;
   constexpr int L = kLanes<typename Types::Sum>, D = Types::kDepth;
-  constexpr int kVectors = kColumns.gates * kColumns.unit_vectors;
+  constexpr int kVectors = kColumns.vectors();
   const int64_t panel_size = PanelSize<Element>(padded_rows, kVectors), count = PanelCount(kColumns, units, L);
   S* packed = reinterpret_cast<S*>(panels);  // an element is D scalars
   for (int64_t k = first; k < end; ++k) {
@@ -103,19 +122,19 @@ void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units,
   }
 }
 
-// Packs one panel of the transposed operand: its rows are the slots of gradients, its columns (4 vectors of them) the
-// rows of `matrix` (count, gates * units).
+// Packs one panel of a transposed matrix: the rows of the panel are gradient slots, its `kPanelVectors` vectors of
+// columns are rows of `matrix` (count, all_gates * units).
 template <class T>
 void PackTransposed(const T* matrix, int64_t count, const Layout& layout, int all_gates, const Columns& columns,
                     int64_t panel, T* packed) {
-  constexpr int N = 4 * kLanes<T>;
+  constexpr int N = kPanelVectors * kLanes<T>;
   const int64_t first = panel * N, given = Smaller<int64_t>(N, count - first), row_size = all_gates * layout.units;
   for (int64_t group = 0; group < layout.groups; ++group) {
     for (int slot = 0; slot < columns.gates; ++slot) {
       for (int64_t lane = 0; lane < layout.width; lane += kWidth, packed += kWidth * N) {
         const int64_t unit = group * layout.width + lane, valid = Smaller<int64_t>(kWidth, layout.units - unit);
         const T* from = matrix + first * row_size + columns.gate[slot] * layout.units + unit;
-        // A tile goes through the stack: rows of the matrix tend to fall into the same set of the cache.
+        // Copied through the stack, because rows of the matrix tend to fall into the same set of the cache.
         T tile[N][kWidth + 1];
         for (int64_t n = 0; n < N; ++n) {
           for (int i = 0; i < kWidth; ++i) tile[n][i] = n < given && i < valid ? from[n * row_size + i] : T{};

@@ -2,7 +2,7 @@
 // Vectors of the instruction set that this translation unit is compiled for.
 //
 // Everything under isa/ lies in a namespace named after the instruction set and uses no templates of the standard
-// library: the linker merges equal instantiations, and would hand AVX-512 code to a CPU without it.
+// library. Otherwise the linker would merge equal instantiations, and might keep one that this CPU cannot run.
 #ifndef KERAS_SEQ_KERNELS_ISA_SIMD_H_
 #define KERAS_SEQ_KERNELS_ISA_SIMD_H_
 
@@ -14,7 +14,7 @@ namespace KERAS_SEQ_ISA_NAME {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-constexpr int kAccumulators = 24;  // registers of a tile; the rest hold what they are multiplied with
+constexpr int kAccumulators = 24;  // registers for the sums of a tile; the others hold operands
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 constexpr int kAccumulators = 12;
@@ -71,7 +71,7 @@ inline void Store(T* to, Vector<T> value) {
   *reinterpret_cast<typename VectorTypes<T>::Unaligned*>(to) = value;
 }
 
-// The first `count` lanes from memory, zeros in the others.
+// Loads the first `count` lanes; the others are zeros.
 template <class T>
 inline Vector<T> LoadFirst(const T* from, int64_t count) {
   if (count >= kLanes<T>) return Load(from);
@@ -98,7 +98,7 @@ inline Vector<T> KeepFirst(Vector<T> value, int64_t count) {
   return lane < end ? value : Vector<T>{};
 }
 
-// bfloat16 in memory is float32 in registers.
+// Loads bfloat16 as float32.
 inline Vector<float> LoadFirst(const BFloat16* from, int64_t count) {
   constexpr int kCount = kLanes<float>;
   uint32_t lanes[kCount] = {};

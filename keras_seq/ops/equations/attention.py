@@ -98,7 +98,7 @@ class AdditiveAttentionEquations(AttentionEquations):
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         query = ops.matmul(state[0], weights.query_kernel)
         energies, _ = additive_energies(query, weights.keys, weights.score_vector)
-        attention_weights = masked_softmax(energies, masks.memory)
+        attention_weights = masked_softmax(energies, masks.memory_mask)
         context = weighted_sum(attention_weights, weights.memory)
         inputs = inputs + ops.matmul(context, weights.context_kernel)
         state, _, residuals = self.cell.step(weights.cell, masks, inputs, state)
@@ -180,7 +180,7 @@ class AnyAttentionEquations(AttentionEquations):
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         cell_state, attention_state = state[: self.cell.states], state[self.cell.states :]
         context, attention_weights, attention_state = self.attend(
-            cell_state[self.query_state], weights.memory, weights.keys, masks.memory, attention_state, inputs.noise
+            cell_state[self.query_state], weights.memory, weights.keys, masks.memory_mask, attention_state, inputs.noise
         )
         inputs = _join_inputs(weights, inputs.inputs, context)
         cell_state = self.cell.step(weights.cell, masks, inputs, cell_state).state
@@ -220,13 +220,13 @@ class InputFeedingEquations(AttentionEquations):
         new_state = self.cell.step(
             weights.cell, masks, _join_inputs(weights, inputs.inputs, fed), tuple(cell_state)
         ).state
-        if masks.zoneout:
-            new_state = zone_out(masks.zoneout, cell_state, new_state)
+        if masks.zoneout_masks:
+            new_state = zone_out(masks.zoneout_masks, cell_state, new_state)
         output, attention_weights, attention_state = self.attend(
             new_state[0],
             weights.memory,
             weights.keys,
-            masks.memory,
+            masks.memory_mask,
             state[1 + self.cell.states :],
             inputs.noise,
         )

@@ -86,7 +86,7 @@ def drop(
     masks: StepMasks,
 ) -> Tensor:
     """Apply the recurrent dropout mask to h, or to the gradient of the dropped h."""
-    return hidden if masks.recurrent_dropout is None else hidden * masks.recurrent_dropout
+    return hidden if masks.recurrent_dropout_mask is None else hidden * masks.recurrent_dropout_mask
 
 
 def hidden_gradient(

@@ -22,9 +22,9 @@ class RecurrentWeights(NamedTuple):
 class StepMasks(NamedTuple):
     """The masks of one step. With a leading time axis: the masks of all steps, where they differ from step to step."""
 
-    recurrent_dropout: Tensor | None = None  # ([time,] batch, units), scaled by 1 / (1 - rate)
-    zoneout: tuple[Tensor | None, ...] = ()  # ([time,] batch, units) for each state: the share of it that is kept
-    memory: Tensor | None = None  # (batch, source), 1 = keep
+    recurrent_dropout_mask: Tensor | None = None  # ([time,] batch, units), scaled by 1 / (1 - rate)
+    zoneout_masks: tuple[Tensor | None, ...] = ()  # ([time,] batch, units) for each state: the share of it that is kept
+    memory_mask: Tensor | None = None  # (batch, source), 1 = keep
 
 
 class Step(NamedTuple):

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory and the keys of additive attention, and how queries and contexts are padded.
+#ifndef KERAS_SEQ_KERNELS_ISA_ATTENTION_MEMORY_H_
+#define KERAS_SEQ_KERNELS_ISA_ATTENTION_MEMORY_H_
+
+#include "packing.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+constexpr Columns kPlainColumns{1, kPanelVectors, {0}};  // of a matrix without gates
+
+template <class T>
+inline T SumOf(Vector<T> lanes) {
+  T sum = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) sum += lanes[lane];
+  return sum;
+}
+
+// The caller's row-major matrices, and their sizes. Rows of queries and contexts are padded with zeros to whole panels.
+template <class T>
+struct Memory {
+  Memory(const Problem& problem, const Arguments& arguments)
+      : source(problem.source),
+        units(problem.memory_units),
+        attention_units(problem.attention_units),
+        padded_units(PaddedUnits(problem.memory_units, kPanelVectors)),
+        padded_attention(PaddedUnits(problem.attention_units, kPanelVectors)),
+        values(static_cast<const T*>(arguments.memory)),
+        keys(static_cast<const T*>(arguments.keys)),
+        mask(problem.memory_mask) {}
+
+  const T* Value(int64_t b, int64_t s) const { return values + (b * source + s) * units; }
+  const T* Key(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
+  bool Visible(int64_t b, int64_t s) const { return mask == nullptr || mask[b * source + s]; }
+
+  // Zeros the padding of a query or of its gradient, where infinity times 0 may have given NaN.
+  void ClearPadding(T* query) const {
+    memset(query + attention_units, 0, (padded_attention - attention_units) * sizeof(T));
+  }
+
+  // The residuals of attention: the queries of all steps, then the contexts of all steps.
+  int64_t QueriesSize(const Problem& problem) const { return problem.time * problem.batch * padded_attention; }
+  int64_t ContextsSize(const Problem& problem) const { return problem.time * problem.batch * padded_units; }
+
+  const int64_t source, units, attention_units, padded_units, padded_attention;
+  const T *const values, *const keys;
+  const bool* const mask;
+};
+
+// The contexts of all steps: (time, batch) rows of `columns` numbers, `row_size` apart. Null without attention.
+template <class T>
+struct Contexts {
+  const T* data = nullptr;
+  int64_t row_size = 0, columns = 0;
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_ATTENTION_MEMORY_H_

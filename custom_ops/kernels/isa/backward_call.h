@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `BackwardSteps` and `ChunkGradients` share: the arguments of the call, and the gradients of the slots of one
+// chunk and one more step.
+#ifndef KERAS_SEQ_KERNELS_ISA_BACKWARD_CALL_H_
+#define KERAS_SEQ_KERNELS_ISA_BACKWARD_CALL_H_
+
+#include "../workspace.h"
+#include "packing.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+constexpr int64_t kDepthBlock = 512;  // rows of a panel that a product reads at once, so that they stay in cache
+
+template <class Equations, class T>
+struct BackwardCall {
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kResidualSlots = Equations::kResidualSlots, kGradientSlots = Equations::kGradientSlots;
+
+  BackwardCall(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
+               const Gradients* gradients, int64_t direction_count)
+      : problem(problem),
+        arguments(arguments),
+        results(results),
+        upstream(upstream),
+        gradients(gradients),
+        direction_count(direction_count),
+        layout(problem.batch, problem.units, Equations::kUnitVectors),
+        chunk(ChunkSteps(problem)) {}
+
+  bool Allocate(Workspace& workspace) {
+    slot_gradients = workspace.Allocate<T*>(direction_count);
+    if (!workspace.ok()) return false;
+    for (int64_t d = 0; d < direction_count; ++d) {
+      slot_gradients[d] = workspace.AllocateZeros<T>((chunk + 1) * layout.StepSize(kGradientSlots));
+    }
+    return workspace.ok();
+  }
+
+  int64_t Time(int64_t d, int64_t step) const { return TimeOf(problem, arguments[d], step); }
+
+  // The gradients of the slots of sequence 0.
+  T* SlotGradients(int64_t d, int64_t step, int64_t unit) const {
+    return slot_gradients[d] + layout.Offset(kGradientSlots, step % (chunk + 1), unit);
+  }
+
+  // The residuals of sequence 0.
+  const T* Residuals(int64_t d, int64_t step, int64_t unit) const {
+    return static_cast<const T*>(results[d].residuals) + layout.Offset(kResidualSlots, step, unit);
+  }
+
+  // h before a step.
+  V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
+    const int64_t units = problem.units;
+    if (step == 0) {
+      const T* initial = static_cast<const T*>(arguments[d].initial_state[0]);
+      return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
+    }
+    const int64_t t = Time(d, step - 1);
+    return LoadUnits<T>(static_cast<const T*>(results[d].outputs) + (b * problem.time + t) * units, unit, units);
+  }
+
+  // `value` times the recurrent dropout mask of a step.
+  V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
+    const UnitMask& mask = arguments[d].recurrent_dropout_mask;
+    if (mask.data == nullptr) return value;
+    return value * LoadUnits<T>(MaskRow<T>(mask, problem, b, Time(d, step)), unit, problem.units);
+  }
+
+  // The size of a panel of a transposed kernel, whose rows meet `slots`.
+  int64_t TransposedPanelSize(const SlotRange& slots) const { return slots.count * layout.padded * kPanelVectors * L; }
+
+  // sums += the slot gradients at `left` times a panel of a transposed kernel. Multiplies some groups at a time, and
+  // moves the pointers in `left` past them.
+  void MultiplySlots(const SlotRange& slots, int64_t count, const T** left, const T* kernel, T* const* sums) const {
+    const int64_t block = slots.count * layout.width, stride = problem.batch * kGradientSlots * layout.width;
+    const int64_t groups = block > 0 && block < kDepthBlock ? kDepthBlock / block : 1;
+    for (int64_t group = 0; group < layout.groups; group += groups) {
+      const int64_t blocks = Smaller(groups, layout.groups - group);
+      MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);
+      kernel += blocks * block * kPanelVectors * L;
+      for (int64_t row = 0; row < count; ++row) left[row] += blocks * stride;
+    }
+  }
+
+  const Problem& problem;
+  const Arguments* const arguments;
+  const Results* const results;
+  const Upstream* const upstream;
+  const Gradients* const gradients;
+  const int64_t direction_count;
+  const Layout layout;
+  const int64_t chunk;  // steps
+  T** slot_gradients = nullptr;  // of each direction: (chunk + 1 steps in turn, groups, batch, slots, width)
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_BACKWARD_CALL_H_

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// The work of the loop of the backward pass. A step multiplies the gradients of its slots by U^T. While the sums are in
+// the first-level cache, it turns them into the slot gradients of the step before.
+#ifndef KERAS_SEQ_KERNELS_ISA_BACKWARD_STEPS_H_
+#define KERAS_SEQ_KERNELS_ISA_BACKWARD_STEPS_H_
+
+#include "../team.h"
+#include "backward_call.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+// Attention is no parameter of the class, and the functions that take the time are not inlined, so that calls with and
+// without attention share their code.
+template <class Equations, class T>
+class BackwardSteps {
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
+  static constexpr int kResidualSlots = Equations::kResidualSlots, kGradientSlots = Equations::kGradientSlots;
+  static constexpr int kProducts = Equations::kHasCandidateProduct ? 2 : 1;
+
+ public:
+  // `call` must outlive this object.
+  explicit BackwardSteps(const BackwardCall<Equations, T>& call)
+      : call_(call),
+        problem_(call.problem),
+        arguments_(call.arguments),
+        upstream_(call.upstream),
+        gradients_(call.gradients),
+        direction_count_(call.direction_count),
+        unit_panels_(CeilDiv(call.problem.units, kPanelVectors * L)),
+        layout_(call.layout) {}
+
+  bool Allocate(Workspace& workspace) {
+    directions_ = workspace.Allocate<Direction>(direction_count_);
+    if (!workspace.ok()) return false;
+    for (int64_t d = 0; d < direction_count_; ++d) AllocateDirection(workspace, directions_[d]);
+    return workspace.ok();
+  }
+
+  // The items of work of `Prepare` for each direction.
+  int64_t PrepareItems() const { return unit_panels_ * kProducts + 1; }
+
+  // Packs a panel of the weights, or loads c.
+  void Prepare(int64_t d, int64_t item) {
+    if (item < unit_panels_) {
+      PackRecurrentKernel(d, item);
+    } else if ((item -= unit_panels_) < unit_panels_ * (kProducts - 1)) {
+      PackCandidateKernel(d, item);
+    } else {
+      LoadCellStates(d);
+    }
+  }
+
+  // From the slot gradients of `step` to those of the step before it. `step` may be the number of steps, which has no
+  // slot gradients yet, or 0, before which come the initial states.
+  template <class Attention>
+  void StepBack(Worker& worker, int64_t step, Attention& attention) {
+    if (step < problem_.time) {
+      attention.DifferentiateStep(worker, step, [&](int64_t block, const T* kernel, T* sums) {
+        MultiplySlotGradients(0, step, block, Equations::kInputSlots, kernel, sums);
+      });
+    }
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = direction_count_ * unit_panels_ * blocks;
+    worker.ForEach(items, [&](int64_t item) {
+      const int64_t d = item / blocks / unit_panels_, panel = item / blocks % unit_panels_, block = item % blocks;
+      T sums[kRowBlock * kPanelVectors * L];
+      LoadGatedHiddenGradients(d, step, panel, block, sums);
+      if (step < problem_.time) {
+        MultiplySlotGradients(d, step, block, Equations::kRecurrentSlots, RecurrentPanel(d, panel), sums);
+        attention.AddHiddenGradients(step, panel, block, directions_[d].d_h, layout_.padded);
+      }
+      DifferentiateStates(d, step, panel, block, sums);
+    }, step % 2 == 1);
+    if constexpr (Equations::kHasCandidateProduct) {
+      if (step == 0) return;
+      worker.ForEach(items, [&](int64_t item) {
+        const int64_t d = item / blocks / unit_panels_, panel = item / blocks % unit_panels_, block = item % blocks;
+        T sums[kRowBlock * kPanelVectors * L];
+        memset(sums, 0, sizeof sums);
+        MultiplySlotGradients(d, step - 1, block, Equations::kCandidateSlots, CandidatePanel(d, panel), sums);
+        DifferentiateGatedHidden(d, step - 1, panel, block, sums);
+      }, step % 2 == 1);
+    }
+  }
+
+ private:
+  // What each direction has in the workspace. `d_h` is the gradient of the previous h, as far as it does not pass
+  // through the recurrent product; `d_gated_h` is its part through the product of the candidate, before recurrent
+  // dropout.
+  struct Direction {
+    T *recurrent_kernel, *candidate_kernel;  // transposed, in panels
+    T *d_h, *d_gated_h, *d_c;                // (batch, padded)
+    T* initial_c;                            // (batch, padded)
+  };
+
+  void AllocateDirection(Workspace& workspace, Direction& direction) {
+    const int64_t states = problem_.batch * layout_.padded;
+    direction = Direction{};
+    direction.recurrent_kernel =
+        workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kRecurrentSlots));
+    direction.d_h = workspace.AllocateZeros<T>(states);
+    if constexpr (Equations::kHasCellState) {
+      direction.d_c = workspace.AllocateZeros<T>(states);
+      direction.initial_c = workspace.AllocateZeros<T>(states);
+    }
+    if constexpr (Equations::kHasCandidateProduct) {
+      direction.candidate_kernel =
+          workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kCandidateSlots));
+      direction.d_gated_h = workspace.AllocateZeros<T>(states);
+    }
+  }
+
+  void PackRecurrentKernel(int64_t d, int64_t panel) {
+    PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
+                   Equations::kRecurrentGradient, panel, RecurrentPanel(d, panel));
+  }
+
+  void PackCandidateKernel(int64_t d, int64_t panel) {
+    if constexpr (Equations::kHasCandidateProduct) {
+      PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
+                     Equations::kCandidate, panel, CandidatePanel(d, panel));
+    }
+  }
+
+  T* RecurrentPanel(int64_t d, int64_t panel) const {
+    return directions_[d].recurrent_kernel + panel * call_.TransposedPanelSize(Equations::kRecurrentSlots);
+  }
+
+  T* CandidatePanel(int64_t d, int64_t panel) const {
+    return directions_[d].candidate_kernel + panel * call_.TransposedPanelSize(Equations::kCandidateSlots);
+  }
+
+  void LoadCellStates(int64_t d) {
+    if constexpr (Equations::kHasCellState) {
+      const int64_t units = problem_.units;
+      const T* initial = static_cast<const T*>(arguments_[d].initial_state[1]);
+      const T* upstream = static_cast<const T*>(upstream_[d].final_state[1]);
+      for (int64_t b = 0; b < problem_.batch; ++b) {
+        for (int64_t unit = 0; unit < units; unit += L) {
+          const int64_t at = b * layout_.padded + unit;
+          if (initial) Store(directions_[d].initial_c + at, LoadUnits<T>(initial + b * units, unit, units));
+          if (upstream) Store(directions_[d].d_c + at, LoadUnits<T>(upstream + b * units, unit, units));
+        }
+      }
+    }
+  }
+
+  // sums = the gradients of h through the product of the candidate; zeros for a cell without that product.
+  void LoadGatedHiddenGradients(int64_t d, int64_t step, int64_t panel, int64_t block, T* sums) const {
+    for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b, sums += kPanelVectors * L) {
+      for (int v = 0; v < kPanelVectors; ++v) {
+        const int64_t unit = (panel * kPanelVectors + v) * L;
+        const bool gated = Equations::kHasCandidateProduct && step < problem_.time && unit < problem_.units;
+        Store(sums + v * L, gated ? Load(directions_[d].d_gated_h + b * layout_.padded + unit) : V{});
+      }
+    }
+  }
+
+  // sums += the slot gradients of a step times a panel of a transposed kernel. Masked sequences have none.
+  __attribute__((noinline)) void MultiplySlotGradients(int64_t d, int64_t step, int64_t block, const SlotRange& slots,
+                                                       const T* kernel, T* sums) const {
+    const VisibleSequences rows(problem_, block, call_.Time(d, step));
+    const T* left[kRowBlock];
+    T* sum_rows[kRowBlock];
+    const T* gradients = call_.SlotGradients(d, step, 0) + slots.first * layout_.width;
+    for (int64_t i = 0; i < rows.count; ++i) {
+      left[i] = gradients + rows.sequence[i] * kGradientSlots * layout_.width;
+      sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * kPanelVectors * L;
+    }
+    call_.MultiplySlots(slots, rows.count, left, kernel, sum_rows);
+  }
+
+  // `sums` are the gradients of h, with its dropout applied, as `step` multiplies it.
+  __attribute__((noinline)) void DifferentiateStates(int64_t d, int64_t step, int64_t panel, int64_t block,
+                                                     const T* sums) const {
+    const Direction& direction = directions_[d];
+    const int64_t units = problem_.units;
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const int64_t unit = (panel * kPanelVectors + v) * L;
+      if (unit >= units) break;
+      for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
+        V dh = Load(sums + ((b - block * kRowBlock) * kPanelVectors + v) * L);
+        if (step == problem_.time) {
+          const T* final_h = static_cast<const T*>(upstream_[d].final_state[0]);
+          if (final_h) dh = LoadUnits<T>(final_h + b * units, unit, units);
+        } else {
+          // Padding must be 0: infinity times the zeros of a packed kernel is NaN, which later products would spread.
+          dh = KeepFirst<T>(call_.Drop(d, step, b, unit, dh) + Load(direction.d_h + b * layout_.padded + unit),
+                            units - unit);
+        }
+        if (step == 0) {
+          StoreInitialStateGradients(d, b, unit, dh);
+        } else {
+          DifferentiateCell(d, step - 1, b, unit, dh);
+        }
+      }
+    }
+  }
+
+  void StoreInitialStateGradients(int64_t d, int64_t b, int64_t unit, V dh) const {
+    const int64_t units = problem_.units, at = b * units + unit;
+    T* h = static_cast<T*>(gradients_[d].initial_state[0]);
+    if (h) StoreFirst(h + at, dh, units - unit);
+    if constexpr (Equations::kHasCellState) {
+      T* c = static_cast<T*>(gradients_[d].initial_state[1]);
+      if (c) StoreFirst(c + at, Load(directions_[d].d_c + b * layout_.padded + unit), units - unit);
+    }
+  }
+
+  // From the gradient of h after `step` to the slot gradients of that step.
+  void DifferentiateCell(int64_t d, int64_t step, int64_t b, int64_t unit, V dh) const {
+    const Direction& direction = directions_[d];
+    const Arguments& arguments = arguments_[d];
+    const int64_t units = problem_.units, t = call_.Time(d, step), at = b * layout_.padded + unit;
+    T* d_slots = call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width;
+    const T* d_outputs = static_cast<const T*>(upstream_[d].outputs);
+    if (d_outputs) dh += LoadUnits<T>(d_outputs + (b * problem_.time + t) * units, unit, units);
+    if (!Visible(problem_, b, t)) {  // the step handed its states on
+      for (int slot = 0; slot < kGradientSlots; ++slot) Store(d_slots + slot * layout_.width, V{});
+      Store(direction.d_h + at, dh);
+      return;
+    }
+    V d_state[2] = {dh, V{}}, d_zoneout[2] = {}, previous[2] = {};
+    if constexpr (Equations::kHasCellState) d_state[1] = Load(direction.d_c + at);
+    for (int s = 0; s < kStates; ++s) {
+      if (arguments.zoneout[s].data == nullptr) continue;
+      const V m = LoadUnits<T>(MaskRow<T>(arguments.zoneout[s], problem_, b, t), unit, units);
+      d_zoneout[s] = m * d_state[s];
+      d_state[s] = (1 - m) * d_state[s];
+    }
+    if constexpr (Equations::kReadsPreviousHidden) previous[0] = call_.PreviousHidden(d, step, b, unit);
+    if constexpr (Equations::kHasCellState) {
+      const int64_t slot = b * kResidualSlots + Equations::kCellStateSlot;
+      previous[1] = step == 0 ? Load(direction.initial_c + at)
+                              : Load(call_.Residuals(d, step - 1, unit) + slot * layout_.width);
+    }
+    const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
+    Equations::template Backward<T>(residuals, problem_.activation, layout_.width, previous, d_state, d_slots);
+    Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
+    if constexpr (Equations::kHasCellState) Store(direction.d_c + at, d_zoneout[1] + d_state[1]);
+  }
+
+  // `sums` are the gradients of the operand of the candidate's product: h times a gate.
+  __attribute__((noinline)) void DifferentiateGatedHidden(int64_t d, int64_t step, int64_t panel, int64_t block,
+                                                          const T* sums) const {
+    for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b, sums += kPanelVectors * L) {
+      const bool visible = Visible(problem_, b, call_.Time(d, step));
+      for (int v = 0; v < kPanelVectors; ++v) {
+        const int64_t unit = (panel * kPanelVectors + v) * L;
+        if (unit >= problem_.units) break;
+        V d_h = V{};
+        if (visible) {
+          const V h = call_.Drop(d, step, b, unit, call_.PreviousHidden(d, step, b, unit));
+          d_h = Equations::template BackwardGatedHidden<T>(
+              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, layout_.width, h,
+              KeepFirst<T>(Load(sums + v * L), problem_.units - unit),
+              call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width);
+        }
+        Store(directions_[d].d_gated_h + b * layout_.padded + unit, d_h);
+      }
+    }
+  }
+
+  const BackwardCall<Equations, T>& call_;
+  const Problem& problem_;
+  const Arguments* arguments_;
+  const Upstream* upstream_;
+  const Gradients* gradients_;
+  const int64_t direction_count_, unit_panels_;
+  const Layout layout_;
+  Direction* directions_ = nullptr;
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_BACKWARD_STEPS_H_

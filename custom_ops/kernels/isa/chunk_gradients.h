@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradients of inputs, weights and biases that follow from the slot gradients of a chunk of steps.
+//
+// A weight gradient is a product of two matrices, of which each row belongs to one sequence at one step. The left one,
+// what the weight multiplied, is packed; of the right one, the slot gradients, only the addresses of rows are listed.
+// Both leave out masked rows.
+#ifndef KERAS_SEQ_KERNELS_ISA_CHUNK_GRADIENTS_H_
+#define KERAS_SEQ_KERNELS_ISA_CHUNK_GRADIENTS_H_
+
+#include "../team.h"
+#include "attention_memory.h"
+#include "backward_call.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+constexpr int64_t kOuterBlock = 32;  // tiles of weight gradients in an item of work
+
+template <class Equations, class T>
+class ChunkGradients {
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kResidualSlots = Equations::kResidualSlots, kGradientSlots = Equations::kGradientSlots;
+
+  // Vectors of a panel of weight gradients. The candidate is a single gate.
+  static constexpr int kInputVectors = Equations::kInputGradient.vectors();
+  static constexpr int kRecurrentVectors = Equations::kRecurrentGradient.vectors();
+  static constexpr int kCandidateVectors = 1;
+  static constexpr int kMaxTile = 8;  // rows; no tile is higher
+
+ public:
+  // `call` must outlive this object.
+  explicit ChunkGradients(const BackwardCall<Equations, T>& call)
+      : call_(call),
+        problem_(call.problem),
+        gradients_(call.gradients),
+        direction_count_(call.direction_count),
+        layout_(call.layout),
+        input_panels_(CeilDiv(call.problem.features, kPanelVectors * L)) {
+    left_kinds_[left_count_++] = kInputs;
+    left_kinds_[left_count_++] = kHidden;
+    if (Equations::kHasCandidateProduct) left_kinds_[left_count_++] = kGatedHidden;
+    if (call.problem.attends) left_kinds_[left_count_++] = kContexts;
+  }
+
+  // `contexts` are those of the only direction, if the call attends.
+  bool Allocate(Workspace& workspace, const Contexts<T>& contexts) {
+    contexts_ = contexts;
+    directions_ = workspace.Allocate<Direction>(direction_count_);
+    if (!workspace.ok()) return false;
+    const int64_t rows = call_.chunk * problem_.batch;
+    for (int64_t d = 0; d < direction_count_; ++d) {
+      Direction& direction = directions_[d] = Direction{};
+      direction.kernel = workspace.Allocate<T>(input_panels_ * call_.TransposedPanelSize(Equations::kInputSlots));
+      direction.rows = workspace.Allocate<int64_t>(rows);
+      if (problem_.mask != nullptr) direction.visible_before = workspace.Allocate<int64_t>(problem_.time + 1);
+      for (int i = 0; i < left_count_; ++i) {
+        direction.left[left_kinds_[i]] = workspace.Allocate<T>(rows * (LeftColumns(left_kinds_[i]) + kMaxTile));
+      }
+    }
+    return workspace.ok();
+  }
+
+  // The items of work of `Prepare` for each direction.
+  int64_t PrepareItems() const { return input_panels_ + 1; }
+
+  // Packs a panel of the input kernel, or counts the rows of each step.
+  void Prepare(int64_t d, int64_t item) {
+    if (item == input_panels_) {
+      CountVisibleRows(d);
+    } else {
+      PackTransposed(static_cast<const T*>(call_.arguments[d].kernel), problem_.features, layout_, Equations::kGates,
+                     Equations::kInputGradient, item, InputPanel(d, item));
+    }
+  }
+
+  // Adds the gradients of the steps [begin, end) to those of weights, and stores those of their inputs.
+  void Compute(Worker& worker, int64_t begin, int64_t end) {
+    const int64_t steps = end - begin;
+    worker.ForEach(direction_count_ * steps * left_count_, [&](int64_t item) {
+      const int64_t d = item % direction_count_, step = begin + item / direction_count_ % steps;
+      const Left kind = left_kinds_[item / direction_count_ / steps];
+      const PackedRows rows{step, VisibleRows(d, begin, step), VisibleRows(d, begin, end)};
+      if (kind == kInputs) ListRows(d, rows);
+      PackLeft(d, kind, rows);
+    });
+    const int64_t rows = steps * problem_.batch, blocks = CeilDiv(rows, kRowBlock);
+    const int64_t inputs = blocks * input_panels_;
+    const int64_t kernel = WeightItems<kInputVectors>(LeftColumns(kInputs));
+    const int64_t recurrent = WeightItems<kRecurrentVectors>(LeftColumns(kHidden));
+    const int64_t candidate =
+        Equations::kHasCandidateProduct ? WeightItems<kCandidateVectors>(LeftColumns(kGatedHidden)) : 0;
+    const int64_t contexts = problem_.attends ? WeightItems<kInputVectors>(LeftColumns(kContexts)) : 0;
+    const int64_t items = inputs + kernel + recurrent + candidate + contexts;
+    worker.ForEach(direction_count_ * items, [&](int64_t item) {
+      const int64_t d = item / items;
+      const Product product{d, VisibleRows(d, begin, end), end == problem_.time};
+      item %= items;
+      if (item < inputs) {
+        InputGradients(d, begin, rows, blocks, item);
+      } else if ((item -= inputs) < kernel) {
+        KernelGradients(product, item);
+      } else if ((item -= kernel) < recurrent) {
+        RecurrentKernelGradients(product, item);
+      } else if ((item -= recurrent) < candidate) {
+        CandidateKernelGradients(product, item);
+      } else {
+        ContextKernelGradients(product, item - candidate);
+      }
+    });
+  }
+
+ private:
+  // The left matrices.
+  enum Left { kInputs, kHidden, kGatedHidden, kContexts, kLeftCount };
+
+  // What each direction has in the workspace.
+  struct Direction {
+    T* kernel;                // transposed, in panels
+    int64_t* rows;            // offsets of the slot gradients of the chunk's visible rows
+    int64_t* visible_before;  // how many visible rows come before each step; only with a mask
+    T* left[kLeftCount];      // packed, in the order of `rows`
+  };
+
+  // The visible rows of one step among those of its chunk.
+  struct PackedRows {
+    int64_t step, first, depth;  // `first` of the chunk's `depth` rows belong to earlier steps
+  };
+
+  // What the weight gradients of one direction have in common.
+  struct Product {
+    int64_t d, depth;
+    bool first_chunk;  // the sums start here
+  };
+
+  int64_t LeftColumns(Left kind) const {
+    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : problem_.units;
+  }
+
+  T* InputPanel(int64_t d, int64_t panel) const {
+    return directions_[d].kernel + panel * call_.TransposedPanelSize(Equations::kInputSlots);
+  }
+
+  void CountVisibleRows(int64_t d) {
+    if (problem_.mask == nullptr) return;
+    int64_t count = directions_[d].visible_before[0] = 0;
+    for (int64_t step = 0; step < problem_.time; ++step) {
+      const int64_t t = call_.Time(d, step);
+      for (int64_t b = 0; b < problem_.batch; ++b) count += Visible(problem_, b, t);
+      directions_[d].visible_before[step + 1] = count;
+    }
+  }
+
+  // How many rows of the steps [begin, end) are visible.
+  int64_t VisibleRows(int64_t d, int64_t begin, int64_t end) const {
+    if (problem_.mask == nullptr) return (end - begin) * problem_.batch;
+    return directions_[d].visible_before[end] - directions_[d].visible_before[begin];
+  }
+
+  // Calls function(first, sequences) for each block of sequences, where `first` visible rows of the step come before.
+  template <class Function>
+  void ForEachBlock(int64_t d, int64_t step, Function&& function) const {
+    int64_t first = 0;
+    for (int64_t block = 0; block < CeilDiv(problem_.batch, kRowBlock); ++block) {
+      const VisibleSequences rows(problem_, block, call_.Time(d, step));
+      function(first, rows);
+      first += rows.count;
+    }
+  }
+
+  void ListRows(int64_t d, const PackedRows& packed) {
+    const int64_t step = packed.step % (call_.chunk + 1) * layout_.StepSize(kGradientSlots);
+    ForEachBlock(d, packed.step, [&](int64_t first, const VisibleSequences& rows) {
+      for (int64_t i = 0; i < rows.count; ++i) {
+        directions_[d].rows[packed.first + first + i] = step + rows.sequence[i] * kGradientSlots * layout_.width;
+      }
+    });
+  }
+
+  // Packs the rows of one step of a left matrix, unless nobody wants the gradient.
+  void PackLeft(int64_t d, Left kind, const PackedRows& packed) {
+    const bool of_kernel = kind == kInputs || kind == kContexts;
+    if ((of_kernel ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
+    ForEachBlock(d, packed.step, [&](int64_t first, const VisibleSequences& rows) {
+      const int64_t at = packed.first + first;
+      if (kind == kInputs) {
+        PackInputs(d, packed, at, rows);
+      } else if (kind == kContexts) {
+        PackContexts(d, packed, at, rows);
+      } else {
+        PackHidden(d, kind, packed, at, rows);
+      }
+    });
+  }
+
+  void PackInputs(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
+    const int64_t features = problem_.features;
+    const T* inputs = static_cast<const T*>(call_.arguments[d].inputs) + call_.Time(d, packed.step) * features;
+    PackBlock<kTileRows<kInputVectors>>(
+        directions_[d].left[kInputs], 0, features, features, rows.count, at, packed.depth,
+        [&](int64_t i) { return inputs + rows.sequence[i] * problem_.time * features; });
+  }
+
+  void PackContexts(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
+    const T* contexts = contexts_.data + packed.step * problem_.batch * contexts_.row_size;
+    PackBlock<kTileRows<kInputVectors>>(
+        directions_[d].left[kContexts], 0, contexts_.columns, contexts_.columns, rows.count, at, packed.depth,
+        [&](int64_t i) { return contexts + rows.sequence[i] * contexts_.row_size; });
+  }
+
+  // Packs h before the step as the recurrent kernel (`kHidden`) or the columns of the candidate (`kGatedHidden`)
+  // multiply it. Computes some sequences and units at a time.
+  void PackHidden(int64_t d, Left kind, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
+    T* left = directions_[d].left[kind];
+    const int64_t units = problem_.units, step = packed.step;
+    constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;  // kColumns is a multiple of every tile's height
+    alignas(64) T hidden[kRows * kStride];
+    const auto row = [&](int64_t i) { return hidden + i * kStride; };
+    for (int64_t first = 0; first < rows.count; first += kRows) {
+      const int64_t count = Smaller(kRows, rows.count - first);
+      for (int64_t start = 0; start < units; start += kColumns) {
+        const int64_t width = Smaller(kColumns, units - start);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t b = rows.sequence[first + i];
+          for (int64_t unit = 0; unit < width; unit += L) {
+            V value = call_.Drop(d, step, b, start + unit, call_.PreviousHidden(d, step, b, start + unit));
+            if constexpr (Equations::kHasCandidateProduct) {
+              const int64_t slot = b * kResidualSlots + Equations::kHiddenGateSlot;
+              if (kind == kGatedHidden) value *= Load(call_.Residuals(d, step, start + unit) + slot * layout_.width);
+            }
+            Store(hidden + i * kStride + unit, value);
+          }
+        }
+        if (kind == kHidden) {
+          PackBlock<kTileRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+        } else {
+          PackBlock<kTileRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+        }
+      }
+    }
+  }
+
+  // packed: (tiles of R columns, `depth` rows, R). Packs `count` rows from row `at` on, and `width` of the `columns`
+  // from column `start` on. `row(i)` points to column `start` of the i-th.
+  template <int R, class Row>
+  static void PackBlock(T* packed, int64_t start, int64_t width, int64_t columns, int64_t count, int64_t at,
+                        int64_t depth, const Row& row) {
+    for (int64_t column = 0; column < width; column += R) {
+      T* to = packed + ((start + column) / R * depth + at) * R;
+      const int64_t valid = Smaller<int64_t>(R, columns - start - column);
+      for (int64_t i = 0; i < count; ++i, to += R) {
+        const T* from = row(i) + column;
+        if (valid == R) {
+          for (int r = 0; r < R; ++r) to[r] = from[r];
+        } else {
+          for (int r = 0; r < R; ++r) to[r] = r < valid ? from[r] : T{};
+        }
+      }
+    }
+  }
+
+  void InputGradients(int64_t d, int64_t begin, int64_t rows, int64_t blocks, int64_t item) {
+    T* d_inputs = static_cast<T*>(gradients_[d].inputs);
+    if (d_inputs == nullptr) return;
+    const int64_t panel = item % input_panels_, block = item / input_panels_;
+    const int64_t first = rows * block / blocks, count = rows * (block + 1) / blocks - first;
+    const int64_t features = problem_.features;
+    T sums[kRowBlock * kPanelVectors * L] = {};
+    const T* left[kRowBlock];
+    T* sum_rows[kRowBlock];
+    int64_t visible = 0;
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
+      if (!Visible(problem_, b, call_.Time(d, step))) continue;
+      const int64_t slot = b * kGradientSlots + Equations::kInputSlots.first;
+      left[visible] = call_.SlotGradients(d, step, 0) + slot * layout_.width;
+      sum_rows[visible++] = sums + row * kPanelVectors * L;
+    }
+    call_.MultiplySlots(Equations::kInputSlots, visible, left, InputPanel(d, panel), sum_rows);
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
+      T* to = d_inputs + (b * problem_.time + call_.Time(d, step)) * features;
+      for (int v = 0; v < kPanelVectors; ++v) {
+        const int64_t column = (panel * kPanelVectors + v) * L;
+        if (column < features) StoreFirst(to + column, Load(sums + (row * kPanelVectors + v) * L), features - column);
+      }
+    }
+  }
+
+  void KernelGradients(const Product& product, int64_t item) {
+    const Gradients& gradients = gradients_[product.d];
+    AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kInputs,
+                                      gradients.kernel, gradients.bias);
+  }
+
+  void RecurrentKernelGradients(const Product& product, int64_t item) {
+    const Gradients& gradients = gradients_[product.d];
+    T* bias = static_cast<T*>(gradients.bias);
+    if (bias != nullptr) bias = Equations::kHasRecurrentBias ? bias + Equations::kGates * problem_.units : nullptr;
+    AddWeightGradients<kRecurrentVectors>(product, item, Equations::kRecurrentGradient, Equations::kRecurrentSlots,
+                                          kHidden, gradients.recurrent_kernel, bias);
+  }
+
+  void CandidateKernelGradients(const Product& product, int64_t item) {
+    if constexpr (Equations::kHasCandidateProduct) {
+      AddWeightGradients<kCandidateVectors>(product, item, Equations::kCandidate, Equations::kCandidateSlots,
+                                            kGatedHidden, gradients_[product.d].recurrent_kernel, nullptr);
+    }
+  }
+
+  // The rows of the kernel that multiply the contexts.
+  void ContextKernelGradients(const Product& product, int64_t item) {
+    if (gradients_[product.d].kernel == nullptr) return;
+    T* rows = static_cast<T*>(gradients_[product.d].kernel) + problem_.features * Equations::kGates * problem_.units;
+    AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kContexts, rows,
+                                      nullptr);
+  }
+
+  int64_t WeightPanels() const { return CeilDiv(problem_.units, Equations::kUnitVectors * L); }
+
+  // Blocks of rows of a weight; one if it has none, for the bias.
+  template <int NV>
+  int64_t WeightBlocks(int64_t rows) const {
+    const int64_t tiles = CeilDiv(rows, kTileRows<NV>);
+    return tiles < kOuterBlock ? 1 : CeilDiv(tiles, kOuterBlock);
+  }
+
+  template <int NV>
+  int64_t WeightItems(int64_t rows) const {
+    return WeightPanels() * WeightBlocks<NV>(rows);
+  }
+
+  // gradient (rows, all gates * units) += left' times the slot gradients, for a panel of columns and a block of rows.
+  // `columns` says to which gate each of the `slots` belongs.
+  template <int NV>
+  void AddWeightGradients(const Product& product, int64_t item, const Columns& columns, const SlotRange& slots,
+                          Left kind, void* gradient, void* bias) {
+    constexpr int R = kTileRows<NV>;
+    const Direction& direction = directions_[product.d];
+    const int64_t panel = item % WeightPanels(), block = item / WeightPanels();
+    const int64_t row_count = LeftColumns(kind), depth = product.depth;
+    const int64_t blocks = WeightBlocks<NV>(row_count), tiles = CeilDiv(row_count, R);
+    const int64_t unit = panel * Equations::kUnitVectors * L, row_size = Equations::kGates * problem_.units;
+    const ListedRows<T> right{call_.SlotGradients(product.d, 0, unit) + slots.first * layout_.width, direction.rows};
+    const int64_t vector_stride = VectorStride<Equations, T>(layout_);
+    const int64_t last = gradient == nullptr ? 0 : tiles * (block + 1) / blocks;  // null: only the bias is wanted
+    for (int64_t tile = tiles * block / blocks; tile < last; ++tile) {
+      alignas(64) T sums[R * NV * L] = {};
+      const int64_t height = Smaller<int64_t>(R, row_count - tile * R);
+      T* rows = static_cast<T*>(gradient) + tile * R * row_size;
+      if (!product.first_chunk) {
+        ForEachVector<NV>(columns, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
+          Store(sums + at, LoadFirst(rows + offset, count));
+        });
+      }
+      OuterTile<R, NV>(direction.left[kind] + tile * depth * R, right, depth, vector_stride, sums);
+      ForEachVector<NV>(columns, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
+        StoreFirst(rows + offset, Load(sums + at), count);
+      });
+    }
+    if (bias != nullptr && block == 0) AddBiasGradients<NV>(product, right, columns, unit, static_cast<T*>(bias));
+  }
+
+  // Calls function(offset in the sums of a tile, offset in the gradient, how many columns there are) for each vector of
+  // a tile.
+  template <int NV, class Function>
+  void ForEachVector(const Columns& columns, int64_t unit, int64_t height, int64_t row_size, Function&& function) {
+    for (int64_t r = 0; r < height; ++r) {
+      for (int v = 0; v < NV; ++v) {
+        const int64_t column_unit = unit + v / columns.gates * L;
+        if (column_unit >= problem_.units) break;
+        function(static_cast<int>((r * NV + v) * L),
+                 r * row_size + columns.gate[v % columns.gates] * problem_.units + column_unit,
+                 problem_.units - column_unit);
+      }
+    }
+  }
+
+  template <int NV>
+  void AddBiasGradients(const Product& product, const ListedRows<T>& rows, const Columns& columns, int64_t unit,
+                        T* bias) {
+    alignas(64) T sums[NV * L] = {};
+    const int64_t stride = VectorStride<Equations, T>(layout_);
+    for (int64_t k = 0; k < product.depth; ++k) {
+      for (int v = 0; v < NV; ++v) Store(sums + v * L, Load(sums + v * L) + Load(rows[k] + v * stride));
+    }
+    ForEachVector<NV>(columns, unit, 1, 0, [&](int at, int64_t offset, int64_t count) {
+      const V before = product.first_chunk ? V{} : LoadFirst(bias + offset, count);
+      StoreFirst(bias + offset, before + Load(sums + at), count);
+    });
+  }
+
+  const BackwardCall<Equations, T>& call_;
+  const Problem& problem_;
+  const Gradients* gradients_;
+  const int64_t direction_count_;
+  const Layout layout_;
+  const int64_t input_panels_;
+  Left left_kinds_[kLeftCount] = {};
+  int left_count_ = 0;
+  Contexts<T> contexts_;
+  Direction* directions_ = nullptr;
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_CHUNK_GRADIENTS_H_

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+// The work of the forward pass: packing, the input product of a chunk of steps, and one step. The sums of a step's
+// recurrent product become gates and states while they are still in the first-level cache.
+#ifndef KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
+#define KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
+
+#include "../team.h"
+#include "../workspace.h"
+#include "packing.h"
+
+namespace keras_seq {
+namespace KERAS_SEQ_ISA_NAME {
+
+// `S` is the type of the caller's buffers, `Element` what a product multiplies. Attention is no parameter of the class,
+// and the functions that take the time are not inlined, so that calls with and without attention share their code.
+template <class Equations, class S, class Element>
+class ForwardSteps {
+  using Types = ProductTypes<Element>;
+  using T = typename Types::Sum;
+  using V = Vector<T>;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kInputVectors = Equations::kInput.vectors();
+  static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
+  static constexpr bool kCopiesInputs = sizeof(S) != sizeof(Element);  // into whole elements
+
+ public:
+  ForwardSteps(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count)
+      : problem_(problem),
+        arguments_(arguments),
+        results_(results),
+        direction_count_(direction_count),
+        layout_(problem.batch, problem.units, Equations::kUnitVectors),
+        chunk_(ChunkSteps(problem)),
+        input_depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
+        operand_stride_(layout_.padded / Types::kDepth + 16),  // no power of two: rows fall into different sets
+        input_panels_(PanelCount(Equations::kInput, problem.units, L)),
+        recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)) {}
+
+  const Layout& layout() const { return layout_; }
+  int64_t chunk() const { return chunk_; }
+  const T* Hidden(int64_t d) const { return directions_[d].state[0]; }
+
+  // The first element behind the residuals of a direction; null if none are kept.
+  T* ResidualsEnd(int64_t d) const {
+    const Direction& direction = directions_[d];
+    if (!direction.keeps_residuals) return nullptr;
+    return direction.slots + problem_.time * layout_.StepSize(direction.slot_count);
+  }
+
+  bool Allocate(Workspace& workspace) {
+    directions_ = workspace.Allocate<Direction>(direction_count_);
+    if (!workspace.ok()) return false;
+    for (int64_t d = 0; d < direction_count_; ++d) AllocateDirection(workspace, d);
+    return workspace.ok();
+  }
+
+  // Packs the weights and loads the initial states.
+  void Prepare(Worker& worker) {
+    const int64_t input_blocks = CeilDiv(input_depth_, kPackBlock);
+    const int64_t recurrent_blocks = CeilDiv(layout_.padded, kPackBlock);
+    const int64_t row_blocks = CeilDiv(problem_.batch, kRowBlock);
+    const int64_t items = input_blocks + recurrent_blocks + row_blocks + 1;
+    worker.ForEach(direction_count_ * items, [&](int64_t item) {
+      const int64_t d = item / items;
+      item %= items;
+      if (item < input_blocks) {
+        PackInputKernel(d, item * kPackBlock);
+      } else if ((item -= input_blocks) < recurrent_blocks) {
+        PackRecurrentKernel(d, item * kPackBlock);
+      } else if ((item -= recurrent_blocks) < row_blocks) {
+        LoadInitialState(d, item);
+      } else {
+        PackBias(d);
+      }
+    });
+  }
+
+  // slots = x W + b for the steps [begin, end).
+  void MultiplyInputs(Worker& worker, int64_t begin, int64_t end) {
+    if (kCopiesInputs) CopyInputs(worker, begin, end);
+    constexpr int64_t kRows = 2 * kRowBlock;
+    const int64_t rows = (end - begin) * problem_.batch, blocks = CeilDiv(rows, kRows);
+    worker.ForEach(blocks * direction_count_ * input_panels_, [&](int64_t item) {
+      const int64_t panel = item % input_panels_, d = item / input_panels_ % direction_count_;
+      const int64_t block = item / input_panels_ / direction_count_;
+      const int64_t first = rows * block / blocks, count = rows * (block + 1) / blocks - first;
+      const Direction& direction = directions_[d];
+      const Element* left[kRows];
+      T* sums[kRows];
+      const int64_t unit = panel * Equations::kInput.unit_vectors * L;
+      int64_t visible = 0;
+      for (int64_t row = first; row < first + count; ++row) {
+        const int64_t step = begin + row / problem_.batch, b = row % problem_.batch;
+        if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
+        left[visible] = InputRow(d, begin, step, b);
+        sums[visible++] = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
+      }
+      MultiplyRows<kInputVectors>(Rows<Element>{left, input_depth_ / Types::kDepth, 0, 1}, visible,
+                                  direction.kernel + panel * PanelSize<Element>(input_depth_, kInputVectors), sums,
+                                  VectorStride<Equations, T>(layout_), direction.bias + panel * kInputVectors * L);
+    });
+  }
+
+  // One step of the cell. Adds the products of the contexts first.
+  template <class Attention>
+  void RunStep(Worker& worker, int64_t step, const Attention& attention) {
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = direction_count_ * recurrent_panels_ * blocks;
+    worker.ForEach(items, [&](int64_t item) {
+      const int64_t d = item / blocks / recurrent_panels_, panel = item / blocks % recurrent_panels_;
+      const int64_t block = item % blocks;
+      const Direction& direction = directions_[d];
+      T* slots = Slots(direction, step, panel * Equations::kInput.unit_vectors * L);
+      attention.AddContextProducts(step, panel, block, slots, direction.slot_count * layout_.width);
+      T sums[kRowBlock * Equations::kRecurrent.vectors() * L];
+      MultiplyHidden<Equations::kRecurrent>(d, step, panel, block, direction.operand[step % 2],
+                                            direction.recurrent_kernel, sums);
+      if constexpr (Equations::kHasCandidateProduct) {
+        GateHidden(d, step, panel, block, sums);
+      } else {
+        UpdateStates<Equations::kRecurrent>(d, step, panel, block, sums);
+      }
+    }, step % 2 == 1);
+    if constexpr (Equations::kHasCandidateProduct) {
+      worker.ForEach(items, [&](int64_t item) {
+        const int64_t d = item / blocks / recurrent_panels_, panel = item / blocks % recurrent_panels_;
+        const int64_t block = item % blocks;
+        const Direction& direction = directions_[d];
+        T sums[kRowBlock * Equations::kCandidate.vectors() * L];
+        MultiplyHidden<Equations::kCandidate>(d, step, panel, block, direction.gated_operand,
+                                              direction.candidate_kernel, sums);
+        UpdateStates<Equations::kCandidate>(d, step, panel, block, sums);
+      }, step % 2 == 1);
+    }
+  }
+
+  void StoreFinalStates(Worker& worker) {
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
+    worker.ForEach(direction_count_ * blocks,
+                   [&](int64_t item) { StoreFinalStatesOfBlock(item / blocks, item % blocks); });
+  }
+
+ private:
+  // What each direction has in the workspace.
+  struct Direction {
+    Element *kernel, *recurrent_kernel, *candidate_kernel;  // in panels
+    T *bias, *recurrent_bias;
+    bool keeps_residuals;
+    int slot_count;
+    T* slots;                 // (steps, groups, batch, slots, width): of a chunk, or of all steps if residuals are kept
+    T* state[2];              // (batch, padded)
+    Element* operand[2];      // h times its recurrent dropout mask, for even and for odd steps
+    Element* gated_operand;   // that times a gate, for the product of the candidate
+    Element* copied_inputs;   // of a chunk
+  };
+
+  void AllocateDirection(Workspace& workspace, int64_t d) {
+    Direction& direction = directions_[d] = Direction{};
+    constexpr int kVectors = Equations::kRecurrent.vectors();
+    direction.kernel = workspace.Allocate<Element>(input_panels_ * PanelSize<Element>(input_depth_, kInputVectors));
+    direction.recurrent_kernel =
+        workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kVectors));
+    direction.bias = workspace.AllocateZeros<T>(input_panels_ * kInputVectors * L);
+    direction.recurrent_bias = workspace.AllocateZeros<T>(layout_.padded);
+    direction.keeps_residuals = results_[d].residuals != nullptr;
+    direction.slot_count = direction.keeps_residuals ? int{Equations::kResidualSlots} : Equations::kGates;
+    direction.slots = direction.keeps_residuals
+                          ? static_cast<T*>(results_[d].residuals)
+                          : workspace.Allocate<T>(chunk_ * layout_.StepSize(direction.slot_count));
+    for (int s = 0; s < kStates; ++s) {
+      direction.state[s] = workspace.AllocateZeros<T>(problem_.batch * layout_.padded);
+    }
+    for (Element*& operand : direction.operand) {
+      operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
+    }
+    if constexpr (Equations::kHasCandidateProduct) {
+      constexpr int kCandidateVectors = Equations::kCandidate.vectors();
+      direction.candidate_kernel =
+          workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kCandidateVectors));
+      direction.gated_operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
+    }
+    if (kCopiesInputs) {
+      direction.copied_inputs = workspace.Allocate<Element>(chunk_ * problem_.batch * input_depth_ / Types::kDepth);
+    }
+  }
+
+  // The slots of sequence 0.
+  T* Slots(const Direction& direction, int64_t step, int64_t unit) const {
+    return direction.slots +
+           layout_.Offset(direction.slot_count, direction.keeps_residuals ? step : step % chunk_, unit);
+  }
+
+  void PackInputKernel(int64_t d, int64_t first) {
+    const int64_t end = Smaller(first + kPackBlock, input_depth_);
+    PackRows<Equations::kInput>(static_cast<const S*>(arguments_[d].kernel), problem_.features, input_depth_,
+                                problem_.units, Equations::kGates, first, end, directions_[d].kernel);
+  }
+
+  void PackRecurrentKernel(int64_t d, int64_t first) {
+    const S* matrix = static_cast<const S*>(arguments_[d].recurrent_kernel);
+    const int64_t end = Smaller(first + kPackBlock, layout_.padded);
+    PackRows<Equations::kRecurrent>(matrix, problem_.units, layout_.padded, problem_.units, Equations::kGates, first,
+                                    end, directions_[d].recurrent_kernel);
+    if constexpr (Equations::kHasCandidateProduct) {
+      PackRows<Equations::kCandidate>(matrix, problem_.units, layout_.padded, problem_.units, Equations::kGates, first,
+                                      end, directions_[d].candidate_kernel);
+    }
+  }
+
+  void PackBias(int64_t d) {
+    const S* bias = static_cast<const S*>(arguments_[d].bias);
+    if (bias == nullptr) return;
+    const int64_t units = problem_.units;
+    for (int64_t panel = 0; panel < input_panels_; ++panel) {
+      for (int v = 0; v < kInputVectors; ++v) {
+        const int gate = Equations::kInput.gate[v % Equations::kInput.gates];
+        const int64_t unit = (panel * Equations::kInput.unit_vectors + v / Equations::kInput.gates) * L;
+        if (unit >= units) continue;
+        V sum = LoadUnits<T>(bias + gate * units, unit, units);
+        if constexpr (Equations::kHasRecurrentBias) {
+          const V recurrent = LoadUnits<T>(bias + (Equations::kGates + gate) * units, unit, units);
+          if (gate == Equations::kCandidateGate) {
+            Store(directions_[d].recurrent_bias + unit, recurrent);
+          } else {
+            sum += recurrent;
+          }
+        }
+        Store(directions_[d].bias + (panel * kInputVectors + v) * L, sum);
+      }
+    }
+  }
+
+  void LoadInitialState(int64_t d, int64_t block) {
+    Direction& direction = directions_[d];
+    for (int s = 0; s < kStates; ++s) {
+      const S* initial = static_cast<const S*>(arguments_[d].initial_state[s]);
+      if (initial == nullptr) continue;
+      for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
+        for (int64_t unit = 0; unit < problem_.units; unit += L) {
+          const V value = LoadUnits<T>(initial + b * problem_.units, unit, problem_.units);
+          Store(direction.state[s] + b * layout_.padded + unit, value);
+          if (s == 0) StoreOperand(d, 0, b, unit, value);
+        }
+      }
+    }
+  }
+
+  // Stores h as `step` multiplies it: times its recurrent dropout mask.
+  void StoreOperand(int64_t d, int64_t step, int64_t b, int64_t unit, V h) {
+    const UnitMask& dropout = arguments_[d].recurrent_dropout_mask;
+    if (dropout.data != nullptr && step < problem_.time) {
+      h *= LoadUnits<T>(MaskRow<S>(dropout, problem_, b, TimeOf(problem_, arguments_[d], step)), unit, problem_.units);
+    }
+    S* row = reinterpret_cast<S*>(directions_[d].operand[step % 2] + b * operand_stride_);
+    StoreFirst(row + unit, h, L);
+  }
+
+  void CopyInputs(Worker& worker, int64_t begin, int64_t end) {
+    worker.ForEach(direction_count_ * (end - begin), [&](int64_t item) {
+      const int64_t d = item % direction_count_, step = begin + item / direction_count_;
+      const int64_t t = TimeOf(problem_, arguments_[d], step), features = problem_.features;
+      S* copied = reinterpret_cast<S*>(directions_[d].copied_inputs);
+      for (int64_t b = 0; b < problem_.batch; ++b) {
+        const S* from = static_cast<const S*>(arguments_[d].inputs) + (b * problem_.time + t) * features;
+        S* to = copied + ((step - begin) * problem_.batch + b) * input_depth_;
+        memcpy(to, from, features * sizeof(S));
+        for (int64_t i = features; i < input_depth_; ++i) to[i] = S{};
+      }
+    });
+  }
+
+  const Element* InputRow(int64_t d, int64_t begin, int64_t step, int64_t b) const {
+    if (kCopiesInputs) {
+      return directions_[d].copied_inputs + ((step - begin) * problem_.batch + b) * (input_depth_ / Types::kDepth);
+    }
+    const int64_t t = TimeOf(problem_, arguments_[d], step);
+    const S* row = static_cast<const S*>(arguments_[d].inputs) + (b * problem_.time + t) * problem_.features;
+    return reinterpret_cast<const Element*>(row);
+  }
+
+  // sums (rows of the block, vectors) = x W + b of the slots, plus `operand` times a panel of `kernel`. The rows of
+  // masked sequences are left as they are.
+  template <const Columns& kColumns>
+  __attribute__((noinline)) void MultiplyHidden(int64_t d, int64_t step, int64_t panel, int64_t block,
+                                                const Element* operand, const Element* kernel, T* sums) {
+    constexpr int NV = kColumns.vectors();
+    const Direction& direction = directions_[d];
+    const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[d], step));
+    const Element* left[kRowBlock];
+    T* sum_rows[kRowBlock];
+    for (int64_t i = 0; i < rows.count; ++i) {
+      left[i] = operand + rows.sequence[i] * operand_stride_;
+      sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * NV * L;
+    }
+    for (int j = 0; j < kColumns.unit_vectors; ++j) {
+      const int64_t unit = (panel * kColumns.unit_vectors + j) * L;
+      for (int64_t i = 0; i < rows.count; ++i) {
+        const T* slots = Slots(direction, step, unit) + rows.sequence[i] * direction.slot_count * layout_.width;
+        LoadInputProducts<kColumns>(slots, direction.recurrent_bias + unit, sum_rows[i] + j * L);
+      }
+    }
+    if (step == 0 && arguments_[d].initial_state[0] == nullptr) return;  // h is zero
+    MultiplyRows<NV>(Rows<Element>{left, layout_.padded / Types::kDepth, 0, 1}, rows.count,
+                     kernel + panel * PanelSize<Element>(layout_.padded, NV), sum_rows, L, nullptr);
+  }
+
+  // sums = x W + b of each gate, or the recurrent bias of a gate that adds x W + b itself.
+  template <const Columns& kColumns>
+  void LoadInputProducts(const T* slots, const T* recurrent_bias, T* sums) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kColumns.gates; ++v) {
+      const T* from = slots + kColumns.gate[v] * layout_.width;
+      if constexpr (Equations::kHasRecurrentBias) {
+        if (kColumns.gate[v] == Equations::kCandidateGate) from = recurrent_bias;
+      }
+      Store(sums + v * L, Load(from));
+    }
+  }
+
+  // Computes the gates of the first product, and h times one of them: the operand of the second product.
+  __attribute__((noinline)) void GateHidden(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
+    const Direction& direction = directions_[d];
+    constexpr int kVectors = Equations::kRecurrent.vectors();
+    const int64_t unit = panel * L;
+    for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b, sums += kVectors * L) {
+      if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
+      T* slots = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
+      const S* h = reinterpret_cast<const S*>(direction.operand[step % 2] + b * operand_stride_);
+      const V gated = Equations::template ComputeGates<T>(sums, layout_.width, slots) * LoadFirst(h + unit, L);
+      StoreFirst(reinterpret_cast<S*>(direction.gated_operand + b * operand_stride_) + unit,
+                 KeepFirst<T>(gated, problem_.units - unit), L);
+    }
+  }
+
+  // Computes states and outputs from `sums`, whose rows are as wide as a panel of `kColumns`.
+  template <const Columns& kColumns>
+  __attribute__((noinline)) void UpdateStates(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
+    const Direction& direction = directions_[d];
+    const Arguments& arguments = arguments_[d];
+    const int64_t t = TimeOf(problem_, arguments, step), units = problem_.units;
+    const bool keep = direction.keeps_residuals;
+    S* outputs = static_cast<S*>(results_[d].outputs);
+    for (int j = 0; j < kColumns.unit_vectors; ++j) {
+      const int64_t unit = (panel * kColumns.unit_vectors + j) * L;
+      if (unit >= units) break;
+      T* slots = Slots(direction, step, unit) + block * kRowBlock * direction.slot_count * layout_.width;
+      const T* products = sums + j * L;
+      for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
+        V state[2];
+        T* stored[2];
+        for (int s = 0; s < kStates; ++s) {
+          stored[s] = direction.state[s] + b * layout_.padded + unit;
+          state[s] = Load(stored[s]);
+        }
+        if (Visible(problem_, b, t)) {
+          Equations::template Forward<T>(products, problem_.activation, keep, layout_.width, slots, state);
+          for (int s = 0; s < kStates; ++s) {
+            if (arguments.zoneout[s].data != nullptr) {
+              const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout[s], problem_, b, t), unit, units);
+              state[s] = m * Load(stored[s]) + (1 - m) * state[s];
+            }
+            if (s == 0 && sizeof(S) < sizeof(T)) state[0] = Rounded(state[0]);
+            // Padding must be 0: infinity times the zeros of a packed kernel is NaN, which later steps would spread.
+            state[s] = KeepFirst<T>(state[s], units - unit);
+            Store(stored[s], state[s]);
+          }
+        } else if (keep) {
+          for (int slot = 0; slot < Equations::kResidualSlots; ++slot) Store(slots + slot * layout_.width, V{});
+        }
+        if constexpr (Equations::kHasCellState) {
+          if (keep) Store(slots + Equations::kCellStateSlot * layout_.width, state[1]);
+        }
+        if (keep && unit + L >= units) ClearPadding(unit, slots);
+        StoreOperand(d, step + 1, b, unit, state[0]);
+        if (outputs != nullptr) StoreFirst(outputs + (b * problem_.time + t) * units + unit, state[0], units - unit);
+        slots += direction.slot_count * layout_.width;
+        products += kColumns.vectors() * L;
+      }
+    }
+  }
+
+  // Zeros the padding of a row of residuals. The backward pass reads neither it nor masked steps, but a framework sees
+  // all residuals (`tf.debugging.enable_check_numerics`), so none may be uninitialised. Without masks this costs a few
+  // stores a row where `units` is not a multiple of the group's width, else nothing; a masked row costs its stores.
+  void ClearPadding(int64_t unit, T* slots) const {
+    if (layout_.padded == problem_.units) return;
+    for (int slot = 0; slot < Equations::kResidualSlots; ++slot, slots += layout_.width) {
+      Store(slots, KeepFirst<T>(Load(slots), problem_.units - unit));
+      for (int64_t lane = L; lane < layout_.padded - unit; lane += L) Store(slots + lane, V{});
+    }
+  }
+
+  // h as the outputs hold it. Steps read the same h.
+  static V Rounded(V h) {
+    S lanes[L];
+    StoreFirst(lanes, h, L);
+    return LoadFirst(lanes, L);
+  }
+
+  void StoreFinalStatesOfBlock(int64_t d, int64_t block) {
+    for (int s = 0; s < kStates; ++s) {
+      S* final_state = static_cast<S*>(results_[d].final_state[s]);
+      if (final_state == nullptr) continue;
+      for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
+        for (int64_t unit = 0; unit < problem_.units; unit += L) {
+          StoreFirst(final_state + b * problem_.units + unit,
+                     Load(directions_[d].state[s] + b * layout_.padded + unit), problem_.units - unit);
+        }
+      }
+    }
+  }
+
+  const Problem& problem_;
+  const Arguments* arguments_;
+  const Results* results_;
+  const int64_t direction_count_;
+  const Layout layout_;
+  const int64_t chunk_;  // steps
+  const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_;
+  Direction* directions_ = nullptr;
+};
+
+}  // namespace KERAS_SEQ_ISA_NAME
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
