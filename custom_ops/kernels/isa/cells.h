@@ -217,12 +217,30 @@ struct GRUResetBeforeEquations : EquationsTraits {
   }
 };
 
+// Calls function(equations), if they agree with the row of their cell in the table.
+template <CellKind kind, class Equations, bool reset_after = true, class Function>
+inline auto CallWith(Function&& function) {
+  constexpr CellTraits cell = kCells[static_cast<int>(kind)];
+  static_assert(Equations::kGates == cell.gates && Equations::kHasCellState == (cell.states == 2));
+  static_assert(Equations::kUnitVectors == cell.unit_vectors);
+  static_assert(Equations::kHasRecurrentBias == cell.HasTwoBiases(reset_after));
+  static_assert(Equations::kResidualSlots == cell.ResidualSlots(reset_after));
+  return function(Equations{});
+}
+
 // Calls function(equations) with those of the problem's cell.
 template <class Function>
 inline auto WithEquations(const Problem& problem, Function&& function) {
-  if (problem.cell == CellKind::kLSTM) return function(LSTMEquations{});
-  if (problem.cell == CellKind::kSimpleRNN) return function(SimpleRNNEquations{});
-  return problem.reset_after ? function(GRUEquations{}) : function(GRUResetBeforeEquations{});
+  switch (problem.cell) {
+    case CellKind::kSimpleRNN:
+      return CallWith<CellKind::kSimpleRNN, SimpleRNNEquations>(function);
+    case CellKind::kLSTM:
+      return CallWith<CellKind::kLSTM, LSTMEquations>(function);
+    case CellKind::kGRU:
+      break;
+  }
+  if (problem.reset_after) return CallWith<CellKind::kGRU, GRUEquations>(function);
+  return CallWith<CellKind::kGRU, GRUResetBeforeEquations, false>(function);
 }
 
 }  // namespace KERAS_SEQ_ISA_NAME

@@ -9,18 +9,6 @@ namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 namespace {
 
-// The structs of cells.h agree with the table of cells.
-template <class Equations>
-constexpr bool Matches(CellKind kind, bool reset_after = true) {
-  const CellTraits& cell = TraitsOf(kind);
-  return Equations::kGates == cell.gates && Equations::kHasCellState == (cell.states == 2) &&
-         Equations::kUnitVectors == cell.unit_vectors &&
-         Equations::kHasRecurrentBias == cell.HasTwoBiases(reset_after) &&
-         Equations::kResidualSlots == cell.ResidualSlots(reset_after);
-}
-static_assert(Matches<LSTMEquations>(CellKind::kLSTM) && Matches<SimpleRNNEquations>(CellKind::kSimpleRNN) &&
-              Matches<GRUEquations>(CellKind::kGRU, true) && Matches<GRUResetBeforeEquations>(CellKind::kGRU, false));
-
 // How many threads are worth synchronising: a step should give each a few microseconds of work.
 int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
   constexpr double kOperations = 4e5;
