@@ -103,7 +103,7 @@ CATALOG = {
         {"score": "concat", "units": UNITS, "scale": True, "kernel_initializer": "he_normal"},
         ([SEQUENCES, MEMORY],),
     ),
-    "MGU": Row({**MGU_CELL, **LAYER}, (SEQUENCES,)),
+    "MGU": Row({**MGU_CELL, **LAYER}, (SEQUENCES,), native_arguments=NATIVE),
     "MGUCell": Row(MGU_CELL, (STEP, [STATE]), propagates_mask=False),
     "MonotonicAttention": Row(
         {"units": UNITS, "noise_std": 0.1, "score_bias_init": 0.1, "kernel_initializer": "he_normal", "seed": 7},
