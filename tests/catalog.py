@@ -37,6 +37,7 @@ CELL = {"units": UNITS, "activation": "relu", "dropout": 0.1, "recurrent_dropout
 CELL |= {"zoneout": 0.3, "recurrent_weight_dropout": 0.4, "dropout_mode": "naive"}
 CELL |= {**INITIALIZERS, **REGULARIZERS, **CONSTRAINTS}
 GATED_CELL = {**CELL, "recurrent_activation": "hard_sigmoid", "layer_norm": True}
+MGU_CELL = {**CELL, "recurrent_activation": "hard_sigmoid"}
 GRU_CELL = {**GATED_CELL, "reset_after": False}
 LSTM_CELL = {**GATED_CELL, "unit_forget_bias": False, "peephole": True, "projection_units": PROJECTION}
 RNN = {"return_sequences": True, "return_state": True, "go_backwards": True, "zero_output_for_mask": True}
@@ -102,6 +103,8 @@ CATALOG = {
         {"score": "concat", "units": UNITS, "scale": True, "kernel_initializer": "he_normal"},
         ([SEQUENCES, MEMORY],),
     ),
+    "MGU": Row({**MGU_CELL, **LAYER}, (SEQUENCES,), native_arguments=NATIVE),
+    "MGUCell": Row(MGU_CELL, (STEP, [STATE]), propagates_mask=False),
     "MonotonicAttention": Row(
         {"units": UNITS, "noise_std": 0.1, "score_bias_init": 0.1, "kernel_initializer": "he_normal", "seed": 7},
         ([SEQUENCES, MEMORY],),

@@ -10,7 +10,8 @@ namespace keras_seq {
   /* name    gates  states  unit_vectors  has_activation  has_reset_after  two_biases  residual_slots (2) */ \
   X(SimpleRNN, 1,     1,         4,           true,           false,         false,        1, 1)             \
   X(GRU,       3,     1,         1,           false,          true,          true,         4, 3)             \
-  X(LSTM,      4,     2,         1,           false,          false,         false,        5, 5)
+  X(LSTM,      4,     2,         1,           false,          false,         false,        5, 5)             \
+  X(MGU,       2,     1,         1,           false,          false,         false,        2, 2)
 
 enum class CellKind {
 #define KERAS_SEQ_CELL_KIND(name, ...) k##name,

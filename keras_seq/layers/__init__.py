@@ -8,6 +8,7 @@ from keras_seq.layers.bidirectional import Bidirectional
 from keras_seq.layers.dropout import EmbeddingDropout, LockedDropout, VariationalDropout
 from keras_seq.layers.gru import GRU, GRUCell
 from keras_seq.layers.lstm import LSTM, LSTMCell
+from keras_seq.layers.mgu import MGU, MGUCell
 from keras_seq.layers.regularization import ActivationRegularization
 from keras_seq.layers.rnn import RNN
 from keras_seq.layers.simple_rnn import SimpleRNN, SimpleRNNCell
@@ -16,6 +17,7 @@ from keras_seq.layers.time_distributed import TimeDistributed
 __all__ = [
     "GRU",
     "LSTM",
+    "MGU",
     "RNN",
     "ActivationRegularization",
     "AttentionCell",
@@ -27,6 +29,7 @@ __all__ = [
     "LSTMCell",
     "LockedDropout",
     "LuongAttention",
+    "MGUCell",
     "MonotonicAttention",
     "SimpleRNN",
     "SimpleRNNCell",

@@ -217,6 +217,51 @@ struct GRUResetBeforeEquations : EquationsTraits {
   }
 };
 
+// One gate f forgets and resets: g = tanh(x W_g + b_g + (f * h) U_g), and h becomes (1 - f) * h + f * g.
+struct MGUEquations : EquationsTraits {
+  enum Slot : int { kF, kG, kResidualSlots };
+  enum GradientSlot : int { kDG, kDF, kGradientSlots };
+  static constexpr int kGates = 2, kHiddenGateSlot = kF;
+  static constexpr bool kHasCandidateProduct = true, kReadsPreviousHidden = true;
+  static constexpr Columns kInput{2, 1, {kF, kG}}, kRecurrent{1, 1, {kF}}, kCandidate{1, 1, {kG}};
+  static constexpr Columns kInputGradient{2, 1, {kG, kF}}, kRecurrentGradient = kRecurrent;
+  static constexpr SlotRange kInputSlots{kDG, 2}, kRecurrentSlots{kDF, 1}, kCandidateSlots{kDG, 1};
+
+  // From the first product to f, which is stored, and returned to be multiplied by h.
+  template <class T>
+  static Vector<T> ComputeGates(const T* products, int64_t width, T* slots) {
+    const Vector<T> f = Sigmoid<T>(Load(products));
+    Store(slots + kF * width, f);
+    return f;
+  }
+
+  // `products` are those of the candidate.
+  template <class T>
+  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
+    const Vector<T> f = Load(slots + kF * width), g = Tanh<T>(Load(products));
+    if (keep) Store(slots + kG * width, g);
+    state[0] = (1 - f) * state[0] + f * g;
+  }
+
+  // Of the gradient of f the part that does not depend on that of f * h.
+  template <class T>
+  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
+                       T* d_slots) {
+    const Vector<T> f = Load(slots + kF * width), g = Load(slots + kG * width), dh = d_state[0];
+    Store(d_slots + kDG * width, dh * f * (1 - g * g));
+    Store(d_slots + kDF * width, dh * (g - previous[0]) * (f * (1 - f)));
+    d_state[0] = dh * (1 - f);
+  }
+
+  // From the gradient of f * h to that of f, which is completed, and of h, which is returned. h has its dropout applied.
+  template <class T>
+  static Vector<T> BackwardGatedHidden(const T* slots, int64_t width, Vector<T> h, Vector<T> d_gated_h, T* d_slots) {
+    const Vector<T> f = Load(slots + kF * width), d_f = Load(d_slots + kDF * width);
+    Store(d_slots + kDF * width, d_f + d_gated_h * h * (f * (1 - f)));
+    return d_gated_h * f;
+  }
+};
+
 // Calls function(equations), if they agree with the row of their cell in the table.
 template <CellKind kind, class Equations, bool reset_after = true, class Function>
 inline auto CallWith(Function&& function) {
@@ -236,6 +281,8 @@ inline auto WithEquations(const Problem& problem, Function&& function) {
       return CallWith<CellKind::kSimpleRNN, SimpleRNNEquations>(function);
     case CellKind::kLSTM:
       return CallWith<CellKind::kLSTM, LSTMEquations>(function);
+    case CellKind::kMGU:
+      return CallWith<CellKind::kMGU, MGUEquations>(function);
     case CellKind::kGRU:
       break;
   }

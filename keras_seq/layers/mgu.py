@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`MGU`, the layer of minimal gated units, and its cell."""
+
+import keras
+
+from keras_seq.layers.recurrent_cell import RecurrentCell
+from keras_seq.layers.recurrent_layer import CellAttribute, RecurrentLayer, register_kind
+from keras_seq.ops.equations.mgu import MGUEquations
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class MGUCell(RecurrentCell, keras.layers.SimpleRNNCell):
+    """One step of a minimal gated unit (Zhou et al. 2016).
+
+    `keras_seq.layers.MGU` and `keras_seq.layers.RNN` run this cell over sequences. The arguments are those of
+    `keras_seq.layers.GRUCell` without `reset_after` and `layer_norm`.
+
+    The step from the state h to h' at an input x is, with the kernel W, the recurrent kernel U, the bias b,
+    `activation` for tanh and `recurrent_activation` for sigmoid:
+
+    ```
+    f = sigmoid(x W_f + h U_f + b_f)     # forget gate
+    g = tanh(x W_g + (f * h) U_g + b_g)  # candidate
+    h' = (1 - f) * h + f * g
+    ```
+
+    Args:
+        units: positive integer, size of the state.
+        activation: activation of the candidate. Default: `"tanh"`; None for the identity.
+        recurrent_activation: activation of the gates. Default: `"sigmoid"`; None for the identity.
+        use_bias: whether to add the bias b.
+        kernel_initializer: initializer of the kernel W. Default: `"glorot_uniform"`.
+        recurrent_initializer: initializer of the recurrent kernel U. Default: `"orthogonal"`.
+        bias_initializer: initializer of the bias. Default: `"zeros"`.
+        kernel_regularizer: regularizer of the kernel.
+        recurrent_regularizer: regularizer of the recurrent kernel.
+        bias_regularizer: regularizer of the bias.
+        kernel_constraint: constraint on the kernel.
+        recurrent_constraint: constraint on the recurrent kernel.
+        bias_constraint: constraint on the bias.
+        dropout: fraction of the input features to drop, in [0, 1).
+        recurrent_dropout: fraction of the units of the previous h to drop in the recurrent product, in [0, 1). Both
+            products share one mask (Gal & Ghahramani 2016).
+        seed: integer seed of the dropout masks, or None.
+        dropout_mode: `"variational"` draws the masks of inputs and recurrent connections once for each sequence and
+            shares them between its steps. `"locked"` does so too, but needs a `recurrent_dropout` of 0. `"naive"` draws
+            new masks at every step.
+        recurrent_weight_dropout: fraction of the entries of the recurrent kernel to drop, with one mask for the whole
+            batch and all steps (DropConnect, as in the AWD-LSTM of Merity et al. 2018).
+        zoneout: probability that a unit keeps the state of the step before, drawn for each unit and step in training.
+            Inference takes the expectation, `zoneout * previous + (1 - zoneout) * new` (Krueger et al. 2017).
+        **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: (batch, features).
+        states: the state h (batch, units), or a list of it.
+        training: whether to run in training mode, with dropout and random zoneout.
+        context: (batch, any) or None: further input features, from an attention. They are never dropped.
+
+    Returns:
+        The output h' (batch, units), and the new state in the form in which it was given, a tensor or a list.
+
+    Raises:
+        ValueError: if an argument is unknown or has an invalid value.
+
+    Example:
+        >>> import numpy as np
+        >>> cell = MGUCell(4)
+        >>> output, state = cell(np.ones((2, 3)), cell.get_initial_state(2))
+        >>> output.shape
+        TensorShape([2, 4])
+    """
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        *,
+        dropout_mode="variational",
+        recurrent_weight_dropout=0.0,
+        zoneout=0.0,
+        **kwargs,
+    ):
+        super().__init__(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+            dropout_mode=dropout_mode,
+            recurrent_weight_dropout=recurrent_weight_dropout,
+            zoneout=zoneout,
+            **kwargs,
+        )
+        self.recurrent_activation = keras.activations.get(recurrent_activation)
+
+    @property
+    def equations(self):
+        return MGUEquations(self.activation, self.recurrent_activation)
+
+    def build(self, input_shape):
+        parts = ["kernel", "recurrent"] + ["bias"] * self.use_bias
+        shapes = {"kernel": (input_shape[-1], 2 * self.units), "recurrent": (self.units, 2 * self.units)}
+        self.kernel, self.recurrent_kernel, *bias = (
+            self.add_weight(
+                shape=shapes.get(part, (2 * self.units,)),
+                name="recurrent_kernel" if part == "recurrent" else part,
+                initializer=getattr(self, f"{part}_initializer"),
+                regularizer=getattr(self, f"{part}_regularizer"),
+                constraint=getattr(self, f"{part}_constraint"),
+            )
+            for part in parts
+        )
+        self.bias = bias[0] if bias else None
+
+    def get_config(self):
+        recurrent_activation = keras.activations.serialize(self.recurrent_activation)
+        return {**super().get_config(), "recurrent_activation": recurrent_activation}
+
+
+@register_kind("mgu")
+@keras.saving.register_keras_serializable("keras_seq")
+class MGU(RecurrentLayer):
+    """Minimal gated unit (Zhou et al. 2016).
+
+    A GRU with a single gate, which forgets and resets. It has two thirds of a GRU's weights and comes close to its
+    accuracy. The layer runs a `MGUCell`, or a stack of them, over sequences. Arguments and outputs are those of
+    `keras_seq.layers.GRU`, without `reset_after`, `layer_norm` and `use_cudnn`.
+
+    At each step t, with the kernel W, the recurrent kernel U, the bias b, `activation` for tanh and
+    `recurrent_activation` for sigmoid:
+
+    ```
+    f = sigmoid(x_t W_f + h_{t-1} U_f + b_f)     # forget gate
+    g = tanh(x_t W_g + (f * h_{t-1}) U_g + b_g)  # candidate
+    h_t = (1 - f) * h_{t-1} + f * g
+    ```
+
+    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are tanh and
+    sigmoid and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind and zoneout.
+    Everything else runs on xla, a loop of Keras operations that computes the same. `keras_seq.explain` tells you which
+    one runs, and why.
+
+    Args:
+        units: positive integer, size of the state and of the output.
+        activation: activation of the candidate. Default: `"tanh"`; None for the identity.
+        recurrent_activation: activation of the gates. Default: `"sigmoid"`; None for the identity.
+        use_bias: whether to add the bias b.
+        kernel_initializer: initializer of the kernel W. Default: `"glorot_uniform"`.
+        recurrent_initializer: initializer of the recurrent kernel U. Default: `"orthogonal"`.
+        bias_initializer: initializer of the bias. Default: `"zeros"`.
+        kernel_regularizer: regularizer of the kernel.
+        recurrent_regularizer: regularizer of the recurrent kernel.
+        bias_regularizer: regularizer of the bias.
+        activity_regularizer: regularizer of the output of the layer.
+        kernel_constraint: constraint on the kernel.
+        recurrent_constraint: constraint on the recurrent kernel.
+        bias_constraint: constraint on the bias.
+        dropout: fraction of the input features to drop, in [0, 1). Every cell of a stack drops its own inputs.
+        recurrent_dropout: fraction of the units of the previous h to drop in the recurrent product, in [0, 1). Both
+            products share one mask (Gal & Ghahramani 2016).
+        seed: integer seed of the dropout masks, or None. Every cell of a stack draws different numbers.
+        return_sequences: whether to return the output of every step instead of the last one.
+        return_state: whether to return the final state after the output.
+        go_backwards: whether to run from the last step to the first, and to return outputs in that order.
+        stateful: whether the final state of a batch is the initial state of the next one, until `reset_state()`.
+        unroll: whether the xla implementation unrolls its loop over time steps, whose number must then be static.
+        zero_output_for_mask: whether the output of a masked step is zero. By default it repeats the output of the step
+            before.
+        output_dropout: fraction of the output features to drop, in a stack those of the last cell. Returned states are
+            not dropped.
+        dropout_mode: `"variational"` draws the masks of inputs, outputs and recurrent connections once for each
+            sequence and shares them between its steps. `"locked"` does so too, but needs a `recurrent_dropout` of 0.
+            `"naive"` draws new masks at every step.
+        recurrent_weight_dropout: fraction of the entries of the recurrent kernel to drop, with one mask for the whole
+            batch and all steps (DropConnect, as in the AWD-LSTM of Merity et al. 2018).
+        zoneout: probability that a unit keeps the state of the step before, drawn for each unit and step in training.
+            Inference takes the expectation, `zoneout * previous + (1 - zoneout) * new` (Krueger et al. 2017).
+        num_layers: number of cells in the stack; each one reads the outputs of the one below.
+        residual: whether each cell but the first adds its inputs to its outputs (Wu et al. 2016).
+        initial_state_initializer: initializer of a learned initial state, from which every sequence starts. None:
+            sequences start from zeros. Excludes `stateful`.
+        implementation: `"auto"`, `"native"`, `"cudnn"` or `"xla"`. `"auto"` chooses as described above.
+        recompute: whether the backward pass computes the residuals of the forward pass again instead of keeping them:
+            less memory, more time.
+        **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        sequences: (batch, time, features). A `tf.RaggedTensor` is made dense, with a mask that hides the padding.
+        initial_state: the state h (batch, units) before the first step, or a list of it; for a stack a list with one
+            such entry for each cell. Default: the learned state, or zeros.
+        mask: (batch, time) booleans of any pattern, True = keep. A masked step leaves the state as it was. Default: the
+            mask that `sequences` carry, as from an `Embedding` with `mask_zero=True`.
+        training: whether to run in training mode, with dropout and random zoneout.
+
+    Returns:
+        The last output (batch, units), or with `return_sequences` the outputs of all steps (batch, time, units). With
+        `return_state` a tuple of it and the final h (batch, units); for a stack, of it and a list with the final h for
+        each cell.
+
+    Raises:
+        ValueError: if an argument is unknown or has an invalid value.
+        NotImplementedError: if `implementation` is `"native"` or `"cudnn"`, and that one cannot run the layer.
+
+    Example:
+        >>> import numpy as np
+        >>> inputs = np.ones((2, 5, 3))
+        >>> MGU(4, num_layers=2, recurrent_dropout=0.2)(inputs).shape
+        TensorShape([2, 4])
+        >>> layer = MGU(4, return_sequences=True, return_state=True)
+        >>> outputs, h = layer(inputs)
+        >>> outputs.shape, h.shape
+        (TensorShape([2, 5, 4]), TensorShape([2, 4]))
+    """
+
+    cell_type = MGUCell
+    cell_name = "mgu_cell"
+
+    recurrent_activation = CellAttribute()
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        *,
+        zero_output_for_mask=False,
+        output_dropout=0.0,
+        dropout_mode="variational",
+        recurrent_weight_dropout=0.0,
+        zoneout=0.0,
+        num_layers=1,
+        residual=False,
+        initial_state_initializer=None,
+        implementation="auto",
+        recompute=False,
+        **kwargs,
+    ):
+        cell_arguments = {
+            "units": units,
+            "activation": activation,
+            "recurrent_activation": recurrent_activation,
+            "use_bias": use_bias,
+            "kernel_initializer": kernel_initializer,
+            "recurrent_initializer": recurrent_initializer,
+            "bias_initializer": bias_initializer,
+            "kernel_regularizer": kernel_regularizer,
+            "recurrent_regularizer": recurrent_regularizer,
+            "bias_regularizer": bias_regularizer,
+            "kernel_constraint": kernel_constraint,
+            "recurrent_constraint": recurrent_constraint,
+            "bias_constraint": bias_constraint,
+            "dropout": dropout,
+            "recurrent_dropout": recurrent_dropout,
+            "seed": seed,
+            "dropout_mode": dropout_mode,
+            "recurrent_weight_dropout": recurrent_weight_dropout,
+            "zoneout": zoneout,
+        }
+        super().__init__(
+            cell_arguments,
+            activity_regularizer=activity_regularizer,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            zero_output_for_mask=zero_output_for_mask,
+            output_dropout=output_dropout,
+            num_layers=num_layers,
+            residual=residual,
+            initial_state_initializer=initial_state_initializer,
+            implementation=implementation,
+            recompute=recompute,
+            **kwargs,
+        )
