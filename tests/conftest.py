@@ -15,11 +15,12 @@ from keras_seq import layers
 from keras_seq.ops import native
 from keras_seq.ops.equations.gru import GRUEquations
 from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.mgu import MGUEquations
 from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 KINDS = ["SimpleRNN", "GRU", "LSTM"]  # the recurrent layers
 STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "MGU": 2}
 
 # The cells that have native kernels, each with the attributes of its op.
 KERNEL_CELLS = [
@@ -29,10 +30,11 @@ KERNEL_CELLS = [
     ("GRU", {"reset_after": True}),
     ("GRU", {"reset_after": False}),
     ("LSTM", {}),
+    ("MGU", {}),
 ]
 
 # The cell equations behind each function of `keras_seq.ops`.
-CELL_EQUATIONS = {"simple_rnn": SimpleRNNEquations, "gru": GRUEquations, "lstm": LSTMEquations}
+CELL_EQUATIONS = {"simple_rnn": SimpleRNNEquations, "gru": GRUEquations, "lstm": LSTMEquations, "mgu": MGUEquations}
 
 # Every way to make a recurrent layer, most of them with 6 units.
 RECURRENT_LAYERS = {

@@ -39,6 +39,18 @@ def gru(inputs, kernel, recurrent_kernel, bias=None, **options):
     return _run_recurrence(_gru_step, 1, inputs, kernel, recurrent_kernel, bias, **options)
 
 
+def mgu(inputs, kernel, recurrent_kernel, bias=None, **options):
+    """The minimal gated unit (Zhou et al. 2016).
+
+    ```
+    forget = s(x W_f + h' U_f + b_f)
+    g = f(x W_g + (forget * h') U_g + b_g)
+    h[t] = (1 - forget) * h[t-1] + forget * g
+    ```
+    """
+    return _run_recurrence(_mgu_step, 1, inputs, kernel, recurrent_kernel, bias, **options)
+
+
 def lstm(inputs, kernel, recurrent_kernel, bias=None, **options):
     """The LSTM with a forget gate (Gers et al. 2000).
 
@@ -369,6 +381,21 @@ def _gru_step(
         reset = r * ((m * h) @ u_g + c_g) if reset_after else (r * m * h) @ u_g
         g = f(x @ w_g + b_g + reset)
         return [z * h + (1 - z) * g]
+
+    return step
+
+
+def _mgu_step(kernel, recurrent_kernel, bias, *, activation="tanh", recurrent_activation="sigmoid"):
+    f, s = ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation]
+    w_f, w_g = np.split(kernel, 2, axis=1)
+    u_f, u_g = np.split(recurrent_kernel, 2, axis=1)
+    b_f, b_g = np.split(bias, 2)
+
+    def step(x, state, m):
+        h = state[0]
+        forget = s(x @ w_f + b_f + (m * h) @ u_f)
+        g = f(x @ w_g + b_g + (forget * m * h) @ u_g)
+        return [(1 - forget) * h + forget * g]
 
     return step
 

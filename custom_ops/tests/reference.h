@@ -21,7 +21,8 @@ struct CellVariant {
   bool reset_after;
 };
 constexpr CellVariant kCellVariants[] = {
-    {CellKind::kSimpleRNN, true}, {CellKind::kGRU, true}, {CellKind::kGRU, false}, {CellKind::kLSTM, true}};
+    {CellKind::kSimpleRNN, true}, {CellKind::kGRU, true}, {CellKind::kGRU, false}, {CellKind::kLSTM, true},
+    {CellKind::kMGU, true}};
 
 inline bool HasCellState(const Problem& p) { return States(p.cell) == 2; }
 inline int64_t BiasRows(const Problem& p) { return p.cell == CellKind::kGRU && p.reset_after ? 2 : 1; }
@@ -137,6 +138,15 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
         }
         const Complex z = Sigmoid(sum(0, u));
         next.h[u] = z * state.h[u] + (1.0 - z) * std::tanh(x[2 * H + u] + candidate);
+        break;
+      }
+      case CellKind::kMGU: {
+        Complex candidate = 0;
+        for (int64_t i = 0; i < H; ++i) {
+          candidate += Sigmoid(sum(0, i)) * dropped[i] * call.recurrent_kernel[i * 2 * H + H + u];
+        }
+        const Complex f = Sigmoid(sum(0, u));
+        next.h[u] = (1.0 - f) * state.h[u] + f * std::tanh(x[H + u] + candidate);
         break;
       }
     }

@@ -2,7 +2,7 @@
 """Recurrences as pure functions of tensors: no layers, no variables."""
 
 from keras_seq.ops.explain import explain
-from keras_seq.ops.functional import attention_decoder, gru, lstm, simple_rnn
+from keras_seq.ops.functional import attention_decoder, gru, lstm, mgu, simple_rnn
 from keras_seq.ops.implementation import use_implementation
 
-__all__ = ["attention_decoder", "explain", "gru", "lstm", "simple_rnn", "use_implementation"]
+__all__ = ["attention_decoder", "explain", "gru", "lstm", "mgu", "simple_rnn", "use_implementation"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimpleRNN, GRU, LSTM and the attention decoder as functions of tensors."""
+"""The recurrences and the attention decoder as functions of tensors."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from keras_seq.ops.equations.attention import AdditiveAttentionEquations
 from keras_seq.ops.equations.cell import CellEquations
 from keras_seq.ops.equations.gru import GRUEquations
 from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.mgu import MGUEquations
 from keras_seq.ops.equations.protocol import State, Tensor
 from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.masks import zero_masked_positions
@@ -190,6 +191,65 @@ def lstm(
         ((2, 5, 4), (2, 4))
     """
     equations = LSTMEquations(activations.get(activation), activations.get(recurrent_activation))
+    call = RecurrentCall(
+        equations,
+        inputs,
+        kernel,
+        recurrent_kernel,
+        bias,
+        initial_state,
+        recurrent_dropout_mask,
+        zoneout_masks,
+        reverse=reverse,
+    )
+    options = {"mask": mask, "zero_output_for_mask": zero_output_for_mask, "unroll": unroll, "recompute": recompute}
+    return run_recurrences([call], implementation=implementation, **options)[0]
+
+
+def mgu(
+    inputs: Tensor,
+    kernel: Tensor,
+    recurrent_kernel: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | Callable = "tanh",
+    recurrent_activation: str | Callable = "sigmoid",
+    initial_state: State | None = None,
+    mask: Tensor | None = None,
+    zero_output_for_mask: bool = False,
+    recurrent_dropout_mask: Tensor | None = None,
+    zoneout_masks: tuple[Tensor | None] | None = None,
+    reverse: bool = False,
+    unroll: bool = False,
+    recompute: bool = False,
+    implementation: str = "auto",
+) -> tuple[Tensor, State]:
+    """Runs a minimal gated unit (Zhou et al. 2016) over whole sequences.
+
+    `f_t = s(x_t W_f + h_{t-1} U_f + b_f)`, `g_t = a(x_t W_g + (f_t h_{t-1}) U_g + b_g)`, with the activation a, and
+    `h_t = (1 - f_t) h_{t-1} + f_t g_t`.
+
+    Args:
+        inputs: (batch, time, features).
+        kernel: W, (features, 2 * units), gates f, g.
+        recurrent_kernel: U, (units, 2 * units).
+        bias: b, (2 * units,), or None.
+        activation: a, the activation of the candidate, a name or a function.
+        recurrent_activation: s, the activation of the gate f.
+        initial_state: tuple of h, (batch, units); zeros if None.
+        mask, zero_output_for_mask, recurrent_dropout_mask, zoneout_masks, reverse, unroll, recompute, implementation:
+            see `keras_seq.ops.lstm`.
+
+    Returns:
+        `(outputs, (h,))`: the outputs (batch, time, units) and the final state (batch, units).
+
+    Example:
+        >>> import numpy as np
+        >>> outputs, (h,) = mgu(np.ones((2, 5, 3)), np.ones((3, 8)), np.ones((4, 8)))
+        >>> tuple(outputs.shape), tuple(h.shape)
+        ((2, 5, 4), (2, 4))
+    """
+    equations = MGUEquations(activations.get(activation), activations.get(recurrent_activation))
     call = RecurrentCall(
         equations,
         inputs,

@@ -15,11 +15,12 @@ from keras_seq import ops
 from keras_seq.ops import native
 from keras_seq.ops.equations.gru import GRUEquations
 from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.mgu import MGUEquations
 from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.recurrent_call import RecurrentCall
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
-STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
+STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2, "MGU": 1}
 # The first and the last step are kept: before them, ops with an initial state give zeros, as Keras does.
 MASK = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1]], bool)
 
@@ -34,7 +35,7 @@ def equations_of(cell, activation="tanh", reset_after=True):
         return SimpleRNNEquations(keras.activations.get(activation))
     if cell == "GRU":
         return GRUEquations(reset_after=reset_after)
-    return LSTMEquations()
+    return MGUEquations() if cell == "MGU" else LSTMEquations()
 
 
 def run_native(cell, attributes, calls, **options):
@@ -73,7 +74,7 @@ def call(cell, attributes, arguments, *, reverse=(False,), recompute=False, mask
 
 
 def reference(cell, attributes, arguments, *, reverse=False, mask=None):
-    function = {"SimpleRNN": ops.simple_rnn, "GRU": ops.gru, "LSTM": ops.lstm}[cell]
+    function = {"SimpleRNN": ops.simple_rnn, "GRU": ops.gru, "LSTM": ops.lstm, "MGU": ops.mgu}[cell]
     x, w, u, b, dropout, *state = arguments
     options = {"initial_state": tuple(state), "recurrent_dropout_mask": dropout, "mask": mask, "reverse": reverse}
     return function(x, w, u, b, **options, **attributes, implementation="xla")

@@ -12,6 +12,7 @@ from keras import activations
 from keras_seq.ops.equations.attention import AdditiveAttentionEquations, AttentionWeights
 from keras_seq.ops.equations.gru import GRUEquations, LayerNormGRUEquations
 from keras_seq.ops.equations.lstm import ExtendedLSTMEquations, LSTMEquations
+from keras_seq.ops.equations.mgu import MGUEquations
 from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
 from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.scan import scan
@@ -26,6 +27,7 @@ CELLS = {
     "gru reset before": GRUEquations(reset_after=False),
     "lstm": LSTMEquations(),
     "lstm relu": LSTMEquations(activations.relu),
+    "mgu": MGUEquations(),
 }
 CELLS |= {f"attention over {name}": AdditiveAttentionEquations(cell) for name, cell in CELLS.items()}
 CELLS |= {

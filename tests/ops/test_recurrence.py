@@ -23,6 +23,8 @@ CELLS = [
     ("lstm", {}),
     ("lstm", {"activation": "relu", "recurrent_activation": "tanh"}),
     ("lstm", {"activation": "linear"}),
+    ("mgu", {}),
+    ("mgu", {"activation": "relu", "recurrent_activation": "tanh"}),
 ]
 CALLS = st.fixed_dictionaries(
     {
