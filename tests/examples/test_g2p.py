@@ -55,7 +55,7 @@ def test_help_documents_every_option(tmp_path):
         ("cat\tK AE T\nno tab\n", "bad.tsv:2: expected two columns separated by a tab, got 1"),
         ("cat\tK AE T\na\tb\tc\n", "bad.tsv:2: expected two columns separated by a tab, got 3"),
         ("cat\t \n", "bad.tsv:1: expected a target, got a blank column"),
-        ("", "bad.tsv:1: expected two columns separated by a tab, the file is empty"),
+        ("", "bad.tsv:1: expected two columns separated by a tab, but the file is empty"),
         (None, "bad.tsv: No such file or directory"),
     ],
 )

@@ -94,7 +94,7 @@ CELL = layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(2, c
         (lambda: layers.AttentionDecoder(4, layers.GRUCell(3)), "`units` must be the size of the cell's output, 3"),
         (
             lambda: layers.AttentionDecoder(3, layers.GRUCell(3), dropout=0.1),
-            "`dropout`, .* for a `cell` given by name",
+            "`dropout`, .* need a `cell` given by name",
         ),
         (lambda: layers.RNN(CELL, stateful=True), "`stateful=True` excludes an `AttentionCell`"),
         (lambda: layers.RNN(CELL)(INPUTS), "`memory` must be given to a layer with an `AttentionCell`"),
@@ -118,7 +118,7 @@ CELL = layers.AttentionCell(layers.GRUCell(UNITS), layers.BahdanauAttention(2, c
             lambda: CELL(INPUTS[:, 0], [np.zeros((2, UNITS))], SOURCES),
             "`states` must be a list of 2: 1 of the cell and 1 of the attention. Received: 1",
         ),
-        (lambda: CELL.get_initial_state(), "`get_initial_state` needs `memory`, or a `batch_size`"),
+        (lambda: CELL.get_initial_state(), "`get_initial_state` needs `memory`, or `batch_size`"),
         (
             lambda: layers.AttentionDecoder(3, keras.layers.GRUCell(3))(
                 INPUTS, SOURCES, initial_state=[np.ones((2, 3))] * 2

@@ -180,7 +180,7 @@ def test_masks_multiply_inputs_and_previous_output(kind, options, go_backwards):
     expected, _ = RECURRENCES[kind](
         SEQUENCES * input_mask,
         *layer.get_weights()[:3],
-        recurrent_mask=recurrent_mask,
+        recurrent_dropout_mask=recurrent_mask,
         reverse=go_backwards,
         **options,
     )
@@ -207,7 +207,7 @@ def test_dropout_of_the_attention_decoder_does_not_affect_the_memory(cell):
         query_kernel=np.array(decoder.attention.query_kernel),
         score_vector=np.array(decoder.attention.score_kernel)[:, 0],
         keys=MEMORY @ np.array(decoder.attention.key_kernel),
-        recurrent_mask=recurrent_mask,
+        recurrent_dropout_mask=recurrent_mask,
     )
     assert_close(outputs, expected, 1e-5)
 
