@@ -120,7 +120,13 @@ class AdditiveAttentionEquations(AttentionEquations):
         return of_cell, query, *trace.emitted
 
     def step_backward(
-        self, weights: AttentionWeights, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums
+        self,
+        weights: AttentionWeights,
+        masks: StepMasks,
+        coefficients: tuple,
+        d_state: State,
+        d_emitted: tuple,
+        sums: tuple,
     ) -> StepGradients:
         (of_cell, query, attention_weights), (d_weights,) = coefficients, d_emitted
         d_inputs, d_previous, saved, _ = self.cell.step_backward(weights.cell, masks, of_cell, d_state, (), ())

@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from keras import activations, ops
 
@@ -26,6 +26,9 @@ class _ResetBeforeWeights(NamedTuple):
     update_reset: Tensor  # (units, 2 * units), or its transpose
     candidate: Tensor  # (units, units), or its transpose
     extra: dict[str, Tensor] | None
+
+
+_Weights: TypeAlias = RecurrentWeights | _ResetBeforeWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +59,13 @@ class GRUEquations(CellEquations):
             return bias, None
         return tuple(ops.unstack(ops.convert_to_tensor(bias), 2, axis=0))
 
-    def prepare(self, weights: RecurrentWeights) -> RecurrentWeights | _ResetBeforeWeights:
+    def prepare(self, weights: RecurrentWeights) -> _Weights:
         if self.reset_after:
             return weights
         units = weights.kernel.shape[0]
         return _ResetBeforeWeights(weights.kernel[:, : 2 * units], weights.kernel[:, 2 * units :], weights.extra)
 
-    def step(self, weights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
+    def step(self, weights: _Weights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         (h,) = state
         x_z, x_r, x_g = ops.split(inputs, 3, axis=-1)
         dropped = drop(h, masks)
@@ -83,15 +86,15 @@ class GRUEquations(CellEquations):
         g = self.activation(x_g + reset)
         return Step((z * h + (1 - z) * g,), residuals=(g, *residuals))
 
-    def _normalize(self, weights, product: Tensor, gates: str) -> tuple[Tensor, ...]:
+    def _normalize(self, weights: _Weights, product: Tensor, gates: str) -> tuple[Tensor, ...]:
         """Normalise a product of the named gates; return it and what `_normalize_backward` needs."""
         return (product,)
 
-    def _normalize_backward(self, weights, d_normalized: Tensor, norms: tuple, gates: str) -> Tensor:
+    def _normalize_backward(self, weights: _Weights, d_normalized: Tensor, norms: tuple, gates: str) -> Tensor:
         """Return the gradient of the product from that of the normalised product."""
         return d_normalized
 
-    def prepare_backward(self, weights: RecurrentWeights) -> RecurrentWeights | _ResetBeforeWeights:
+    def prepare_backward(self, weights: RecurrentWeights) -> _Weights:
         if self.reset_after:
             return super().prepare_backward(weights)
         kernels = self.prepare(weights)
@@ -112,7 +115,7 @@ class GRUEquations(CellEquations):
         return tuple(others), z, r, to_z, to_g, to_r
 
     def step_backward(
-        self, weights, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums
+        self, weights: _Weights, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums: tuple
     ) -> StepGradients:
         (dh,), (norms, z, *others) = d_state, coefficients
         if self.reset_after:
@@ -175,13 +178,13 @@ class LayerNormGRUEquations(GRUEquations):
     def project(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return add_bias(self._normalize(weights, ops.matmul(inputs, kernel), "zrg", "input")[0], bias)
 
-    def _normalize(self, weights, product: Tensor, gates: str, name: str = "recurrent") -> tuple[Tensor, ...]:
+    def _normalize(self, weights: _Weights, product: Tensor, gates: str, name: str = "recurrent") -> tuple[Tensor, ...]:
         parts = [standardize(part) for part in self._split_normalized(product, gates)]
         standard = ops.concatenate([standard for standard, _ in parts], axis=-1)
         gains = self._gains(weights.extra[f"{name}_gamma"], gates)
         return gains * standard, standard, ops.concatenate([factor for _, factor in parts], axis=-1)
 
-    def _normalize_backward(self, weights, d_normalized: Tensor, norms: tuple, gates: str) -> Tensor:
+    def _normalize_backward(self, weights: _Weights, d_normalized: Tensor, norms: tuple, gates: str) -> Tensor:
         standard, factors = norms
         d_standard = d_normalized * self._gains(weights.extra["recurrent_gamma"], gates)
         pairs = zip(self._split_normalized(d_standard, gates), self._split_normalized(standard, gates), strict=True)

@@ -66,7 +66,13 @@ class LSTMEquations(CellEquations):
         return self.activation(c)
 
     def step_backward(
-        self, weights: RecurrentWeights, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums
+        self,
+        weights: RecurrentWeights,
+        masks: StepMasks,
+        coefficients: tuple,
+        d_state: State,
+        d_emitted: tuple,
+        sums: tuple,
     ) -> StepGradients:
         (dh, dc), (gates, squash, f) = d_state, coefficients
         dc = dc + dh * squash
@@ -139,7 +145,13 @@ class ExtendedLSTMEquations(LSTMEquations):
         return *super().coefficients(weights, masks, trace), norms
 
     def step_backward(
-        self, weights: RecurrentWeights, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums
+        self,
+        weights: RecurrentWeights,
+        masks: StepMasks,
+        coefficients: tuple,
+        d_state: State,
+        d_emitted: tuple,
+        sums: tuple,
     ) -> StepGradients:
         (dh, dc), (gates, squash, f, norms), extra = d_state, coefficients, weights.extra
         d_squashed = ops.matmul(dh, extra["projection_kernel"]) if self.projection_units else dh

@@ -59,7 +59,13 @@ class MGUEquations(CellEquations):
         return f, (g - h) * slope_of_f, f * slope(self.activation, g), drop(h, masks) * slope_of_f
 
     def step_backward(
-        self, weights: _SplitKernel, masks: StepMasks, coefficients: tuple, d_state: State, d_emitted: tuple, sums
+        self,
+        weights: _SplitKernel,
+        masks: StepMasks,
+        coefficients: tuple,
+        d_state: State,
+        d_emitted: tuple,
+        sums: tuple,
     ) -> StepGradients:
         (dh,), (f, to_f, to_g, reset_to_f) = d_state, coefficients
         d_g = dh * to_g

@@ -36,7 +36,13 @@ class SimpleRNNEquations(CellEquations):
         return slope(self.activation, trace.candidate[0])
 
     def step_backward(
-        self, weights: RecurrentWeights, masks: StepMasks, coefficients: Tensor, d_state: State, d_emitted: tuple, sums
+        self,
+        weights: RecurrentWeights,
+        masks: StepMasks,
+        coefficients: Tensor,
+        d_state: State,
+        d_emitted: tuple,
+        sums: tuple,
     ) -> StepGradients:
         (dh,) = d_state
         d_inputs = dh * coefficients
