@@ -58,17 +58,8 @@ def simple_rnn(
         [[[1.0], [2.0], [3.0]]]
     """
     equations = SimpleRNNEquations(activations.get(activation))
-    call = RecurrentCall(
-        equations,
-        inputs,
-        kernel,
-        recurrent_kernel,
-        bias,
-        initial_state,
-        recurrent_dropout_mask,
-        zoneout_masks,
-        reverse=reverse,
-    )
+    masks = {"recurrent_dropout_mask": recurrent_dropout_mask, "zoneout_masks": zoneout_masks}
+    call = RecurrentCall(equations, inputs, kernel, recurrent_kernel, bias, initial_state, **masks, reverse=reverse)
     options = {"mask": mask, "zero_output_for_mask": zero_output_for_mask, "unroll": unroll, "recompute": recompute}
     return run_recurrences([call], implementation=implementation, **options)[0]
 
@@ -120,17 +111,8 @@ def gru(
         ((2, 5, 4), (2, 4))
     """
     equations = GRUEquations(activations.get(activation), activations.get(recurrent_activation), reset_after)
-    call = RecurrentCall(
-        equations,
-        inputs,
-        kernel,
-        recurrent_kernel,
-        bias,
-        initial_state,
-        recurrent_dropout_mask,
-        zoneout_masks,
-        reverse=reverse,
-    )
+    masks = {"recurrent_dropout_mask": recurrent_dropout_mask, "zoneout_masks": zoneout_masks}
+    call = RecurrentCall(equations, inputs, kernel, recurrent_kernel, bias, initial_state, **masks, reverse=reverse)
     options = {"mask": mask, "zero_output_for_mask": zero_output_for_mask, "unroll": unroll, "recompute": recompute}
     return run_recurrences([call], implementation=implementation, **options)[0]
 
@@ -191,17 +173,8 @@ def lstm(
         ((2, 5, 4), (2, 4))
     """
     equations = LSTMEquations(activations.get(activation), activations.get(recurrent_activation))
-    call = RecurrentCall(
-        equations,
-        inputs,
-        kernel,
-        recurrent_kernel,
-        bias,
-        initial_state,
-        recurrent_dropout_mask,
-        zoneout_masks,
-        reverse=reverse,
-    )
+    masks = {"recurrent_dropout_mask": recurrent_dropout_mask, "zoneout_masks": zoneout_masks}
+    call = RecurrentCall(equations, inputs, kernel, recurrent_kernel, bias, initial_state, **masks, reverse=reverse)
     options = {"mask": mask, "zero_output_for_mask": zero_output_for_mask, "unroll": unroll, "recompute": recompute}
     return run_recurrences([call], implementation=implementation, **options)[0]
 
@@ -250,17 +223,8 @@ def mgu(
         ((2, 5, 4), (2, 4))
     """
     equations = MGUEquations(activations.get(activation), activations.get(recurrent_activation))
-    call = RecurrentCall(
-        equations,
-        inputs,
-        kernel,
-        recurrent_kernel,
-        bias,
-        initial_state,
-        recurrent_dropout_mask,
-        zoneout_masks,
-        reverse=reverse,
-    )
+    masks = {"recurrent_dropout_mask": recurrent_dropout_mask, "zoneout_masks": zoneout_masks}
+    call = RecurrentCall(equations, inputs, kernel, recurrent_kernel, bias, initial_state, **masks, reverse=reverse)
     options = {"mask": mask, "zero_output_for_mask": zero_output_for_mask, "unroll": unroll, "recompute": recompute}
     return run_recurrences([call], implementation=implementation, **options)[0]
 
@@ -311,17 +275,8 @@ def attention_decoder(
         `(outputs, state, attention_weights)`: (batch, time, units), the final state, and a (batch, time, source), which
         is zero in masked steps.
     """
-    call = RecurrentCall(
-        equations,
-        inputs,
-        kernel,
-        recurrent_kernel,
-        bias,
-        initial_state,
-        recurrent_dropout_mask,
-        zoneout_masks,
-        reverse=reverse,
-    )
+    masks = {"recurrent_dropout_mask": recurrent_dropout_mask, "zoneout_masks": zoneout_masks}
+    call = RecurrentCall(equations, inputs, kernel, recurrent_kernel, bias, initial_state, **masks, reverse=reverse)
     return run_attention_recurrence(
         call,
         AdditiveAttentionEquations(equations),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the equations of all keras_seq cells share: one kernel, one recurrent kernel, and one product with it a step."""
 
+import dataclasses
 from collections.abc import Callable
 
 from keras import activations, ops
@@ -69,6 +70,23 @@ class CellEquations:
     ) -> RecurrentWeights:
         h = drop(trace.previous[0], masks)
         return RecurrentWeights(kernel=contract_time(h, d_inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedEquations(CellEquations):
+    """Cell equations with an activation of the candidate and one of the gates."""
+
+    activation: Callable = activations.tanh
+    recurrent_activation: Callable = activations.sigmoid
+
+    @property
+    def differentiable(self) -> bool:
+        return has_slope(self.activation, self.recurrent_activation)
+
+    @property
+    def has_native_activations(self) -> bool:
+        """Whether the activations are those of the native kernels."""
+        return self.activation is activations.tanh and self.recurrent_activation is activations.sigmoid
 
 
 def has_slope(*functions: Callable) -> bool:

@@ -2,17 +2,15 @@
 """One step of the gated recurrent unit, plain and with layer normalisation."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from keras import activations, ops
+from keras import ops
 
 from keras_seq.ops.equations.cell import (
-    CellEquations,
+    GatedEquations,
     add_bias,
     contract_time,
     drop,
-    has_slope,
     hidden_gradient,
     slope,
 )
@@ -32,27 +30,20 @@ _Weights: TypeAlias = RecurrentWeights | _ResetBeforeWeights
 
 
 @dataclasses.dataclass(frozen=True)
-class GRUEquations(CellEquations):
+class GRUEquations(GatedEquations):
     """The gated recurrent unit of Cho et al. (2014), gates in the order of Keras: `z, r, g`.
 
     `h' = z h + (1 - z) g` with `z = s(x_z + h U_z)`, `r = s(x_r + h U_r)` and, with `reset_after` (as cuDNN),
     `g = f(x_g + r (h U_g + b_g))`, else `g = f(x_g + (r h) U_g)`.
     """
 
-    activation: Callable = activations.tanh
-    recurrent_activation: Callable = activations.sigmoid
     reset_after: bool = True
 
     gates = 3
     states = 1
 
-    @property
-    def differentiable(self) -> bool:
-        return has_slope(self.activation, self.recurrent_activation)
-
     def native_kernel(self) -> tuple[str, dict] | None:
-        usual = self.activation is activations.tanh and self.recurrent_activation is activations.sigmoid
-        return ("GRU", {"reset_after": self.reset_after}) if usual else None
+        return ("GRU", {"reset_after": self.reset_after}) if self.has_native_activations else None
 
     def split_bias(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if bias is None or not self.reset_after:

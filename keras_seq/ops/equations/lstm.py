@@ -2,16 +2,14 @@
 """One step of long short-term memory, plain and with extensions."""
 
 import dataclasses
-from collections.abc import Callable
 
-from keras import activations, ops
+from keras import ops
 
 from keras_seq.ops.equations.cell import (
-    CellEquations,
+    GatedEquations,
     add_bias,
     contract_time,
     drop,
-    has_slope,
     hidden_gradient,
     slope,
 )
@@ -20,25 +18,17 @@ from keras_seq.ops.equations.protocol import RecurrentWeights, State, Step, Step
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTMEquations(CellEquations):
+class LSTMEquations(GatedEquations):
     """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
     Gates in the order of Keras: `i, f, g, o = split(x + h U)`, then `c' = s(f) c + s(i) f(g)`, `h' = s(o) f(c')`.
     """
 
-    activation: Callable = activations.tanh
-    recurrent_activation: Callable = activations.sigmoid
-
     gates = 4
     states = 2
 
-    @property
-    def differentiable(self) -> bool:
-        return has_slope(self.activation, self.recurrent_activation)
-
     def native_kernel(self) -> tuple[str, dict] | None:
-        usual = self.activation is activations.tanh and self.recurrent_activation is activations.sigmoid
-        return ("LSTM", {}) if usual else None
+        return ("LSTM", {}) if self.has_native_activations else None
 
     def step(self, weights: RecurrentWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         h, c = state

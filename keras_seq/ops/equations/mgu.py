@@ -2,12 +2,11 @@
 """One step of the minimal gated unit."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
-from keras import activations, ops
+from keras import ops
 
-from keras_seq.ops.equations.cell import CellEquations, contract_time, drop, has_slope, slope
+from keras_seq.ops.equations.cell import GatedEquations, contract_time, drop, slope
 from keras_seq.ops.equations.protocol import RecurrentWeights, State, Step, StepGradients, StepMasks, Tensor, Trace
 
 
@@ -19,25 +18,17 @@ class _SplitKernel(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MGUEquations(CellEquations):
+class MGUEquations(GatedEquations):
     """The minimal gated unit of Zhou et al. (2016), gates in the order `f, g`.
 
     `h' = (1 - f) h + f g` with `f = s(x_f + h U_f)` and `g = t(x_g + (f h) U_g)`: one gate forgets and resets.
     """
 
-    activation: Callable = activations.tanh
-    recurrent_activation: Callable = activations.sigmoid
-
     gates = 2
     states = 1
 
-    @property
-    def differentiable(self) -> bool:
-        return has_slope(self.activation, self.recurrent_activation)
-
     def native_kernel(self) -> tuple[str, dict] | None:
-        usual = self.activation is activations.tanh and self.recurrent_activation is activations.sigmoid
-        return ("MGU", {}) if usual else None
+        return ("MGU", {}) if self.has_native_activations else None
 
     def prepare(self, weights: RecurrentWeights) -> _SplitKernel:
         return _SplitKernel(*ops.split(weights.kernel, 2, axis=-1))
