@@ -253,7 +253,8 @@ struct MGUEquations : EquationsTraits {
     d_state[0] = dh * (1 - f);
   }
 
-  // From the gradient of f * h to that of f, which is completed, and of h, which is returned. h has its dropout applied.
+  // From the gradient of f * h to that of f, which is completed, and of h, which is returned. h has its dropout
+  // applied.
   template <class T>
   static Vector<T> BackwardGatedHidden(const T* slots, int64_t width, Vector<T> h, Vector<T> d_gated_h, T* d_slots) {
     const Vector<T> f = Load(slots + kF * width), d_f = Load(d_slots + kDF * width);
