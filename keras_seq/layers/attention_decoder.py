@@ -34,7 +34,7 @@ class AttentionDecoder(AttentiveLayer):
 
     Args:
         units: size of the cell's output h.
-        cell: "lstm", "gru" or "rnn", or a cell of keras_seq, of Keras or your own. What a foreign cell drops is up to
+        cell: "lstm", "gru", "mgu" or "rnn", or a cell of keras_seq, of Keras or your own. What a foreign cell drops is up to
             its `call`, whose input with input feeding is `[x, context]`.
         attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic". By default
             `BahdanauAttention(units)`.
