@@ -26,8 +26,8 @@ def convert(model):
 
     The copy has the names, weights, trainable flags, dtype policies, random seeds and states (`stateful=True`) of the
     model, but shares no variable with it. The model does not change. If it is not built, neither is the copy. If it is
-    compiled, so is the copy; the optimizer has the same configuration, but no moments yet. `implementation` is "auto".
-    Unlike in Keras, all gates share one dropout mask.
+    compiled, so is the copy; its optimizer has the same configuration and starts anew. `implementation` is "auto".
+    Unlike in Keras, all gates share one recurrent dropout mask.
 
     To convert a file, load it first: `convert(keras.saving.load_model(path))`.
 

@@ -115,7 +115,7 @@ class Float32Copies {
     to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
-      to.zoneout[s] = Mask(from.zoneout[s]);
+      to.zoneout_masks[s] = Mask(from.zoneout_masks[s]);
     }
     return to;
   }

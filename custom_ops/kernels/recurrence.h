@@ -41,7 +41,7 @@ struct Problem {
   const bool* memory_mask = nullptr;
 };
 
-// A multiplier for each unit of a state: (batch, units), or (batch, time, units) if `per_step`.
+// A mask, which is a factor for each unit of a state: (batch, units), or (batch, time, units) if `per_step`.
 struct UnitMask {
   const void* data = nullptr;
   bool per_step = false;
@@ -56,7 +56,7 @@ struct Arguments {
   const void* bias = nullptr;       // (gates * units), or (2, gates * units) for a cell with two biases
   const void* initial_state[2] = {nullptr, nullptr};  // (batch, units) each; null means zeros
   UnitMask recurrent_dropout_mask;  // multiplies the previous h in the recurrent products
-  UnitMask zoneout[2];              // m of a state: s_t = m * s_{t-1} + (1 - m) * (the new state of the cell)
+  UnitMask zoneout_masks[2];              // m of a state: s_t = m * s_{t-1} + (1 - m) * (the new state of the cell)
   // Attention:
   const void* memory = nullptr;        // (batch, source, memory_units)
   const void* keys = nullptr;          // (batch, source, attention_units)

@@ -158,8 +158,8 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   arguments.recurrent_kernel = recurrent_kernel.data(), arguments.bias = DataOrNull(bias);
   arguments.initial_state[0] = DataOrNull(initial_h), arguments.initial_state[1] = DataOrNull(initial_c);
   arguments.recurrent_dropout_mask = {DataOrNull(dropout), c.dropout_per_step};
-  arguments.zoneout[0] = {DataOrNull(zoneout_h), c.zoneout_per_step[0]};
-  arguments.zoneout[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
+  arguments.zoneout_masks[0] = {DataOrNull(zoneout_h), c.zoneout_per_step[0]};
+  arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
   arguments.memory = memory.data(), arguments.keys = keys.data();
   arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
   const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights)};

@@ -35,7 +35,7 @@ class Operands {
     return tensor ? tensor->data : nullptr;
   }
 
-  UnitMask Multiplier(const char* name, int64_t direction) const {
+  UnitMask UnitMaskOf(const char* name, int64_t direction) const {
     const Tensor* tensor = Find(name, direction);
     return tensor ? UnitMask{tensor->data, tensor->shape.size() == 3} : UnitMask{};
   }
@@ -118,9 +118,9 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.bias = inputs.Data("bias", direction);
   arguments.initial_state[0] = inputs.Data("initial_h", direction);
   arguments.initial_state[1] = inputs.Data("initial_c", direction);
-  arguments.recurrent_dropout_mask = inputs.Multiplier("recurrent_dropout_mask", direction);
-  arguments.zoneout[0] = inputs.Multiplier("zoneout_mask_h", direction);
-  arguments.zoneout[1] = inputs.Multiplier("zoneout_mask_c", direction);
+  arguments.recurrent_dropout_mask = inputs.UnitMaskOf("recurrent_dropout_mask", direction);
+  arguments.zoneout_masks[0] = inputs.UnitMaskOf("zoneout_mask_h", direction);
+  arguments.zoneout_masks[1] = inputs.UnitMaskOf("zoneout_mask_c", direction);
   arguments.memory = inputs.Data("memory", direction);
   arguments.keys = inputs.Data("keys", direction);
   arguments.query_kernel = inputs.Data("query_kernel", direction);

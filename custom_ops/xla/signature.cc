@@ -26,7 +26,7 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   const bool two_biases = TraitsOf(operation.cell).HasTwoBiases(reset_after);
   const Axes bias = two_biases ? Axes{Axis::kTwo, Axis::kGateUnits} : Axes{Axis::kGateUnits};
   const Axes kernel = {attends ? Axis::kInputUnits : Axis::kFeatures, Axis::kGateUnits};
-  const std::vector<Axes> multiplier = {kState, kStates};
+  const std::vector<Axes> unit_mask = {kState, kStates};
   // If an attribute names the cell, the lists of c have their own lengths, which are 0 for a cell without c.
   const char* initial_c = attends ? "initial_cells" : "initial_states";
   const char* final_c = attends ? "cells" : "directions";
@@ -49,9 +49,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                    {"initial_h", "initial_states", Kind::kData, {kState}}});
   if (has_c) inputs.push_back({"initial_c", initial_c, Kind::kData, {kState}});
   append(&inputs, {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
-                   {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, multiplier},
-                   {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, multiplier}});
-  if (has_c) inputs.push_back({"zoneout_mask_c", "zoneout_masks_c", Kind::kData, multiplier});
+                   {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, unit_mask},
+                   {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, unit_mask}});
+  if (has_c) inputs.push_back({"zoneout_mask_c", "zoneout_masks_c", Kind::kData, unit_mask});
 
   std::vector<ArgumentSpec> results = {{"outputs", "directions", Kind::kData, {kStates}}};
   if (attends) results.push_back({"attention_weights", "directions", Kind::kData, {kAttentionWeights}});

@@ -369,11 +369,12 @@ class AttentionCell(AttentiveLayer):
     Args:
         cell: a cell of keras_seq, of Keras, or your own, or a `keras.layers.StackedRNNCells`. With `attend="before"`
             its first state is the query. The `dropout` of a cell of keras_seq drops features of x, never of what the
-            attention feeds. What any other cell drops is up to its `call`, whose input is `[x, fed]`.
+            attention feeds. A foreign cell applies its own dropout, to all of its input `[x, fed]`.
         attention: an attention layer of keras_seq.
         input_feeding: whether the cell reads the output of the attention.
         attend: "before" or "after" the cell. By default "before", and "after" with `input_feeding=False`.
-        attentional_units: size of the attentional vector, with `attend="after"`. By default there is none.
+        attentional_units: size of the attentional vector, with `attend="after"`. By default None: the output is
+            `[h, context]`.
         attentional_activation: activation of the attentional vector; None for a linear one.
         **kwargs: arguments of `keras.layers.Layer`.
 

@@ -34,8 +34,8 @@ class AttentionDecoder(AttentiveLayer):
 
     Args:
         units: size of the cell's output h.
-        cell: "lstm", "gru", "mgu" or "rnn", or a cell of keras_seq, of Keras or your own. What a foreign cell drops is up to
-            its `call`, whose input with input feeding is `[x, context]`.
+        cell: "lstm", "gru", "mgu" or "rnn", or a cell of keras_seq, of Keras or your own. A foreign cell applies its
+            own dropout, to all of its input: `[x, context]` with input feeding.
         attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic". By default
             `BahdanauAttention(units)`.
         input_feeding: whether the cell reads the output of the attention.
@@ -47,7 +47,8 @@ class AttentionDecoder(AttentiveLayer):
         implementation: "auto", "native", "xla" or, without input feeding, "cudnn". `keras_seq.explain` tells which one
             runs.
         attend: "before" or "after" the cell. By default "before", and "after" with `input_feeding=False`.
-        attentional_units: size of the attentional vector, with `attend="after"`. By default there is none.
+        attentional_units: size of the attentional vector, with `attend="after"`. By default None: the output is
+            `[h, context]`.
         attentional_activation: activation of the attentional vector; None for a linear one.
         **kwargs: arguments of `keras.layers.Layer`.
 

@@ -226,7 +226,7 @@ class LSTM(GatedLayer):
     why.
 
     Args:
-        units: positive integer, size of the state and of the output.
+        units: positive integer, size of the state and of the output (with `projection_units`, of c only).
         activation: activation of the candidate and of c before the output. Default: `"tanh"`; None for the identity.
         recurrent_activation: activation of the gates. Default: `"sigmoid"`; None for the identity.
         use_bias: whether to add a bias b.

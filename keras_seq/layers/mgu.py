@@ -147,9 +147,9 @@ class MGUCell(RecurrentCell, keras.layers.SimpleRNNCell):
 class MGU(RecurrentLayer):
     """Minimal gated unit (Zhou et al. 2016).
 
-    A GRU with a single gate, which forgets and resets. It has two thirds of a GRU's weights and comes close to its
-    accuracy. The layer runs a `MGUCell`, or a stack of them, over sequences. Arguments and outputs are those of
-    `keras_seq.layers.GRU`, without `reset_after`, `layer_norm` and `use_cudnn`.
+    A GRU with a single gate, which forgets and resets. It has two thirds of a GRU's weights, and comes close to it in
+    the paper's experiments. The layer runs an `MGUCell`, or a stack of them, over sequences. Arguments and outputs are
+    those of `keras_seq.layers.GRU`, without `reset_after`, `layer_norm` and `use_cudnn`.
 
     At each step t, with the kernel W, the recurrent kernel U, the bias b, `activation` for tanh and
     `recurrent_activation` for sigmoid:

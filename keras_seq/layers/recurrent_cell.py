@@ -181,15 +181,16 @@ class RecurrentCell:
             ]
             return DropoutMasks(zoneout_masks=zoneout_masks if any(rates) else None)
         # The order is that of Keras's loop, so that a seed gives the same masks step by step.
-        inputs = self.draw_feature_mask(self.dropout, batch, time, features)
-        recurrent_dropout = self.draw_feature_mask(self.recurrent_dropout, batch, time, sizes[0])
-        if recurrent_dropout is not None and self.dropout_mode != "naive":
-            recurrent_dropout = recurrent_dropout[:, 0]
-        recurrent_kernel = self._draw_recurrent_kernel_mask()
+        input_mask = self.draw_feature_mask(self.dropout, batch, time, features)
+        recurrent_dropout_mask = self.draw_feature_mask(self.recurrent_dropout, batch, time, sizes[0])
+        if recurrent_dropout_mask is not None and self.dropout_mode != "naive":
+            recurrent_dropout_mask = recurrent_dropout_mask[:, 0]
+        recurrent_kernel_mask = self._draw_recurrent_kernel_mask()
         zoneout_masks = [
             self._draw_zoneout_mask((batch, time, size), rate) for rate, size in zip(rates, sizes, strict=True)
         ]
-        return DropoutMasks(inputs, recurrent_dropout, recurrent_kernel, zoneout_masks if any(rates) else None)
+        zoneout_masks = zoneout_masks if any(rates) else None
+        return DropoutMasks(input_mask, recurrent_dropout_mask, recurrent_kernel_mask, zoneout_masks)
 
     def draw_feature_mask(self, rate: float, batch, time, features):
         """Draw a mask (batch, time, features), with one step where all steps share it; None at a rate of 0."""
@@ -225,7 +226,7 @@ class RecurrentCell:
         weights = RecurrentWeights(kernel, recurrent_bias, self.extra_weights())
         inputs = inputs if masks.input_mask is None else inputs * masks.input_mask
         inputs = inputs if context is None else ops.concatenate([inputs, context], axis=-1)
-        product = equations.project(weights, inputs, self.kernel, bias)
+        product = equations.input_product(weights, inputs, self.kernel, bias)
         step = equations.step(equations.prepare(weights), StepMasks(masks.recurrent_dropout_mask), product, state)
         state = zone_out(masks.zoneout_masks, state, step.state)
         return state[0], list(state) if isinstance(states, (list, tuple)) else state[0]

@@ -18,8 +18,8 @@ from keras_seq.ops.recurrence import run_recurrences
 class RNN(RaggedInputMixin, keras.layers.RNN):
     """Runs a cell, or a stack of cells, over time.
 
-    Cells of keras_seq, alone or in `keras.layers.StackedRNNCells`, run as fast as the layers of keras_seq, on native
-    kernels where there are any. An `AttentionCell` runs as in `AttentionDecoder`. Any other cell runs as in
+    Cells of keras_seq, alone or in `keras.layers.StackedRNNCells`, run on the same implementations as the layers of
+    keras_seq. An `AttentionCell` runs as in `AttentionDecoder`. A foreign cell runs as in
     `keras.layers.RNN`.
 
     Args:
@@ -43,7 +43,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
         initial_state: a list of states in the structure of `get_initial_state`. By default zeros, or the learned state.
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was. By default the mask that
             `sequences` carries.
-        training: whether to apply dropout.
+        training: whether to run in training mode, with dropout and random zoneout.
         memory: (batch, source, features), the memory of an `AttentionCell`. No other cell takes one.
         memory_mask: (batch, source) booleans, True = keep. By default the mask that `memory` carries.
 

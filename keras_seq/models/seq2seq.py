@@ -243,7 +243,7 @@ class Seq2Seq(keras.Model):
 
         Pass sources as `x` and targets as `y`, or batches of pairs as `x`. Sources and targets are strings (batch,) or
         token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. Target token ids must end with 3,
-        `[END]`. The text "[END]" in a string is an unknown token.
+        `[END]`. If a string contains the text "[END]", it is read as an unknown token.
 
         Args:
             x: one of
@@ -261,8 +261,8 @@ class Seq2Seq(keras.Model):
             callbacks: see `keras.Model.fit`.
             validation_split: see `keras.Model.fit`. Only if `x` contains the sources.
             validation_data: `(sources, targets)`, `(sources, targets, sample_weight)`, or batches as in `x`.
-            shuffle: see `keras.Model.fit`. Defaults to True, except for datasets and generators, which shuffle
-                themselves.
+            shuffle: see `keras.Model.fit`. Defaults to True, except for datasets and generators, which you shuffle
+                yourself.
             class_weight: dict that maps target token ids to their weights in the training loss. Other tokens have
                 weight 1. Cannot be combined with `sample_weight` or `validation_split`.
             sample_weight: weights (batch,), one per pair; or weights (batch, time), one per token, if the targets are

@@ -32,6 +32,9 @@ def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None
         A list of `Explanation(layer, kind, implementation, reason)`, one for each recurrent layer in the order of the
         model. The implementation of a recurrent layer of Keras is "keras".
 
+    Raises:
+        NotImplementedError: if a layer asks for an implementation that cannot run.
+
     Example:
         >>> import keras, keras_seq
         >>> lstm = keras_seq.layers.LSTM(8, name="lstm", implementation="xla")

@@ -150,21 +150,22 @@ def lstm(
         mask: (batch, time) booleans, True = keep. A masked step leaves the state as it was and repeats the output.
         zero_output_for_mask: whether the output of a masked step is zero instead.
         recurrent_dropout_mask: multiplies the previous h in the recurrent product. (batch, units) for one mask that
-            all steps share, or (batch, time, units) with one for each step.
-        zoneout_masks: None, or a tuple with an entry for each state (h and c): None, or the share m of the previous
-            state that a step keeps (Krueger et al. 2017), `s_t = m s_{t-1} + (1 - m) s~_t`, where s~_t is the new
-            state of the equations; h~_t is computed from the c~_t before zoneout. Shape (batch, units) or
-            (batch, time, units). In training m is drawn from {0, 1}; at inference it is the constant rate. A masked
-            step keeps the whole state.
+            all steps share, or (batch, time, units) with one for each step. No gradient reaches it.
+        zoneout_masks: None, or a tuple (for h, for c) of None or the share m of the previous state that a step keeps
+            (Krueger et al. 2017): `s_t = m s_{t-1} + (1 - m) s~_t`, where s~_t is the state that the equations give.
+            c~_t enters h~_t before zoneout. Shape (batch, units) or (batch, time, units). In training m is drawn from
+            {0, 1}; at inference it is the constant rate. A masked step keeps the whole state. No gradient reaches m.
         reverse: whether to run from the last step to the first. Outputs keep the order of the inputs.
         unroll: whether to write out the steps instead of looping. The number of steps must be static.
         recompute: whether the backward pass runs the forward pass again instead of keeping its residuals.
         implementation: "auto", "native", "cudnn" or "xla".
 
-    No gradient reaches the masks.
-
     Returns:
         `(outputs, (h, c))`: the outputs (batch, time, units) and the final state, each (batch, units).
+
+    Raises:
+        ValueError: if shapes do not match; the message names the argument.
+        NotImplementedError: if `implementation` is "native" or "cudnn" and cannot run.
 
     Example:
         >>> import numpy as np

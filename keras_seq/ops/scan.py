@@ -163,15 +163,15 @@ def _split_time(nested: Any) -> tuple[tuple[Tensor, ...], functools.partial]:
 
 
 def _kept_shares(
-    zoneout: tuple[Tensor | None, ...],
+    zoneout_masks: tuple[Tensor | None, ...],
     visible: Tensor | None,  # (time, batch, 1)
     dtype: str,
 ) -> tuple[Tensor | None, ...]:
     """Return the share of each state that a step keeps, by zoneout and because it is masked; None where it is 0."""
     if visible is None:
-        return zoneout
+        return zoneout_masks
     masked = 1 - ops.cast(visible, dtype)
-    return tuple(masked if m is None else ops.where(visible, m, 1) for m in zoneout)
+    return tuple(masked if m is None else ops.where(visible, m, 1) for m in zoneout_masks)
 
 
 def _shift(

@@ -66,7 +66,7 @@ def run_with_weights(
     inputs = time_first(inputs)  # (time, batch, features)
     time, batch, features = ops.shape(inputs)
     if call.kernel is not None:
-        inputs = equations.project(weights, ops.reshape(inputs, (-1, features)), call.kernel, bias)
+        inputs = equations.input_product(weights, ops.reshape(inputs, (-1, features)), call.kernel, bias)
         inputs = ops.reshape(inputs, (time, batch, call.kernel.shape[-1]))
     if isinstance(equations, (AnyAttentionEquations, InputFeedingEquations)):
         inputs = AttentionInputs(inputs, time_first(noise))

@@ -86,7 +86,7 @@ def draw_weights(cell, call, rng):
 
 
 def extra_weight_shapes(cell):
-    """The weights of an extended cell, but for those that `project` reads."""
+    """The weights of an extended cell, but for those that `input_product` reads."""
     if isinstance(cell, LayerNormGRUEquations):
         return {"recurrent_gamma": (3 * UNITS,)}
     shapes = {}

@@ -144,7 +144,7 @@ class AttentionGradients {
     memset(d_query, 0, memory_.padded_attention * sizeof(T));
     for (int64_t s = 0; s < memory_.source; ++s) {
       if (d_energies[s] == 0) continue;
-      const T* key = memory_.Key(b, s);
+      const T* key = memory_.KeyRow(b, s);
       for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
         const V hidden = Tanh<T>(LoadUnits<T>(key, unit, memory_.attention_units) + Load(query + unit));
         const V d_hidden = d_energies[s] * Load(score_vector_ + unit) * (1 - hidden * hidden);
@@ -163,7 +163,7 @@ class AttentionGradients {
       const V score = Load(score_vector_ + unit);
       V d_score{};
       for (int64_t s = 0; s < memory_.source; ++s) {
-        const V key = LoadUnits<T>(memory_.Key(b, s), unit, units);
+        const V key = LoadUnits<T>(memory_.KeyRow(b, s), unit, units);
         V d_key{};
         for (int64_t step = 0; step < problem_.time; ++step) {
           const T d_energy = *(EnergyGradient(step, b) + s);
@@ -190,7 +190,7 @@ class AttentionGradients {
       if (attention_weights[s] != 0) {  // 0 where masked, or where too small to have a gradient
         V sum{};
         for (int64_t unit = 0; unit < memory_.units; unit += L) {
-          sum += LoadUnits<T>(memory_.Value(b, s), unit, memory_.units) * Load(d_context + unit);
+          sum += LoadUnits<T>(memory_.MemoryRow(b, s), unit, memory_.units) * Load(d_context + unit);
         }
         d_weight = SumOf<T>(sum) + (upstream != nullptr ? upstream[s] : 0);
       }

@@ -121,7 +121,7 @@ class AttentionContexts {
       return;
     }
     for (int64_t s = 0; s < memory_.source; ++s) {
-      if (memory_.Visible(b, s)) attention_weights[s] = Energy(query, memory_.Key(b, s));
+      if (memory_.Visible(b, s)) attention_weights[s] = Energy(query, memory_.KeyRow(b, s));
     }
     Softmax(b, attention_weights);
     Average(b, attention_weights, Context(step, b));
@@ -172,7 +172,7 @@ class AttentionContexts {
       int count = 0;
       for (; s < memory_.source && count < kRows; ++s) {
         if (attention_weights[s] == 0) continue;
-        rows[count] = memory_.Value(b, s);
+        rows[count] = memory_.MemoryRow(b, s);
         weights[count++] = attention_weights[s];
       }
       if (count == kRows) {

@@ -26,12 +26,12 @@ struct Memory {
         attention_units(problem.attention_units),
         padded_units(PaddedUnits(problem.memory_units, kPanelVectors)),
         padded_attention(PaddedUnits(problem.attention_units, kPanelVectors)),
-        values(static_cast<const T*>(arguments.memory)),
+        rows(static_cast<const T*>(arguments.memory)),
         keys(static_cast<const T*>(arguments.keys)),
         mask(problem.memory_mask) {}
 
-  const T* Value(int64_t b, int64_t s) const { return values + (b * source + s) * units; }
-  const T* Key(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
+  const T* MemoryRow(int64_t b, int64_t s) const { return rows + (b * source + s) * units; }
+  const T* KeyRow(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
   bool Visible(int64_t b, int64_t s) const { return mask == nullptr || mask[b * source + s]; }
 
   // Zeros the padding of a query or of its gradient, where infinity times 0 may have given NaN.
@@ -44,7 +44,7 @@ struct Memory {
   int64_t ContextsSize(const Problem& problem) const { return problem.time * problem.batch * padded_units; }
 
   const int64_t source, units, attention_units, padded_units, padded_attention;
-  const T *const values, *const keys;
+  const T *const rows, *const keys;
   const bool* const mask;
 };
 

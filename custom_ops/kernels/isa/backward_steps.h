@@ -225,8 +225,8 @@ class BackwardSteps {
     V d_state[2] = {dh, V{}}, d_zoneout[2] = {}, previous[2] = {};
     if constexpr (Equations::kHasCellState) d_state[1] = Load(direction.d_c + at);
     for (int s = 0; s < kStates; ++s) {
-      if (arguments.zoneout[s].data == nullptr) continue;
-      const V m = LoadUnits<T>(MaskRow<T>(arguments.zoneout[s], problem_, b, t), unit, units);
+      if (arguments.zoneout_masks[s].data == nullptr) continue;
+      const V m = LoadUnits<T>(MaskRow<T>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
       d_zoneout[s] = m * d_state[s];
       d_state[s] = (1 - m) * d_state[s];
     }

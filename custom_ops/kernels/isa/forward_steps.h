@@ -246,9 +246,9 @@ class ForwardSteps {
 
   // Stores h as `step` multiplies it: times its recurrent dropout mask.
   void StoreOperand(int64_t d, int64_t step, int64_t b, int64_t unit, V h) {
-    const UnitMask& dropout = arguments_[d].recurrent_dropout_mask;
-    if (dropout.data != nullptr && step < problem_.time) {
-      h *= LoadUnits<T>(MaskRow<S>(dropout, problem_, b, TimeOf(problem_, arguments_[d], step)), unit, problem_.units);
+    const UnitMask& mask = arguments_[d].recurrent_dropout_mask;
+    if (mask.data != nullptr && step < problem_.time) {
+      h *= LoadUnits<T>(MaskRow<S>(mask, problem_, b, TimeOf(problem_, arguments_[d], step)), unit, problem_.units);
     }
     S* row = reinterpret_cast<S*>(directions_[d].operand[step % 2] + b * operand_stride_);
     StoreFirst(row + unit, h, L);
@@ -354,8 +354,8 @@ class ForwardSteps {
         if (Visible(problem_, b, t)) {
           Equations::template Forward<T>(products, problem_.activation, keep, layout_.width, slots, state);
           for (int s = 0; s < kStates; ++s) {
-            if (arguments.zoneout[s].data != nullptr) {
-              const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout[s], problem_, b, t), unit, units);
+            if (arguments.zoneout_masks[s].data != nullptr) {
+              const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
               state[s] = m * Load(stored[s]) + (1 - m) * state[s];
             }
             if (s == 0 && sizeof(S) < sizeof(T)) state[0] = Rounded(state[0]);

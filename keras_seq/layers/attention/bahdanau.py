@@ -10,7 +10,7 @@ from keras_seq.ops.attention import additive_energies
 
 @keras.saving.register_keras_serializable("keras_seq")
 class BahdanauAttention(AttentionMechanism):
-    """Additive attention with its own projections (Bahdanau, Cho & Bengio 2015).
+    """Additive attention, with learned projections of query and key (Bahdanau, Cho & Bengio 2015).
 
     `e_ts = v . tanh(q_t W_q + k_s W_k)`, `a_t = softmax_s(e_t)`, `context_t = sum_s a_ts value_s`. With `normalize`
     (Salimans & Kingma 2016), `e_ts = g v / |v| . tanh(q_t W_q + k_s W_k + b)`. With `coverage` (See, Liu & Manning

@@ -66,8 +66,8 @@ class AttentionEquations:
     def native_kernel(self) -> tuple[str, dict] | None:
         return None
 
-    def project(self, weights: AttentionWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        return self.cell.project(weights.cell, inputs, kernel, bias)
+    def input_product(self, weights: AttentionWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        return self.cell.input_product(weights.cell, inputs, kernel, bias)
 
     def state_sizes(self, units: int) -> tuple[int, ...]:
         return self.cell.state_sizes(units)

@@ -46,7 +46,7 @@ class CellEquations:
         """Return the size of each state."""
         return (units,) * self.states
 
-    def project(
+    def input_product(
         self,
         weights: RecurrentWeights,
         inputs: Tensor,  # (steps, features)

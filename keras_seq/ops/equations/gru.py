@@ -166,7 +166,7 @@ class LayerNormGRUEquations(GRUEquations):
     def describe(self) -> str:
         return "GRU with layer_norm"
 
-    def project(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return add_bias(self._normalize(weights, ops.matmul(inputs, kernel), "zrg", "input")[0], bias)
 
     def _normalize(self, weights: _Weights, product: Tensor, gates: str, name: str = "recurrent") -> tuple[Tensor, ...]:
@@ -190,7 +190,7 @@ class LayerNormGRUEquations(GRUEquations):
     ) -> RecurrentWeights:
         standard = trace.residuals[4] if self.reset_after else ops.concatenate(trace.residuals[3::2], axis=-1)
         d_gamma = ops.sum(self._normalized_gradient(trace, d_inputs) * standard, axis=(0, 1))
-        # Autodiff finds the gradient of `input_gamma`, which `project` reads.
+        # Autodiff finds the gradient of `input_gamma`, which `input_product` reads.
         extra = dict.fromkeys(weights.extra) | {"recurrent_gamma": d_gamma}
         return super().weight_gradients(weights, masks, trace, d_inputs, saved, sums)._replace(extra=extra)
 

@@ -95,7 +95,7 @@ class ExtendedLSTMEquations(LSTMEquations):
     def state_sizes(self, units: int) -> tuple[int, int]:
         return self.projection_units or units, units
 
-    def project(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         product = ops.matmul(inputs, kernel)
         if self.layer_norm:
             product = weights.extra["input_gamma"] * standardize(product)[0]
@@ -167,7 +167,9 @@ class ExtendedLSTMEquations(LSTMEquations):
     ) -> RecurrentWeights:
         dh, d_norms = saved
         c_previous, c, o = trace.previous[1], trace.candidate[1], trace.residuals[3]
-        extra = dict.fromkeys(weights.extra)  # autodiff finds the gradient of `input_gamma`, which `project` reads
+        extra = dict.fromkeys(
+            weights.extra
+        )  # autodiff finds the gradient of `input_gamma`, which `input_product` reads
         if self.projection_units:
             extra["projection_kernel"] = contract_time(o * self._squash(weights, c), dh)
         if self.peephole:
