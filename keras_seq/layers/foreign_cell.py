@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells that are not of keras_seq: called step by step, whatever they compute."""
+"""Cells that are called step by step: foreign cells, and those of keras_seq that have no fused call."""
 
 import inspect
 
@@ -19,8 +19,8 @@ class ForeignCellEquations:
 
     Args:
         cell: a cell of Keras, or your own.
-        inputs: (batch, features), and
-        states: flat list of (batch, size): tensors of one step, which give the shapes of dropout masks.
+        inputs: (batch, features) of one step, for the shape of dropout masks.
+        states: flat list of (batch, size), likewise.
         training: whether to apply dropout.
         context_units: number of features of the context that each step gets beside the inputs; 0 for none.
     """

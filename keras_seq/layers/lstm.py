@@ -199,7 +199,8 @@ class LSTM(GatedLayer):
     """Long short-term memory (Hochreiter & Schmidhuber 1997).
 
     The layer runs an `LSTMCell`, or a stack of them, over sequences. Arguments up to `use_cudnn`, weights and outputs
-    are those of `keras.layers.LSTM`. The arguments after `use_cudnn` are additions, passed by keyword.
+    are those of `keras.layers.LSTM`. The arguments after `use_cudnn` are passed by keyword;
+    all but `zero_output_for_mask` are additions.
 
     At each step t, with the kernel W, the recurrent kernel U, the bias b, `activation` for tanh and
     `recurrent_activation` for sigmoid:

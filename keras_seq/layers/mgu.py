@@ -204,7 +204,7 @@ class MGU(RecurrentLayer):
         residual: whether each cell but the first adds its inputs to its outputs (Wu et al. 2016).
         initial_state_initializer: initializer of a learned initial state, from which every sequence starts. None:
             sequences start from zeros. Excludes `stateful`.
-        implementation: `"auto"`, `"native"`, `"cudnn"` or `"xla"`. `"auto"` chooses as described above.
+        implementation: `"auto"`, `"native"` or `"xla"`. `"auto"` chooses as described above.
         recompute: whether the backward pass computes the residuals of the forward pass again instead of keeping them:
             less memory, more time.
         **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.

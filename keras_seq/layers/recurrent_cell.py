@@ -39,14 +39,14 @@ class DropoutMasks(NamedTuple):
 class RecurrentCell:
     """Base class of the cells of keras_seq.
 
-    A cell derives from this class and from the cell of Keras that it extends. Keras's cell holds the arguments and the
-    variables. This class draws the dropout masks, applies zoneout, and computes a step with the cell equations (see
+    A cell derives from this class and from a cell of Keras, which holds the arguments and the variables. This class
+    draws the dropout masks, applies zoneout, and computes a step with the cell equations (see
     `keras_seq.ops.equations`) that the subclass returns as `equations`.
 
     Args:
         units: size of the state.
         zoneout: probability that a unit keeps its state in a step, drawn anew for each step; a number, or a list with
-            one number for each state. At inference every unit moves by the expectation (Krueger et al. 2017).
+            one number for each state. Inference uses the expected value (Krueger et al. 2017).
         recurrent_weight_dropout: fraction of the recurrent kernel's entries to drop. The whole batch and all steps
             share one mask (DropConnect, as in the AWD-LSTM of Merity et al. 2018).
         dropout_mode: whether all steps of a sequence share a dropout mask ("variational", "locked") or each step has
@@ -84,7 +84,7 @@ class RecurrentCell:
         raise NotImplementedError
 
     def call_features(self, unroll: bool = False, use_cudnn: bool | str = True) -> CallFeatures:
-        """The features of a training step that cuDNN may lack."""
+        """Return what a training step uses that cuDNN may not support."""
         return CallFeatures(
             no_bias=not self.use_bias,
             recurrent_dropout=self.recurrent_dropout > 0,
@@ -120,7 +120,7 @@ class RecurrentCell:
     def get_weight_initializer(self, name: str) -> Callable:
         """Return the initializer of a weight of Keras's cell.
 
-        It is a copy with another seed where the argument would give an earlier weight of this cell the same numbers.
+        If it would draw the same numbers as for an earlier weight of this cell, it is a copy with another seed.
         """
         argument, names = INITIALIZER_ARGUMENTS[name], list(INITIALIZER_ARGUMENTS)
         initializer = getattr(self, argument)

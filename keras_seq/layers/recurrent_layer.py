@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`RecurrentLayer` and `GatedLayer`, the base classes of SimpleRNN, GRU and LSTM, and the kinds that have a name."""
+"""`RecurrentLayer` and `GatedLayer`, the base classes of the recurrent layers, and the kinds that have a name."""
 
 from collections.abc import Callable
 

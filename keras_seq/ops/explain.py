@@ -33,6 +33,7 @@ def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None
         model. The implementation of a recurrent layer of Keras is "keras".
 
     Raises:
+        ValueError: if `layer_or_model` is not a Keras layer.
         NotImplementedError: if a layer asks for an implementation that cannot run.
 
     Example:
@@ -46,6 +47,8 @@ def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None
         >>> rows[0].implementation
         'xla'
     """
+    if not isinstance(layer_or_model, layers.Layer):
+        raise ValueError(f"`layer_or_model` must be a Keras layer or model. Received: {layer_or_model!r}")
     rows = []
     for _, layer in walk_layers(layer_or_model):
         if hasattr(layer, "choose_implementation"):

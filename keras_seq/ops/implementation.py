@@ -30,12 +30,12 @@ class Choice(NamedTuple):
     reason: str
 
 
-def check_implementation(implementation: str | int) -> str:
-    """Return one of `IMPLEMENTATIONS`. Keras's legacy integers 0, 1 and 2 mean "auto"."""
+def check_implementation(implementation: str | int, name: str = "`implementation`") -> str:
+    """Return one of `IMPLEMENTATIONS`. Keras's legacy integers 0, 1 and 2 mean "auto". Errors name `name`."""
     if isinstance(implementation, int) and implementation in (0, 1, 2):
         return "auto"
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")
+        raise ValueError(f"{name} must be one of {IMPLEMENTATIONS}. Received: {implementation!r}")
     return implementation
 
 
@@ -117,7 +117,8 @@ def _resolve(implementation: str | int) -> tuple[str, str]:
         return _in_use.get(), "`use_implementation`"
     from_environment = os.environ.get("KERAS_SEQ_IMPLEMENTATION")
     if from_environment:
-        return check_implementation(from_environment), "KERAS_SEQ_IMPLEMENTATION"
+        name = "KERAS_SEQ_IMPLEMENTATION"
+        return check_implementation(from_environment, name), name
     return "auto", "`implementation`"
 
 
@@ -135,7 +136,9 @@ def why_not_cudnn(equations: Equations, dtype: str, features: CallFeatures = NO_
     kernel = None if isinstance(equations, AttentionEquations) else native_kernel(equations)
     if kernel == ("GRU", {"reset_after": False}):
         return "cuDNN has no GRU with reset_after=False"
-    if kernel not in (("GRU", {"reset_after": True}), ("LSTM", {})):
+    if kernel is not None and kernel[0] not in ("GRU", "LSTM"):
+        return f"cuDNN, as Keras uses it, has no {kernel[0]}"
+    if kernel is None:
         return f"cuDNN, as Keras uses it, has no {_describe(equations)}"
     return cudnn.unavailable(kernel[0], dtype, features)
 

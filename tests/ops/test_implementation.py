@@ -100,7 +100,7 @@ def test_the_environment_variable_replaces_auto(monkeypatch):
         run(layers.LSTM(4, activation="relu"))
     run(layers.LSTM(4, activation="relu", implementation="xla"))
     monkeypatch.setenv("KERAS_SEQ_IMPLEMENTATION", "cuda")
-    with pytest.raises(ValueError, match="cuda"):
+    with pytest.raises(ValueError, match=r"KERAS_SEQ_IMPLEMENTATION must be one of .*'cuda'"):
         run(layers.LSTM(4))
 
 
@@ -239,3 +239,8 @@ def test_explain_reports_layers_of_keras():
     rows = keras_seq.explain(model, print_fn=None)
     assert [row.implementation == "keras" for row in rows] == [False, False, True, True]
     assert all("keras_seq.convert" in row.reason for row in rows[2:])
+
+
+def test_explain_checks_its_argument():
+    with pytest.raises(ValueError, match="`layer_or_model` must be a Keras layer or model. Received: 'lstm'"):
+        ops.explain("lstm")

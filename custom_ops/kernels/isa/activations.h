@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sigmoid and tanh on vectors, within 4 units in the last place in float32. NaN stays NaN.
+// Sigmoid and tanh on vectors, and the exp of the softmax, within 4 units in the last place in float32. NaN stays NaN.
 //
-// The functions are always inlined: left to the compiler, that depends on how many callers there are.
+// `Reduce`, `ExpOfNegative`, `Sigmoid` and `Tanh` are always inlined: left to the compiler, that depends on the number of
+// callers.
 #ifndef KERAS_SEQ_KERNELS_ISA_ACTIVATIONS_H_
 #define KERAS_SEQ_KERNELS_ISA_ACTIVATIONS_H_
 

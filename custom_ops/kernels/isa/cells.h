@@ -4,7 +4,7 @@
 // To add a cell, write its struct here and name it in `WithEquations` at the end of this file.
 //
 // A slot holds `kWidth` units of one gate. In the forward pass slot k first holds x W + b of gate k. `Forward` replaces
-// it with the value of the gate if residuals are kept. Each struct names its slots, and those of the gradients that
+// it with the value of the gate if residuals are kept; `ComputeGates` always does. Each struct names its slots, and those of the gradients that
 // `Backward` writes. Consecutive gradient slots are multiplied by the input kernel (`kInputSlots`) and by the recurrent
 // kernel (`kRecurrentSlots`), so the order of gradient slots may differ from that of the gates.
 #ifndef KERAS_SEQ_KERNELS_ISA_CELLS_H_
@@ -243,7 +243,7 @@ struct MGUEquations : EquationsTraits {
     state[0] = (1 - f) * state[0] + f * g;
   }
 
-  // Of the gradient of f the part that does not depend on that of f * h.
+  // Stores the part of the gradient of f that does not come through f * h.
   template <class T>
   static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
                        T* d_slots) {

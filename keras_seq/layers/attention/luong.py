@@ -58,6 +58,8 @@ class LuongAttention(AttentionMechanism):
         super().__init__(**kwargs)
         if score not in SCORES:
             raise ValueError(f"`score` must be one of {SCORES}. Received: {score!r}")
+        if score == "concat" and units is None:
+            raise ValueError("`units` must be given with `score='concat'`. Received: None")
         if score == "concat":
             check_units(units)
         elif units is not None:
@@ -114,9 +116,8 @@ class LuongAttention(AttentionMechanism):
             return additive_energies(query, expand_time_axis(keys, query), self.score_vector(query))[0]
         if len(query.shape) == 3:
             return ops.matmul(query, ops.transpose(keys, (0, 2, 1)))
-        return ops.sum(
-            ops.multiply(keys, ops.expand_dims(query, axis=1)), axis=-1
-        )  # faster than a product: see `attend`
+        # For one step this is faster than a matrix product: see `weighted_sum`.
+        return ops.sum(ops.multiply(keys, ops.expand_dims(query, axis=1)), axis=-1)
 
     def get_config(self):
         config = {name: getattr(self, name) for name in ("score", "units", "scale")}
