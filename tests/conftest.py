@@ -19,8 +19,12 @@ from keras_seq.ops.equations.mgu import MGUEquations
 from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 
 KINDS = ["SimpleRNN", "GRU", "LSTM"]  # the recurrent layers
-STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2}
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "MGU": 2}
+# The cell equations of each layer and native op, and of each function of `keras_seq.ops`.
+EQUATIONS = {"SimpleRNN": SimpleRNNEquations, "GRU": GRUEquations, "LSTM": LSTMEquations, "MGU": MGUEquations}
+FUNCTIONS = {kind: "simple_rnn" if kind == "SimpleRNN" else kind.lower() for kind in EQUATIONS}
+CELL_EQUATIONS = {FUNCTIONS[kind]: equations for kind, equations in EQUATIONS.items()}
+STATES = {kind: equations.states for kind, equations in EQUATIONS.items()}
+GATES = {kind: equations.gates for kind, equations in EQUATIONS.items()}
 
 # The cells that have native kernels, each with the attributes of its op.
 KERNEL_CELLS = [
@@ -32,9 +36,6 @@ KERNEL_CELLS = [
     ("LSTM", {}),
     ("MGU", {}),
 ]
-
-# The cell equations behind each function of `keras_seq.ops`.
-CELL_EQUATIONS = {"simple_rnn": SimpleRNNEquations, "gru": GRUEquations, "lstm": LSTMEquations, "mgu": MGUEquations}
 
 # Every way to make a recurrent layer, most of them with 6 units.
 RECURRENT_LAYERS = {

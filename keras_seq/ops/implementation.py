@@ -128,7 +128,7 @@ def why_not_native(equations: Equations, dtype: str) -> str | None:
         return f"there is no native kernel for {_describe(equations)}"
     if dtype not in _DTYPES:
         return f"there is no native kernel for {dtype}"
-    return native.unavailable()
+    return native.unavailable(native_kernel(equations)[0])
 
 
 def why_not_cudnn(equations: Equations, dtype: str, features: CallFeatures = NO_FEATURES) -> str | None:

@@ -25,14 +25,22 @@ _lock = threading.Lock()
 _loaded = None
 
 
-def unavailable() -> str | None:
-    """Say why the native kernels cannot run in this process. The first call loads the library.
+def unavailable(kind: str | None = None) -> str | None:
+    """Say why the native kernels, or those of one kind of cell, cannot run in this process.
+
+    The first call loads the library.
+
+    Args:
+        kind: the name of an op, such as "LSTM", or None for any.
 
     Returns:
         None if they can run. Otherwise a reason on one line that can follow a colon or "but", such as "the native
         kernels were not built; ...".
     """
-    return _load()[1]
+    library, reason = _load()
+    if reason is None and kind is not None and kind not in library.ops:
+        return f"the native kernels were built without {kind}; reinstall keras_seq"
+    return reason
 
 
 def run(

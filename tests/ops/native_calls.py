@@ -6,21 +6,15 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
-from conftest import GATES, KERNEL_CELLS
+from conftest import FUNCTIONS, GATES, KERNEL_CELLS, STATES, make_cell_equations
 
 from keras_seq import ops
 from keras_seq.ops import native
-from keras_seq.ops.equations.gru import GRUEquations
-from keras_seq.ops.equations.lstm import LSTMEquations
-from keras_seq.ops.equations.mgu import MGUEquations
-from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.recurrent_call import RecurrentCall
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 2, 5
-STATES = {"SimpleRNN": 1, "GRU": 1, "LSTM": 2, "MGU": 1}
 # The first and the last step are kept: before them, ops with an initial state give zeros, as Keras does.
 MASK = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1]], bool)
 
@@ -29,18 +23,9 @@ needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 on_cells = pytest.mark.parametrize("cell, attributes", KERNEL_CELLS, ids=str)
 
 
-def equations_of(cell, activation="tanh", reset_after=True):
-    """The equations of a cell and the attributes of its op."""
-    if cell == "SimpleRNN":
-        return SimpleRNNEquations(keras.activations.get(activation))
-    if cell == "GRU":
-        return GRUEquations(reset_after=reset_after)
-    return MGUEquations() if cell == "MGU" else LSTMEquations()
-
-
 def run_native(cell, attributes, calls, **options):
     """`native.run` on a dict of arguments for each direction: lists of outputs, of states and of attention weights."""
-    calls = [RecurrentCall(equations_of(cell, **attributes), **arguments) for arguments in calls]
+    calls = [RecurrentCall(make_cell_equations(FUNCTIONS[cell], attributes), **arguments) for arguments in calls]
     return tuple(map(list, zip(*native.run(calls, **options), strict=True)))
 
 
@@ -74,7 +59,7 @@ def call(cell, attributes, arguments, *, reverse=(False,), recompute=False, mask
 
 
 def reference(cell, attributes, arguments, *, reverse=False, mask=None):
-    function = {"SimpleRNN": ops.simple_rnn, "GRU": ops.gru, "LSTM": ops.lstm, "MGU": ops.mgu}[cell]
+    function = getattr(ops, FUNCTIONS[cell])
     x, w, u, b, dropout, *state = arguments
     options = {"initial_state": tuple(state), "recurrent_dropout_mask": dropout, "mask": mask, "reverse": reverse}
     return function(x, w, u, b, **options, **attributes, implementation="xla")

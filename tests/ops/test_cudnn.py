@@ -66,7 +66,7 @@ def cudnn_calls(monkeypatch):
         return cudnn_rnn(**arguments)
 
     monkeypatch.delenv("KERAS_SEQ_IMPLEMENTATION", raising=False)
-    monkeypatch.setattr(native, "unavailable", lambda: "TensorFlow sees a GPU, and they run on a CPU")
+    monkeypatch.setattr(native, "unavailable", lambda kind=None: "TensorFlow sees a GPU, and they run on a CPU")
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: [f"one {kind}"])
     monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"is_cuda_build": True, "is_rocm_build": False})
     monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", record)
@@ -274,7 +274,7 @@ def test_explain_and_each_way_to_ask_for_an_implementation(cudnn_calls, monkeypa
 def test_a_device_without_cudnn_runs_the_scan(cudnn_calls, monkeypatch):
     """Here the operation of TensorFlow is not replaced; it raises an error on a CPU."""
     monkeypatch.undo()
-    monkeypatch.setattr(native, "unavailable", lambda: "TensorFlow sees a GPU, and they run on a CPU")
+    monkeypatch.setattr(native, "unavailable", lambda kind=None: "TensorFlow sees a GPU, and they run on a CPU")
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: [f"one {kind}"])
     layer = build(layers.GRU(UNITS, go_backwards=True))
     assert layer.choose_implementation().implementation == "cudnn"

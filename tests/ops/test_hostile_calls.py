@@ -97,6 +97,20 @@ def spoil(lists, rng):
         tensors.append(tensor)
 
 
+def crashes_tensorflow(lists, lengths):
+    """Whether TensorFlow 2.21 itself crashes, eagerly and before it calls an op.
+
+    It does where lists of one length differ in length but their sum is right, so that no check of TensorFlow sees it.
+    `lengths` maps arguments to the attributes that hold their lengths. `native.run` never makes such a call.
+    """
+    first = {}
+    for name, length in lengths.items():
+        first.setdefault(length, len(lists.get(name, ())))
+    given = [len(lists.get(name, ())) for name in lengths]
+    expected = [first[length] for length in lengths.values()]
+    return given != expected and sum(given) == sum(expected)
+
+
 @pytest.mark.parametrize("attends", [False, True])
 def test_hostile_calls(attends):
     rng = np.random.default_rng(0)
@@ -114,6 +128,8 @@ def test_hostile_calls(attends):
             counts["cells"] = 1 - counts["cells"]
         if attends and rng.random() < 0.05:
             attributes["cell"] = str(rng.choice([*GATES, "Cell"]))
+        if crashes_tensorflow(lists, call.op.arguments):
+            continue
         try:
             kind = tf.float64 if rng.random() < 0.05 else tf.float32
             results = function(call.op)(**lists, **attributes, **counts, R=kind)
@@ -127,6 +143,9 @@ def test_hostile_calls(attends):
             wanted = call.op.wanted_counts(lists, [name for name in call.op.wanted if rng.integers(3)])
             if rng.random() < 0.05:
                 wanted["wanted_inputs"] = int(rng.integers(5))
+            lengths = {name: call.op.arguments.get(name) or call.op.results.get(name, name) for name in lists}
+            if crashes_tensorflow(lists, lengths):
+                continue
             function(call.op, "_grad")(**lists, **attributes, **wanted)
             tally["backward"] += 1
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:

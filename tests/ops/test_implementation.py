@@ -242,5 +242,5 @@ def test_explain_reports_layers_of_keras():
 
 
 def test_explain_checks_its_argument():
-    with pytest.raises(ValueError, match="`layer_or_model` must be a Keras layer or model. Received: 'lstm'"):
+    with pytest.raises(ValueError, match=r"`layer_or_model` must be a Keras layer or model. Received: 'lstm'"):
         ops.explain("lstm")

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from native_calls import needs_native, run_alone
 
+from keras_seq import layers
 from keras_seq.ops import native
 
 
@@ -126,3 +127,12 @@ def call_the_handler_with_an_unknown_instruction_set():
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
+
+
+@needs_native
+def test_an_op_that_the_library_lacks_is_unavailable(monkeypatch):
+    library, _ = native._load()
+    monkeypatch.setattr(library, "ops", {name: op for name, op in library.ops.items() if name != "GRU"})
+    choice = layers.GRU(4).choose_implementation()
+    assert choice == ("xla", "the native kernels were built without GRU; reinstall keras_seq")
+    assert layers.LSTM(4).choose_implementation().implementation == "native"
