@@ -360,6 +360,8 @@ def check_jax():
             del gradients[4], expected[1][4]  # of the dropout mask
             assert_close(gradients, expected[1], 3e-5)
 
+    arguments = [jnp.asarray(a) for a in draw_arguments("LSTM", {}, dtype="float32")]
+
     def gradients_with(mask):
         run = lambda *a: call("LSTM", {}, a, mask=mask)  # noqa: E731
         return value_and_gradients(run, arguments)
