@@ -95,7 +95,7 @@ def check_attention_decoder_against_its_steps():
 
     from keras_seq import layers
 
-    for cell in ("rnn", "gru", "lstm"):
+    for cell in ("rnn", "gru", layers.LSTMCell(UNITS)):
         decoder = layers.AttentionDecoder(UNITS, cell=cell)
         inputs, memory = (torch.tensor(draw(BATCH, n, FEATURES), requires_grad=True) for n in (TIME, SOURCE))
         decoder.build(inputs.shape, memory.shape)

@@ -101,7 +101,7 @@ class AttentionDecoder(AttentiveLayer):
         **kwargs,
     ):
         dtype = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
-        self.cell_argument = cell
+        cell_argument = cell
         if isinstance(cell, str):
             options = {"dropout": dropout, "recurrent_dropout": recurrent_dropout}
             options["seed"] = child_seed(seed, "AttentionDecoder", "cell")
@@ -122,6 +122,7 @@ class AttentionDecoder(AttentiveLayer):
             attentional_activation=attentional_activation,
             **kwargs,
         )
+        self.cell_argument = cell_argument
         if units != self.cell_output_size:
             raise ValueError(
                 f"`units` must be the size of the cell's output, {self.cell_output_size}. Received: {units}"

@@ -123,7 +123,7 @@ class MGUCell(RecurrentCell, keras.layers.SimpleRNNCell):
         return MGUEquations(self.activation, self.recurrent_activation)
 
     def build(self, input_shape):
-        parts = ["kernel", "recurrent"] + ["bias"] * self.use_bias
+        parts = ["kernel", "recurrent"] + ["bias"] * bool(self.use_bias)
         shapes = {"kernel": (input_shape[-1], 2 * self.units), "recurrent": (self.units, 2 * self.units)}
         self.kernel, self.recurrent_kernel, *bias = (
             self.add_weight(

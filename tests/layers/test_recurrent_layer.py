@@ -95,5 +95,13 @@ def test_a_registered_kind_has_a_name(monkeypatch):
 
 @pytest.mark.parametrize("make", [make_layer, make_cell])
 def test_an_unknown_kind_is_refused(make):
-    with pytest.raises(ValueError, match=r"`cell` must be one of \['gru', 'lstm', 'rnn'\]. Received: 'elman'"):
+    with pytest.raises(ValueError, match=r"`cell` must be one of \['gru', 'lstm', 'mgu', 'rnn'\]. Received: 'elman'"):
         make("elman", UNITS)
+
+
+@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM", "MGU"])
+@pytest.mark.parametrize("use_bias", [np.True_, np.False_, None, 2])
+def test_the_truth_value_of_use_bias_counts(kind, use_bias):
+    layer = getattr(layers, kind)(UNITS, use_bias=use_bias)
+    layer(SEQUENCES)
+    assert len(layer.weights) == 2 + bool(use_bias)
