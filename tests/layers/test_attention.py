@@ -190,7 +190,7 @@ def test_monotonic_attention_adds_noise_in_training():
             lambda: layers.LuongAttention("additive"),
             r"`score` must be one of \('dot', 'general', 'concat'\). .*'additive'",
         ),
-        (lambda: layers.LuongAttention("concat"), "`units` must be a positive integer. Received: None"),
+        (lambda: layers.LuongAttention("concat"), "`units` must be given with `score='concat'`. Received: None"),
         (
             lambda: layers.LuongAttention("dot", 3),
             "`units` must be None unless `score='concat'`. Received: units=3, score='dot'",
