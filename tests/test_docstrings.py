@@ -46,6 +46,7 @@ def test_the_first_example_of_the_readme_is_short():
     assert len([line for line in python_blocks()[0].splitlines() if line and not line.startswith("#")]) <= 20
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_readme_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
