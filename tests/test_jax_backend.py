@@ -78,7 +78,7 @@ def check_cudnn_against_the_scan():
 
     calls = []
     gpu = mock.patch("keras.src.backend.jax.rnn._is_gpu_available", lambda: True)
-    no_kernels = mock.patch.object(native, "unavailable", lambda: "JAX runs on gpu, and they run on a CPU")
+    no_kernels = mock.patch.object(native, "unavailable", lambda kind=None: "JAX runs on gpu, and they run on a CPU")
     with gpu, no_kernels, mock.patch.object(rnn, "lstm", reference):
         initial_state = [draw(BATCH, UNITS, seed=i) for i in range(2)]
         for options, call in [({}, {}), ({"go_backwards": True}, {}), ({}, {"mask": RIGHT})]:
