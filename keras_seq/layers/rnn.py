@@ -106,7 +106,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
                 "state through the batches after the first."
             )
         if stateful and isinstance(self.cell, AttentionCell):
-            raise ValueError("`stateful=True` excludes an `AttentionCell`, whose memory is another for each batch.")
+            raise ValueError("`stateful=True` excludes an `AttentionCell`, because each batch has its own memory.")
         self.probe_hook = None  # gets the probe of each cell before it runs: see `keras_seq.diagnostics`
 
     def recurrent_cells(self):

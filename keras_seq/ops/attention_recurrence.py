@@ -10,7 +10,6 @@ from keras_seq.ops.equations.attention import AttentionEquations, AttentionWeigh
 from keras_seq.ops.equations.protocol import RecurrentWeights, State, Tensor
 from keras_seq.ops.implementation import choose_implementation
 from keras_seq.ops.masks import as_bool_mask, check_memory_mask, shapes_match
-from keras_seq.ops.recurrence import show_masked_steps
 from keras_seq.ops.recurrent_call import RecurrentCall
 
 
@@ -54,15 +53,15 @@ def run_attention_recurrence(
     def cast(x):
         return None if x is None else ops.cast(x, dtype)
 
-    mask = as_bool_mask(mask)
-    memory, keys, memory_mask = cast(memory), cast(keys), cast(as_bool_mask(memory_mask))
+    mask, memory_mask = as_bool_mask(mask), as_bool_mask(memory_mask)
+    memory, keys = cast(memory), cast(keys)
     query_kernel, score_vector = cast(query_kernel), cast(score_vector)
     _check_memory(call, attention, memory, keys, memory_mask)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         operands = {
             "memory": memory,
             "keys": keys,
-            "memory_mask": None if memory_mask is None else memory_mask > 0,
+            "memory_mask": memory_mask,
             "query_kernel": query_kernel,
             "score_vector": score_vector,
         }
@@ -81,11 +80,11 @@ def run_attention_recurrence(
         options = {"mask": mask, "unroll": unroll, "recompute": recompute}
         attending = _with_attention(call, attention, attention_state)
         outputs, (attention_weights,), state = xla.run_with_weights(
-            attending, weights, bias, memory_mask=memory_mask, noise=noise, **options
+            attending, weights, bias, memory_mask=cast(memory_mask), noise=noise, **options
         )
         if mask is not None:
             attention_weights = ops.where(mask[:, :, None], attention_weights, 0)
-    return show_masked_steps(call, outputs, mask, zero_output_for_mask), state, attention_weights
+    return call.mask_outputs(outputs, mask, zero_output_for_mask), state, attention_weights
 
 
 def _with_attention(call: RecurrentCall, attention: AttentionEquations, attention_state: State) -> RecurrentCall:

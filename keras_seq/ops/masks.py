@@ -42,26 +42,6 @@ def check_memory_mask(memory: Tensor, memory_mask: Tensor | None) -> None:
         )
 
 
-def mask_outputs(
-    outputs: Tensor,  # (batch, time, units), the state h after each step
-    mask: Tensor | None,  # (batch, time), True = keep
-    *,
-    zero_output_for_mask: bool,
-    has_initial_state: bool,
-    reverse: bool = False,
-) -> Tensor:  # (batch, time, units)
-    """Give the outputs of masked steps the values that Keras gives them.
-
-    With `zero_output_for_mask` these are zero. Else a masked step repeats the output of the last step that counts, and
-    is zero before the first one. Only with an initial state does that differ from the state.
-    """
-    if mask is None or not (zero_output_for_mask or has_initial_state):
-        return outputs
-    mask = as_bool_mask(mask)
-    visible = mask if zero_output_for_mask else has_started(mask, reverse)
-    return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
-
-
 def has_started(
     mask: Tensor,  # (batch, time) booleans
     reverse: bool = False,

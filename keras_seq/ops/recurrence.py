@@ -8,7 +8,7 @@ from keras import backend, ops
 from keras_seq.ops import cudnn, native, xla
 from keras_seq.ops.equations.protocol import State, Tensor
 from keras_seq.ops.implementation import choose_implementation
-from keras_seq.ops.masks import as_bool_mask, mask_outputs, shapes_match
+from keras_seq.ops.masks import as_bool_mask, shapes_match
 from keras_seq.ops.recurrent_call import RecurrentCall
 
 
@@ -53,22 +53,6 @@ def run_recurrences(
         options = {"mask": as_bool_mask(mask), "unroll": unroll, "recompute": recompute}
         results = [xla.run(call, **options) for call in calls]
     return [
-        (show_masked_steps(call, outputs, mask, zero_output_for_mask), state)
+        (call.mask_outputs(outputs, mask, zero_output_for_mask), state)
         for call, (outputs, state) in zip(calls, results, strict=True)
     ]
-
-
-def show_masked_steps(
-    call: RecurrentCall,
-    outputs: Tensor,  # (batch, time, units)
-    mask: Tensor | None,  # (batch, time)
-    zero_output_for_mask: bool,
-) -> Tensor:  # (batch, time, units)
-    """Give the outputs of masked steps of a call the values that Keras gives them."""
-    return mask_outputs(
-        outputs,
-        mask,
-        zero_output_for_mask=zero_output_for_mask,
-        has_initial_state=call.initial_state is not None,
-        reverse=call.reverse,
-    )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from keras import backend, ops
 
 from keras_seq.ops.equations.protocol import Equations, State, Tensor
-from keras_seq.ops.masks import shapes_match
+from keras_seq.ops.masks import as_bool_mask, has_started, shapes_match
 
 
 class RecurrentCall(NamedTuple):
@@ -71,6 +71,23 @@ class RecurrentCall(NamedTuple):
             zoneout_masks=zoneout_masks if has_zoneout else None,
             extra_weights={name: cast(w) for name, w in (self.extra_weights or {}).items()} or None,
         )
+
+    def mask_outputs(
+        self,
+        outputs: Tensor,  # (batch, time, units), the state h after each step
+        mask: Tensor | None,  # (batch, time), True = keep
+        zero_output_for_mask: bool,
+    ) -> Tensor:  # (batch, time, units)
+        """Give the outputs of masked steps the values that Keras gives them.
+
+        With `zero_output_for_mask` these are zero. Else a masked step repeats the output of the last step that counts,
+        and is zero before the first one. Only with an initial state does that differ from the state.
+        """
+        if mask is None or not (zero_output_for_mask or self.initial_state is not None):
+            return outputs
+        mask = as_bool_mask(mask)
+        visible = mask if zero_output_for_mask else has_started(mask, self.reverse)
+        return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
 
     def layout(self) -> tuple:
         """Return what all directions of a native call must have in common: the equations and the shapes."""
