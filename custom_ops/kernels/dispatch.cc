@@ -7,6 +7,7 @@
 
 #include "kernel_table.h"
 #include "layout.h"
+#include "packed_weights.h"
 #include "workspace.h"
 
 namespace keras_seq {
@@ -104,7 +105,9 @@ class Float32Copies {
   Arguments Copy(const Arguments& from) {
     const int64_t gates = Gates(problem_.cell), units = problem_.units;
     Arguments to = from;
-    to.inputs = Read(from.inputs, problem_.batch * problem_.time * problem_.features);
+    to.packed = nullptr;
+    const int64_t features = problem_.multiplied ? gates * units : problem_.features;
+    to.inputs = Read(from.inputs, problem_.batch * problem_.time * features);
     to.kernel = Read(from.kernel, KernelSize());
     to.recurrent_kernel = Read(from.recurrent_kernel, units * gates * units);
     to.bias = Read(from.bias, BiasSize());
@@ -128,8 +131,11 @@ class Float32Copies {
   int64_t KernelSize() const {
     return (problem_.features + problem_.memory_units) * Gates(problem_.cell) * problem_.units;
   }
-  int64_t MemorySize() const { return problem_.batch * problem_.source * problem_.memory_units; }
-  int64_t KeysSize() const { return problem_.batch * problem_.source * problem_.attention_units; }
+  int64_t MemorySize() const {
+    return Positions() * (problem_.multiplied ? Gates(problem_.cell) * problem_.units : problem_.memory_units);
+  }
+  int64_t KeysSize() const { return Positions() * problem_.attention_units; }
+  int64_t Positions() const { return problem_.batch / problem_.sequences_per_memory * problem_.source; }
   int64_t AttentionWeightsSize() const { return problem_.batch * problem_.time * problem_.source; }
 
   bool ok() const { return workspace_.ok(); }
@@ -241,6 +247,12 @@ int64_t ResidualSize(const Problem& problem) {
   return problem.time * problem.batch *
          ResidualRowSize(cell.ResidualSlots(problem.reset_after), cell.unit_vectors, problem.units,
                          problem.attention_units, problem.memory_units);
+}
+
+std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Arguments& arguments,
+                                          const Executor& executor) {
+  auto packed = std::make_shared<PackedWeights>();
+  return SelectedKernels()->pack(problem, arguments, executor, packed.get()) ? packed : nullptr;
 }
 
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,

@@ -12,6 +12,7 @@ struct KernelTable {
   // For float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
   bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t direction_count, const Executor&);
   // For float32 and float64.
+  bool (*pack)(const Problem&, const Arguments&, const Executor&, PackedWeights*);
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t direction_count, const Executor&);
   bool bfloat16;

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "cell_table.h"
@@ -32,12 +33,20 @@ struct Problem {
   // (batch, time), bytes 0 or 1, 1 = keep. A masked step leaves the state as it was, and its output is that h.
   const bool* mask = nullptr;
 
+  // Whether `inputs` are the products with `kernel`, which is then null: (batch, time, gates * units), without the bias.
+  // `features` is 0. So is `memory_units` of a call that attends; its memory is (.., source, gates * units), the products
+  // with the rows of the kernel for the contexts.
+  bool multiplied = false;
+
   // Whether each step first attends to a memory, with additive attention (Bahdanau, Cho & Bengio 2015):
   //   a_t = softmax_s(v . tanh(keys_s + h_{t-1} W_q)), context_t = sum_s a_ts memory_s.
   // The cell's input is then [x_t, context_t].
   bool attends = false;
   int64_t source = 0, memory_units = 0, attention_units = 0;
-  // (batch, source), bytes 0 or 1, 1 = keep. a_t is 0 at masked positions, and 0 everywhere if all are masked.
+  // How many neighbouring sequences attend to the same memory: the beams of a search. It divides `batch`. The backward
+  // pass takes only 1.
+  int64_t sequences_per_memory = 1;
+  // (memories, source), bytes 0 or 1, 1 = keep. a_t is 0 at masked positions, and 0 everywhere if all are masked.
   const bool* memory_mask = nullptr;
 };
 
@@ -46,6 +55,9 @@ struct UnitMask {
   const void* data = nullptr;
   bool per_step = false;
 };
+
+// The weights of one direction in the layout that the kernels read. Calls with the same weights can share it.
+struct PackedWeights;
 
 // The arguments of one direction. For gates and states see CellTraits; arrays with one entry for each state hold h, c.
 struct Arguments {
@@ -58,10 +70,12 @@ struct Arguments {
   UnitMask recurrent_dropout_mask;  // multiplies the previous h in the recurrent products
   UnitMask zoneout_masks[2];              // m of a state: s_t = m * s_{t-1} + (1 - m) * (the new state of the cell)
   // Attention:
-  const void* memory = nullptr;        // (batch, source, memory_units)
-  const void* keys = nullptr;          // (batch, source, attention_units)
+  const void* memory = nullptr;        // (memories, source, memory_units), memories = batch / sequences_per_memory
+  const void* keys = nullptr;          // (memories, source, attention_units)
   const void* query_kernel = nullptr;  // W_q, (units, attention_units)
   const void* score_vector = nullptr;  // v, (attention_units)
+  // What `Pack` made of the weights above, or null: then the call packs them. The forward pass reads it.
+  std::shared_ptr<const PackedWeights> packed;
 };
 
 // The results of one direction. The forward pass writes those that are not null.
@@ -101,6 +115,11 @@ int States(CellKind cell);
 
 // The number of elements of `residuals` of one direction; they are float64 if the call is, else float32.
 int64_t ResidualSize(const Problem& problem);
+
+// Packs the kernels, the bias and the score vector of a direction for forward passes with this cell, these sizes
+// (except batch, time and source) and this type, float32 or float64. Returns null if memory ran out.
+std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Arguments& arguments,
+                                          const Executor& executor);
 
 // Returns false if memory ran out; what it wrote is then undefined.
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,

@@ -11,6 +11,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/public/release_version.h"
 #include "tf/call_from_tensorflow.h"
+#include "tf/packed_cache.h"
 #include "xla/call.h"
 
 namespace keras_seq {
@@ -123,7 +124,11 @@ class Op : public tf::OpKernel {
     Executor executor;
     executor.threads = workers->NumThreads();
     executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
-    OP_REQUIRES(context, RunCall(call_, sizes, element, inputs, outputs, executor),
+    PackedCall packed;
+    if (pass == Pass::kForward && !call_.keep_residuals) {  // at inference
+      packed = cache_.Find(Weights(context), [&] { return PackCall(call_, sizes, element, inputs, executor); });
+    }
+    OP_REQUIRES(context, RunCall(call_, sizes, element, inputs, outputs, packed, executor),
                 absl::ResourceExhaustedError("out of memory"));
   }
 
@@ -133,7 +138,20 @@ class Op : public tf::OpKernel {
     return {ElementOf(tensor.dtype()), true, {shape.begin(), shape.end()}, tensor.data()};
   }
 
+  std::vector<tf::Tensor> Weights(tf::OpKernelContext* context) const {
+    std::vector<tf::Tensor> weights;
+    int next = 0;
+    for (size_t i = 0; i < call_.signature.inputs.size(); ++i) {
+      const bool is_weight = IsWeight(call_.signature.inputs[i]);
+      for (int64_t j = 0; j < call_.input_counts[i]; ++j, ++next) {
+        if (is_weight) weights.push_back(context->input(next));
+      }
+    }
+    return weights;
+  }
+
   Call call_;
+  PackedCache cache_;
 };
 
 #define KERAS_SEQ_REGISTER(name, operation, pass)                    \

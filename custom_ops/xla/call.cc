@@ -87,6 +87,11 @@ std::string FinishCall(const std::string& activation, Call* call) {
     if (count == 0 || count == all) continue;
     return "`" + name + "` must be 0 or " + std::to_string(all) + ". Received: " + std::to_string(count);
   }
+  call->multiplied = call->pass == Pass::kForward && counts["kernels"] == 0;
+  if (call->multiplied) {
+    if (call->keep_residuals) return "`keep_residuals` must be false if `kernels` is 0: there is no gradient";
+    TakeProducts(&call->signature);
+  }
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 if `biases` is 0";
   }

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -51,6 +52,7 @@ enum class Axis {
   kFeatures,
   kUnits,
   kGateUnits,
+  kMemories,  // batch, or a divisor of it: neighbouring sequences then share a memory
   kSource,
   kMemoryUnits,
   kAttentionUnits,
@@ -90,6 +92,10 @@ struct Signature {
 // has lists for every state that a cell may have.
 Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = true);
 
+// Changes the signature of a forward pass to that of a call without kernels: inputs and memory are then products with
+// the kernel, (..., gates * units), without the bias.
+void TakeProducts(Signature* signature);
+
 // The names of the attributes that hold lengths of lists. Each is 0 or `directions`, except that "directions" itself is
 // at least 1, and "masks" and "memory_masks" at most 1.
 std::vector<const char*> CountNames(const Signature& signature);
@@ -108,12 +114,17 @@ struct Call {
   Signature signature;
   std::map<std::string, int64_t> counts;             // the attributes that hold lengths of lists, by name
   std::vector<int64_t> input_counts, output_counts;  // the length of each list of the signature
+  bool multiplied = false;  // whether the call has no kernels: its inputs and memory are products with them
 };
 
 struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
   int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;  // 0 if the call does not attend
+  int64_t memories = kUnknown;                                                     // likewise
 };
+
+// The packed weights of each direction of a call, or nothing.
+using PackedCall = std::vector<std::shared_ptr<const PackedWeights>>;
 
 // The element type of an argument in a call of type `data`.
 Element ElementOf(Kind kind, Element data);
@@ -134,9 +145,18 @@ std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Siz
 // The results of a call with these sizes, without data; sizes that do not follow from them are kUnknown.
 std::vector<Tensor> Outputs(const Call& call, const Sizes& sizes, Element element);
 
-// Computes the outputs of a call whose inputs were checked. Returns false if memory ran out.
+// Computes the outputs of a call whose inputs were checked. `packed` is what `PackCall` made of the same weights, or
+// empty. Returns false if memory ran out.
 bool RunCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
-             const std::vector<Tensor>& outputs, const Executor& executor);
+             const std::vector<Tensor>& outputs, const PackedCall& packed, const Executor& executor);
+
+// Packs the weights of a call whose inputs were checked. Returns nothing if the kernels do not read packed weights of
+// this type, or if memory ran out.
+PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
+                    const Executor& executor);
+
+// Whether an input is one of those that `PackCall` reads.
+bool IsWeight(const ArgumentSpec& input);
 
 std::string ToString(const std::vector<int64_t>& shape);
 

@@ -111,7 +111,7 @@ ffi::Error Handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
   Executor executor;
   executor.threads = std::max<int>(1, pool.num_threads());  // num_threads is 0 if there is no pool
   executor.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  if (RunCall(call, sizes, element, inputs, outputs, executor)) return ffi::Error::Success();
+  if (RunCall(call, sizes, element, inputs, outputs, {}, executor)) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "KerasSeq>" + std::string(operation.name) + ": out of memory");
 }
 
@@ -148,5 +148,5 @@ KERAS_SEQ_EXPORT int64_t KerasSeqResidualSize(const char* cell, const char* dtyp
                                               int64_t time, int64_t features, int64_t units, int64_t source,
                                               int64_t memory_units, int64_t attention_units) {
   return keras_seq::ResidualSizeByName(cell, dtype, reset_after,
-                                       {batch, time, features, units, source, memory_units, attention_units});
+                                       {batch, time, features, units, source, memory_units, attention_units, batch});
 }

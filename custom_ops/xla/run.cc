@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the flat lists of tensors of a call to the structs of kernels/recurrence.h, and to the kernels.
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
 
@@ -78,7 +80,7 @@ void CopyNeeded(const std::vector<ArgumentSpec>& specs, const std::vector<int64_
 // of (0, 2^40, 8), and the kernels would loop over it for nothing.
 Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs,
                   const std::vector<Tensor>& outputs) {
-  Sizes needed{0, 0, 0, 0, 0, 0, 0};
+  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0};
   CopyNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
   CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
   return needed;
@@ -165,8 +167,30 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
 
 }  // namespace
 
+bool IsWeight(const ArgumentSpec& input) {
+  const char* names[] = {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector"};
+  return std::any_of(std::begin(names), std::end(names), [&](const char* name) { return !std::strcmp(input.name, name); });
+}
+
+PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
+                    const Executor& executor) {
+  if (element == Element::kBFloat16) return {};  // some of its passes run in float32
+  try {
+    const Operands in(call.signature.inputs, call.input_counts, inputs);
+    const Problem problem = ProblemOf(call, sizes, element);
+    PackedCall packed;
+    for (size_t direction = 0; direction < call.reverse.size(); ++direction) {
+      packed.push_back(Pack(problem, ArgumentsOf(call, in, direction), executor));
+      if (packed.back() == nullptr) return {};
+    }
+    return packed;
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
+}
+
 bool RunCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
-             const std::vector<Tensor>& outputs, const Executor& executor) {
+             const std::vector<Tensor>& outputs, const PackedCall& packed, const Executor& executor) {
   try {
     const Operands in(call.signature.inputs, call.input_counts, inputs);
     const Operands out(call.signature.outputs, call.output_counts, outputs);
@@ -181,6 +205,7 @@ bool RunCall(const Call& call, const Sizes& sizes, Element element, const std::v
     std::vector<Gradients> gradients;
     for (size_t direction = 0; direction < call.reverse.size(); ++direction) {
       arguments.push_back(ArgumentsOf(call, in, direction));
+      if (!packed.empty()) arguments.back().packed = packed[direction];
       results.push_back(ResultsOf(call, forward ? out : in, direction));
       upstream.push_back(UpstreamOf(in, direction));
       gradients.push_back(GradientsOf(out, direction));

@@ -13,8 +13,8 @@ const Axes kKernel = {Axis::kFeatures, Axis::kGateUnits};
 const Axes kRecurrentKernel = {Axis::kUnits, Axis::kGateUnits};
 const Axes kState = {Axis::kBatch, Axis::kUnits};
 const Axes kStates = {Axis::kBatch, Axis::kTime, Axis::kUnits};
-const Axes kMemory = {Axis::kBatch, Axis::kSource, Axis::kMemoryUnits};
-const Axes kKeys = {Axis::kBatch, Axis::kSource, Axis::kAttentionUnits};
+const Axes kMemory = {Axis::kMemories, Axis::kSource, Axis::kMemoryUnits};
+const Axes kKeys = {Axis::kMemories, Axis::kSource, Axis::kAttentionUnits};
 const Axes kQueryKernel = {Axis::kUnits, Axis::kAttentionUnits};
 const Axes kScoreVector = {Axis::kAttentionUnits};
 const Axes kAttentionWeights = {Axis::kBatch, Axis::kTime, Axis::kSource};
@@ -41,9 +41,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                      {"keys", "directions", Kind::kData, {kKeys}},
                      {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
                      {"score_vector", "directions", Kind::kData, {kScoreVector}},
-                     {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kBatch, Axis::kSource}}}});
+                     {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kMemories, Axis::kSource}}}});
   }
-  append(&inputs, {{"kernel", "directions", Kind::kData, {kernel}},
+  append(&inputs, {{"kernel", pass == Pass::kForward ? "kernels" : "directions", Kind::kData, {kernel}},
                    {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
                    {"bias", "biases", Kind::kData, {bias}},
                    {"initial_h", "initial_states", Kind::kData, {kState}}});
@@ -85,6 +85,14 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                       {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
   if (has_c) gradients.push_back({"d_initial_c", wanted_c, Kind::kData, {kState}});
   return {inputs, gradients};
+}
+
+void TakeProducts(Signature* signature) {
+  for (ArgumentSpec& input : signature->inputs) {
+    if (!std::strcmp(input.name, "inputs") || !std::strcmp(input.name, "memory")) {
+      input.shapes[0].back() = Axis::kGateUnits;
+    }
+  }
 }
 
 std::vector<const char*> CountNames(const Signature& signature) {

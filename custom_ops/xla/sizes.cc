@@ -19,6 +19,8 @@ int64_t KnownSize(Axis axis, CellKind cell, const Sizes& sizes) {
       return sizes.units;
     case Axis::kGateUnits:
       return sizes.units == kUnknown ? kUnknown : Gates(cell) * sizes.units;
+    case Axis::kMemories:
+      return sizes.memories;
     case Axis::kSource:
       return sizes.source;
     case Axis::kMemoryUnits:
@@ -46,6 +48,12 @@ DataType TypeOf(Element element) {
   return element == Element::kBFloat16 ? DataType::kBFloat16 : DataType::kFloat32;
 }
 
+// Whether so many sequences can attend to so many memories. Only a forward pass can share them.
+bool CanShare(const Call& call, int64_t batch, int64_t memories) {
+  if (call.pass == Pass::kBackward || call.keep_residuals || memories == 0) return batch == memories;
+  return batch % memories == 0;
+}
+
 // Whether the product of the known sizes is within the limit. Zeros count as 1, so that they do not hide huge sizes.
 bool Fits(std::initializer_list<int64_t> sizes) {
   int64_t product = 1;
@@ -71,6 +79,8 @@ std::string NameOf(Axis axis, CellKind cell) {
       return "units";
     case Axis::kGateUnits:
       return Gates(cell) == 1 ? "units" : std::to_string(Gates(cell)) + " * units";
+    case Axis::kMemories:
+      return "memories";
     case Axis::kSource:
       return "source";
     case Axis::kMemoryUnits:
@@ -93,7 +103,7 @@ std::vector<int64_t> ListOf(const Sizes& sizes) {
 }
 
 Sizes WithoutAttention(const Operation& operation, Sizes sizes) {
-  if (!operation.attends) sizes.source = sizes.memory_units = sizes.attention_units = 0;
+  if (!operation.attends) sizes.memories = sizes.source = sizes.memory_units = sizes.attention_units = 0;
   return sizes;
 }
 
@@ -108,6 +118,8 @@ std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
     case Axis::kUnits:
     case Axis::kGateUnits:
       return {&sizes->units};
+    case Axis::kMemories:
+      return {&sizes->memories};
     case Axis::kSource:
       return {&sizes->source};
     case Axis::kMemoryUnits:
@@ -142,6 +154,9 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
     if (sizes->features == kUnknown) return true;
     if (size < sizes->features) return false;
     sizes->memory_units = size - sizes->features;
+  } else if (axis == Axis::kMemories) {
+    if (sizes->batch != kUnknown && !CanShare(call, sizes->batch, size)) return false;
+    sizes->memories = size;
   } else if (axis != Axis::kResiduals) {
     for (int64_t* part : PartsOf(axis, sizes)) *part = size;
   }
@@ -150,7 +165,7 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
 
 bool SizesFit(const Call& call, const Sizes& sizes) {
   const int64_t gate_units = KnownSize(Axis::kGateUnits, call.operation.cell, sizes);
-  const int64_t memory = std::max(sizes.memory_units, sizes.attention_units);
+  const int64_t memory = std::max({sizes.memory_units, sizes.attention_units, call.multiplied ? gate_units : 0});
   return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
          Fits({std::max({sizes.features, sizes.units, memory}), std::max(gate_units, sizes.attention_units)}) &&
          Fits({sizes.batch, sizes.source, memory});
@@ -169,6 +184,8 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.attends = call.operation.attends;
   problem.source = sizes.source;
   problem.memory_units = sizes.memory_units;
+  problem.multiplied = call.multiplied;
+  problem.sequences_per_memory = sizes.memories > 0 ? std::max<int64_t>(sizes.batch / sizes.memories, 1) : 1;
   problem.attention_units = sizes.attention_units;
   return problem;
 }

@@ -7,6 +7,7 @@
 #ifndef KERAS_SEQ_KERNELS_ISA_ATTENTION_FORWARD_H_
 #define KERAS_SEQ_KERNELS_ISA_ATTENTION_FORWARD_H_
 
+#include "../packed_weights.h"
 #include "../team.h"
 #include "../workspace.h"
 #include "attention_memory.h"
@@ -19,6 +20,7 @@ class NoAttentionForward {
  public:
   NoAttentionForward(const Problem&, const Layout&, const Arguments&, const Results&) {}
   void Allocate(Workspace&, T*) {}
+  void Export(PackedWeights*) const {}
   void Prepare(Worker&) {}
   void ComputeContexts(Worker&, int64_t, const T*) {}
   void AddContextProducts(int64_t, int64_t, int64_t, T*, int64_t) const {}
@@ -44,13 +46,23 @@ class AttentionContexts {
   void Allocate(Workspace& workspace, T* residuals) {
     const int64_t batch = problem_.batch;
     keeps_residuals_ = residuals != nullptr;
-    query_kernel_ = workspace.Allocate<T>(query_panels_ * PanelSize<T>(depth_, kPanelVectors));
-    score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
+    if (arguments_.packed == nullptr) {
+      query_kernel_ = workspace.Allocate<T>(query_panels_ * PanelSize<T>(depth_, kPanelVectors));
+      score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
+    } else {
+      query_kernel_ = static_cast<T*>(arguments_.packed->query_kernel);
+      score_vector_ = static_cast<T*>(arguments_.packed->score_vector);
+    }
     queries_ = keeps_residuals_ ? residuals : workspace.Allocate<T>(batch * memory_.padded_attention);
     contexts_ = keeps_residuals_ ? residuals + memory_.QueriesSize(problem_)
                                  : workspace.Allocate<T>(batch * memory_.padded_units);
     attention_weights_ = static_cast<T*>(results_.attention_weights);
     if (attention_weights_ == nullptr) scratch_weights_ = workspace.Allocate<T>(batch * memory_.source);
+  }
+
+  void Export(PackedWeights* packed) const {
+    packed->query_kernel = query_kernel_;
+    packed->score_vector = score_vector_;
   }
 
   // Packs the weights.
@@ -74,14 +86,16 @@ class AttentionContexts {
 
   T* Context(int64_t step, int64_t b) const { return contexts_ + Row(step, b) * memory_.padded_units; }
 
- private:
-  int64_t Row(int64_t step, int64_t b) const { return (keeps_residuals_ ? step * problem_.batch : 0) + b; }
-  T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
-
   T* AttentionWeights(int64_t step, int64_t b) const {
     if (attention_weights_ == nullptr) return scratch_weights_ + b * memory_.source;
     return attention_weights_ + (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
   }
+
+  const Memory<T>& memory() const { return memory_; }
+
+ private:
+  int64_t Row(int64_t step, int64_t b) const { return (keeps_residuals_ ? step * problem_.batch : 0) + b; }
+  T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
 
   void PackScoreVector() {
     const int64_t units = memory_.attention_units;
@@ -120,11 +134,12 @@ class AttentionContexts {
       }
       return;
     }
+    const int64_t memory = memory_.Of(b);
     for (int64_t s = 0; s < memory_.source; ++s) {
-      if (memory_.Visible(b, s)) attention_weights[s] = Energy(query, memory_.KeyRow(b, s));
+      if (memory_.Visible(memory, s)) attention_weights[s] = Energy(query, memory_.KeyRow(memory, s));
     }
-    Softmax(b, attention_weights);
-    Average(b, attention_weights, Context(step, b));
+    Softmax(memory, attention_weights);
+    if (memory_.units > 0) Average(memory, attention_weights, Context(step, b));
   }
 
   T Energy(const T* query, const T* key) const {
@@ -137,11 +152,11 @@ class AttentionContexts {
   }
 
   // From energies to attention weights, in place. Those of visible positions sum to 1.
-  void Softmax(int64_t b, T* energies) const {
+  void Softmax(int64_t memory, T* energies) const {
     T peak = 0;
     bool any = false;
     for (int64_t s = 0; s < memory_.source; ++s) {
-      if (!memory_.Visible(b, s)) continue;
+      if (!memory_.Visible(memory, s)) continue;
       if (!any || energies[s] > peak || energies[s] != energies[s]) peak = energies[s];  // NaN stays NaN
       any = true;
     }
@@ -149,7 +164,7 @@ class AttentionContexts {
     for (int64_t s = 0; s < memory_.source; s += L) {
       V weights = ExpOfNegative<T>(LoadUnits<T>(energies, s, memory_.source) - peak);
       for (int64_t lane = 0; lane < Smaller<int64_t>(L, memory_.source - s); ++lane) {
-        if (memory_.Visible(b, s + lane)) {
+        if (memory_.Visible(memory, s + lane)) {
           total += weights[lane];
         } else {
           weights[lane] = 0;
@@ -163,7 +178,7 @@ class AttentionContexts {
 
   // Reads the rows of the memory in the order in which they lie, several at a time: most of them are in a distant
   // cache.
-  void Average(int64_t b, const T* attention_weights, T* context) const {
+  void Average(int64_t memory, const T* attention_weights, T* context) const {
     memset(context, 0, memory_.padded_units * sizeof(T));
     for (int64_t s = 0; s < memory_.source;) {
       constexpr int kRows = 4;
@@ -172,7 +187,7 @@ class AttentionContexts {
       int count = 0;
       for (; s < memory_.source && count < kRows; ++s) {
         if (attention_weights[s] == 0) continue;
-        rows[count] = memory_.MemoryRow(b, s);
+        rows[count] = memory_.MemoryRow(memory, s);
         weights[count++] = attention_weights[s];
       }
       if (count == kRows) {
@@ -205,6 +220,7 @@ class AttentionContexts {
 
 template <class Equations, class T>
 class AdditiveAttentionForward {
+  using V = Vector<T>;
   static constexpr int L = kLanes<T>;
   static constexpr int kInputVectors = Equations::kInput.vectors();
 
@@ -220,11 +236,19 @@ class AdditiveAttentionForward {
   // `residuals` points behind the residuals of the cell; null if none are kept.
   void Allocate(Workspace& workspace, T* residuals) {
     contexts_.Allocate(workspace, residuals);
-    kernel_ = workspace.Allocate<T>(PanelCount(Equations::kInput, problem_.units, L) * KernelPanelSize());
+    kernel_ = arguments_.packed == nullptr
+                  ? workspace.Allocate<T>(PanelCount(Equations::kInput, problem_.units, L) * KernelPanelSize())
+                  : static_cast<T*>(arguments_.packed->context_kernel);
   }
 
-  // Packs the weights.
+  void Export(PackedWeights* packed) const {
+    contexts_.Export(packed);
+    packed->context_kernel = kernel_;
+  }
+
+  // Packs the weights, if the caller did not.
   void Prepare(Worker& worker) {
+    if (arguments_.packed != nullptr) return;
     contexts_.Prepare(worker);
     worker.ForEach(CeilDiv(problem_.memory_units, kPackBlock), [&](int64_t item) { PackKernel(item * kPackBlock); });
   }
@@ -235,6 +259,7 @@ class AdditiveAttentionForward {
   // slots += context W_c for the units of a panel. `slots` are those of sequence 0; the rows of sequences are
   // `row_size` apart.
   void AddContextProducts(int64_t step, int64_t panel, int64_t block, T* slots, int64_t row_size) const {
+    if (problem_.multiplied) return AddAverages(step, panel, block, slots, row_size);
     const T* left[kRowBlock];
     T* sums[kRowBlock];
     const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_, step));
@@ -247,6 +272,34 @@ class AdditiveAttentionForward {
   }
 
  private:
+  // slots += the average of the memory, whose rows are products with W_c. The sums of a sequence stay in registers.
+  __attribute__((noinline)) void AddAverages(int64_t step, int64_t panel, int64_t block, T* slots,
+                                             int64_t row_size) const {
+    const Memory<T>& memory = contexts_.memory();
+    const int64_t units = problem_.units, first = panel * Equations::kInput.unit_vectors * L;
+    int64_t offset[kInputVectors], left[kInputVectors];
+    for (int v = 0; v < kInputVectors; ++v) {
+      const int64_t unit = first + v / Equations::kInput.gates * L;
+      left[v] = unit < units ? units - unit : 0;  // how many units follow in the row
+      offset[v] = left[v] ? Equations::kInput.gate[v % Equations::kInput.gates] * units + unit : 0;
+    }
+    const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_, step));
+    for (int64_t i = 0; i < rows.count; ++i) {
+      const int64_t b = rows.sequence[i], m = memory.Of(b);
+      const T* attention_weights = contexts_.AttentionWeights(step, b);
+      T* row_slots = slots + b * row_size;
+      V sum[kInputVectors];
+      for (int v = 0; v < kInputVectors; ++v) sum[v] = Load(row_slots + v * vector_stride_);
+      for (int64_t s = 0; s < memory.source; ++s) {
+        const T weight = attention_weights[s];
+        if (weight == 0) continue;
+        const T* row = memory.MemoryRow(m, s);
+        for (int v = 0; v < kInputVectors; ++v) sum[v] += weight * LoadFirst(row + offset[v], left[v]);
+      }
+      for (int v = 0; v < kInputVectors; ++v) Store(row_slots + v * vector_stride_, sum[v]);
+    }
+  }
+
   int64_t KernelPanelSize() const { return PanelSize<T>(problem_.memory_units, kInputVectors); }
 
   void PackKernel(int64_t first) {

@@ -17,22 +17,29 @@ inline T SumOf(Vector<T> lanes) {
   return sum;
 }
 
-// The caller's row-major matrices, and their sizes. Rows of queries and contexts are padded with zeros to whole panels.
+// The caller's row-major matrices, and their sizes. A row of `units` numbers becomes a context; a row of the memory has
+// `row_size` numbers, which are already products with the kernel if the problem says so. Rows of queries and contexts are padded with zeros to whole panels.
 template <class T>
 struct Memory {
   Memory(const Problem& problem, const Arguments& arguments)
       : source(problem.source),
         units(problem.memory_units),
+        row_size(problem.multiplied ? Gates(problem.cell) * problem.units : problem.memory_units),
         attention_units(problem.attention_units),
         padded_units(PaddedUnits(problem.memory_units, kPanelVectors)),
         padded_attention(PaddedUnits(problem.attention_units, kPanelVectors)),
+        sequences_per_memory(problem.sequences_per_memory),
         rows(static_cast<const T*>(arguments.memory)),
         keys(static_cast<const T*>(arguments.keys)),
         mask(problem.memory_mask) {}
 
-  const T* MemoryRow(int64_t b, int64_t s) const { return rows + (b * source + s) * units; }
-  const T* KeyRow(int64_t b, int64_t s) const { return keys + (b * source + s) * attention_units; }
-  bool Visible(int64_t b, int64_t s) const { return mask == nullptr || mask[b * source + s]; }
+  // These take an index from `Of`.
+  const T* MemoryRow(int64_t memory, int64_t s) const { return rows + (memory * source + s) * row_size; }
+  const T* KeyRow(int64_t memory, int64_t s) const { return keys + (memory * source + s) * attention_units; }
+  bool Visible(int64_t memory, int64_t s) const { return mask == nullptr || mask[memory * source + s]; }
+
+  // The index of the memory of sequence b.
+  int64_t Of(int64_t b) const { return sequences_per_memory == 1 ? b : b / sequences_per_memory; }
 
   // Zeros the padding of a query or of its gradient, where infinity times 0 may have given NaN.
   void ClearPadding(T* query) const {
@@ -43,7 +50,7 @@ struct Memory {
   int64_t QueriesSize(const Problem& problem) const { return problem.time * problem.batch * padded_attention; }
   int64_t ContextsSize(const Problem& problem) const { return problem.time * problem.batch * padded_units; }
 
-  const int64_t source, units, attention_units, padded_units, padded_attention;
+  const int64_t source, units, row_size, attention_units, padded_units, padded_attention, sequences_per_memory;
   const T *const rows, *const keys;
   const bool* const mask;
 };

@@ -14,8 +14,11 @@ class ForwardPass {
   using T = typename ProductTypes<Element>::Sum;
 
  public:
-  ForwardPass(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count)
+  // Everything that the pass allocates is in `workspace`, packed weights too.
+  ForwardPass(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
+              Workspace& workspace)
       : problem_(problem),
+        workspace_(workspace),
         steps_(problem, arguments, results, direction_count),
         attention_(problem, steps_.layout(), arguments[0], results[0]) {}
 
@@ -23,6 +26,12 @@ class ForwardPass {
     if (!steps_.Allocate(workspace_)) return false;
     attention_.Allocate(workspace_, steps_.ResidualsEnd(0));
     return workspace_.ok();
+  }
+
+  // Writes where the packed weights of direction 0 are.
+  void Export(PackedWeights* packed) const {
+    steps_.Export(packed);
+    attention_.Export(packed);
   }
 
   // The program of every worker.
@@ -42,9 +51,9 @@ class ForwardPass {
 
  private:
   const Problem& problem_;
+  Workspace& workspace_;
   ForwardSteps<Equations, S, Element> steps_;
   typename Attention::template Forward<Equations, T> attention_;
-  Workspace workspace_;
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME

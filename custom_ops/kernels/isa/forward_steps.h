@@ -4,6 +4,7 @@
 #ifndef KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
 #define KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
 
+#include "../packed_weights.h"
 #include "../team.h"
 #include "../workspace.h"
 #include "packing.h"
@@ -54,12 +55,22 @@ class ForwardSteps {
     return workspace.ok();
   }
 
-  // Packs the weights and loads the initial states.
+  void Export(PackedWeights* packed) const {
+    const Direction& direction = directions_[0];
+    packed->kernel = direction.kernel;
+    packed->recurrent_kernel = direction.recurrent_kernel;
+    packed->candidate_kernel = direction.candidate_kernel;
+    packed->bias = direction.bias;
+    packed->recurrent_bias = direction.recurrent_bias;
+  }
+
+  // Packs the weights, if the caller did not, and loads the initial states.
   void Prepare(Worker& worker) {
-    const int64_t input_blocks = CeilDiv(input_depth_, kPackBlock);
-    const int64_t recurrent_blocks = CeilDiv(layout_.padded, kPackBlock);
+    const bool packs = arguments_[0].packed == nullptr;  // all directions are packed or none is
+    const int64_t input_blocks = packs ? CeilDiv(input_depth_, kPackBlock) : 0;
+    const int64_t recurrent_blocks = packs ? CeilDiv(layout_.padded, kPackBlock) : 0;
     const int64_t row_blocks = CeilDiv(problem_.batch, kRowBlock);
-    const int64_t items = input_blocks + recurrent_blocks + row_blocks + 1;
+    const int64_t items = input_blocks + recurrent_blocks + row_blocks + packs;
     worker.ForEach(direction_count_ * items, [&](int64_t item) {
       const int64_t d = item / items;
       item %= items;
@@ -77,6 +88,7 @@ class ForwardSteps {
 
   // slots = x W + b for the steps [begin, end).
   void MultiplyInputs(Worker& worker, int64_t begin, int64_t end) {
+    if (problem_.multiplied) return LoadProducts(worker, begin, end);
     if (kCopiesInputs) CopyInputs(worker, begin, end);
     constexpr int64_t kRows = 2 * kRowBlock;
     const int64_t rows = (end - begin) * problem_.batch, blocks = CeilDiv(rows, kRows);
@@ -155,12 +167,16 @@ class ForwardSteps {
 
   void AllocateDirection(Workspace& workspace, int64_t d) {
     Direction& direction = directions_[d] = Direction{};
-    constexpr int kVectors = Equations::kRecurrent.vectors();
-    direction.kernel = workspace.Allocate<Element>(input_panels_ * PanelSize<Element>(input_depth_, kInputVectors));
-    direction.recurrent_kernel =
-        workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kVectors));
-    direction.bias = workspace.AllocateZeros<T>(input_panels_ * kInputVectors * L);
-    direction.recurrent_bias = workspace.AllocateZeros<T>(layout_.padded);
+    if (arguments_[d].packed == nullptr) {
+      AllocateWeights(workspace, direction);
+    } else {
+      const PackedWeights& packed = *arguments_[d].packed;
+      direction.kernel = static_cast<Element*>(packed.kernel);
+      direction.recurrent_kernel = static_cast<Element*>(packed.recurrent_kernel);
+      direction.candidate_kernel = static_cast<Element*>(packed.candidate_kernel);
+      direction.bias = static_cast<T*>(packed.bias);
+      direction.recurrent_bias = static_cast<T*>(packed.recurrent_bias);
+    }
     direction.keeps_residuals = results_[d].residuals != nullptr;
     direction.slot_count = direction.keeps_residuals ? int{Equations::kResidualSlots} : Equations::kGates;
     direction.slots = direction.keeps_residuals
@@ -173,13 +189,54 @@ class ForwardSteps {
       operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
     }
     if constexpr (Equations::kHasCandidateProduct) {
-      constexpr int kCandidateVectors = Equations::kCandidate.vectors();
-      direction.candidate_kernel =
-          workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kCandidateVectors));
       direction.gated_operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
     }
     if (kCopiesInputs) {
       direction.copied_inputs = workspace.Allocate<Element>(chunk_ * problem_.batch * input_depth_ / Types::kDepth);
+    }
+  }
+
+  void AllocateWeights(Workspace& workspace, Direction& direction) {
+    constexpr int kVectors = Equations::kRecurrent.vectors();
+    direction.kernel = workspace.Allocate<Element>(input_panels_ * PanelSize<Element>(input_depth_, kInputVectors));
+    direction.recurrent_kernel =
+        workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kVectors));
+    direction.bias = workspace.AllocateZeros<T>(input_panels_ * kInputVectors * L);
+    direction.recurrent_bias = workspace.AllocateZeros<T>(layout_.padded);
+    if constexpr (Equations::kHasCandidateProduct) {
+      constexpr int kCandidateVectors = Equations::kCandidate.vectors();
+      direction.candidate_kernel =
+          workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kCandidateVectors));
+    }
+  }
+
+  // Loads the products that the caller gave, and adds the bias. One row at a time: a row of products is read once.
+  __attribute__((noinline)) void LoadProducts(Worker& worker, int64_t begin, int64_t end) {
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
+    worker.ForEach((end - begin) * direction_count_ * blocks, [&](int64_t item) {
+      const int64_t block = item % blocks, d = item / blocks % direction_count_;
+      const int64_t step = begin + item / blocks / direction_count_, t = TimeOf(problem_, arguments_[d], step);
+      for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
+        if (Visible(problem_, b, t)) LoadProductsOfRow(d, step, b, t);
+      }
+    });
+  }
+
+  void LoadProductsOfRow(int64_t d, int64_t step, int64_t b, int64_t t) {
+    const Direction& direction = directions_[d];
+    const int64_t units = problem_.units, stride = VectorStride<Equations, T>(layout_);
+    const S* products =
+        static_cast<const S*>(arguments_[d].inputs) + (b * problem_.time + t) * Equations::kGates * units;
+    const T* bias = direction.bias;
+    for (int64_t panel = 0; panel < input_panels_; ++panel) {
+      const int64_t first = panel * Equations::kInput.unit_vectors * L;
+      T* slots = Slots(direction, step, first) + b * direction.slot_count * layout_.width;
+      for (int v = 0; v < kInputVectors; ++v, bias += L) {
+        const int64_t unit = first + v / Equations::kInput.gates * L;
+        V sum = Load(bias);
+        if (unit < units) sum += LoadUnits<T>(products + Equations::kInput.gate[v % Equations::kInput.gates] * units, unit, units);
+        Store(slots + v * stride, sum);
+      }
     }
   }
 

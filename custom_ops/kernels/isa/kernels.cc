@@ -42,8 +42,31 @@ bool RunForward(const Problem& problem, const Arguments* arguments, const Result
                 const Executor& executor) {
   return WithEquations(problem, [&](auto equations) {
     return WithAttention(problem, [&](auto attention) {
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count);
+      Workspace workspace;
+      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count,
+                                                                       workspace);
       return RunPass(pass, problem, direction_count, executor);
+    });
+  });
+}
+
+// A pass over no steps of no sequences, which leaves its weights behind.
+template <class T>
+bool RunPack(const Problem& problem, const Arguments& arguments, const Executor& executor, PackedWeights* packed) {
+  Problem empty = problem;
+  empty.batch = empty.time = 0;
+  empty.mask = empty.memory_mask = nullptr;
+  Arguments weights = arguments;
+  weights.initial_state[0] = weights.initial_state[1] = nullptr;
+  weights.packed = nullptr;
+  const Results results = {};
+  return WithEquations(problem, [&](auto equations) {
+    return WithAttention(problem, [&](auto attention) {
+      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(empty, &weights, &results, 1,
+                                                                       packed->workspace);
+      if (!RunPass(pass, problem, 1, executor)) return false;
+      pass.Export(packed);
+      return true;
     });
   });
 }
@@ -54,7 +77,9 @@ bool RunForwardBFloat16(const Problem& problem, const Arguments* arguments, cons
                         int64_t direction_count, const Executor& executor) {
   return WithEquations(problem, [&](auto equations) {
     using Equations = decltype(equations);
-    ForwardPass<Equations, BFloat16, BFloat16Pair, NoAttention> pass(problem, arguments, results, direction_count);
+    Workspace workspace;
+    ForwardPass<Equations, BFloat16, BFloat16Pair, NoAttention> pass(problem, arguments, results, direction_count,
+                                                                     workspace);
     return RunPass(pass, problem, direction_count, executor);
   });
 }
@@ -89,6 +114,12 @@ bool Backward(const Problem& problem, const Arguments* arguments, const Results*
               const Gradients* gradients, int64_t direction_count, const Executor& executor) {
   const auto run = problem.dtype == DataType::kFloat64 ? RunBackward<double> : RunBackward<float>;
   return run(problem, arguments, results, upstream, gradients, direction_count, executor);
+}
+
+bool PackWeights(const Problem& problem, const Arguments& arguments, const Executor& executor,
+                 PackedWeights* packed) {
+  const auto run = problem.dtype == DataType::kFloat64 ? RunPack<double> : RunPack<float>;
+  return run(problem, arguments, executor, packed);
 }
 
 int64_t ResidualSizeOfLayout(const Problem& problem) {
@@ -126,7 +157,7 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward, Backward, kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward, PackWeights, Backward, kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 
