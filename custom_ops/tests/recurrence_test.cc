@@ -4,6 +4,7 @@
 // each.
 //
 // Usage: recurrence_test [calls] [seed]
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -138,46 +139,63 @@ const char* kNames[] = {"outputs",  "h",        "c",                  "attention
                         "d h",      "d c",      "d memory",           "d keys",
                         "d query_kernel", "d score_vector"};
 
+template <class T>
+std::vector<T> Unwritten(size_t size) {
+  return std::vector<T>(size, std::numeric_limits<T>::quiet_NaN());
+}
+
+// The problem and the arguments of a call in the precision of T, with their buffers.
+template <class T>
+struct CallOf {
+  explicit CallOf(const Case& c)
+      : problem(c.problem), inputs(Cast<T>(c.inputs)), kernel(Cast<T>(c.kernel)),
+        recurrent_kernel(Cast<T>(c.recurrent_kernel)), bias(Cast<T>(c.bias)), initial_h(Cast<T>(c.initial_state[0])),
+        initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
+        zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
+        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)) {
+    problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
+    problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
+    arguments.reverse = c.reverse;
+    arguments.inputs = inputs.data(), arguments.kernel = kernel.data();
+    arguments.recurrent_kernel = recurrent_kernel.data(), arguments.bias = DataOrNull(bias);
+    arguments.initial_state[0] = DataOrNull(initial_h), arguments.initial_state[1] = DataOrNull(initial_c);
+    arguments.recurrent_dropout_mask = {DataOrNull(dropout), c.dropout_per_step};
+    arguments.zoneout_masks[0] = {DataOrNull(zoneout_h), c.zoneout_per_step[0]};
+    arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
+    arguments.memory = memory.data(), arguments.keys = keys.data();
+    arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
+  }
+
+  Problem problem;
+  std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
+  std::vector<T> memory, keys, query_kernel, score_vector;
+  Arguments arguments;
+};
+
 // Runs one call forward and backward. Its directions differ only in `reverse`.
 template <class T>
 std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& reverse, const Executor& executor,
                                       bool keep_residuals) {
-  Problem p = c.problem;
-  p.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
-  p.mask = DataOrNull(c.mask), p.memory_mask = DataOrNull(c.memory_mask);
-  const auto inputs = Cast<T>(c.inputs), kernel = Cast<T>(c.kernel), recurrent_kernel = Cast<T>(c.recurrent_kernel);
-  const auto bias = Cast<T>(c.bias), initial_h = Cast<T>(c.initial_state[0]), initial_c = Cast<T>(c.initial_state[1]);
-  const auto dropout = Cast<T>(c.recurrent_dropout_mask);
-  const auto zoneout_h = Cast<T>(c.zoneout[0]), zoneout_c = Cast<T>(c.zoneout[1]);
-  const auto memory = Cast<T>(c.memory), keys = Cast<T>(c.keys), query_kernel = Cast<T>(c.query_kernel);
-  const auto score_vector = Cast<T>(c.score_vector);
+  const CallOf<T> call(c);
+  const Problem& p = call.problem;
+  Arguments arguments = call.arguments;
   const auto d_outputs = Cast<T>(c.d_outputs), d_attention_weights = Cast<T>(c.d_attention_weights);
   const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
-  Arguments arguments;
-  arguments.inputs = inputs.data(), arguments.kernel = kernel.data();
-  arguments.recurrent_kernel = recurrent_kernel.data(), arguments.bias = DataOrNull(bias);
-  arguments.initial_state[0] = DataOrNull(initial_h), arguments.initial_state[1] = DataOrNull(initial_c);
-  arguments.recurrent_dropout_mask = {DataOrNull(dropout), c.dropout_per_step};
-  arguments.zoneout_masks[0] = {DataOrNull(zoneout_h), c.zoneout_per_step[0]};
-  arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
-  arguments.memory = memory.data(), arguments.keys = keys.data();
-  arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
   const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights)};
 
   const int64_t states = p.batch * p.units;
-  const auto unwritten = [](size_t size) { return std::vector<T>(size, std::numeric_limits<T>::quiet_NaN()); };
   std::vector<Buffers<T>> directions(reverse.size());
-  std::vector<std::vector<T>> residuals(reverse.size(), unwritten(keep_residuals ? ResidualSize(p) : 0));
+  std::vector<std::vector<T>> residuals(reverse.size(), Unwritten<T>(keep_residuals ? ResidualSize(p) : 0));
   std::vector<Arguments> all_arguments;
   std::vector<Results> results;
   std::vector<Gradients> gradients;
   for (size_t d = 0; d < reverse.size(); ++d) {
     Buffers<T>& all = directions[d];
-    all = {unwritten(states * p.time), unwritten(states), unwritten(HasCellState(p) ? states : 0),
-           unwritten(p.batch * p.time * p.source)};
-    for (const auto* argument : {&inputs, &kernel, &recurrent_kernel, &bias, &initial_h, &initial_c, &memory, &keys,
-                                 &query_kernel, &score_vector}) {
-      all.push_back(unwritten(argument->size()));
+    all = {Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
+           Unwritten<T>(p.batch * p.time * p.source)};
+    for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
+                                 &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector}) {
+      all.push_back(Unwritten<T>(argument->size()));
     }
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
@@ -265,6 +283,96 @@ void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string&
   }
 }
 
+// Runs the forward pass without residuals, as at inference.
+template <class T>
+Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = false) {
+  CallOf<T> call(c);
+  const Problem& p = call.problem;
+  const int64_t states = p.batch * p.units;
+  if (packs) {
+    call.arguments.packed = Pack(p, call.arguments, executor);
+    KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
+    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector}) {
+      std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
+    }
+  }
+  Buffers<T> all{Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
+                 Unwritten<T>(p.batch * p.time * p.source)};
+  const Results results{all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr}, nullptr,
+                        all[3].data()};
+  KERAS_SEQ_CHECK(Forward(p, {call.arguments}, {results}, executor), "forward");
+  return all;
+}
+
+// a (rows, depth) times the rows of `b` (.., columns) from `first` on.
+Numbers Product(const Numbers& a, int64_t rows, int64_t depth, const Numbers& b, int64_t first, int64_t columns) {
+  Numbers product(rows * columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < columns; ++j) {
+        product[i * columns + j] += a[i * depth + k] * b[(first + k) * columns + j];
+      }
+    }
+  }
+  return product;
+}
+
+// The memory of every sequence is that of the first of its `neighbours`: given once, or once for each.
+template <class Buffer>
+Buffer TakeMemories(const Buffer& buffer, int64_t size, int64_t neighbours, bool shared) {
+  Buffer taken;
+  for (size_t at = 0; at < buffer.size(); at += neighbours * size) {
+    for (int64_t i = 0; i < (shared ? 1 : neighbours); ++i) {
+      taken.insert(taken.end(), buffer.begin() + at, buffer.begin() + at + size);
+    }
+  }
+  return taken;
+}
+
+void TestSharedMemory(const Case& c, ThreadPool& pool, const std::string& name) {
+  const Problem& p = c.problem;
+  const int64_t row = p.multiplied ? Gates(p.cell) * p.units : p.memory_units;
+  for (int64_t neighbours = 1; neighbours <= p.batch; ++neighbours) {
+    if (p.batch % neighbours) continue;
+    Buffers<double> results[2];
+    for (bool shared : {false, true}) {
+      Case taken = c;
+      taken.memory = TakeMemories(c.memory, p.source * row, neighbours, shared);
+      taken.keys = TakeMemories(c.keys, p.source * p.attention_units, neighbours, shared);
+      taken.memory_mask = TakeMemories(c.memory_mask, p.source, neighbours, shared);
+      if (shared) taken.problem.sequences_per_memory = neighbours;
+      results[shared] = RunAtInference<double>(taken, pool.WithThreads(1 + shared));
+    }
+    for (size_t i = 0; i < results[0].size(); ++i) {
+      KERAS_SEQ_CHECK(BitwiseEqual(results[0][i], results[1][i]), "%s %s differs if memories are shared", name.c_str(),
+                      kNames[i]);
+    }
+  }
+}
+
+// What a search does otherwise than a layer: it packs weights once, computes products ahead, and its beams share a
+// memory.
+void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
+  const Problem& p = c.problem;
+  const auto expected = RunAtInference<double>(c, pool.WithThreads(1));
+  const auto packed = RunAtInference<double>(c, pool.WithThreads(3), true);
+  Case ahead = c;
+  ahead.problem.multiplied = true;
+  ahead.problem.features = ahead.problem.memory_units = 0;
+  const int64_t columns = Gates(p.cell) * p.units;
+  ahead.inputs = Product(c.inputs, p.batch * p.time, p.features, c.kernel, 0, columns);
+  ahead.memory = Product(c.memory, p.batch * p.source, p.memory_units, c.kernel, p.features, columns);
+  ahead.kernel.clear();
+  const auto multiplied = RunAtInference<double>(ahead, pool.WithThreads(2), true);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    KERAS_SEQ_CHECK(BitwiseEqual(expected[i], packed[i]), "%s %s differs if packed", name.c_str(), kNames[i]);
+    CheckClose(multiplied[i], expected[i], 1e-11, name + " " + kNames[i] + " of products");
+  }
+  if (!p.attends || p.source == 0) return;
+  TestSharedMemory(c, pool, name);
+  TestSharedMemory(ahead, pool, name);
+}
+
 // Large enough that several threads share every step, and that there are several chunks of steps.
 void TestThreads(const CellVariant& variant, bool attends, ThreadPool& pool, Draw& draw) {
   Case c{};
@@ -306,6 +414,7 @@ int main(int count, char** arguments) {
     const std::string name = "call " + std::to_string(call);
     TestResidualSize(c.problem, name);
     TestAgainstReference(c, pool, name);
+    TestSearchSteps(c, pool, name);
     if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, name);
   }
   Draw draw(seed);

@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.layers.attention.mechanism import AttentionMechanism, check_units
 from keras_seq.layers.foreign_cell import ForeignCellEquations, call_cell, reset_all_dropout_masks
-from keras_seq.layers.recurrent_cell import RecurrentCell
+from keras_seq.layers.recurrent_cell import has_cell_equations
 from keras_seq.ops.attention_recurrence import run_attention_recurrence
 from keras_seq.ops.cudnn import NO_FEATURES
 from keras_seq.ops.equations.attention import (
@@ -304,19 +304,19 @@ class AttentiveLayer(keras.layers.Layer):
 
         return attend_in_step
 
-    def _has_equations(self):
-        """Whether the cell has cell equations. If a subclass overrides `call`, its `call` must run instead."""
-        return isinstance(self.cell, RecurrentCell) and type(self.cell).call is RecurrentCell.call
+    def reads_context_products(self):
+        """Whether the context of each step enters the cell by a product alone, as that of additive attention does."""
+        return self._runs_equations() and self.attend == "before" and self.attention.is_additive
 
     def _runs_equations(self):
         """Whether the cell equations run, with the product of the context added to the input product."""
         # Layer normalisation needs the whole product, of inputs and context together.
-        return self._has_equations() and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
+        return has_cell_equations(self.cell) and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
 
     def implementation_for(self, implementation):
         """Return what runs with this argument `implementation`, and why: a `Choice`."""
         equations, features = self.cell, NO_FEATURES
-        if self._has_equations():
+        if has_cell_equations(self.cell):
             equations, features = self.cell.equations, self.cell.call_features()
         if self._runs_equations() and self._feeds_next_step:
             equations = InputFeedingEquations(equations, None, 0, 0)

@@ -274,3 +274,8 @@ class RecurrentCell:
             "dropout_mode": self.dropout_mode,
         }
         return {**super().get_config(), **arguments}
+
+
+def has_cell_equations(cell) -> bool:
+    """Whether the equations of a cell run instead of its `call`. If a subclass overrides `call`, that must run."""
+    return isinstance(cell, RecurrentCell) and type(cell).call is RecurrentCell.call

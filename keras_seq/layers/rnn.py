@@ -8,7 +8,7 @@ from keras_seq._private_api import get_mask
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.foreign_cell import reset_all_dropout_masks
 from keras_seq.layers.masks import RaggedInputMixin
-from keras_seq.layers.recurrent_cell import RecurrentCell
+from keras_seq.layers.recurrent_cell import has_cell_equations
 from keras_seq.ops.implementation import Choice, can_compile, check_implementation, choose_implementation
 from keras_seq.ops.random import child_initializer
 from keras_seq.ops.recurrence import run_recurrences
@@ -112,9 +112,7 @@ class RNN(RaggedInputMixin, keras.layers.RNN):
     def recurrent_cells(self):
         """Return the cells if all are of keras_seq, else None. A method, because Keras saves layers in attributes."""
         cells = self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
-        # If a subclass overrides `call`, its `call` must run.
-        has_equations = (isinstance(c, RecurrentCell) and type(c).call is RecurrentCell.call for c in cells)
-        return list(cells) if all(has_equations) else None
+        return list(cells) if all(has_cell_equations(cell) for cell in cells) else None
 
     def choose_implementation(self):
         """Return the implementation that runs, and why: a `Choice` of `keras_seq.ops.implementation`."""

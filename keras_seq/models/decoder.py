@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
 from keras_seq.layers.recurrent_layer import make_layer
+from keras_seq.layers.search_step import start_search
 from keras_seq.ops.masks import zero_masked_positions
 from keras_seq.ops.random import child_seed
 
@@ -171,26 +172,37 @@ class Decoder(keras.layers.Layer):
             return state
         return [*state, *self.recurrent_layer.initial_attention_state(memory)]
 
-    def step_function(self, memory, memory_mask=None):
-        """Returns the step function of a search, at inference. The keys of the memory are computed once.
+    def start_search(self, memory, summary, memory_mask=None, num_beams=1):
+        """Prepares a search: computes what all of its steps share.
 
         Args:
             memory: tensor (batch, source, features).
+            summary: tensor (batch, state features).
             memory_mask: booleans (batch, source), True = keep.
+            num_beams: how many hypotheses of each source a step continues.
 
         Returns:
-            Function `(tokens, state) -> (logits, state, weights)`. The tokens have shape (batch,), the first state is
-            `get_initial_state(summary, memory)`, logits have shape (batch, vocabulary) and attention weights (batch,
-            source), or (batch, 0) without attention.
+            `(step, state, memory)`: the step function of `keras_seq.decoding.search`, its first state, and what it
+            reads of each source. The function is `step(tokens, state, memory, is_live=None) -> (logits, state,
+            attention_weights)`. Its rows are the sources, each repeated for its beams: tokens (rows,), logits (rows,
+            vocabulary), attention weights (rows, source), or (rows, 0) without attention. The memory keeps one row for
+            each source.
         """
-        return self._make_step_function(memory, memory_mask)
+        run_layer, tensors = start_search(self.recurrent_layer, self.embedding, memory, memory_mask, num_beams)
+
+        def step(tokens, state, memory, is_live=None):
+            output, state, weights = run_layer(tokens, state, memory, is_live)
+            return self.readout(output), state, weights
+
+        return step, self.get_initial_state(summary, memory), tensors
 
     @contextlib.contextmanager
     def training_step_function(self, memory, memory_mask=None):
-        """Yields a step function like that of `step_function`, but in training mode, for use in a `with` block.
+        """Yields a function that runs one step of the decoder in training mode, for use in a `with` block.
 
-        All steps share their dropout masks, which are the masks that the next `call` in training draws. Noise of the
-        attention is drawn anew in each step.
+        It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
+        memory)` as its first state. All steps share their dropout masks, which are the masks that the next `call` in
+        training draws. Noise of the attention is drawn anew in each step.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
         inputs, outputs = ops.ones((batch, self.embedding_dim), dtype), ops.ones((batch, self.units), dtype)
@@ -203,31 +215,26 @@ class Decoder(keras.layers.Layer):
             cell.get_dropout_mask(inputs)  # the cell keeps its masks until they are reset
             cell.get_recurrent_dropout_mask(outputs)
         try:
-            yield self._make_step_function(memory, memory_mask, masks)
+            yield self._training_step(memory, memory_mask, *masks)
         finally:
             cell.reset_dropout_mask()
             cell.reset_recurrent_dropout_mask()
 
-    def _make_step_function(self, memory, memory_mask, masks=None):
-        """Returns the step function, for training if there are masks for inputs (batch, embedding_dim) and outputs."""
+    def _training_step(self, memory, memory_mask, input_mask, output_mask):
+        """Returns the function of a step, with dropout masks for inputs (batch, embedding_dim) and outputs."""
         keys = None
         if self.attention is not None:
             memory = zero_masked_positions(memory, memory_mask)
             keys = self.recurrent_layer.project_memory(memory)
-        training = masks is not None
 
         def step(tokens, state):
-            inputs = self.embedding(tokens)  # (batch, embedding_dim)
-            if training:
-                inputs = inputs * masks[0]
+            inputs = self.embedding(tokens) * input_mask  # (batch, embedding_dim)
             if keys is None:
-                output, state = self.recurrent_layer.cell(inputs, state, training=training)
+                output, state = self.recurrent_layer.cell(inputs, state, training=True)
                 weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
             else:
-                output, state, weights = self.recurrent_layer.step(inputs, state, memory, keys, memory_mask, training)
-            if training:
-                output = output * masks[1]
-            return self.readout(output), state, weights
+                output, state, weights = self.recurrent_layer.step(inputs, state, memory, keys, memory_mask, True)
+            return self.readout(output * output_mask), state, weights
 
         return step
 

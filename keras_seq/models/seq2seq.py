@@ -421,9 +421,10 @@ class Seq2Seq(keras.Model):
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
         # The limit depends only on the length of each source, not on the rest of the batch.
         limits = tf.where(max_length > 0, max_length, 2 * lengths + 10)
+        step, state, memory = self.decoder.start_search(memory, summary, mask)
         hypotheses = greedy_search(
-            self.decoder.step_function(memory, mask),
-            self.decoder.get_initial_state(summary, memory),
+            lambda tokens, state: step(tokens, state, memory),
+            state,
             tf.fill([tf.shape(source)[0]], START_ID),
             limits,
             end_id=END_ID,

@@ -289,9 +289,9 @@ class TestDecoder:
         mask = MEMORY_MASK
         logits, weights = decoder(tokens, memory, summary, memory_mask=mask, return_attention_scores=True)
         memory, summary = (keras.ops.cast(x, decoder.compute_dtype) for x in (memory, summary))
-        step, state, steps = decoder.step_function(memory, mask), decoder.get_initial_state(summary, memory), []
+        (step, state, searched), steps = decoder.start_search(memory, summary, mask), []
         for t in range(TIME):
-            step_logits, state, step_weights = step(tokens[:, t], state)
+            step_logits, state, step_weights = step(tokens[:, t], state, searched)
             steps.append([keras.ops.cast(x, "float32") for x in (step_logits, step_weights)])
         expected = [keras.ops.cast(x, "float32") for x in (logits, weights)]
         tolerance = 1e-6 if policy == "float32" else 2e-2

@@ -138,8 +138,8 @@ def test_steps_of_a_search_ignore_masked_memory():
     results = []
     for value in (0, *NOT_FINITE):
         memory = keras.ops.convert_to_tensor(fill_masked(MEMORY, MEMORY_MASK, value))
-        state = decoder.get_initial_state(MEMORY[:, 0], memory)
-        results.append(decoder.step_function(memory, MEMORY_MASK)(tokens[:, 0], state))
+        step, state, searched = decoder.start_search(memory, MEMORY[:, 0], MEMORY_MASK)
+        results.append(step(tokens[:, 0], state, searched))
     for result in results[1:]:
         assert_close(result, results[0], 1e-6)
 

@@ -292,10 +292,10 @@ class TestScheduledSampling:
         model.compile(scheduled_sampling=ScheduledSampling(1.0, "sequential", "argmax"))
         _, fed = self.run_training_pass(model, inputs, monkeypatch)
         memory, summary = model.encoder(inputs[0])
-        step, state = model.decoder.step_function(memory, inputs[0] != 0), model.decoder.get_initial_state(summary)
+        step, state, memory = model.decoder.start_search(memory, summary, inputs[0] != 0)
         token = np.full(6, 2)
         for t in range(1, 8):
-            logits, state, _ = step(token, state)
+            logits, state, _ = step(token, state, memory)
             token = np.array(logits)
             token[:, [0, 2]] = -np.inf
             token = np.where(inputs[1][:, t] == 0, 0, token.argmax(-1))

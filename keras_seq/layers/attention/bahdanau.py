@@ -80,7 +80,7 @@ class BahdanauAttention(AttentionMechanism):
 
     def score_vector(self, data):
         """Returns v, or `g v / |v|` with `normalize`: (units,), in the dtype of `data`."""
-        vector = self.cast_weight(self.score_kernel, data)[:, 0]
+        vector = ops.reshape(self.cast_weight(self.score_kernel, data), (-1,))
         if not self.normalize:
             return vector
         return self.cast_weight(self.score_length, data) * vector * ops.rsqrt(ops.sum(vector * vector))

@@ -95,7 +95,7 @@ class LuongAttention(AttentionMechanism):
 
     def score_vector(self, data):
         """Returns `c v` for "concat": (units,), in the dtype of `data`."""
-        return self._scale(self.cast_weight(self.score_kernel, data)[:, 0])
+        return self._scale(ops.reshape(self.cast_weight(self.score_kernel, data), (-1,)))
 
     def project_memory(self, memory):
         """Returns the keys (batch, source, query features or units) of a memory (batch, source, features).

@@ -25,7 +25,9 @@ class AttentionWeights(NamedTuple):
     """What every step reads beside its inputs."""
 
     cell: RecurrentWeights
-    context_kernel: Tensor | None  # (memory_units, gates * units), the rows of the input kernel for the context
+    # (memory_units, gates * units), the rows of the input kernel for the context. None in a search, where the memory is
+    # already multiplied by it, and of a foreign cell.
+    context_kernel: Tensor | None
     query_kernel: Tensor | None  # (units, attention_units); only of `AdditiveAttentionEquations`
     score_vector: Tensor | None  # (attention_units,); likewise
     keys: Tensor  # (batch, source, attention_units), the projected memory
@@ -100,7 +102,9 @@ class AdditiveAttentionEquations(AttentionEquations):
         energies, _ = additive_energies(query, weights.keys, weights.score_vector)
         attention_weights = masked_softmax(energies, masks.memory_mask)
         context = weighted_sum(attention_weights, weights.memory)
-        inputs = inputs + ops.matmul(context, weights.context_kernel)
+        if weights.context_kernel is not None:
+            context = ops.matmul(context, weights.context_kernel)
+        inputs = inputs + context
         state, _, residuals = self.cell.step(weights.cell, masks, inputs, state)
         return Step(state, (attention_weights,), (query, *residuals))
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a recurrent layer step by step, as a search does: what all steps share is computed once."""
+
+from keras import ops
+
+from keras_seq.layers.attention_cell import AttentiveLayer
+from keras_seq.layers.recurrent_cell import has_cell_equations
+from keras_seq.ops.equations.cell import CellEquations
+from keras_seq.ops.masks import as_bool_mask, zero_masked_positions
+from keras_seq.ops.search_step import AttendedMemory, run_search_step
+
+_LARGEST_TABLE = 256  # tokens: for more, the products with all embeddings cost more than those of a short search
+
+
+def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
+    """Prepares a search with a recurrent layer that reads embedded tokens.
+
+    Args:
+        layer: an `AttentionDecoder`, or a recurrent layer with a single cell.
+        embedding: the `keras.layers.Embedding` of the tokens.
+        memory: (sources, positions, features), if the layer attends.
+        memory_mask: (sources, positions) booleans, True = keep, or None.
+        num_beams: how many rows of a step attend to each memory.
+
+    Returns:
+        `(step, memory)`. The memory is a dict of tensors (sources, ...) with all that steps read of it, for which the
+        function is `step(tokens, state, memory, is_live) -> (output, state, attention_weights)`; see `run_search_step`
+        and `Decoder.start_search`. Without attention, the weights are (rows, 0).
+    """
+    attends = isinstance(layer, AttentiveLayer)
+    multiplies = layer.reads_context_products() if attends else _multiplies(layer.cell)
+    if attends and not multiplies:
+        return _start_attending(layer, embedding, memory, memory_mask, num_beams)
+    if not multiplies:
+        return _start_calling(layer.cell, embedding)
+    cell, dtype = layer.cell, layer.compute_dtype
+    features = embedding.output_dim
+    kernel = ops.cast(cell.kernel, dtype)
+    embedded_products = _products_of_tokens(embedding, kernel[:features], dtype)
+    if not attends:
+
+        def run_cell(tokens, state, memory, is_live=None):
+            call = _call_on_products(cell, embedded_products(tokens), state)
+            state, _ = run_search_step(call, None, is_live, layer.implementation)
+            return state[0], list(state), ops.zeros((ops.shape(tokens)[0], 0), dtype)
+
+        return run_cell, {}
+
+    memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
+    query_kernel = ops.cast(layer.attention.query_kernel, dtype)
+    score_vector = layer.attention.score_vector(memory)
+    tensors = {"products": ops.matmul(memory, kernel[features:]), "keys": layer.project_memory(memory)}
+    if memory_mask is not None:
+        tensors["mask"] = as_bool_mask(memory_mask)
+    shares = layer.implementation_for(layer.implementation).implementation == "native"
+
+    def attend(tokens, state, memory, is_live=None):
+        memory = memory if shares else _rows_of(memory)
+        attended = AttendedMemory(memory["products"], memory["keys"], memory.get("mask"), query_kernel, score_vector)
+        call = _call_on_products(cell, embedded_products(tokens), state)
+        state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
+        return state[0], list(state), attention_weights
+
+    return attend, tensors if shares else _repeat(tensors, num_beams)
+
+
+def _start_attending(layer, embedding, memory, memory_mask, num_beams):
+    """Prepares a search with any attention and any order: each step is one of the layer."""
+    memory = zero_masked_positions(ops.cast(memory, layer.compute_dtype), memory_mask)
+    tensors = {"memory": memory, "keys": layer.project_memory(memory)}
+    if memory_mask is not None:
+        tensors["mask"] = as_bool_mask(memory_mask)
+
+    def step(tokens, state, memory, is_live=None):
+        memory = _rows_of(memory)
+        return layer.step(embedding(tokens), state, memory["memory"], memory["keys"], memory.get("mask"))
+
+    return step, _repeat(tensors, num_beams)
+
+
+def _start_calling(cell, embedding):
+    """Prepares a search with a cell without attention whose `call` must run."""
+
+    def step(tokens, state, memory, is_live=None):
+        output, state = cell(embedding(tokens), state, training=False)
+        return output, state, ops.zeros((ops.shape(output)[0], 0), output.dtype)
+
+    return step, {}
+
+
+def _multiplies(cell):
+    """Whether the inputs of a cell enter by a product alone, which can be computed ahead."""
+    if not has_cell_equations(cell):
+        return False
+    return not getattr(cell, "layer_norm", False) and isinstance(cell.equations, CellEquations)
+
+
+def _products_of_tokens(embedding, kernel, dtype):
+    """Return a function from tokens (rows,) to the products of their embeddings, (rows, gates * units)."""
+    if embedding.input_dim > _LARGEST_TABLE:
+        return lambda tokens: ops.matmul(ops.cast(embedding(tokens), dtype), kernel)
+    table = ops.matmul(ops.cast(embedding.embeddings, dtype), kernel)
+    return lambda tokens: ops.take(table, tokens, axis=0)
+
+
+def _call_on_products(cell, products, state):
+    """Return the `RecurrentCall` of one step on products with the kernel."""
+    return cell.recurrent_call(products[:, None], tuple(state))._replace(kernel=None)
+
+
+def _repeat(tensors, num_beams):
+    """Repeat the tensors (sources, ...) of a memory for each beam: (sources, beams, ...)."""
+    return {name: ops.repeat(x[:, None], num_beams, axis=1) for name, x in tensors.items()}
+
+
+def _rows_of(tensors):
+    """Merge the axes of sources and beams."""
+
+    def merge(x):
+        sources, beams, *shape = ops.shape(x)
+        return ops.reshape(x, (sources * beams, *shape))
+
+    return {name: merge(x) for name, x in tensors.items()}
