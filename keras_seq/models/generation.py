@@ -437,8 +437,9 @@ def _source_spec(are_texts):
 
 def _count(inputs):
     """Returns the number of sources, or None if it is not known."""
-    is_sequence = hasattr(inputs, "__len__") and not isinstance(inputs, (str, bytes)) and not is_batched(inputs)
-    return len(inputs) if is_sequence else None
+    if isinstance(inputs, (str, bytes)):
+        return 1
+    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
 
 
 def _check_count(name, value, bound, optional=False):
