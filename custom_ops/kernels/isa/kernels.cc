@@ -19,6 +19,9 @@ int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
     step += 2.0 * problem.batch * (columns * problem.memory_units + 1.0 * problem.units * problem.attention_units);
     step += problem.batch * problem.source * (kTanh * problem.attention_units + 2.0 * problem.memory_units);
   }
+  // Starting the team takes as long as many operations.
+  constexpr double kShortCall = 4e6;
+  if (step * direction_count * problem.time < kShortCall) return 1;
   const double workers = step * direction_count / kOperations;
   return workers < threads ? static_cast<int>(workers) + 1 : threads;
 }
