@@ -155,16 +155,23 @@ class NoRepeatNGram(Processor):
 
     def __call__(self, log_probabilities, tokens, step):
         tokens = tf.convert_to_tensor(tokens)
-        capacity = tf.shape(tokens)[1]
+        rows, capacity = tf.shape(tokens)[0], tf.shape(tokens)[1]
         width = tf.minimum(self.size - 1, capacity)  # if the capacity is less, nothing matches
-        # The `width` tokens before each position, in a history preceded by tokens that occur nowhere. Positions less
-        # than `size - 1` see some of them. The last tokens see fewer than an earlier position, so these do not match.
-        padded = tf.pad(tokens, [[0, 0], [width, 0]], constant_values=-1)  # (rows, width + capacity)
-        before = tf.range(capacity)[:, None] + tf.range(width)  # (capacity, width)
-        windows = tf.gather(padded, before, axis=1)  # (rows, capacity, width)
-        last = tf.gather(padded, step + tf.range(width), axis=1)  # (rows, width)
-        is_repeated = tf.reduce_all(windows == last[:, None], axis=-1)  # (rows, capacity)
-        is_repeated &= tf.range(capacity) < step
+        # Compares the `width` tokens before each position with the last ones, in a history preceded by tokens that
+        # occur nowhere. Near its beginning, a position sees more of these than a later one, so it does not match.
+        padded = tf.concat([tf.fill([rows, width], -1), tokens], axis=1)  # (rows, width + capacity)
+
+        def compare(offset, is_repeated):
+            before = tf.slice(padded, [0, offset], [rows, capacity])  # (rows, capacity)
+            last = tf.gather(padded, step + offset, axis=1)  # (rows,)
+            return offset + 1, is_repeated & tf.equal(before, last[:, None])  # `==` loses the shape
+
+        _, is_repeated = tf.while_loop(
+            lambda offset, _: offset < width,
+            compare,
+            (tf.constant(0), tf.broadcast_to(tf.range(capacity) < step, [rows, capacity])),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
+        )
         return forbid(log_probabilities, token_sets(tokens, is_repeated, tf.shape(log_probabilities)[1]))
 
     def get_config(self):
@@ -363,10 +370,10 @@ def token_sets(tokens, is_member, vocabulary_size):
         is_member: booleans that broadcast to `tokens`. Where False, the token does not count.
         vocabulary_size: number of tokens in the vocabulary.
     """
-    shape = tf.shape(tokens)
-    rows = tf.broadcast_to(tf.range(shape[0])[:, None], shape)
-    is_member = tf.broadcast_to(tf.cast(is_member, tf.int32), shape)
-    return tf.scatter_nd(tf.stack([rows, tokens], axis=-1), is_member, [shape[0], vocabulary_size]) > 0
+    counted = tf.where(is_member, tokens, vocabulary_size)  # what is outside the vocabulary is not counted
+    # The raw op, because `tf.math.bincount` computes the size from the tokens, which XLA cannot.
+    no_weights = tf.constant([], tf.float32)
+    return tf.raw_ops.DenseBincount(input=counted, size=vocabulary_size, weights=no_weights, binary_output=True) > 0
 
 
 def as_integer(name, value, minimum=0):
