@@ -10,7 +10,7 @@ from keras import ops
 from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
-from keras_seq.decoding import greedy_search
+from keras_seq.decoding import GreedySampler, search
 from keras_seq.models.token_side import TokenSide, source_batches
 from keras_seq.models.training_pairs import TrainingPairs, holds_call_inputs
 from keras_seq.training import ScheduledSampling, TokenAccuracy, masked_crossentropy
@@ -421,21 +421,26 @@ class Seq2Seq(keras.Model):
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
         # The limit depends only on the length of each source, not on the rest of the batch.
         limits = tf.where(max_length > 0, max_length, 2 * lengths + 10)
-        hypotheses = greedy_search(
-            self.decoder.step_function(memory, mask),
+        step = self.decoder.step_function(memory, mask)
+        hypotheses = search(
+            lambda tokens, state, memory, is_live: step(tokens, state),
             self.decoder.get_initial_state(summary, memory),
+            (),
             tf.fill([tf.shape(source)[0]], START_ID),
             limits,
+            sampler=GreedySampler(),
             end_id=END_ID,
             forbidden_ids=(PAD_ID, START_ID),
+            return_attention_weights=True,
+            drop_ended=False,  # because the step function has the memory of all sources
         )
         results = {
-            "token_ids": hypotheses.token_ids,
-            "log_probabilities": hypotheses.log_probabilities,
-            "attention_weights": hypotheses.attention_weights,
+            "token_ids": hypotheses.token_ids[:, 0],
+            "log_probabilities": hypotheses.log_probabilities[:, 0],
+            "attention_weights": hypotheses.attention_weights[:, 0],
         }
         if self._vocabularies.detokenizer is not None:
-            results["text"] = self._vocabularies.detokenizer(hypotheses.token_ids)
+            results["text"] = self._vocabularies.detokenizer(results["token_ids"])
         return results
 
     def export(self, path):
