@@ -2,12 +2,11 @@
 """Processors: they change the log-probabilities of the next token before a sampler chooses it."""
 
 import math
-import numbers
 
 import keras
-import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.decoding.checks import check_count, check_index, check_number, check_token_ids, check_vocabulary
 
 
 class Processor:
@@ -104,6 +103,7 @@ class MinLength(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> processor = MinLength(2)
     >>> log_probabilities = np.log([[0.1, 0.1, 0.1, 0.7]])
     >>> np.exp(processor(log_probabilities, [[1, 0, 0]], step=1))
@@ -113,8 +113,8 @@ class MinLength(Processor):
     """
 
     def __init__(self, min_length, end_id=3):
-        self.min_length = as_integer("min_length", min_length)
-        self.end_id = as_integer("end_id", end_id)
+        self.min_length = check_index("min_length", min_length)
+        self.end_id = check_index("end_id", end_id)
 
     def __call__(self, log_probabilities, tokens, step):
         is_end = tf.range(tf.shape(log_probabilities)[1]) == self.end_id  # (vocabulary,)
@@ -123,7 +123,7 @@ class MinLength(Processor):
     def check(self, max_length=None, vocabulary_size=None, forbidden_ids=()):
         if max_length is not None and self.min_length > max_length:
             raise ValueError(f"`min_length` must be at most `max_length`={max_length}. Received: {self.min_length}")
-        check_ids("end_id", [self.end_id], vocabulary_size)
+        check_vocabulary("end_id", [self.end_id], vocabulary_size)
 
     def get_config(self):
         return {"min_length": self.min_length, "end_id": self.end_id}
@@ -144,6 +144,7 @@ class NoRepeatNGram(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> processor = NoRepeatNGram(2)
     >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
     >>> np.exp(processor(log_probabilities, [[1, 2, 0, 1, 0]], step=4))  # after 1, not again 2
@@ -151,7 +152,7 @@ class NoRepeatNGram(Processor):
     """
 
     def __init__(self, size):
-        self.size = as_integer("size", size, minimum=1)
+        self.size = check_count("size", size)
 
     def __call__(self, log_probabilities, tokens, step):
         tokens = tf.convert_to_tensor(tokens)
@@ -194,6 +195,7 @@ class RepetitionPenalty(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> processor = RepetitionPenalty(2.0)
     >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
     >>> np.exp(processor(log_probabilities, [[1, 2, 0]], step=2)).round(2)
@@ -201,10 +203,9 @@ class RepetitionPenalty(Processor):
     """
 
     def __init__(self, penalty):
-        is_number = isinstance(penalty, numbers.Real) and not isinstance(penalty, bool)
-        if not is_number or not 0 < penalty < math.inf:
-            raise ValueError(f"`penalty` must be a finite number greater than 0. Received: {penalty!r}")
-        self.penalty = float(penalty)
+        self.penalty = check_number(
+            "penalty", penalty, lambda value: 0 < value < math.inf, "a finite number greater than 0"
+        )
 
     def __call__(self, log_probabilities, tokens, step):
         log_probabilities, tokens = tf.convert_to_tensor(log_probabilities), tf.convert_to_tensor(tokens)
@@ -236,6 +237,7 @@ class ForcedPrefix(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
     >>> processor = ForcedPrefix(text_to_ids(vectorizer, ["T UW"])[0])
@@ -247,7 +249,7 @@ class ForcedPrefix(Processor):
     """
 
     def __init__(self, token_ids):
-        self.token_ids = as_token_ids("token_ids", token_ids)
+        self.token_ids = check_token_ids("token_ids", token_ids)
 
     def __call__(self, log_probabilities, tokens, step):
         log_probabilities = tf.convert_to_tensor(log_probabilities)
@@ -262,7 +264,7 @@ class ForcedPrefix(Processor):
                 f"`max_length` must be at least {len(self.token_ids)}, the length of the forced prefix "
                 f"{self.token_ids}. Received: {max_length}"
             )
-        check_ids("token_ids", self.token_ids, vocabulary_size, forbidden_ids)
+        check_vocabulary("token_ids", self.token_ids, vocabulary_size, forbidden_ids)
 
     def get_config(self):
         return {"token_ids": self.token_ids}
@@ -280,6 +282,7 @@ class ForbiddenTokens(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
     >>> processor = ForbiddenTokens(text_to_ids(vectorizer, ["T K"])[0])
@@ -291,14 +294,14 @@ class ForbiddenTokens(Processor):
     """
 
     def __init__(self, token_ids):
-        self.token_ids = as_token_ids("token_ids", token_ids)
+        self.token_ids = check_token_ids("token_ids", token_ids)
 
     def __call__(self, log_probabilities, tokens, step):
         ids = tf.constant([self.token_ids])
         return forbid(log_probabilities, token_sets(ids, True, tf.shape(log_probabilities)[1]))
 
     def check(self, max_length=None, vocabulary_size=None, forbidden_ids=()):
-        check_ids("token_ids", self.token_ids, vocabulary_size)
+        check_vocabulary("token_ids", self.token_ids, vocabulary_size)
 
     def get_config(self):
         return {"token_ids": self.token_ids}
@@ -318,6 +321,8 @@ class AllowedTokens(Processor):
 
     Example:
 
+    >>> import numpy as np
+    >>> import tensorflow as tf
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
     >>> vocabulary = vectorizer.get_vocabulary()
@@ -374,36 +379,3 @@ def token_sets(tokens, is_member, vocabulary_size):
     # The raw op, because `tf.math.bincount` computes the size from the tokens, which XLA cannot.
     no_weights = tf.constant([], tf.float32)
     return tf.raw_ops.DenseBincount(input=counted, size=vocabulary_size, weights=no_weights, binary_output=True) > 0
-
-
-def as_integer(name, value, minimum=0):
-    """Returns an integer argument as an int, and raises a ValueError if it is none or out of range."""
-    if not is_integer(value) or not minimum <= value < 2**31:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum} and less than 2**31. Received: {value!r}")
-    return int(value)
-
-
-def is_integer(value):
-    """Returns whether a value is an integer and not a boolean."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def as_token_ids(name, values):
-    """Returns token ids, a sequence, array or tensor, as a list of int, and raises a ValueError if they are none."""
-    values = values.numpy() if isinstance(values, tf.Tensor) else values
-    ids = values.tolist() if isinstance(values, np.ndarray) else values
-    ids = list(ids) if isinstance(ids, (list, tuple, range, set, frozenset)) else []
-    if not ids or not all(is_integer(value) and 0 <= value < 2**31 for value in ids):
-        raise ValueError(
-            f"`{name}` must be one or more integers of at least 0; `keras_seq.data.text_to_ids` makes them from text. "
-            f"Received: {values!r}"
-        )
-    return [int(value) for value in ids]
-
-
-def check_ids(name, ids, vocabulary_size, forbidden_ids=()):
-    """Raises a ValueError if token ids are outside the vocabulary or forbidden."""
-    if vocabulary_size is not None and max(ids) >= vocabulary_size:
-        raise ValueError(f"`{name}` must be less than the vocabulary size {vocabulary_size}. Received: {max(ids)}")
-    for token in set(forbidden_ids).intersection(ids):
-        raise ValueError(f"`{name}` must not contain a token that the search never chooses. Received: {token}")
