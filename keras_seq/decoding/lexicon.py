@@ -20,16 +20,16 @@ class Lexicon(Processor):
     The sequences are a trie: after a history that begins one of them, the tokens that continue it are allowed, and
     `[END]` after a complete one. After any other history nothing is allowed.
 
-    A search cuts outputs at their limit, also inside of a sequence. So pass a `max_length` of at least
-    `longest`, the length of the longest sequence.
+    A search cuts outputs at their limit, even within a sequence. So pass a `max_length` of at least `longest`, the
+    length of the longest sequence.
 
     The history of each row is found in the trie by its hash, which is one sum over its tokens, and then compared with
-    the sequence that has this hash, so a step costs the same in a trie of any size. Building it takes about a second
-    for 300,000 words.
+    the sequence that has this hash. So a step costs the same in a trie of any size. It takes about a second to build
+    one of 100,000 words.
 
     Args:
-        sequences: token ids without `[END]`: a list of sequences of integers, or a ragged tensor from `text_to_ids`. An
-            empty sequence stands for an output without tokens.
+        sequences: token ids without `[END]`: a list of sequences of integers, or a ragged tensor from `text_to_ids`, in
+            which tokens outside the vocabulary are 1, `[UNK]`. An empty sequence stands for an output without tokens.
         vocabulary_size: the number of tokens to choose from.
         end_id: id of the token that ends a sequence.
 

@@ -19,8 +19,9 @@ class Processor:
     A processor returns -inf for a token that is not allowed. If none is allowed, the search ends the sequence. The
     later of two processors that contradict each other prevails only if it raises a value: `ForcedPrefix` does.
 
-    To write your own, any function with these arguments will do. Derive from this class and implement `__call__` and
-    `get_config` if it has arguments that are to be saved, or `check` to reject them.
+    Any function with these arguments is a processor. A class derived from this one can also be saved, if it implements
+    `get_config` and is registered with `keras.saving.register_keras_serializable`, and can `check` its arguments before
+    a search.
 
     Call arguments:
         log_probabilities: float tensor (rows, vocabulary).
@@ -57,7 +58,7 @@ def check_processors(processors, max_length=None, vocabulary_size=None, forbidde
     """Checks the processors of a search.
 
     Args:
-        processors: a processor, or several; functions too.
+        processors: a processor, or a list or tuple of them.
         max_length: see `Processor.check`.
         vocabulary_size: see `Processor.check`.
         forbidden_ids: see `Processor.check`.
@@ -75,7 +76,7 @@ def check_processors(processors, max_length=None, vocabulary_size=None, forbidde
     ...
     ValueError: `max_length` must be at least 3, the length of the forced prefix [4, 5, 6]. Received: 2
     """
-    processors = (processors,) if callable(processors) else tuple(processors)
+    processors = tuple(processors) if isinstance(processors, (list, tuple)) else (processors,)
     for processor in processors:
         if not callable(processor) or isinstance(processor, type):
             raise ValueError(
@@ -226,7 +227,8 @@ class ForcedPrefix(Processor):
     the ranking of beams and is chosen even if an earlier processor forbids it. List a `ForcedPrefix` last. The
     `log_probabilities` that a search returns do count the prefix.
 
-    The prefix is the same for all sources, because a processor does not know the source of a row.
+    The prefix is the same for all sources, because a processor does not know the source of a row. A search cuts outputs
+    at their limit, even within the prefix.
 
     Args:
         token_ids: the prefix, integers (length,).

@@ -289,7 +289,8 @@ def test_bad_arguments(make, message):
         (Lexicon([[4]], 9), {"vocabulary_size": 8}, "`vocabulary_size` of the lexicon must be 8.*: 9"),
         (Lexicon([[4, 2]], 9), {"forbidden_ids": (0, 2)}, "`sequences` must not contain .* never chooses.*: 2"),
         (ForcedPrefix, {}, r"`processors` must be functions of \(log_probabilities, tokens, step\).*Received: <class"),
-        ([None], {}, r"`processors` must be functions of \(log_probabilities, tokens, step\).*Received: None"),
+        (None, {}, r"`processors` must be functions of \(log_probabilities, tokens, step\).*Received: None"),
+        (["greedy"], {}, r"`processors` must be functions of \(log_probabilities, tokens, step\).*Received: 'greedy'"),
     ],
 )
 def test_what_a_search_cannot_do_is_an_error(processor, arguments, message):
