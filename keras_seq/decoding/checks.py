@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the arguments of samplers."""
+"""Checks of the arguments of samplers and processors."""
 
 import numbers
+
+import numpy as np
+
+from keras_seq._lazy_tensorflow import tf
 
 
 def check_count(name, value):
@@ -16,3 +20,34 @@ def check_number(name, value, is_valid, expected):
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not is_valid(value):
         raise ValueError(f"`{name}` must be {expected}. Received: {value!r}")
     return float(value)
+
+
+def check_index(name, value):
+    """Returns an integer of at least 0 as an int after checking it."""
+    if not _is_index(value):
+        raise ValueError(f"`{name}` must be an integer of at least 0. Received: {value!r}")
+    return int(value)
+
+
+def check_token_ids(name, values):
+    """Returns token ids, a sequence, array or tensor of integers, as a list of int after checking them."""
+    ids = values.numpy() if isinstance(values, tf.Tensor) else values
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if not isinstance(ids, (list, tuple, range)) or not ids or not all(map(_is_index, ids)):
+        raise ValueError(
+            f"`{name}` must be one or more integers of at least 0; `keras_seq.data.text_to_ids` makes them from text. "
+            f"Received: {values!r}"
+        )
+    return [int(token) for token in ids]
+
+
+def check_vocabulary(name, ids, vocabulary_size, forbidden_ids=()):
+    """Checks that token ids are in a vocabulary, unless its size is None, and not forbidden."""
+    if vocabulary_size is not None and max(ids) >= vocabulary_size:
+        raise ValueError(f"`{name}` must be less than the vocabulary size {vocabulary_size}. Received: {max(ids)}")
+    for token in set(forbidden_ids).intersection(ids):
+        raise ValueError(f"`{name}` must not contain a token that the search never chooses. Received: {token}")
+
+
+def _is_index(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= value < 2**31

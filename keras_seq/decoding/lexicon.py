@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.decoding.processors import Processor, as_integer, check_ids, forbid, token_sets
+from keras_seq.decoding.checks import check_count, check_index, check_vocabulary
+from keras_seq.decoding.processors import Processor, forbid, token_sets
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -19,16 +20,16 @@ class Lexicon(Processor):
     The sequences are a trie: after a history that begins one of them, the tokens that continue it are allowed, and
     `[END]` after a complete one. After any other history nothing is allowed.
 
-    A search cuts outputs at their limit, also inside of a sequence. So pass a `max_length` of at least
-    `longest`, the length of the longest sequence.
+    A search cuts outputs at their limit, even within a sequence. So pass a `max_length` of at least `longest`, the
+    length of the longest sequence.
 
     The history of each row is found in the trie by its hash, which is one sum over its tokens, and then compared with
-    the sequence that has this hash, so a step costs the same in a trie of any size. Building it takes about a second
-    for 300,000 words.
+    the sequence that has this hash. So a step costs the same in a trie of any size. It takes about a second to build
+    one of 100,000 words.
 
     Args:
-        sequences: token ids without `[END]`: a list of sequences of integers, or a ragged tensor from `text_to_ids`. An
-            empty sequence stands for an output without tokens.
+        sequences: token ids without `[END]`: a list of sequences of integers, or a ragged tensor from `text_to_ids`, in
+            which tokens outside the vocabulary are 1, `[UNK]`. An empty sequence stands for an output without tokens.
         vocabulary_size: the number of tokens to choose from.
         end_id: id of the token that ends a sequence.
 
@@ -39,6 +40,7 @@ class Lexicon(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["cat", "car", "toad"])
     >>> tokens = vectorizer.get_vocabulary()
@@ -51,9 +53,9 @@ class Lexicon(Processor):
     """
 
     def __init__(self, sequences, vocabulary_size, end_id=3):
-        self.vocabulary_size = as_integer("vocabulary_size", vocabulary_size, minimum=1)
-        self.end_id = as_integer("end_id", end_id)
-        check_ids("end_id", [self.end_id], self.vocabulary_size)
+        self.vocabulary_size = check_count("vocabulary_size", vocabulary_size)
+        self.end_id = check_index("end_id", end_id)
+        check_vocabulary("end_id", [self.end_id], self.vocabulary_size)
         self.sequences = _as_sequences(sequences)
         self.longest = max(map(len, self.sequences))
         for ids in self.sequences:
@@ -113,7 +115,7 @@ class Lexicon(Processor):
                 f"`vocabulary_size` of the lexicon must be {vocabulary_size}, that of the model. "
                 f"Received: {self.vocabulary_size}"
             )
-        check_ids("sequences", set(self._tables["tokens"].numpy().tolist()), vocabulary_size, forbidden_ids)
+        check_vocabulary("sequences", set(self._tables["tokens"].numpy().tolist()), vocabulary_size, forbidden_ids)
 
     def get_config(self):
         # One string, because Keras needs seconds for a list of so many lists.

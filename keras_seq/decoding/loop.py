@@ -12,7 +12,7 @@ import numpy as np
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.decoding.sampler import Candidates, Hypotheses
 
-_LOWEST = np.finfo("float32").min
+_LOWEST = np.finfo("float32").min / 2  # half, because `tf.argmax` on a CPU does not find the lowest number itself
 
 
 class _Carry(NamedTuple):

@@ -2,12 +2,11 @@
 """Processors: they change the log-probabilities of the next token before a sampler chooses it."""
 
 import math
-import numbers
 
 import keras
-import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.decoding.checks import check_count, check_index, check_number, check_token_ids, check_vocabulary
 
 
 class Processor:
@@ -20,8 +19,9 @@ class Processor:
     A processor returns -inf for a token that is not allowed. If none is allowed, the search ends the sequence. The
     later of two processors that contradict each other prevails only if it raises a value: `ForcedPrefix` does.
 
-    To write your own, any function with these arguments will do. Derive from this class and implement `__call__` and
-    `get_config` if it has arguments that are to be saved, or `check` to reject them.
+    Any function with these arguments is a processor. A class derived from this one can also be saved, if it implements
+    `get_config` and is registered with `keras.saving.register_keras_serializable`, and can `check` its arguments before
+    a search.
 
     Call arguments:
         log_probabilities: float tensor (rows, vocabulary).
@@ -58,7 +58,7 @@ def check_processors(processors, max_length=None, vocabulary_size=None, forbidde
     """Checks the processors of a search.
 
     Args:
-        processors: a processor, or several; functions too.
+        processors: a processor, or a list or tuple of them.
         max_length: see `Processor.check`.
         vocabulary_size: see `Processor.check`.
         forbidden_ids: see `Processor.check`.
@@ -76,7 +76,7 @@ def check_processors(processors, max_length=None, vocabulary_size=None, forbidde
     ...
     ValueError: `max_length` must be at least 3, the length of the forced prefix [4, 5, 6]. Received: 2
     """
-    processors = (processors,) if callable(processors) else tuple(processors)
+    processors = tuple(processors) if isinstance(processors, (list, tuple)) else (processors,)
     for processor in processors:
         if not callable(processor) or isinstance(processor, type):
             raise ValueError(
@@ -104,6 +104,7 @@ class MinLength(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> processor = MinLength(2)
     >>> log_probabilities = np.log([[0.1, 0.1, 0.1, 0.7]])
     >>> np.exp(processor(log_probabilities, [[1, 0, 0]], step=1))
@@ -113,8 +114,8 @@ class MinLength(Processor):
     """
 
     def __init__(self, min_length, end_id=3):
-        self.min_length = as_integer("min_length", min_length)
-        self.end_id = as_integer("end_id", end_id)
+        self.min_length = check_index("min_length", min_length)
+        self.end_id = check_index("end_id", end_id)
 
     def __call__(self, log_probabilities, tokens, step):
         is_end = tf.range(tf.shape(log_probabilities)[1]) == self.end_id  # (vocabulary,)
@@ -123,7 +124,7 @@ class MinLength(Processor):
     def check(self, max_length=None, vocabulary_size=None, forbidden_ids=()):
         if max_length is not None and self.min_length > max_length:
             raise ValueError(f"`min_length` must be at most `max_length`={max_length}. Received: {self.min_length}")
-        check_ids("end_id", [self.end_id], vocabulary_size)
+        check_vocabulary("end_id", [self.end_id], vocabulary_size)
 
     def get_config(self):
         return {"min_length": self.min_length, "end_id": self.end_id}
@@ -144,6 +145,7 @@ class NoRepeatNGram(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> processor = NoRepeatNGram(2)
     >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
     >>> np.exp(processor(log_probabilities, [[1, 2, 0, 1, 0]], step=4))  # after 1, not again 2
@@ -151,20 +153,27 @@ class NoRepeatNGram(Processor):
     """
 
     def __init__(self, size):
-        self.size = as_integer("size", size, minimum=1)
+        self.size = check_count("size", size)
 
     def __call__(self, log_probabilities, tokens, step):
         tokens = tf.convert_to_tensor(tokens)
-        capacity = tf.shape(tokens)[1]
+        rows, capacity = tf.shape(tokens)[0], tf.shape(tokens)[1]
         width = tf.minimum(self.size - 1, capacity)  # if the capacity is less, nothing matches
-        # The `width` tokens before each position, in a history preceded by tokens that occur nowhere. Positions less
-        # than `size - 1` see some of them. The last tokens see fewer than an earlier position, so these do not match.
-        padded = tf.pad(tokens, [[0, 0], [width, 0]], constant_values=-1)  # (rows, width + capacity)
-        before = tf.range(capacity)[:, None] + tf.range(width)  # (capacity, width)
-        windows = tf.gather(padded, before, axis=1)  # (rows, capacity, width)
-        last = tf.gather(padded, step + tf.range(width), axis=1)  # (rows, width)
-        is_repeated = tf.reduce_all(windows == last[:, None], axis=-1)  # (rows, capacity)
-        is_repeated &= tf.range(capacity) < step
+        # Compares the `width` tokens before each position with the last ones, in a history preceded by tokens that
+        # occur nowhere. Near its beginning, a position sees more of these than a later one, so it does not match.
+        padded = tf.concat([tf.fill([rows, width], -1), tokens], axis=1)  # (rows, width + capacity)
+
+        def compare(offset, is_repeated):
+            before = tf.slice(padded, [0, offset], [rows, capacity])  # (rows, capacity)
+            last = tf.gather(padded, step + offset, axis=1)  # (rows,)
+            return offset + 1, is_repeated & tf.equal(before, last[:, None])  # `==` loses the shape
+
+        _, is_repeated = tf.while_loop(
+            lambda offset, _: offset < width,
+            compare,
+            (tf.constant(0), tf.broadcast_to(tf.range(capacity) < step, [rows, capacity])),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
+        )
         return forbid(log_probabilities, token_sets(tokens, is_repeated, tf.shape(log_probabilities)[1]))
 
     def get_config(self):
@@ -187,6 +196,7 @@ class RepetitionPenalty(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> processor = RepetitionPenalty(2.0)
     >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
     >>> np.exp(processor(log_probabilities, [[1, 2, 0]], step=2)).round(2)
@@ -194,10 +204,9 @@ class RepetitionPenalty(Processor):
     """
 
     def __init__(self, penalty):
-        is_number = isinstance(penalty, numbers.Real) and not isinstance(penalty, bool)
-        if not is_number or not 0 < penalty < math.inf:
-            raise ValueError(f"`penalty` must be a finite number greater than 0. Received: {penalty!r}")
-        self.penalty = float(penalty)
+        self.penalty = check_number(
+            "penalty", penalty, lambda value: 0 < value < math.inf, "a finite number greater than 0"
+        )
 
     def __call__(self, log_probabilities, tokens, step):
         log_probabilities, tokens = tf.convert_to_tensor(log_probabilities), tf.convert_to_tensor(tokens)
@@ -218,7 +227,8 @@ class ForcedPrefix(Processor):
     the ranking of beams and is chosen even if an earlier processor forbids it. List a `ForcedPrefix` last. The
     `log_probabilities` that a search returns do count the prefix.
 
-    The prefix is the same for all sources, because a processor does not know the source of a row.
+    The prefix is the same for all sources, because a processor does not know the source of a row. A search cuts outputs
+    at their limit, even within the prefix.
 
     Args:
         token_ids: the prefix, integers (length,).
@@ -229,6 +239,7 @@ class ForcedPrefix(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
     >>> processor = ForcedPrefix(text_to_ids(vectorizer, ["T UW"])[0])
@@ -240,7 +251,7 @@ class ForcedPrefix(Processor):
     """
 
     def __init__(self, token_ids):
-        self.token_ids = as_token_ids("token_ids", token_ids)
+        self.token_ids = check_token_ids("token_ids", token_ids)
 
     def __call__(self, log_probabilities, tokens, step):
         log_probabilities = tf.convert_to_tensor(log_probabilities)
@@ -255,7 +266,7 @@ class ForcedPrefix(Processor):
                 f"`max_length` must be at least {len(self.token_ids)}, the length of the forced prefix "
                 f"{self.token_ids}. Received: {max_length}"
             )
-        check_ids("token_ids", self.token_ids, vocabulary_size, forbidden_ids)
+        check_vocabulary("token_ids", self.token_ids, vocabulary_size, forbidden_ids)
 
     def get_config(self):
         return {"token_ids": self.token_ids}
@@ -273,6 +284,7 @@ class ForbiddenTokens(Processor):
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
     >>> processor = ForbiddenTokens(text_to_ids(vectorizer, ["T K"])[0])
@@ -284,14 +296,14 @@ class ForbiddenTokens(Processor):
     """
 
     def __init__(self, token_ids):
-        self.token_ids = as_token_ids("token_ids", token_ids)
+        self.token_ids = check_token_ids("token_ids", token_ids)
 
     def __call__(self, log_probabilities, tokens, step):
         ids = tf.constant([self.token_ids])
         return forbid(log_probabilities, token_sets(ids, True, tf.shape(log_probabilities)[1]))
 
     def check(self, max_length=None, vocabulary_size=None, forbidden_ids=()):
-        check_ids("token_ids", self.token_ids, vocabulary_size)
+        check_vocabulary("token_ids", self.token_ids, vocabulary_size)
 
     def get_config(self):
         return {"token_ids": self.token_ids}
@@ -311,6 +323,8 @@ class AllowedTokens(Processor):
 
     Example:
 
+    >>> import numpy as np
+    >>> import tensorflow as tf
     >>> from keras_seq.data import text_to_ids, text_vectorizer
     >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
     >>> vocabulary = vectorizer.get_vocabulary()
@@ -363,40 +377,7 @@ def token_sets(tokens, is_member, vocabulary_size):
         is_member: booleans that broadcast to `tokens`. Where False, the token does not count.
         vocabulary_size: number of tokens in the vocabulary.
     """
-    shape = tf.shape(tokens)
-    rows = tf.broadcast_to(tf.range(shape[0])[:, None], shape)
-    is_member = tf.broadcast_to(tf.cast(is_member, tf.int32), shape)
-    return tf.scatter_nd(tf.stack([rows, tokens], axis=-1), is_member, [shape[0], vocabulary_size]) > 0
-
-
-def as_integer(name, value, minimum=0):
-    """Returns an integer argument as an int, and raises a ValueError if it is none or out of range."""
-    if not is_integer(value) or not minimum <= value < 2**31:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum} and less than 2**31. Received: {value!r}")
-    return int(value)
-
-
-def is_integer(value):
-    """Returns whether a value is an integer and not a boolean."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def as_token_ids(name, values):
-    """Returns token ids, a sequence, array or tensor, as a list of int, and raises a ValueError if they are none."""
-    values = values.numpy() if isinstance(values, tf.Tensor) else values
-    ids = values.tolist() if isinstance(values, np.ndarray) else values
-    ids = list(ids) if isinstance(ids, (list, tuple, range, set, frozenset)) else []
-    if not ids or not all(is_integer(value) and 0 <= value < 2**31 for value in ids):
-        raise ValueError(
-            f"`{name}` must be one or more integers of at least 0; `keras_seq.data.text_to_ids` makes them from text. "
-            f"Received: {values!r}"
-        )
-    return [int(value) for value in ids]
-
-
-def check_ids(name, ids, vocabulary_size, forbidden_ids=()):
-    """Raises a ValueError if token ids are outside the vocabulary or forbidden."""
-    if vocabulary_size is not None and max(ids) >= vocabulary_size:
-        raise ValueError(f"`{name}` must be less than the vocabulary size {vocabulary_size}. Received: {max(ids)}")
-    for token in set(forbidden_ids).intersection(ids):
-        raise ValueError(f"`{name}` must not contain a token that the search never chooses. Received: {token}")
+    counted = tf.where(is_member, tokens, vocabulary_size)  # what is outside the vocabulary is not counted
+    # The raw op, because `tf.math.bincount` computes the size from the tokens, which XLA cannot.
+    no_weights = tf.constant([], tf.float32)
+    return tf.raw_ops.DenseBincount(input=counted, size=vocabulary_size, weights=no_weights, binary_output=True) > 0
