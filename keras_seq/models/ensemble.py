@@ -99,6 +99,11 @@ class Ensemble(keras.Model):
 
     def get_config(self):
         models = [keras.saving.serialize_keras_object(model) for model in self.models]
+        for model, config in zip(self.models, models, strict=True):
+            for part in ("encoder", "decoder", "source_vectorizer", "target_vectorizer"):
+                if config["config"][part] is not None:
+                    # Keras marks shared objects within one model only. Unmarked, a shared encoder would not load.
+                    config["config"][part]["shared_object_id"] = id(getattr(model, part))
         shared = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name}
         return {**shared, "models": models, "average": self.average}
 

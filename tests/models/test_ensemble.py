@@ -321,10 +321,10 @@ def test_models_that_cannot_be_averaged_are_an_error(members, make_models, messa
 
 def test_different_target_vocabularies_are_an_error():
     models = [make_member(0, sizes=(9, size)) for size in (7, 7, 8)]
-    with pytest.raises(ValueError, match="same target vocabulary. Received: models 0 and 2, with .* 7 and 8"):
+    with pytest.raises(ValueError, match=r"same target vocabulary. Received: models 0 and 2, with .* 7 and 8"):
         Ensemble(models)
 
 
 def test_an_unknown_average_is_an_error(members):
-    with pytest.raises(ValueError, match="`average` must be .* Received: 'geometric'"):
+    with pytest.raises(ValueError, match=r"`average` must be .* Received: 'geometric'"):
         Ensemble(members, average="geometric")
