@@ -7,14 +7,17 @@ import math
 import keras
 from keras import ops
 
+from keras_seq.models.evaluation import Evaluation
+from keras_seq.models.generation import GenerativeModel
 from keras_seq.models.seq2seq import Seq2Seq
+from keras_seq.models.training_pairs import TrainingPairs
 
 _AVERAGES = ("probabilities", "log_probabilities")
 _TEXT_OPTIONS = ("standardize", "split", "ngrams", "encoding", "output_sequence_length")  # of a TextVectorization
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class Ensemble(keras.Model):
+class Ensemble(Evaluation, GenerativeModel):
     """Several trained models that predict each token together, by the average of their probabilities.
 
     The members may differ in everything except their vocabularies: in cells, sizes, attention, dtype and initial
@@ -62,11 +65,14 @@ class Ensemble(keras.Model):
     """
 
     def __init__(self, models, average="probabilities", **kwargs):
-        super().__init__(**kwargs)
         if average not in _AVERAGES:
             raise ValueError(f'`average` must be "probabilities" or "log_probabilities". Received: {average!r}')
-        self.models = _check_models(models)
+        models = _check_models(models)
+        sizes = (models[0].encoder.vocabulary_size, models[0].decoder.vocabulary_size)
+        super().__init__(models[0].source_vectorizer, models[0].target_vectorizer, *sizes, **kwargs)
+        self.models = models
         self.average = average
+        self._pairs = TrainingPairs(self._vocabularies.source, self._vocabularies.target)
         self.build()
 
     def build(self, input_shape=None):
@@ -87,6 +93,17 @@ class Ensemble(keras.Model):
         results = [model.search_step(tokens, *member, is_live) for model, *member in steps]
         logits, states, attention_weights = zip(*results, strict=True)
         return _average_logits(logits, self.average), states, self._average_attention(attention_weights)
+
+    def fit(self, *args, **kwargs):
+        """Raises a NotImplementedError: an ensemble averages models that are trained already."""
+        raise NotImplementedError(
+            "An `Ensemble` cannot be trained. Train its members, each with `model.fit(...)`: the ensemble uses their "
+            "weights."
+        )
+
+    def train_on_batch(self, *args, **kwargs):
+        """Raises a NotImplementedError, as `fit` does."""
+        self.fit()
 
     def _average_attention(self, attention_weights):
         """Returns the mean of the attention weights (rows, source) of the members that have attention."""

@@ -1,18 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation on pairs of source and target."""
+"""Evaluation of pairs of source and target."""
 
 import keras
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import PAD_ID
+from keras_seq.training import TokenAccuracy, masked_crossentropy
 
 
 class Evaluation:
-    """The part of a model that evaluates pairs of source and target, with teacher forcing. A mixin for `keras.Model`.
+    """The part of a `GenerativeModel` that evaluates pairs of source and target with teacher forcing, a mixin.
 
     The model has `_pairs`, its `TrainingPairs`, and a `call` that maps `(source ids, decoder inputs)` to logits.
     """
+
+    def compile(self, optimizer=None, loss="auto", metrics="auto", **kwargs):
+        """Configures the model for evaluation.
+
+        Args:
+            optimizer: None, or see `keras.Model.compile`.
+            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
+                tokens.
+            metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use
+                `keras_seq.training.Perplexity()`.
+            **kwargs: `sampler`, how `generate` chooses tokens by default, and other arguments of
+                `keras.Model.compile`.
+        """
+        loss = masked_crossentropy() if loss == "auto" else loss
+        metrics = [TokenAccuracy()] if metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def prepare(self, source, target, sample_weight=None):
         """Converts a batch of sources and targets to the inputs and targets of a training step.
