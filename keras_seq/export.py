@@ -23,8 +23,8 @@ def export_saved_model(model, path):
     - `attention_weights`: float32 (batch, time, source), where both time and source include `[END]`; (batch, time, 0)
       if the model has no attention.
 
-    The signature `generate_beam` takes the same inputs. It returns the 5 best outputs of a beam search with 5 beams, the
-    best first; fewer of both if there are fewer tokens to choose from. They are a dict with one more axis:
+    The signature `generate_beam` takes the same inputs. It returns the 5 best outputs of a beam search with 5 beams,
+    the best first; fewer of both if there are fewer tokens to choose from. They are a dict with one more axis:
 
     - `text`: strings (batch, 5), if the model has a target vectorizer.
     - `token_ids`: int32 (batch, 5, time).

@@ -9,7 +9,7 @@ from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
-from keras_seq.models.function_cache import FunctionCache, configuration_key
+from keras_seq.models.function_cache import FunctionCache, compile_once, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.token_rows import in_order, length_batches
 from keras_seq.models.token_side import TokenSide, check_sources, is_batched, shorten, source_windows
@@ -69,6 +69,11 @@ class GenerativeModel(keras.Model):
             `(logits, state, attention_weights)`: (rows, vocabulary), nested tensors and (rows, source).
         """
         raise NotImplementedError(f"{type(self).__name__} must define `search_step`.")
+
+    @property
+    def has_attention(self):
+        """Whether the steps of a search return attention weights."""
+        return True
 
     def compile(self, *args, sampler="greedy", **kwargs):
         """Configures the model for training.
@@ -185,9 +190,11 @@ class GenerativeModel(keras.Model):
         sampler = get_sampler(sampler or self.sampler or "greedy")
         size = self._vocabularies.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
+        if sampler.uses_attention and not self.has_attention:
+            raise ValueError("`coverage_penalty` must be 0, because the model has no attention.")
         processors = check_processors(processors, max_length, size, _FORBIDDEN)
-        limit = np.int32(max_length or 0)
-        seed = _split_seed(sampler.next_seed() if seed is None else seed)
+        limit = tf.constant(max_length or 0, tf.int32)
+        seed = _seed_tensor(seed, sampler)
         key = (configuration_key(sampler, ignored=("seed",)), configuration_key(processors), return_dict)
         progress = Progress(_count(inputs), verbose)
         batches = []
@@ -197,7 +204,7 @@ class GenerativeModel(keras.Model):
                 (*key, are_texts, implementation_in_use()),
                 lambda are_texts=are_texts: self._compile_decode(sampler, processors, return_dict, are_texts),
             )
-            decoded = decode(sources, limit, positions, seed)
+            decoded = decode(sources, limit, tf.constant(positions), seed)
             names = decoded if return_dict else ["text" if "text" in decoded else "token_ids"]
             batches.append((positions, {name: decoded[name].numpy() for name in names}))
             progress.add(len(positions))
@@ -213,7 +220,7 @@ class GenerativeModel(keras.Model):
         return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
 
     def _source_batches(self, inputs, batch_size):
-        """Yields `(positions, sources)`: int32 arrays (batch,), and strings (batch,) or token ids (batch, source)."""
+        """Yields `(positions, sources)`: an array (batch,), and a tensor of strings (batch,) or ids (batch, source)."""
         side = self._vocabularies.source
         inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
         if not is_batched(inputs):
@@ -224,7 +231,7 @@ class GenerativeModel(keras.Model):
         first = 0
         for rows in source_windows(side, inputs, _WINDOW * batch_size):
             for indices in length_batches(rows.lengths, batch_size):
-                yield (first + indices).astype("int32"), rows.padded(indices)
+                yield (first + indices).astype("int32"), tf.constant(rows.padded(indices))
             first += len(rows)
 
     def _compile_decode(self, sampler, processors, return_attention_weights, are_texts):
@@ -239,9 +246,8 @@ class GenerativeModel(keras.Model):
                 return_attention_weights=return_attention_weights,
             )
 
-        # Traced once, because batch size and lengths are not part of the signature.
         specs = [_source_spec(are_texts), *(tf.TensorSpec(shape, tf.int32) for shape in ([], [None], [2]))]
-        return tf.function(decode, input_signature=specs)
+        return compile_once(decode, specs)
 
     def decode(
         self,
@@ -284,6 +290,7 @@ class GenerativeModel(keras.Model):
             processors=processors,
             seed=seed,
             positions=positions,
+            memory_mask=source != PAD_ID,
             return_attention_weights=return_attention_weights,
         )
         results = {name: value for name, value in hypotheses._asdict().items() if value is not None}
@@ -341,12 +348,12 @@ class GenerativeModel(keras.Model):
         _check_targets(target)
         compute = self._functions.get(
             ("score", implementation_in_use()),
-            lambda: tf.function(self._score_tokens, input_signature=[_source_spec(False)] * 2),
+            lambda: compile_once(self._score_tokens, [tf.TensorSpec([None, None], tf.int32)] * 2),
         )
         batches = []
         for indices in length_batches(source.lengths + target.lengths, batch_size):
             token_ids = target.padded(indices)
-            scores = compute(source.padded(indices), token_ids).numpy()
+            scores = compute(tf.constant(source.padded(indices)), tf.constant(token_ids)).numpy()
             batches.append((indices, {"token_log_probabilities": scores, "token_ids": token_ids}))
         results = in_order(batches)
         results["log_probabilities"] = results["token_log_probabilities"].sum(axis=1)
@@ -431,8 +438,9 @@ def _source_spec(are_texts):
 
 def _count(inputs):
     """Returns the number of sources, or None if it is not known."""
-    is_sequence = hasattr(inputs, "__len__") and not isinstance(inputs, (str, bytes)) and not is_batched(inputs)
-    return len(inputs) if is_sequence else None
+    if isinstance(inputs, (str, bytes)):
+        return 1
+    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
 
 
 def _check_count(name, value, bound, optional=False):
@@ -456,11 +464,14 @@ def _check_targets(rows):
             )
 
 
-def _split_seed(seed):
-    """Returns an integer as two int32."""
+def _seed_tensor(seed, sampler):
+    """Returns the seed of a search, int32 (2,)."""
+    if seed is None:
+        seed = sampler.next_seed()
+        return tf.zeros([2], tf.int32) if seed is None else seed  # None: the sampler draws nothing
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool):
         raise ValueError(f"`seed` must be an integer or None. Received: {seed!r}")
-    return np.array([int(seed) % 2**64], "uint64").view("int32")
+    return tf.constant(np.array([int(seed) % 2**64], "uint64").view("int32"))
 
 
 def _nested(items, shape):

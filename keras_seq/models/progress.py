@@ -29,7 +29,8 @@ class Progress:
         self._count += count
         if self._start is None:
             self._start = time.monotonic()
-        self._is_shown = self._is_shown or time.monotonic() - self._start > _SILENT_SECONDS
+        elif time.monotonic() - self._start > _SILENT_SECONDS:
+            self._is_shown = True
         if self._is_shown:
             self._bar.update(self._count, finalize=False)
 

@@ -244,6 +244,10 @@ class Seq2Seq(Evaluation, GenerativeModel):
         # The limit depends only on the length of each source, not on the rest of the batch.
         return state, memory, ops.minimum(2 * lengths + 10, MAX_LENGTH)
 
+    @property
+    def has_attention(self):
+        return self.decoder.attention is not None
+
     def search_step(self, tokens, state, memory, is_live=None):
         return self.decoder.search_step(tokens, state, memory, is_live)
 

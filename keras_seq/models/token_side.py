@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, text_to_ids
+from keras_seq.models.function_cache import compile_once
 from keras_seq.models.token_rows import TokenRows
 
 
@@ -60,7 +61,7 @@ class TokenSide:
             ids = self._texts_to_ragged(texts)
             return ids.flat_values, ids.row_lengths()
 
-        return tf.function(convert, input_signature=[tf.TensorSpec([None], tf.string)])
+        return compile_once(convert, [tf.TensorSpec([None], tf.string)])
 
     def check_form(self, values, label):
         """Returns values as a tensor, and raises a ValueError if they are not what `token_ids` takes."""
