@@ -81,6 +81,10 @@ class Ensemble(Evaluation, GenerativeModel):
     def call(self, inputs, training=False):
         return _average_logits([model(inputs, training=training) for model in self.models], self.average)
 
+    @property
+    def has_attention(self):
+        return any(model.has_attention for model in self.models)
+
     def start_search(self, source_ids, num_beams=1):
         """Encodes sources with each member. State and memory are tuples with one item per member."""
         started = [model.start_search(source_ids, num_beams) for model in self.models]
@@ -110,7 +114,7 @@ class Ensemble(Evaluation, GenerativeModel):
         attended = [
             ops.cast(weights, "float32")
             for model, weights in zip(self.models, attention_weights, strict=True)
-            if model.decoder.attention is not None
+            if model.has_attention
         ]
         return ops.mean(ops.stack(attended), axis=0) if attended else attention_weights[0]
 
