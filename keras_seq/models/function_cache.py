@@ -20,6 +20,9 @@ class FunctionCache:
     def __init__(self):
         self._functions = collections.OrderedDict()
 
+    def __len__(self):
+        return len(self._functions)
+
     def get(self, key, make):
         """Returns the function of a hashable key, from `make()` if there is none."""
         function = self._functions.get(key)

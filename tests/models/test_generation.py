@@ -70,7 +70,9 @@ class TestBatches:
     @pytest.mark.parametrize("seed", range(8))
     def test_batches_hold_every_sequence_once_and_little_padding(self, seed):
         rng = np.random.default_rng(seed)
-        lengths = rng.choice([0, 1, 7, 8, 9, 400, 10_000], rng.integers(1, 600), p=[0.1, 0.2, 0.2, 0.2, 0.2, 0.09, 0.01])
+        lengths = rng.choice(
+            [0, 1, 7, 8, 9, 400, 10_000], rng.integers(1, 600), p=[0.1, 0.2, 0.2, 0.2, 0.2, 0.09, 0.01]
+        )
         batch_size = int(rng.choice([1, 2, 50, 256]))
         batches = list(length_batches(lengths, batch_size))
         np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(len(lengths)))
@@ -200,7 +202,7 @@ class TestTraces:
     def test_few_functions_are_kept(self, model):
         for temperature in range(1, 20):
             model._functions.get(temperature, lambda: None)
-        assert len(model._functions._functions) <= 16
+        assert len(model._functions) == 16
 
 
 class TestSeeds:
@@ -302,7 +304,7 @@ class TestLength:
 
     @pytest.mark.parametrize("limit", [100_001, 10**6, 2**31 - 1, 2**31, 0, 2.0])
     def test_invalid_limits(self, model, limit):
-        with pytest.raises(ValueError, match="`max_length` must be a positive integer less than 100001. Received: "):
+        with pytest.raises(ValueError, match="`max_length` must be a positive integer less than 100001"):
             model.generate(["a"], limit)
 
     def test_default_limit(self, model):
@@ -333,7 +335,9 @@ class TestProcessors:
         words = random_words(20)
         assert set("abcd") & set("".join(model.generate(words)))
         for sampler in ("greedy", RandomSampler(3.0), BeamSampler(3)):
-            assert set("".join(model.generate(words, sampler=sampler, processors=[forbid_a_to_d], seed=1))) <= set("efgh")
+            assert set("".join(model.generate(words, sampler=sampler, processors=[forbid_a_to_d], seed=1))) <= set(
+                "efgh"
+            )
 
     def test_their_arguments_are_checked(self, model):
         processors = [keras_seq.decoding.ForcedPrefix([4, 5, 6])]
@@ -383,7 +387,7 @@ class TestProgress:
 
 @pytest.mark.parametrize("seed", [1.5, "1", True])
 def test_invalid_seeds(model, seed):
-    with pytest.raises(ValueError, match="`seed` must be an integer or None. Received: "):
+    with pytest.raises(ValueError, match="`seed` must be an integer or None"):
         model.generate(["a"], seed=seed)
 
 

@@ -104,7 +104,7 @@ class TestErrors:
             model.score(["a", "b"], ["a"])
 
     def test_no_pairs(self, model):
-        with pytest.raises(ValueError, match="`sources` must be|at least one"):
+        with pytest.raises(ValueError, match=r"`sources` must be|at least one"):
             model.score([], [])
 
     def test_other_values(self, model):
