@@ -122,7 +122,7 @@ class Ensemble(Evaluation, GenerativeModel):
         models = [keras.saving.serialize_keras_object(model) for model in self.models]
         for model, config in zip(self.models, models, strict=True):
             for part in ("encoder", "decoder", "source_vectorizer", "target_vectorizer"):
-                if config["config"][part] is not None:
+                if config["config"].get(part) is not None:
                     # Keras marks shared objects within one model only. Unmarked, a shared encoder would not load.
                     config["config"][part]["shared_object_id"] = id(getattr(model, part))
         shared = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name}
