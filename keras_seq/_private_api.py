@@ -138,3 +138,14 @@ def inputs_without_gradient(op):
     Without this, native kernels compute the gradients of all arguments, also those that nobody uses: slower, not wrong.
     """
     return getattr(op, "skip_input_indices", None) or ()
+
+
+def run_one_after_another():
+    """Returns a context in which TensorFlow runs the operations of a function one after another, on this thread.
+
+    Kernels still share their work with other threads. TensorFlow's public setting for this is one for the process,
+    `tf.config.threading.set_inter_op_parallelism_threads`.
+    """
+    from tensorflow.python.eager import context
+
+    return context.function_executor_type("SINGLE_THREADED_EXECUTOR")

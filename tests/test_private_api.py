@@ -43,6 +43,7 @@ NAMES = {
     "cudnn_recurrence": ["keras.src.backend.lstm", "keras.src.backend.gru"],
     "inside_xla": ["tensorflow.python.ops.control_flow_util.GraphOrParentsInXlaContext"],
     "inputs_without_gradient": [],
+    "run_one_after_another": ["tensorflow.python.eager.context.function_executor_type"],
 }
 # Private, though they have no underscore.
 WITHOUT_UNDERSCORE = {"cudnn_ok", "dropout_mask_count", "get_keras_mask", "set_keras_mask", "skip_input_indices"}

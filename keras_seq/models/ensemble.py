@@ -88,15 +88,15 @@ class Ensemble(Evaluation, GenerativeModel):
     def start_search(self, source_ids, num_beams=1):
         """Encodes sources with each member. State and memory are tuples with one item per member."""
         started = [model.start_search(source_ids, num_beams) for model in self.models]
-        states, memories, limits = zip(*started, strict=True)
-        return states, memories, limits[0]  # limits depend on the sources alone
+        steps, states, memories, limits = zip(*started, strict=True)
 
-    def search_step(self, tokens, state, memory, is_live=None):
-        """Runs one step of each member and averages the results."""
-        steps = zip(self.models, state, memory, strict=True)
-        results = [model.search_step(tokens, *member, is_live) for model, *member in steps]
-        logits, states, attention_weights = zip(*results, strict=True)
-        return _average_logits(logits, self.average), states, self._average_attention(attention_weights)
+        def step(tokens, state, memory, is_live=None):
+            members = zip(steps, state, memory, strict=True)
+            results = [run_member(tokens, *member, is_live) for run_member, *member in members]
+            logits, states, attention_weights = zip(*results, strict=True)
+            return _average_logits(logits, self.average), states, self._average_attention(attention_weights)
+
+        return step, states, memories, limits[0]  # limits depend on the sources alone
 
     def fit(self, *args, **kwargs):
         """Raises a NotImplementedError: an ensemble averages models that are trained already."""

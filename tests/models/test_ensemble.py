@@ -193,8 +193,8 @@ def test_attention_weights_are_the_mean_over_the_members_that_have_attention(mem
     tokens, is_live = tf.fill([len(WORDS)], START_ID), tf.fill([len(WORDS)], True)
 
     def first_weights(model):
-        state, memory, _ = model.start_search(source, 1)
-        return model.search_step(tokens, state, memory, is_live)[2]
+        step, state, memory, _ = model.start_search(source, 1)
+        return step(tokens, state, memory, is_live)[2]
 
     expected = np.mean([first_weights(model) for model in members[:2]], axis=0)
     np.testing.assert_allclose(first_weights(Ensemble(members)), expected, rtol=1e-6)
