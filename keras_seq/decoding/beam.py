@@ -56,6 +56,11 @@ class BeamSampler(Sampler):
 
     Raises:
         ValueError: if an argument has another value.
+
+    Example:
+        >>> sampler = BeamSampler(num_beams=5, length_penalty=0.6, num_return_sequences=3)
+        >>> sampler.num_return_sequences
+        3
     """
 
     def __init__(

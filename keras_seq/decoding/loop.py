@@ -89,12 +89,12 @@ def search(
 
     Example:
         >>> import tensorflow as tf
+        >>> from keras_seq.decoding import GreedySampler
         >>> logits = tf.math.log([[0.1, 0.6, 0.3], [0.1, 0.2, 0.7]])  # of the next token, after the tokens 0 and 1
         >>> def step(tokens, state, memory, is_live):
-        ...     return tf.gather(logits, tokens), state, tf.zeros([len(tokens), 0])
-        >>> search(
-        ...     step, (), (), tf.constant([0]), tf.constant([9]), sampler=GreedySampler(), end_id=2
-        ... ).token_ids.numpy()
+        ...     return tf.gather(logits, tokens), state, tf.zeros([tf.shape(tokens)[0], 0])
+        >>> hypotheses = search(step, (), (), [0], [9], sampler=GreedySampler(), end_id=2)
+        >>> hypotheses.token_ids.numpy()
         array([[[1, 2]]], dtype=int32)
     """
     loop = _Loop(step, state, sampler, end_id, tuple(forbidden_ids), tuple(processors))

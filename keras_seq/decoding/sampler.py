@@ -47,10 +47,13 @@ class Choice(NamedTuple):
 class Sampler:
     """Base class of samplers, which choose the tokens of a search.
 
-    A sampler that continues each source by one token, whatever the others are, implements `choose`.
+    To write one that keeps a single hypothesis of each source, implement `choose`, and `get_config` if it has
+    arguments.
 
-    Args:
-        None: subclasses have their own.
+    Example:
+        >>> class SecondBest(Sampler):
+        ...     def choose(self, log_probabilities, state, t):
+        ...         return tf.math.top_k(log_probabilities, 2).indices[:, 1]
     """
 
     num_beams = 1  # rows of each source
