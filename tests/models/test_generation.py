@@ -392,7 +392,7 @@ def test_invalid_seeds(model, seed):
 
 
 class TestExport:
-    @pytest.mark.parametrize("size", [12, 5])
+    @pytest.mark.parametrize("size", [12, pytest.param(5, marks=pytest.mark.slow)])
     def test_endpoints_give_what_generate_gives(self, size, tmp_path):
         model = make_model(size=size)
         words = ["abc", "", "bedfag"]
