@@ -256,12 +256,13 @@ class _Loop:
         loop = (tf.constant(0), carry, sources, all_ends, places)
         invariants = (None, _any_rows(carry), _any_rows(sources), None, None)
         _, carry, _, all_ends, places = tf.while_loop(is_unfinished, run_once, loop, shape_invariants=invariants)
-        places = places.concat()[:, None]
+        places = places.concat()
 
         def place(array):
             values = array.concat()  # (results, ...)
             shape = tf.shape(values)[1:]
-            placed = tf.scatter_nd(places, values, tf.concat([[carry.t * count], shape], axis=0))
+            # Not `tf.scatter_nd`, which fails where there are no source positions. No sum has more than one term.
+            placed = tf.math.unsorted_segment_sum(values, places, carry.t * count)
             placed = tf.reshape(placed, tf.concat([[carry.t, count], shape], axis=0))
             return tf.ensure_shape(placed, [None, None, *values.shape[1:]])
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models: `Encoder`, `Decoder` and `Seq2Seq`."""
+"""Models: `Encoder`, `Decoder`, `Seq2Seq` and `Ensemble`."""
 
 from keras_seq.models.decoder import Decoder
 from keras_seq.models.encoder import Encoder
+from keras_seq.models.ensemble import Ensemble
 from keras_seq.models.seq2seq import Seq2Seq
 
-__all__ = ["Decoder", "Encoder", "Seq2Seq"]
+__all__ = ["Decoder", "Encoder", "Ensemble", "Seq2Seq"]

@@ -93,7 +93,8 @@ class GenerativeModel(keras.Model):
     def compile_from_config(self, config):
         # Required by Keras of every model that overrides `compile`.
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     @property
     def source_vectorizer(self):

@@ -8,14 +8,15 @@ from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID
+from keras_seq.models.evaluation import Evaluation
 from keras_seq.models.generation import MAX_LENGTH, GenerativeModel
 from keras_seq.models.training_pairs import TrainingPairs
-from keras_seq.training import ScheduledSampling, TokenAccuracy, masked_crossentropy
+from keras_seq.training import ScheduledSampling
 from keras_seq.training.callbacks import order_callbacks
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class Seq2Seq(GenerativeModel):
+class Seq2Seq(Evaluation, GenerativeModel):
     """A sequence-to-sequence model, trained with teacher forcing (Sutskever, Vinyals & Le 2014).
 
     Compile, fit, evaluate and save it like any Keras model. Call `generate` to decode sources, and `score` for the
@@ -108,8 +109,6 @@ class Seq2Seq(GenerativeModel):
                 f"Received: {scheduled_sampling!r}"
             )
         self.scheduled_sampling = scheduled_sampling
-        loss = masked_crossentropy() if loss == "auto" else loss
-        metrics = [TokenAccuracy()] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, sampler=sampler, **kwargs)
 
     def get_compile_config(self):
@@ -141,27 +140,6 @@ class Seq2Seq(GenerativeModel):
             logits = self.decoder(tokens, memory, summary, **masks, training=True)
         return sampling.mix_parallel(tokens, logits, draws)
 
-    def prepare(self, source, target, sample_weight=None):
-        """Converts a batch of sources and targets to the inputs and targets of a training step.
-
-        Prepared data are returned unchanged: pass `(source ids, decoder inputs)` as `source`, and the target ids.
-
-        Args:
-            source: strings (batch,) or token ids (batch, source).
-            target: strings (batch,) or token ids (batch, time). Token ids of each sequence must end with 3, `[END]`.
-                This is not checked: a model that never sees `[END]` does not learn to stop.
-            sample_weight: weights (batch,), one per sequence; or weights (batch, time), one per token, if the targets
-                are token ids; or None.
-
-        Returns:
-            `((source ids, decoder inputs), target ids)`, int32 tensors. With `sample_weight` there is a third item, the
-            weights (batch, time).
-
-        Raises:
-            ValueError: if the data have another form, or if token ids are outside the vocabulary.
-        """
-        return self._pairs.prepare(source, target, sample_weight)
-
     def train_step(self, data):
         # As in Keras, except that batches are weighted by their tokens in the reported loss.
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -176,20 +154,6 @@ class Seq2Seq(GenerativeModel):
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def test_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self(x, training=False)
-        self._track_loss(self.compute_loss(x, y, y_pred, sample_weight, training=False), y)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def _track_loss(self, loss, target):
-        """Adds the loss of a batch to the mean of the epoch, weighted by its number of tokens."""
-        tokens = ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
-        # Under a distribution strategy, Keras divides the loss of each replica by the number of replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
-        reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
 
     def fit(
         self,
@@ -267,35 +231,10 @@ class Seq2Seq(GenerativeModel):
             **kwargs,
         )
 
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
-        """Computes the loss and metrics for pairs of source and target, with teacher forcing.
-
-        The loss is a mean over all tokens except padding, so it does not depend on the batch size. Its exponential is
-        the perplexity (`keras_seq.training.Perplexity`) if there are no regularization losses and sample weights.
-        Sample weights multiply the losses of the tokens; the sum is divided by the number of tokens.
-
-        Args:
-            x: see `fit`.
-            y: see `fit`.
-            batch_size: see `fit`.
-            verbose: see `keras.Model.evaluate`.
-            sample_weight: see `fit`.
-            **kwargs: other arguments of `keras.Model.evaluate`: `steps`, `callbacks`, `return_dict`.
-
-        Returns:
-            See `keras.Model.evaluate`.
-        """
-        x, y, sample_weight = self._pairs.data(x, y, sample_weight)
-        return super().evaluate(x, y, batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs)
-
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Trains on one batch of sources `x` and targets `y` as in `fit`. See `keras.Model.train_on_batch`."""
         x, y, sample_weight = self._pairs.arrays(x, y, sample_weight, class_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Evaluates one batch of sources `x` and targets `y` as in `fit`. See `keras.Model.test_on_batch`."""
-        return super().test_on_batch(*self._pairs.arrays(x, y, sample_weight), return_dict=return_dict)
 
     def start_search(self, source_ids, num_beams=1):
         mask = ops.not_equal(source_ids, PAD_ID)  # (batch, source)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of pairs of source and target."""
+
+import keras
+from keras import ops
+
+from keras_seq._lazy_tensorflow import tf
+from keras_seq.data.vocabulary import PAD_ID
+from keras_seq.training import TokenAccuracy, masked_crossentropy
+
+
+class Evaluation:
+    """The part of a `GenerativeModel` that evaluates pairs of source and target with teacher forcing, a mixin.
+
+    The model has `_pairs`, its `TrainingPairs`, and a `call` that maps `(source ids, decoder inputs)` to logits.
+    """
+
+    def compile(self, optimizer=None, loss="auto", metrics="auto", **kwargs):
+        """Configures the model for evaluation.
+
+        Args:
+            optimizer: None, or see `keras.Model.compile`.
+            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
+                tokens.
+            metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use
+                `keras_seq.training.Perplexity()`.
+            **kwargs: `sampler`, how `generate` chooses tokens by default, and other arguments of
+                `keras.Model.compile`.
+        """
+        loss = masked_crossentropy() if loss == "auto" else loss
+        metrics = [TokenAccuracy()] if metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def prepare(self, source, target, sample_weight=None):
+        """Converts a batch of sources and targets to the inputs and targets of a training step.
+
+        Prepared data are returned unchanged: pass `(source ids, decoder inputs)` as `source`, and the target ids.
+
+        Args:
+            source: strings (batch,) or token ids (batch, source).
+            target: strings (batch,) or token ids (batch, time). Token ids of each sequence must end with 3, `[END]`.
+                This is not checked: a model that never sees `[END]` does not learn to stop.
+            sample_weight: weights (batch,), one per sequence; or weights (batch, time), one per token, if the targets
+                are token ids; or None.
+
+        Returns:
+            `((source ids, decoder inputs), target ids)`, int32 tensors. With `sample_weight` there is a third item, the
+            weights (batch, time).
+
+        Raises:
+            ValueError: if the data have another form, or if token ids are outside the vocabulary.
+        """
+        return self._pairs.prepare(source, target, sample_weight)
+
+    def test_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=False)
+        self._track_loss(self.compute_loss(x, y, y_pred, sample_weight, training=False), y)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _track_loss(self, loss, target):
+        """Adds the loss of a batch to the mean of the epoch, weighted by its number of tokens."""
+        tokens = ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
+        # Under a distribution strategy, Keras divides the loss of each replica by the number of replicas.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
+        reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
+
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+        """Computes the loss and metrics for pairs of source and target, with teacher forcing.
+
+        The loss is a mean over all tokens except padding, so it does not depend on the batch size. Its exponential is
+        the perplexity (`keras_seq.training.Perplexity`) if there are no regularization losses and sample weights.
+        Sample weights multiply the losses of the tokens; the sum is divided by the number of tokens.
+
+        Args:
+            x: see `Seq2Seq.fit`.
+            y: see `Seq2Seq.fit`.
+            batch_size: see `Seq2Seq.fit`.
+            verbose: see `keras.Model.evaluate`.
+            sample_weight: see `Seq2Seq.fit`.
+            **kwargs: other arguments of `keras.Model.evaluate`: `steps`, `callbacks`, `return_dict`.
+
+        Returns:
+            See `keras.Model.evaluate`.
+        """
+        x, y, sample_weight = self._pairs.data(x, y, sample_weight)
+        return super().evaluate(x, y, batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Evaluates one batch of sources `x` and targets `y` as in `fit`. See `keras.Model.test_on_batch`."""
+        return super().test_on_batch(*self._pairs.arrays(x, y, sample_weight), return_dict=return_dict)
