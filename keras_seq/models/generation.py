@@ -9,7 +9,7 @@ from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
-from keras_seq.models.function_cache import FunctionCache, compile_once, configuration_key
+from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.token_rows import in_order, length_batches
 from keras_seq.models.token_side import TokenSide, check_sources, is_batched, shorten, source_windows
@@ -233,7 +233,7 @@ class GenerativeModel(keras.Model):
             )
 
         specs = [_source_spec(are_texts), *(tf.TensorSpec(shape, tf.int32) for shape in ([], [None], [2]))]
-        return compile_once(decode, specs)
+        return SequentialFunction(decode, specs)
 
     def decode(
         self,
