@@ -60,7 +60,8 @@ class SequentialFunction:
     """
 
     def __init__(self, function, specs):
-        self._compiled = compile_once(function, specs)
+        with run_one_after_another():  # loops are then not made into switches
+            self._compiled = compile_once(function, specs)
         self._is_sequential = True
 
     def __call__(self, *arguments):
@@ -69,7 +70,7 @@ class SequentialFunction:
                 with run_one_after_another():
                     return self._compiled(*arguments)
             except tf.errors.FailedPreconditionError as error:
-                # Raised before anything runs, if TensorFlow's optimizer made control flow of a function into switches.
+                # Raised before anything runs, if a processor calls a `tf.function` with control flow, traced elsewhere.
                 if "Single-threaded executor" not in str(error):
                     raise
                 self._is_sequential = False
