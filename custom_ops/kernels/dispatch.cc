@@ -255,6 +255,16 @@ std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Argument
   return SelectedKernels()->pack(problem, arguments, executor, packed.get()) ? packed : nullptr;
 }
 
+std::shared_ptr<const PackedWeights> PackProduct(const Product& product) {
+  auto packed = std::make_shared<PackedWeights>();
+  return SelectedKernels()->pack_product(product, packed.get()) ? packed : nullptr;
+}
+
+bool Multiply(const Product& product, const Executor& executor) {
+  const std::shared_ptr<const PackedWeights> packed = product.packed ? product.packed : PackProduct(product);
+  return packed != nullptr && SelectedKernels()->multiply(product, *packed, executor);
+}
+
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor) {
   if (problem.dtype == DataType::kBFloat16 && (problem.attends || !SelectedKernels()->bfloat16)) {

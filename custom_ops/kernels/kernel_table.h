@@ -13,6 +13,8 @@ struct KernelTable {
   bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t direction_count, const Executor&);
   // For float32 and float64.
   bool (*pack)(const Problem&, const Arguments&, const Executor&, PackedWeights*);
+  bool (*pack_product)(const Product&, PackedWeights*);
+  bool (*multiply)(const Product&, const PackedWeights&, const Executor&);
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t direction_count, const Executor&);
   bool bfloat16;

@@ -132,6 +132,19 @@ bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, c
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,
               const Executor& executor);
 
+// A matrix product of float32 or float64: outputs (rows, columns) = inputs (rows, depth) times kernel (depth, columns).
+struct Product {
+  DataType dtype;
+  int64_t rows, depth, columns;
+  const void *inputs, *kernel;
+  void* outputs;
+  std::shared_ptr<const PackedWeights> packed;  // what `PackProduct` made of the kernel, or null: then the call packs it
+};
+
+// As `Pack` and `Forward`.
+std::shared_ptr<const PackedWeights> PackProduct(const Product& product);
+bool Multiply(const Product& product, const Executor& executor);
+
 // The instruction set that the kernels use: "avx512_bf16", "avx512", "avx2" or "portable". It is chosen at the first
 // call: the best that this CPU has, or the one in the environment variable KERAS_SEQ_ISA. Returns null if that one is
 // unknown or this CPU lacks it, and writes the reason to `error` if that is not null.

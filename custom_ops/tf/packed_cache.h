@@ -13,6 +13,15 @@
 
 namespace keras_seq {
 
+// Whether two lists have the same tensors: the same buffers in the same shapes.
+inline bool SameBuffers(const std::vector<tensorflow::Tensor>& a, const std::vector<tensorflow::Tensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i].data() != b[i].data() || !a[i].SharesBufferWith(b[i]) || !a[i].IsSameSize(b[i])) return false;
+  }
+  return true;
+}
+
 // Weights are the same if they are the same buffers. TensorFlow writes to a buffer in place only if nobody else refers
 // to it, and the cache refers to those it knows: an optimizer's step or an assignment gives a variable another buffer.
 // That costs one copy of the weights, so training steps must not use the cache.
@@ -27,7 +36,7 @@ class PackedCache {
     std::vector<tensorflow::Tensor> replaced;  // released after the lock
     PackedCall dropped;
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!Same(weights, weights_)) {
+    if (!SameBuffers(weights, weights_)) {
       replaced = std::exchange(weights_, std::move(weights));
       dropped = std::exchange(packed_, {});
       return {};
@@ -37,14 +46,6 @@ class PackedCache {
   }
 
  private:
-  static bool Same(const std::vector<tensorflow::Tensor>& a, const std::vector<tensorflow::Tensor>& b) {
-    if (a.size() != b.size()) return false;
-    for (size_t i = 0; i < a.size(); ++i) {
-      if (a[i].data() != b[i].data() || !a[i].SharesBufferWith(b[i]) || !a[i].IsSameSize(b[i])) return false;
-    }
-    return true;
-  }
-
   std::mutex mutex_;
   std::vector<tensorflow::Tensor> weights_;
   PackedCall packed_;

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.recurrent_cell import has_cell_equations
+from keras_seq.ops import native
 from keras_seq.ops.equations.cell import CellEquations
 from keras_seq.ops.masks import as_bool_mask, zero_masked_positions
 from keras_seq.ops.search_step import AttendedMemory, run_search_step
@@ -34,9 +35,11 @@ def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
     if not multiplies:
         return _start_calling(layer.cell, embedding)
     cell, dtype = layer.cell, layer.compute_dtype
+    runs_native = layer.choose_implementation().implementation == "native"
     features = embedding.output_dim
     kernel = ops.cast(cell.kernel, dtype)
-    embedded_products = _products_of_tokens(embedding, kernel[:features], dtype)
+    multiply = native.multiply if runs_native else _multiply
+    embedded_products = _products_of_tokens(embedding, kernel[:features], dtype, multiply)
     if not attends:
 
         def run_cell(tokens, state, memory, is_live=None):
@@ -49,19 +52,21 @@ def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
     query_kernel = ops.cast(layer.attention.query_kernel, dtype)
     score_vector = layer.attention.score_vector(memory)
-    tensors = {"products": ops.matmul(memory, kernel[features:]), "keys": layer.project_memory(memory)}
+    sources, positions, _ = ops.shape(memory)
+    products = multiply(ops.reshape(memory, (sources * positions, memory.shape[-1])), kernel[features:])
+    products = ops.reshape(products, (sources, positions, kernel.shape[-1]))
+    tensors = {"products": products, "keys": layer.project_memory(memory)}
     if memory_mask is not None:
         tensors["mask"] = as_bool_mask(memory_mask)
-    shares = layer.implementation_for(layer.implementation).implementation == "native"
 
     def attend(tokens, state, memory, is_live=None):
-        memory = memory if shares else _rows_of(memory)
+        memory = memory if runs_native else _rows_of(memory)  # the native op reads one memory for all beams
         attended = AttendedMemory(memory["products"], memory["keys"], memory.get("mask"), query_kernel, score_vector)
         call = _call_on_products(cell, embedded_products(tokens), state)
         state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
         return state[0], list(state), attention_weights
 
-    return attend, tensors if shares else _repeat(tensors, num_beams)
+    return attend, tensors if runs_native else _repeat(tensors, num_beams)
 
 
 def _start_attending(layer, embedding, memory, memory_mask, num_beams):
@@ -95,11 +100,15 @@ def _multiplies(cell):
     return not getattr(cell, "layer_norm", False) and isinstance(cell.equations, CellEquations)
 
 
-def _products_of_tokens(embedding, kernel, dtype):
+def _multiply(inputs, kernel, keep_product=False):
+    return ops.matmul(inputs, kernel)
+
+
+def _products_of_tokens(embedding, kernel, dtype, multiply):
     """Return a function from tokens (rows,) to the products of their embeddings, (rows, gates * units)."""
     if embedding.input_dim > _LARGEST_TABLE:
         return lambda tokens: ops.matmul(ops.cast(embedding(tokens), dtype), kernel)
-    table = ops.matmul(ops.cast(embedding.embeddings, dtype), kernel)
+    table = multiply(ops.cast(embedding.embeddings, dtype), kernel, keep_product=True)
     return lambda tokens: ops.take(table, tokens, axis=0)
 
 

@@ -40,6 +40,8 @@ class TensorFlowLibrary:
         check_instruction_set(library)
         self.ops = describe_ops(library)
         self._functions = {}
+        self._product = op_function(module, "Product")
+        tf.no_gradient("KerasSeq>Product")
         for name, op in self.ops.items():
             self._functions[name] = op_function(module, name)
             gradient = functools.partial(_gradient, op, op_function(module, name, "_grad"))
@@ -58,6 +60,10 @@ class TensorFlowLibrary:
             R=tf.float64 if arguments["inputs"][0].dtype == tf.float64 else tf.float32,
         )
         return dict(zip(call.op.results, results, strict=True))
+
+    def multiply(self, inputs: tf.Tensor, kernel: tf.Tensor, keep_product: bool) -> tf.Tensor:
+        """Call the op KerasSeq>Product."""
+        return self._product(inputs=inputs, kernel=kernel, keep_product=keep_product)
 
 
 def _check_tensorflow(build: dict) -> None:

@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "backward.h"
 #include "forward.h"
+#include "product.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
@@ -125,6 +126,26 @@ bool PackWeights(const Problem& problem, const Arguments& arguments, const Execu
   return run(problem, arguments, executor, packed);
 }
 
+bool PackProduct(const Product& product, PackedWeights* packed) {
+  return product.dtype == DataType::kFloat64 ? ProductPass<double>(product).Pack(packed)
+                                             : ProductPass<float>(product).Pack(packed);
+}
+
+template <class T>
+void RunProduct(const Product& product, const PackedWeights& packed, const Executor& executor) {
+  constexpr double kOperations = 2e6;  // worth a thread
+  const double workers = 2.0 * product.rows * product.depth * product.columns / kOperations;
+  const ProductPass<T> pass(product);
+  RunTeam(executor, workers < executor.threads ? static_cast<int>(workers) + 1 : executor.threads,
+          [&](Worker& worker) { pass.Run(worker, packed); });
+}
+
+bool Multiply(const Product& product, const PackedWeights& packed, const Executor& executor) {
+  const auto run = product.dtype == DataType::kFloat64 ? RunProduct<double> : RunProduct<float>;
+  run(product, packed, executor);
+  return true;
+}
+
 int64_t ResidualSizeOfLayout(const Problem& problem) {
   const Memory<float> memory(problem, Arguments{});
   const int64_t attention = problem.attends ? memory.QueriesSize(problem) + memory.ContextsSize(problem) : 0;
@@ -160,7 +181,7 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward, PackWeights, Backward, kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward, PackWeights, PackProduct, Multiply, Backward, kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 
