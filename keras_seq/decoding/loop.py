@@ -234,7 +234,7 @@ class _Loop:
 
         Returns:
             `(steps, records)`: the number of steps of each source, int32 (sources,), and the dict of records (time,
-            sources, ...), 0 after the steps of a source.
+            sources, ...), with any values after the steps of a source.
         """
         all_ends, count = carry.ends, tf.shape(carry.ends)[0]
         # Which rows of the records (time * sources) the results of each run are.
@@ -255,17 +255,11 @@ class _Loop:
         loop = (tf.constant(0), carry, sources, all_ends, places)
         invariants = (None, _any_rows(carry), _any_rows(sources), None, None)
         _, carry, _, all_ends, places = tf.while_loop(is_unfinished, run_once, loop, shape_invariants=invariants)
-        places = places.concat()
-
-        def place(array):
-            values = array.concat()  # (results, ...)
-            shape = tf.shape(values)[1:]
-            # Not `tf.scatter_nd`, which fails where there are no source positions. No sum has more than one term.
-            placed = tf.math.unsorted_segment_sum(values, places, carry.t * count)
-            placed = tf.reshape(placed, tf.concat([[carry.t, count], shape], axis=0))
-            return tf.ensure_shape(placed, [None, None, *values.shape[1:]])
-
-        return all_ends, {name: place(array) for name, array in carry.records.items()}
+        places, steps = places.concat(), carry.t
+        results = tf.range(tf.shape(places)[0])
+        # What was not recorded, after the end of a source, reads any result.
+        results = tf.reshape(tf.scatter_nd(places[:, None], results, [steps * count]), [steps, count])
+        return all_ends, {name: tf.gather(array.concat(), results) for name, array in carry.records.items()}
 
     def drop(self, carry, sources):
         """Returns the carry and sources without those sources that have ended."""
