@@ -65,15 +65,15 @@ def next_node(node, token):
 
 def scripted_step(tokens, state, memory, is_live):
     """The step function of all scripted models. Whatever it returns for rows that are not live is garbage."""
-    logits, weights = memory
-    sources, rows = tf.shape(logits)[0], tf.shape(tokens)[0]
+    sources, rows = tf.shape(memory[0])[0], tf.shape(tokens)[0]
     source = tf.range(rows) // tf.maximum(rows // tf.maximum(sources, 1), 1)  # (rows,)
     node = next_node(state["node"], tokens)  # (rows,)
+    index = source * NODES + node
     trace = state["trace"][0] + 1.0  # (rows, 1), a count of the steps, NaN once a row was not live
-    index = tf.stack([source, tf.clip_by_value(node, 0, NODES - 1)], axis=-1)
     garbage = tf.where(is_live[:, None], 0.0 * trace, math.nan)  # (rows, 1), 0 where results count
     state = {"node": tf.where(is_live, node, -(10**6)), "trace": (trace + garbage,)}
-    return tf.gather_nd(logits, index) + garbage, state, tf.gather_nd(weights, index) + garbage
+    logits, weights = (tf.reshape(table, (sources * NODES, tf.shape(table)[-1])) for table in memory)
+    return tf.gather(logits, index) + garbage, state, tf.gather(weights, index) + garbage
 
 
 def draw_model(seed, sources, vocabulary, limits, positions=3, scale=2.0):
@@ -208,9 +208,10 @@ def beam_search(model, source, rules, num_beams, penalties, num_groups=1, divers
             candidates.sort(key=lambda c: c.total - penalty.get(c.tokens[-1], 0.0), reverse=True)
             candidates = candidates[: 2 * width]
             ended = [candidate for candidate in candidates[:width] if candidate.is_finished]
-            is_last = t + 1 == model.limits[source]
-            groups[g] = [] if is_last else [c for c in candidates if not c.is_finished][:width]
-            finished += candidates[:width] if is_last else ended
+            groups[g] = [candidate for candidate in candidates if not candidate.is_finished][:width]
+            if t + 1 == model.limits[source]:
+                groups[g] = ended = candidates[:width]
+            finished += ended
             chosen += [hypothesis.tokens[-1] for hypothesis in groups[g]]
             if num_beams == 1 and ended:
                 return rank(model, source, finished, penalties)

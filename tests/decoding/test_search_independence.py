@@ -34,10 +34,14 @@ def pad(results, time):
 
 
 def assert_same(actual, expected, sources=slice(None)):
-    """The results of all sources of `actual` equal those of the chosen sources of `expected`, bit by bit."""
-    time = expected.token_ids.shape[-1]
-    for value, wanted in zip(pad(actual, time), expected, strict=True):
-        np.testing.assert_array_equal(value, wanted[sources])
+    """The results of all sources of `actual` equal those of the chosen sources of `expected`.
+
+    The last bits of sums may differ, as `tf.nn.log_softmax` adds up rows in an order that depends on their number.
+    """
+    actual = pad(actual, expected.token_ids.shape[-1])
+    np.testing.assert_array_equal(actual.token_ids, expected.token_ids[sources])
+    for value, wanted in zip(actual[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(value, wanted[sources], rtol=1e-6, atol=1e-6)
 
 
 @each_sampler
@@ -95,9 +99,8 @@ def test_a_result_does_not_depend_on_the_mode(sampler, mode, drop_ended):
     options = {"return_attention_weights": True, "drop_ended": drop_ended}
     model = scripted_models.draw_model(34, 20, 9, limits=range(7))
     graph = scripted_models.compile_search(sampler, RULES, **options)(model)
-    other = scripted_models.compile_search(sampler, RULES, mode=mode, **options)(model)
-    time = 7
-    for value, wanted in zip(pad(other, time), pad(graph, time), strict=True):
+    other = scripted_models.compile_search(sampler, RULES, mode=mode, max_steps=6, **options)(model)
+    for value, wanted in zip(pad(other, 6), pad(graph, 6), strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
 
 
