@@ -454,7 +454,7 @@ def _seed_tensor(seed, sampler):
     """Returns the seed of a search, int32 (2,)."""
     if seed is None:
         seed = sampler.next_seed()
-        return tf.zeros([2], tf.int32) if seed is None else seed  # None: the sampler draws nothing
+        return tf.constant([0, 0]) if seed is None else seed  # None: the sampler draws nothing
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool):
         raise ValueError(f"`seed` must be an integer or None. Received: {seed!r}")
     return tf.constant(np.array([int(seed) % 2**64], "uint64").view("int32"))

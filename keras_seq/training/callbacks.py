@@ -42,7 +42,7 @@ class DecodingReport(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        outputs = self.model.generate(self.sources)
+        outputs = self.model.generate(self.sources, verbose=0)
         if not isinstance(outputs, list):  # token ids: the model has no target vectorizer
             outputs = [_without_end(row) for row in outputs.tolist()]
         rates = error_rates(outputs, self.references, self.separator)
