@@ -4,7 +4,7 @@
 import math
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.decoding.sampler import Hypotheses
+from keras_seq.decoding.sampler import Hypotheses, sum_steps
 
 
 def trace_back(records, attention_weights, steps, number):
@@ -38,7 +38,7 @@ def trace_back(records, attention_weights, steps, number):
     lengths = tf.minimum(tf.where(scores > -math.inf, ends + 1, 0), steps[:, None])
     is_chosen = tf.range(time)[:, None, None] < lengths  # (time, sources, n)
     token_ids = tf.transpose(tf.where(is_chosen, along(records["tokens"]), 0), [1, 2, 0])
-    sums = tf.reduce_sum(tf.where(is_chosen, along(records["log_probabilities"]), 0.0), axis=0)
+    sums = sum_steps(along(records["log_probabilities"]), is_chosen)
     sums = tf.where(scores > -math.inf, sums, -math.inf)
     if attention_weights is not None:
         weights = tf.gather(attention_weights, along(records["beams"]), batch_dims=2)  # (time, sources, n, positions)

@@ -9,10 +9,9 @@ import keras
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.decoding.backtrace import drop_duplicates, trace_back
 from keras_seq.decoding.checks import check_count, check_number
-from keras_seq.decoding.sampler import Choice, Sampler
+from keras_seq.decoding.sampler import LAST_RESORT, Choice, Sampler
 from keras_seq.decoding.top_k import top_k
 
-_LOWEST = -3.4028235e38  # of float32
 _NEVER_ATTENDED = 1e-9  # so that a position that was never attended does not make a score infinite
 
 
@@ -20,6 +19,11 @@ class _State(NamedTuple):
     sums: object  # (sources, beams), of the processed log-probabilities of each live hypothesis; -inf if there is none
     best: object  # (sources, groups, n), the best scores of finished hypotheses, in descending order
     coverage: object  # (sources, beams, positions), the sum of the attention weights; or () without coverage penalty
+
+
+class _Continuations(NamedTuple):
+    sums: object  # (sources, n)
+    indices: object  # (sources, n) int32, in the axes beams and vocabulary, counted as one
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -52,6 +56,11 @@ class BeamSampler(Sampler):
 
     Raises:
         ValueError: if an argument has another value.
+
+    Example:
+        >>> sampler = BeamSampler(num_beams=5, length_penalty=0.6, num_return_sequences=3)
+        >>> sampler.num_return_sequences
+        3
     """
 
     def __init__(
@@ -107,68 +116,61 @@ class BeamSampler(Sampler):
     def step(self, candidates, state):
         vocabulary = candidates.processed.shape[-1] or tf.shape(candidates.processed)[-1]
         processed = tf.reshape(candidates.processed, [-1, self.num_beams, vocabulary])
-        live, final = self._select(state.sums[:, :, None] + processed, vocabulary, candidates.end_id)
-        (live_sums, live_continuations), (final_sums, final_continuations) = live, final
-        continuations = tf.concat([live_continuations, final_continuations], axis=1)  # (sources, 2 * beams)
-        tokens, beams = continuations % vocabulary, continuations // vocabulary
+        is_last = (candidates.t + 1 >= candidates.limits)[:, None]
+        live, final = self._select(state.sums[:, :, None] + processed, is_last, vocabulary, candidates.end_id)
+        indices = tf.concat([live.indices, final.indices], axis=1)  # (sources, 2 * beams)
+        tokens, beams = indices % vocabulary, indices // vocabulary
+        live_tokens, final_tokens = tokens[:, : self.num_beams], tokens[:, self.num_beams :]
         live_beams, final_beams = beams[:, : self.num_beams], beams[:, self.num_beams :]
-        coverage, penalties = (), 0.0
+        is_dead_end = tf.reduce_max(processed, axis=2) <= LAST_RESORT  # (sources, beams)
+        is_allowed = (final.sums > LAST_RESORT) | tf.gather(is_dead_end, final_beams, batch_dims=1)
+        is_final = (tf.equal(final_tokens, candidates.end_id) | is_last) & is_allowed & (final.sums > -math.inf)
+        scores, coverage = final.sums / self._length_factor(candidates.t + 1), ()
         if self.uses_attention:
             coverage, penalties = self._cover(candidates, state.coverage)
             coverage = tf.gather(coverage, live_beams, batch_dims=1)
-            penalties = tf.gather(penalties, final_beams, batch_dims=1)
-        is_end = tf.equal(tokens[:, self.num_beams :], candidates.end_id)
-        scores = self._scores(final_sums, penalties, is_end, candidates)
-        state = _State(live_sums, self._best_scores(state.best, scores), coverage)
+            scores += tf.gather(penalties, final_beams, batch_dims=1)
+        scores = tf.where(is_final, tf.maximum(scores, LAST_RESORT), -math.inf)
+        state = _State(live.sums, self._best_scores(state.best, scores), coverage)
         log_probabilities = tf.reshape(candidates.log_probabilities, [-1, self.num_beams * vocabulary])
         record = {
             "tokens": tokens,
             "beams": beams,
-            "log_probabilities": tf.gather(log_probabilities, continuations, batch_dims=1),
+            "log_probabilities": tf.gather(log_probabilities, indices, batch_dims=1),
             "scores": scores,
         }
         rows = None  # a beam follows itself if it is the only one
         if self.num_beams > 1:
             rows = tf.range(tf.shape(live_beams)[0])[:, None] * self.num_beams + live_beams
             rows = tf.reshape(rows, [-1])
-        return Choice(
-            tf.reshape(tokens[:, : self.num_beams], [-1]), rows, self._is_done(state, candidates), record, state
-        )
+        return Choice(tf.reshape(live_tokens, [-1]), rows, self._is_done(state, candidates), record, state)
 
-    def _select(self, sums, vocabulary, end_id):
-        """Returns the sums and indices of the continuations that live on, and of those that end if they can.
+    def _select(self, sums, is_last, vocabulary, end_id):
+        """Returns the `_Continuations` that live on, and those that are finished if they can be.
 
         Args:
-            sums: (sources, beams, vocabulary). An index counts its last two axes as one.
-
-        Returns:
-            Two pairs of tensors (sources, beams).
+            sums: (sources, beams, vocabulary).
+            is_last: (sources, 1), whether the step is the last one of a source, where all of the latter are finished.
+            vocabulary: its size.
+            end_id: id of the end token.
         """
-        size, groups, counts = self._group_size, [], 0.0
+        size, groups, counts = self._group_size, [], None
         for first in range(0, self.num_beams, size):
             group_sums = tf.reshape(sums[:, first : first + size], [-1, size * vocabulary])
-            is_lowered = first > 0 and self.diversity_penalty > 0
-            lowered = group_sums
-            if is_lowered:
-                penalties = tf.tile(self.diversity_penalty * counts, [1, size])
-                lowered = group_sums - penalties
-            # Each of the `size` beams has one continuation with the end token, so as many others remain.
-            values, indices = top_k(lowered, 2 * size)
-            tokens = indices % vocabulary
-            without_end = tf.where(tf.equal(tokens, end_id), -math.inf, values)
-            live_values, order = tf.math.top_k(without_end, size)
-            live, final = tf.gather(indices, order, batch_dims=1), indices[:, :size]
-            final_values = values[:, :size]
-            if is_lowered:
-                live_sums = tf.gather(group_sums, live, batch_dims=1)
-                live_values = tf.where(live_values > -math.inf, live_sums, -math.inf)
-                final_values = tf.gather(group_sums, final, batch_dims=1)
+            penalties = None if counts is None else tf.tile(self.diversity_penalty * counts, [1, size])
+            live, final = _best_continuations(group_sums, penalties, size, vocabulary, end_id)
             if self.diversity_penalty > 0:
-                counts += tf.reduce_sum(tf.one_hot(live % vocabulary, vocabulary), axis=1)  # (sources, vocabulary)
-            offset = first * vocabulary
-            groups.append((live_values, live + offset, final_values, final + offset))
-        live_sums, live, final_sums, final = (tf.concat(parts, axis=1) for parts in zip(*groups, strict=True))
-        return (live_sums, live), (final_sums, final)
+                chosen = _Continuations(*(tf.where(is_last, f, n) for f, n in zip(final, live, strict=True)))
+                tokens = tf.where(chosen.sums > -math.inf, chosen.indices % vocabulary, -1)
+                group_counts = tf.reduce_sum(tf.one_hot(tokens, vocabulary), axis=1)  # (sources, vocabulary)
+                counts = group_counts if counts is None else counts + group_counts
+            groups.append([_Continuations(x.sums, x.indices + first * vocabulary) for x in (live, final)])
+        if len(groups) == 1:
+            return groups[0]
+        return [
+            _Continuations(*(tf.concat(parts, axis=1) for parts in zip(*continuations, strict=True)))
+            for continuations in zip(*groups, strict=True)
+        ]
 
     def _cover(self, candidates, coverage):
         """Returns the coverage after this step and its penalty, (sources, beams, positions) and (sources, beams)."""
@@ -177,13 +179,6 @@ class BeamSampler(Sampler):
         logarithms = tf.math.log(tf.clip_by_value(coverage, _NEVER_ATTENDED, 1.0))
         is_visible = candidates.memory_mask[:, None]
         return coverage, self.coverage_penalty * tf.reduce_sum(tf.where(is_visible, logarithms, 0.0), axis=-1)
-
-    def _scores(self, sums, penalties, is_end, candidates):
-        """Returns the scores of hypotheses that end with this step, -inf for those that do not."""
-        is_last = candidates.t + 1 >= candidates.limits
-        is_final = (is_end | is_last[:, None]) & (sums > -math.inf)
-        scores = sums / self._length_factor(candidates.t + 1) + penalties
-        return tf.where(is_final, tf.maximum(scores, _LOWEST), -math.inf)
 
     def _length_factor(self, length):
         if self.length_penalty == 0:
@@ -205,7 +200,7 @@ class BeamSampler(Sampler):
             is_done |= worst > -math.inf
         return tf.reduce_all(is_done, axis=1)
 
-    def record_spec(self):
+    def record_spec(self, has_processors):
         shapes = {"tokens": 2, "beams": 2, "log_probabilities": 2, "scores": 1}
         return {
             name: tf.TensorSpec([None, n * self.num_beams], tf.int32 if name in ("tokens", "beams") else tf.float32)
@@ -230,3 +225,23 @@ class BeamSampler(Sampler):
 
 def _check_penalty(name, value):
     return check_number(name, value, lambda number: 0 <= number < math.inf, "a finite number, at least 0")
+
+
+def _best_continuations(sums, penalties, size, vocabulary, end_id):
+    """Returns the best `size` `_Continuations` without the end token, and the best with or without it.
+
+    Args:
+        sums: (sources, size * vocabulary).
+        penalties: the same, what lowers sums in this choice only; or None.
+        size: number of beams.
+        vocabulary: its size.
+        end_id: id of the end token.
+    """
+    # Each beam has one continuation with the end token, so at least `size` others remain.
+    values, indices = top_k(sums if penalties is None else sums - penalties, 2 * size)
+    values = values if penalties is None else tf.gather(sums, indices, batch_dims=1)
+    is_end = tf.equal(indices % vocabulary, end_id)
+    others = tf.math.top_k(tf.cast(~is_end, tf.int32), size).indices  # in this order
+    without_end = tf.where(is_end, -math.inf, values)
+    live = _Continuations(*(tf.gather(x, others, batch_dims=1) for x in (without_end, indices)))
+    return live, _Continuations(values[:, :size], indices[:, :size])

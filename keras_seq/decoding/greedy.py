@@ -12,6 +12,11 @@ class GreedySampler(Sampler):
     """Greedy search: takes the most likely token at each step, of several the one with the lowest id.
 
     By name: `sampler="greedy"`.
+
+    Example:
+        >>> sampler = GreedySampler()
+        >>> sampler.num_beams
+        1
     """
 
     def choose(self, log_probabilities, state, t):

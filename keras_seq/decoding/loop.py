@@ -10,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.decoding.sampler import Candidates, Hypotheses
-
-_LOWEST = np.finfo("float32").min
+from keras_seq.decoding.sampler import LAST_RESORT, Candidates, Hypotheses
 
 
 class _Carry(NamedTuple):
@@ -91,16 +89,17 @@ def search(
 
     Example:
         >>> import tensorflow as tf
+        >>> from keras_seq.decoding import GreedySampler
         >>> logits = tf.math.log([[0.1, 0.6, 0.3], [0.1, 0.2, 0.7]])  # of the next token, after the tokens 0 and 1
         >>> def step(tokens, state, memory, is_live):
-        ...     return tf.gather(logits, tokens), state, tf.zeros([len(tokens), 0])
-        >>> search(
-        ...     step, (), (), tf.constant([0]), tf.constant([9]), sampler=GreedySampler(), end_id=2
-        ... ).token_ids.numpy()
+        ...     return tf.gather(logits, tokens), state, tf.zeros([tf.shape(tokens)[0], 0])
+        >>> hypotheses = search(step, (), (), [0], [9], sampler=GreedySampler(), end_id=2)
+        >>> hypotheses.token_ids.numpy()
         array([[[1, 2]]], dtype=int32)
     """
     loop = _Loop(step, state, sampler, end_id, tuple(forbidden_ids), tuple(processors))
     first_tokens, limits = tf.cast(first_tokens, tf.int32), tf.cast(limits, tf.int32)
+    state, memory = tf.nest.map_structure(tf.convert_to_tensor, (state, memory))
     count = tf.shape(first_tokens)[0]
     is_static = not drop_ended and isinstance(max_steps, int)
     if max_steps is None:
@@ -155,7 +154,7 @@ class _Loop:
 
     def start_records(self, size, return_attention_weights):
         """Returns an empty `tf.TensorArray` for each tensor of a record. They grow if the size is None."""
-        specs = self.sampler.record_spec()
+        specs = self.sampler.record_spec(bool(self.processors))
         if return_attention_weights:
             specs["attention_weights"] = tf.TensorSpec([None, self.sampler.num_beams, None], tf.float32)
         return {
@@ -208,7 +207,7 @@ class _Loop:
             t,
             # A source that ended earlier keeps its number of steps.
             tf.where(choice.is_done, tf.minimum(ends, t), ends),
-            choice.state,
+            tf.nest.map_structure(_with_shape, choice.state, carry.sampler_state),
             choice.tokens,
             [_with_shape(new, old) for new, old in zip(rows, carry.state, strict=True)],
             history,
@@ -226,8 +225,8 @@ class _Loop:
             ids, where = np.arange(vocabulary), np.where  # constants
         is_forbidden = functools.reduce(operator.or_, (ids == i for i in self.forbidden_ids), ids < 0)
         threshold = tf.cast(where(is_forbidden, math.inf, -math.inf), tf.float32)
-        # The lowest number is chosen only where nothing is allowed. A NaN is not allowed either.
-        fallback = tf.cast(where(ids == self.end_id, _LOWEST, -math.inf), tf.float32)
+        fallback = tf.cast(where(ids == self.end_id, LAST_RESORT, -math.inf), tf.float32)
+        # A NaN is not allowed either, because it is not greater than anything.
         return tf.where(log_probabilities > threshold, log_probabilities, fallback)
 
     def run_and_drop(self, carry, sources):
@@ -235,7 +234,7 @@ class _Loop:
 
         Returns:
             `(steps, records)`: the number of steps of each source, int32 (sources,), and the dict of records (time,
-            sources, ...), 0 after the steps of a source.
+            sources, ...), with any values after the steps of a source.
         """
         all_ends, count = carry.ends, tf.shape(carry.ends)[0]
         # Which rows of the records (time * sources) the results of each run are.
@@ -256,16 +255,11 @@ class _Loop:
         loop = (tf.constant(0), carry, sources, all_ends, places)
         invariants = (None, _any_rows(carry), _any_rows(sources), None, None)
         _, carry, _, all_ends, places = tf.while_loop(is_unfinished, run_once, loop, shape_invariants=invariants)
-        places = places.concat()[:, None]
-
-        def place(array):
-            values = array.concat()  # (results, ...)
-            shape = tf.shape(values)[1:]
-            placed = tf.scatter_nd(places, values, tf.concat([[carry.t * count], shape], axis=0))
-            placed = tf.reshape(placed, tf.concat([[carry.t, count], shape], axis=0))
-            return tf.ensure_shape(placed, [None, None, *values.shape[1:]])
-
-        return all_ends, {name: place(array) for name, array in carry.records.items()}
+        places, steps = places.concat(), carry.t
+        results = tf.range(tf.shape(places)[0])
+        # What was not recorded, after the end of a source, reads any result.
+        results = tf.reshape(tf.scatter_nd(places[:, None], results, [steps * count]), [steps, count])
+        return all_ends, {name: tf.gather(array.concat(), results) for name, array in carry.records.items()}
 
     def drop(self, carry, sources):
         """Returns the carry and sources without those sources that have ended."""

@@ -23,6 +23,11 @@ class RandomSampler(Sampler):
 
     Raises:
         ValueError: if `temperature` is not a number from 1e-30 to 1e30.
+
+    Example:
+        >>> sampler = RandomSampler(temperature=0.7, seed=1)
+        >>> sampler.get_config()
+        {'temperature': 0.7, 'seed': 1}
     """
 
     def __init__(self, temperature=1.0, seed=None):
@@ -70,4 +75,4 @@ def draw_index(weights, uniform):
     cumulative = tf.where(weights > 0, tf.cumsum(weights, axis=-1), 0.0)
     total = tf.reduce_max(cumulative, axis=-1)
     is_reached = cumulative > (uniform * total)[:, None]
-    return tf.argmax(tf.cast(is_reached, tf.int32), axis=-1, output_type=tf.int32)
+    return tf.argmax(tf.cast(is_reached, tf.float32), axis=-1, output_type=tf.int32)

@@ -5,6 +5,10 @@ from typing import NamedTuple
 
 from keras_seq._lazy_tensorflow import tf
 
+# The processed log-probability of the end token where it is not allowed. It is chosen if nothing else is allowed. The
+# lowest float32 would not do, because `tf.argmax` never finds it.
+LAST_RESORT = -3.4028233e38
+
 
 class Hypotheses(NamedTuple):
     """The results of a search, `n = sampler.num_return_sequences` hypotheses of each source, the best first.
@@ -23,7 +27,7 @@ class Candidates(NamedTuple):
 
     t: object  # () int32, the number of tokens that were chosen before
     log_probabilities: object  # (rows, vocabulary) float32, of the model
-    processed: object  # (rows, vocabulary) float32, after the processors; -inf is not allowed, and something always is
+    processed: object  # (rows, vocabulary) float32, after the processors; what is not allowed is -inf or LAST_RESORT
     attention_weights: object  # (rows, positions)
     memory_mask: object  # (sources, positions) bool, or None unless `sampler.uses_attention`
     limits: object  # (sources,) int32, valid for the sources that have not ended
@@ -43,10 +47,13 @@ class Choice(NamedTuple):
 class Sampler:
     """Base class of samplers, which choose the tokens of a search.
 
-    A sampler that continues each source by one token, whatever the others are, implements `choose`.
+    To write one that keeps a single hypothesis of each source, implement `choose`, and `get_config` if it has
+    arguments.
 
-    Args:
-        None: subclasses have their own.
+    Example:
+        >>> class SecondBest(Sampler):
+        ...     def choose(self, log_probabilities, state, t):
+        ...         return tf.math.top_k(log_probabilities, 2).indices[:, 1]
     """
 
     num_beams = 1  # rows of each source
@@ -78,8 +85,9 @@ class Sampler:
         """Returns the next token of each source, int32 (sources,).
 
         Args:
-            log_probabilities: float32 (sources, vocabulary), after the processors. Tokens with -inf are not allowed; at
-                least one is allowed.
+            log_probabilities: float32 (sources, vocabulary), after the processors, -inf for tokens that are not
+                allowed. But the end token has at least a number close to the lowest float32, so that it is chosen where
+                nothing is allowed.
             state: the state of the sampler.
             t: int32 scalar, the number of tokens chosen before.
         """
@@ -88,13 +96,21 @@ class Sampler:
     def step(self, candidates, state):
         """Returns the `Choice` of one step."""
         tokens = self.choose(candidates.processed, state, candidates.t)
-        chosen = tf.gather(candidates.log_probabilities, tokens, batch_dims=1)
-        record = {"token_ids": tokens, "log_probabilities": chosen}
+        record = {
+            "token_ids": tokens,
+            "log_probabilities": tf.gather(candidates.log_probabilities, tokens, batch_dims=1),
+            "scores": tf.gather(candidates.processed, tokens, batch_dims=1),
+        }
         return Choice(tokens, None, tf.equal(tokens, candidates.end_id), record, state)
 
-    def record_spec(self):
-        """Returns the `tf.TensorSpec` of each tensor of a record. The first axis is that of the sources."""
-        return {"token_ids": tf.TensorSpec([None], tf.int32), "log_probabilities": tf.TensorSpec([None], tf.float32)}
+    def record_spec(self, has_processors):
+        """Returns the `tf.TensorSpec` of each tensor of a record that is kept. The first axis is that of the sources.
+
+        Args:
+            has_processors: whether `Candidates.processed` may differ from the log-probabilities of the model.
+        """
+        names = ("log_probabilities", "scores") if has_processors else ("log_probabilities",)
+        return {"token_ids": tf.TensorSpec([None], tf.int32), **{name: tf.TensorSpec([None]) for name in names}}
 
     def hypotheses(self, records, attention_weights, steps):
         """Returns the results of a search, `(Hypotheses, lengths)`, where the lengths (sources, n) count tokens.
@@ -106,11 +122,12 @@ class Sampler:
         """
         is_chosen = tf.range(tf.shape(records["token_ids"])[0])[:, None] < steps  # (time, sources)
         token_ids = tf.transpose(tf.where(is_chosen, records["token_ids"], 0))[:, None]  # (sources, 1, time)
-        sums = tf.reduce_sum(tf.where(is_chosen, records["log_probabilities"], 0.0), axis=0)[:, None]
+        sums = sum_steps(records["log_probabilities"], is_chosen)[:, None]
+        scores = sum_steps(records["scores"], is_chosen)[:, None] if "scores" in records else sums
         if attention_weights is not None:
             weights = tf.where(is_chosen[:, :, None, None], attention_weights, 0.0)
             attention_weights = tf.transpose(weights, [1, 2, 0, 3])
-        return Hypotheses(token_ids, sums, sums, attention_weights), steps[:, None]
+        return Hypotheses(token_ids, sums, scores, attention_weights), steps[:, None]
 
     def get_config(self):
         """Returns the arguments of the sampler."""
@@ -120,3 +137,11 @@ class Sampler:
     def from_config(cls, config):
         """Creates a sampler from the result of `get_config`."""
         return cls(**config)
+
+
+def sum_steps(values, is_chosen):
+    """Returns the sum of the chosen values (time, ...) over the time.
+
+    The order of the additions does not depend on the size of the batch, as it does in `tf.reduce_sum`.
+    """
+    return tf.cumsum(tf.where(is_chosen, values, 0.0), axis=0)[-1]

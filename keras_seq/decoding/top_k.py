@@ -20,6 +20,11 @@ class TopKSampler(RandomSampler):
 
     Raises:
         ValueError: if `k` is not a positive integer, or as in `RandomSampler`.
+
+    Example:
+        >>> sampler = TopKSampler(k=10, temperature=0.7)
+        >>> sampler.k
+        10
     """
 
     def __init__(self, k=5, temperature=1.0, seed=None):

@@ -23,6 +23,11 @@ class TopPSampler(RandomSampler):
 
     Raises:
         ValueError: if `p` is not in (0, 1], if `k` is not a positive integer or None, or as in `RandomSampler`.
+
+    Example:
+        >>> sampler = TopPSampler(p=0.95, k=100)
+        >>> sampler.p
+        0.95
     """
 
     def __init__(self, p=0.9, k=None, temperature=1.0, seed=None):

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samplers as objects, by name and from files, their arguments, and one search in every mode."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_seq import decoding
+from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler, TopKSampler, TopPSampler
+
+END = 1
+VOCABULARY = 6
+TABLES = np.random.default_rng(0).normal(size=(9, VOCABULARY, VOCABULARY)).astype("float32")  # (sources, ...)
+SAMPLERS = {
+    "greedy": GreedySampler(),
+    "random": RandomSampler(temperature=1.5, seed=3),
+    "top_k": TopKSampler(3, seed=4),
+    "top_p": TopPSampler(0.8, seed=5),
+    "beam": BeamSampler(3, length_penalty=0.6, coverage_penalty=0.1, num_return_sequences=2),
+    "groups": BeamSampler(4, num_return_sequences=4, num_groups=2, diversity_penalty=0.4),
+}
+
+
+def step(tokens, state, memory, is_live):
+    """Each source has its own logits of the next token after the last one, and attends to the step's position."""
+    (tables,) = memory
+    rows = tf.range(tf.shape(tokens)[0])
+    beams = tf.shape(tokens)[0] // tf.maximum(tf.shape(tables)[0], 1)
+    logits = tf.gather_nd(tables, tf.stack([rows // tf.maximum(beams, 1), tokens], axis=1))
+    return logits, [state[0] + 1], 0.8 * tf.one_hot(state[0] % 4, 4) + 0.05
+
+
+def search(sampler, tables=TABLES, limits=None, **options):
+    first = tf.fill([len(tables)], 2)
+    limits = tf.constant(np.arange(len(tables)) if limits is None else limits, tf.int32)
+    options = {"end_id": END, "forbidden_ids": (0,), "seed": tf.constant([1, 2]), **options}
+    return decoding.search(step, [tf.zeros_like(first)], (tables,), first, limits, sampler=sampler, **options)
+
+
+def assert_close(actual, expected):
+    """The results are equal, up to zeros at the end of the time."""
+    time = expected.token_ids.shape[2]
+    assert not actual.token_ids[:, :, time:].numpy().any()
+    np.testing.assert_array_equal(actual.token_ids[:, :, :time], expected.token_ids)
+    np.testing.assert_allclose(actual.log_probabilities, expected.log_probabilities, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual.attention_weights[:, :, :time], expected.attention_weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_eagerly_in_a_graph_and_without_dropping_the_results_are_the_same(name, compiled):
+    options = {"return_attention_weights": True}
+    graph = tf.function(lambda: search(SAMPLERS[name], **options))()
+    assert graph.token_ids.shape[2] <= 8
+    assert len({tuple(row) for row in graph.token_ids[:, 0].numpy()}) > 3
+    assert_close(search(SAMPLERS[name], **options), graph)
+    static = tf.function(
+        lambda: search(SAMPLERS[name], drop_ended=False, max_steps=12, **options), jit_compile=compiled
+    )()
+    assert static.token_ids.shape[2] == 12
+    assert_close(static, graph)
+
+
+def test_scores_divide_by_the_length_penalty():
+    # After 2 come [END] with probability 0.5 and 3 with 0.5; after 3 comes [END] with 0.9.
+    table = np.full((1, VOCABULARY, VOCABULARY), -np.inf, "float32")
+    table[0, 2, [END, 3]], table[0, 3, [END, 4]], table[0, 4, END] = np.log(0.5), np.log([0.9, 0.1]), 0.0
+    hypotheses = search(BeamSampler(2, num_return_sequences=2), table, [5])
+    assert hypotheses.token_ids[0].numpy().tolist() == [[END, 0], [3, END]]
+    hypotheses = search(BeamSampler(2, length_penalty=2.0, num_return_sequences=2), table, [5])
+    assert hypotheses.token_ids[0].numpy().tolist() == [[3, END], [END, 0]]
+    np.testing.assert_allclose(hypotheses.scores[0], [np.log(0.45) / (7 / 6) ** 2, np.log(0.5)], rtol=1e-6)
+    np.testing.assert_allclose(hypotheses.log_probabilities[0], np.log([0.45, 0.5]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_where_the_model_gives_nan_the_output_ends(name):
+    hypotheses = search(SAMPLERS[name], np.full_like(TABLES, math.nan), [5] * len(TABLES))
+    assert (hypotheses.token_ids[:, 0, 0] == END).numpy().all()
+
+
+def test_more_beams_than_tokens():
+    table = np.zeros((1, 3, 3), "float32")
+    hypotheses = search(BeamSampler(9, num_return_sequences=9), table, [3], forbidden_ids=())
+    assert len({tuple(row) for row in hypotheses.token_ids[0].numpy()}) == 9
+    only_end = np.full((1, 3, 3), [-math.inf, 0.0, -math.inf], "float32")
+    hypotheses = search(BeamSampler(4, num_return_sequences=4), only_end, [3])
+    assert hypotheses.scores.numpy().tolist() == [[0.0, -math.inf, -math.inf, -math.inf]]
+
+
+def test_a_sampler_without_a_seed_in_the_search_takes_its_next_one():
+    def draw(sampler, wrap=lambda run: run):
+        run = wrap(lambda: search(sampler, limits=[3] * len(TABLES), seed=None).token_ids)
+        return [run().numpy().tolist() for _ in range(2)]
+
+    first, second = draw(RandomSampler(seed=7))
+    assert first != second
+    assert draw(RandomSampler(seed=7), tf.function) == [first, second]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_survives_serialization(name):
+    sampler = SAMPLERS[name]
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(sampler))
+    assert type(restored) is type(sampler)
+    assert restored.get_config() == sampler.get_config()
+
+
+def test_samplers_by_name():
+    assert [type(decoding.get_sampler(name)) for name in ("greedy", "random", "top_k", "top_p", "beam")] == [
+        GreedySampler,
+        RandomSampler,
+        TopKSampler,
+        TopPSampler,
+        BeamSampler,
+    ]
+    assert decoding.get_sampler(SAMPLERS["beam"]) is SAMPLERS["beam"]
+    for bad in ("beams", None, 5, GreedySampler):
+        with pytest.raises(ValueError, match="`sampler` must be"):
+            decoding.get_sampler(bad)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name", "value", "arguments"),
+    [
+        *((RandomSampler, "temperature", value, {}) for value in (0, -1.0, math.nan, math.inf, "1", True, None)),
+        *((TopKSampler, "k", value, {}) for value in (0, -1, 2.0, True, None)),
+        *((TopPSampler, "p", value, {}) for value in (0, -0.1, 1.1, math.nan, "0.9", True)),
+        *((TopPSampler, "k", value, {}) for value in (0, 1.5)),
+        *((BeamSampler, "num_beams", value, {}) for value in (0, -1, 2.0, True, "5")),
+        *((BeamSampler, "length_penalty", value, {}) for value in (math.nan, math.inf, "1")),
+        *((BeamSampler, "coverage_penalty", value, {}) for value in (-0.1, math.nan)),
+        *((BeamSampler, "diversity_penalty", value, {}) for value in (-0.1, math.inf)),
+        *((BeamSampler, "num_return_sequences", value, {"num_beams": 4}) for value in (0, 5)),
+        *((BeamSampler, "num_groups", value, {"num_beams": 4}) for value in (0, 3, 8)),
+    ],
+)
+def test_bad_arguments_are_named(sampler, name, value, arguments):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .* Received: "):
+        sampler(**arguments, **{name: value})
+
+
+def test_a_beam_needs_as_many_tokens():
+    BeamSampler(5).check(5)
+    with pytest.raises(ValueError, match="`num_beams` must be at most 4"):
+        BeamSampler(5).check(4)
