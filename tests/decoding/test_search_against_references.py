@@ -289,7 +289,8 @@ def test_logits_of_any_dtype(sampler, dtype):
     assert_consistent(model, results, NO_RULES, Penalties(getattr(sampler, "length_penalty", 0.0)))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+# A length penalty is not among them: it could make a hypothesis of any length the best.
+@pytest.mark.parametrize("sampler", [GreedySampler(), BeamSampler(3, num_return_sequences=3)])
 def test_an_enormous_limit_costs_nothing_if_sequences_end(sampler):
     model = scripted_models.draw_model(13, 4, 6, limits=[2**31 - 1])
     model.logits[:, :, END] += 6.0
@@ -300,13 +301,13 @@ def test_an_enormous_limit_costs_nothing_if_sequences_end(sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_long_outputs_are_kept_whole(sampler):
-    model = scripted_models.draw_model(14, 3, 6, limits=[300])
+    model = scripted_models.draw_model(14, 3, 6, limits=[100])
     model.logits[:, :, END] = -9.0
     results = scripted_models.make_search(sampler, NO_RULES, return_attention_weights=True)(model)
-    assert results.token_ids.shape[-1] == 300
+    assert results.token_ids.shape[-1] == 100
     for source in range(3):
         tokens = scripted_models.cut(results.token_ids[source, 0])
-        assert len(tokens) > 100
+        assert len(tokens) > 50
         expected = model.attention_weights(source, tokens)
         np.testing.assert_array_equal(results.attention_weights[source, 0, : len(tokens)], expected)
         np.testing.assert_allclose(results.log_probabilities[source, 0], model.score(source, tokens), rtol=1e-5)

@@ -23,7 +23,7 @@ CASES = [
     (RandomSampler(temperature=3.0), keep_all, 3.0, NO_RULES),
     (TopKSampler(k=2), keep_top_k(2), 1.0, BY_PREFIX),
     (TopKSampler(k=4, temperature=1.7), keep_top_k(4), 1.7, NO_RULES),
-    (TopPSampler(p=0.6), keep_top_p(0.6), 1.0, NO_RULES),
+    (TopPSampler(p=0.75), keep_top_p(0.75), 1.0, NO_RULES),
     (TopPSampler(p=0.9, temperature=2.0), keep_top_p(0.9), 2.0, BY_PREFIX),
     (TopPSampler(p=1.0), keep_all, 1.0, NO_RULES),
 ]
