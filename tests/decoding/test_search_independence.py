@@ -50,7 +50,7 @@ def test_a_result_does_not_depend_on_batch_mates(sampler):
     run = scripted_models.make_search(sampler, RULES, return_attention_weights=True)
     together = run(model)
     random = np.random.default_rng(1)
-    for size in (1, 2, 7, 31, 60):
+    for size in (1, 7, 60):
         sources = random.permutation(60)[:size]
         assert_same(run(model.take(sources), positions=sources), together, sources)
 
@@ -96,11 +96,12 @@ def test_asking_for_attention_weights_changes_nothing(sampler):
         pytest.param("jit", False, marks=pytest.mark.slow),
     ],
 )
-def test_a_result_does_not_depend_on_the_mode(sampler, mode, drop_ended):
+def test_a_search_with_one_seed_gives_the_same_in_every_mode(sampler, mode, drop_ended):
     options = {"return_attention_weights": True, "drop_ended": drop_ended}
     model = scripted_models.draw_model(34, 20, 9, limits=range(7))
-    eager = scripted_models.make_search(sampler, RULES, **options)(model)
-    other = scripted_models.make_search(sampler, RULES, mode=mode, max_steps=6, **options)(model)
+    eager = scripted_models.make_search(sampler, RULES, **options)(model, seed=(7, -8))
+    other = scripted_models.make_search(sampler, RULES, mode=mode, max_steps=6, **options)(model, seed=(7, -8))
+    np.testing.assert_array_equal(pad(other, 6).token_ids, pad(eager, 6).token_ids)
     for value, wanted in zip(pad(other, 6), pad(eager, 6), strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
 

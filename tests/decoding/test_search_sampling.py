@@ -171,14 +171,3 @@ def test_noise_depends_only_on_seed_position_and_step(sampler):
 
     far = run(repeat_source(model, 0, 30), positions=np.full(30, 2**31 - 1)).token_ids
     assert (far == far[0]).all()  # the same position: the same noise
-
-
-@pytest.mark.parametrize("mode", ["graph", pytest.param("jit", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sampler", RANDOM_SAMPLERS, ids=name)
-def test_the_same_seed_draws_the_same_tokens_in_every_mode(sampler, mode):
-    model = scripted_models.draw_model(29, 40, 9, limits=range(6))
-    eager = scripted_models.make_search(sampler, BY_PREFIX)(model, seed=(7, 8))
-    options = {"mode": mode, "max_steps": 5, "drop_ended": False}
-    other = scripted_models.make_search(sampler, BY_PREFIX, **options)(model, seed=(7, 8))
-    np.testing.assert_array_equal(pad_time(eager.token_ids, 5), pad_time(other.token_ids, 5))
-    np.testing.assert_allclose(other.log_probabilities, eager.log_probabilities, rtol=1e-5, atol=1e-5)
