@@ -15,14 +15,13 @@ import tensorflow as tf
 from keras_seq.decoding.loop import search
 
 END = 1
-NODES = 499  # rows of each table; a prime
 
 
 class ScriptedModel(NamedTuple):
     """Tables and first states of several sources, as NumPy arrays."""
 
-    logits: np.ndarray  # (sources, NODES, vocabulary) float32
-    weights: np.ndarray  # (sources, NODES, source positions) float32
+    logits: np.ndarray  # (sources, nodes, vocabulary) float32
+    weights: np.ndarray  # (sources, nodes, source positions) float32
     nodes: np.ndarray  # (sources,) int32, the first states
     first_tokens: np.ndarray  # (sources,) int32
     limits: np.ndarray  # (sources,) int32
@@ -41,7 +40,7 @@ class ScriptedModel(NamedTuple):
         """The row of the tables that a prefix is hashed to."""
         node = int(self.nodes[source])
         for token in (int(self.first_tokens[source]), *tokens):
-            node = next_node(node, token)
+            node = next_node(node, token, self.logits.shape[1])
         return node
 
     def log_probabilities(self, source, tokens):
@@ -58,34 +57,34 @@ class ScriptedModel(NamedTuple):
         return sum(self.log_probabilities(source, tokens[:t])[token] for t, token in enumerate(tokens))
 
 
-def next_node(node, token):
+def next_node(node, token, nodes):
     """Hash one more token, of Python integers or of int32 tensors."""
-    return (node * 31 + token * 7 + 5) % NODES
+    return (node * 17 + token * 7 + 5) % nodes
 
 
 def scripted_step(tokens, state, memory, is_live):
     """The step function of all scripted models. Whatever it returns for rows that are not live is garbage."""
-    sources, rows = tf.shape(memory[0])[0], tf.shape(tokens)[0]
+    (sources, nodes, _), rows = tf.unstack(tf.shape(memory[0])), tf.shape(tokens)[0]
     source = tf.range(rows) // tf.maximum(rows // tf.maximum(sources, 1), 1)  # (rows,)
-    node = next_node(state["node"], tokens)  # (rows,)
-    index = source * NODES + node
+    node = next_node(state["node"], tokens, nodes)  # (rows,)
+    index = source * nodes + node
     trace = state["trace"][0] + 1.0  # (rows, 1), a count of the steps, NaN once a row was not live
     garbage = tf.where(is_live[:, None], 0.0 * trace, math.nan)  # (rows, 1), 0 where results count
     state = {"node": tf.where(is_live, node, -(10**6)), "trace": (trace + garbage,)}
-    logits, weights = (tf.reshape(table, (sources * NODES, tf.shape(table)[-1])) for table in memory)
+    logits, weights = (tf.reshape(table, (sources * nodes, tf.shape(table)[-1])) for table in memory)
     return tf.gather(logits, index) + garbage, state, tf.gather(weights, index) + garbage
 
 
-def draw_model(seed, sources, vocabulary, limits, positions=3, scale=2.0):
-    """Draw a scripted model. The limit of each source is drawn from `limits`."""
+def draw_model(seed, sources, vocabulary, limits, positions=3, scale=2.0, nodes=499):
+    """Draw a scripted model. The limit of each source is drawn from `limits`. `nodes`, a prime, is the tables' size."""
     random = np.random.default_rng(seed)
-    logits = random.normal(size=(sources, NODES, vocabulary)) * scale
-    weights = random.dirichlet(np.full(positions, 0.5), size=(sources, NODES)) if positions else None
-    weights = np.zeros((sources, NODES, 0)) if weights is None else np.maximum(weights, 1e-3)
+    logits = random.normal(size=(sources, nodes, vocabulary)) * scale
+    weights = random.dirichlet(np.full(positions, 0.5), size=(sources, nodes)) if positions else None
+    weights = np.zeros((sources, nodes, 0)) if weights is None else np.maximum(weights, 1e-3)
     return ScriptedModel(
         logits.astype("float32"),
         weights.astype("float32"),
-        random.integers(NODES, size=sources).astype("int32"),
+        random.integers(nodes, size=sources).astype("int32"),
         random.integers(vocabulary, size=sources).astype("int32"),
         random.choice(np.asarray(limits, "int32"), size=sources),
     )
@@ -283,10 +282,11 @@ class Results(NamedTuple):
     attention_weights: np.ndarray | None
 
 
-def compile_search(sampler, rules, *, mode="graph", step=scripted_step, **options):
+def make_search(sampler, rules, *, mode="eager", step=scripted_step, **options):
     """A function that searches a scripted model: `run(model, seed=(0, 0), positions=None) -> Results`.
 
-    One graph serves models of all sizes. `run.traces` counts how often it was traced.
+    It runs eagerly by default: tracing takes ten times as long as a search of a few steps. With `mode="graph"` one
+    graph serves models of all sizes, and `run.traces` counts how often it was traced.
     """
     keywords = {"end_id": END, **rules.search_arguments, **options}
 

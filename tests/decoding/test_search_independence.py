@@ -47,21 +47,18 @@ def assert_same(actual, expected, sources=slice(None)):
 @each_sampler
 def test_a_result_does_not_depend_on_batch_mates(sampler):
     model = scripted_models.draw_model(30, 60, 9, limits=[0, 1, 3, 8, 20])
-    run = scripted_models.compile_search(sampler, RULES, return_attention_weights=True)
+    run = scripted_models.make_search(sampler, RULES, return_attention_weights=True)
     together = run(model)
     random = np.random.default_rng(1)
-    for size in (1, 2, 7, 60):
-        for _ in range(3):
-            sources = random.permutation(60)[:size]
-            assert_same(run(model.take(sources), positions=sources), together, sources)
-    assert_same(run(model), together)
-    assert run.traces == 1
+    for size in (1, 7, 60):
+        sources = random.permutation(60)[:size]
+        assert_same(run(model.take(sources), positions=sources), together, sources)
 
 
 @each_sampler
 def test_a_result_does_not_depend_on_the_limits_of_batch_mates(sampler):
     model = scripted_models.draw_model(31, 40, 9, limits=[4])
-    run = scripted_models.compile_search(sampler, RULES, return_attention_weights=True)
+    run = scripted_models.make_search(sampler, RULES, return_attention_weights=True)
     expected = run(model)
     mates = np.arange(40) % 2 == 1
     longest = run(model._replace(limits=np.where(mates, 40, 4).astype("int32")))
@@ -75,37 +72,42 @@ def test_a_result_does_not_depend_on_the_limits_of_batch_mates(sampler):
 @each_sampler
 def test_dropping_sources_that_have_ended_changes_nothing(sampler):
     model = scripted_models.draw_model(32, 60, 9, limits=[0, 1, 3, 8, 20])
-    kept = scripted_models.compile_search(sampler, RULES, return_attention_weights=True, drop_ended=False)(model)
-    dropped = scripted_models.compile_search(sampler, RULES, return_attention_weights=True, drop_ended=True)(model)
+    kept = scripted_models.make_search(sampler, RULES, return_attention_weights=True, drop_ended=False)(model)
+    dropped = scripted_models.make_search(sampler, RULES, return_attention_weights=True, drop_ended=True)(model)
     assert_same(dropped, kept)
 
 
 @each_sampler
 def test_asking_for_attention_weights_changes_nothing(sampler):
     model = scripted_models.draw_model(33, 30, 9, limits=range(7))
-    with_weights = scripted_models.compile_search(sampler, RULES, return_attention_weights=True)(model)
-    without = scripted_models.compile_search(sampler, RULES)(model)
+    with_weights = scripted_models.make_search(sampler, RULES, return_attention_weights=True)(model)
+    without = scripted_models.make_search(sampler, RULES)(model)
     assert without.attention_weights is None
     for value, wanted in zip(without[:3], with_weights[:3], strict=True):
         np.testing.assert_array_equal(value, wanted)
 
 
 @each_sampler
-@pytest.mark.parametrize("mode", ["eager", pytest.param("jit", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("drop_ended", [True, False])
-def test_a_result_does_not_depend_on_the_mode(sampler, mode, drop_ended):
-    if mode == "jit" and drop_ended:
-        pytest.skip("shapes are static under XLA")
+@pytest.mark.parametrize(
+    ("mode", "drop_ended"),
+    [
+        ("graph", True),
+        pytest.param("graph", False, marks=pytest.mark.slow),
+        pytest.param("jit", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_search_with_one_seed_gives_the_same_in_every_mode(sampler, mode, drop_ended):
     options = {"return_attention_weights": True, "drop_ended": drop_ended}
     model = scripted_models.draw_model(34, 20, 9, limits=range(7))
-    graph = scripted_models.compile_search(sampler, RULES, **options)(model)
-    other = scripted_models.compile_search(sampler, RULES, mode=mode, max_steps=6, **options)(model)
-    for value, wanted in zip(pad(other, 6), pad(graph, 6), strict=True):
+    eager = scripted_models.make_search(sampler, RULES, **options)(model, seed=(7, -8))
+    other = scripted_models.make_search(sampler, RULES, mode=mode, max_steps=6, **options)(model, seed=(7, -8))
+    np.testing.assert_array_equal(pad(other, 6).token_ids, pad(eager, 6).token_ids)
+    for value, wanted in zip(pad(other, 6), pad(eager, 6), strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_retraces_over_100_calls_of_different_sizes():
-    run = scripted_models.compile_search(BeamSampler(2), RULES)
+    run = scripted_models.make_search(BeamSampler(2), RULES, mode="graph")
     model = scripted_models.draw_model(35, 100, 9, limits=range(30))
     for size in range(100):
         assert len(run(model.take(np.arange(size))).token_ids) == size
