@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 EMBEDDING, UNITS, BATCH = 128, 256, 512
+UNKNOWN_ID, START_ID, END_ID = 1, 2, 3
 MIN_EQUAL = 0.97  # of the outputs: rounding decides between hypotheses of nearly the same probability
 
 
@@ -44,9 +45,14 @@ class Case(NamedTuple):
         """The words: of all lengths in batches, else of nine letters, which are ten positions with [END]."""
         words = shared_model(self.folder)["words"]
         if self.table == "mixed":
-            return ["".join(words["any"])[:400], *words["short"]][: self.count]
+            mixed = [*words["short"], "".join(words["any"])[:400]]
+            return mixed[: self.count] if self.count > 1 else mixed[-1:]
         words = words["any" if self.table == "batch" else "nine letters"]
         return spread(words, self.count)
+
+    def share(self, name):
+        """The case for a contender: Yoyodyne's beam search would take minutes, so it gets fewer words."""
+        return self._replace(count=min(self.count, BATCH)) if name == "yoyodyne" and self.beams > 1 else self
 
     def __str__(self):
         forced = f" of {self.forced} tokens" * bool(self.forced)

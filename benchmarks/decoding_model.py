@@ -8,7 +8,7 @@ learned state for all words, as that of Yoyodyne, which can then run with the sa
 import json
 import pathlib
 
-from decoding_case import BATCH, END_ID, spread
+from decoding_case import BATCH, spread
 
 PATHS = {  # names in weights.npz, and the paths of the layers
     "source_embedding": "encoder.embedding",
@@ -43,7 +43,7 @@ def prepare(folder, sizes, train_pairs, test_words, beam_widths):
     path = folder / f"model-{sizes['units']}-{train_pairs}.keras"
     if not path.exists():
         train([spread(column, train_pairs) for column in splits["train"]], sizes).save(path)
-    model = keras.saving.load_model(path)
+    model = keras.saving.load_model(path, compile=False)
     words = choose_words(splits["test"][0], test_words)
     write_weights(model, folder / "weights.npz")
     model.export(folder / "saved_model")  # again in each run, because it depends on the code
@@ -55,8 +55,9 @@ def prepare(folder, sizes, train_pairs, test_words, beam_widths):
         "units": sizes["units"],
         "embedding": sizes["embedding_dim"],
         "words": words,
-        "outputs": {beams: dict(zip(every_word, generate(model, every_word, beams), strict=True))
-                    for beams in beam_widths},
+        "outputs": {
+            beams: dict(zip(every_word, generate(model, every_word, beams), strict=True)) for beams in beam_widths
+        },
     }
     (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
 

@@ -9,6 +9,7 @@ import types
 import weakref
 
 import decoding_case
+from decoding_case import END_ID, START_ID, UNKNOWN_ID
 
 
 def yoyodyne(case):
@@ -16,6 +17,7 @@ def yoyodyne(case):
     import torch
     from yoyodyne import callbacks, data, special, trainers
 
+    case = case.share("yoyodyne")
     torch.set_num_threads(os.cpu_count())
     # Yoyodyne puts a start symbol before each source. Without it, it computes what the others do, and is a bit faster.
     data.mappers.Mapper.encode_source = lambda self, symbols: self._encode([*symbols, special.END])
@@ -62,7 +64,7 @@ def _yoyodyne_index(folder):
 def _yoyodyne_model(case, index):
     """Returns a model with the weights of the shared one."""
     import torch
-    from decoding_torch import END, START, torch_weights
+    from decoding_torch import torch_weights
     from yoyodyne import models, special
 
     description, weights = decoding_case.shared_model(case.folder), decoding_case.load_weights(case.folder)
@@ -81,17 +83,17 @@ def _yoyodyne_model(case, index):
     embeddings = torch.zeros(index.vocab_size, embedding)
     readout = torch.zeros(index.target_vocab_size, units)
     bias = torch.full([index.target_vocab_size], -1e9)  # for special tokens that the shared model does not have
-    ids = {special.START_IDX: START, special.END_IDX: END}
-    ids.update({index(token): i for i, token in enumerate(description["target"]) if i > END})
+    ids = {special.START_IDX: START_ID, special.END_IDX: END_ID}
+    ids.update({index(token): i for i, token in enumerate(description["target"]) if i > END_ID})
     for its_id, our_id in ids.items():
         embeddings[its_id] = target_embedding[our_id]
-        if our_id != START:
+        if our_id != START_ID:
             readout[its_id], bias[its_id] = ours["readout.weight"][our_id], ours["readout.bias"][our_id]
     for i, letter in enumerate(description["source"]):
-        if i > END:
+        if i > END_ID:
             embeddings[index(f"{{{letter}}}")] = source_embedding[i]
-    embeddings[special.UNK_IDX] = source_embedding[1]
-    embeddings[special.END_IDX] = source_embedding[END]  # only sources contain it: targets begin with START
+    embeddings[special.UNK_IDX] = source_embedding[UNKNOWN_ID]
+    embeddings[special.END_IDX] = source_embedding[END_ID]  # only sources contain it: targets begin with START
     model.load_state_dict(
         {
             "embeddings.weight": embeddings,

@@ -3,9 +3,11 @@
 
 import decoding_case
 import torch
+from decoding_case import END_ID as END
+from decoding_case import START_ID as START
+from decoding_case import UNKNOWN_ID as UNKNOWN
 from torch import nn
 
-UNKNOWN, START, END = 1, 2, 3
 FORBIDDEN = [0, START]  # padding, and what a target cannot contain
 
 
