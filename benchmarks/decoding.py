@@ -83,7 +83,7 @@ def batch_table(results, peak):
     head = ["search", "", "words per second", "±", "GFLOP/s", "share of the FMA peak", "times as fast as yoyodyne"]
     rows = []
     for result in results:
-        rates = {name: result.case.share(name).count / result.median(name) for name in names(result)}
+        rates = {name: len(result.case.share(name).words) / result.median(name) for name in names(result)}
         for name, rate in rates.items():
             gigaflops = rate * megaflops(result.case) / 1e3
             rows.append(
