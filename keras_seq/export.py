@@ -23,8 +23,18 @@ def export_saved_model(model, path):
     - `attention_weights`: float32 (batch, time, source), where both time and source include `[END]`; (batch, time, 0)
       if the model has no attention.
 
+    The signature `generate_beam` takes the same inputs. It returns the 5 best outputs of a beam search with 5 beams,
+    the best first; fewer of both if there are fewer tokens to choose from. They are a dict with one more axis:
+
+    - `text`: strings (batch, 5), if the model has a target vectorizer.
+    - `token_ids`: int32 (batch, 5, time).
+    - `log_probabilities`: float32 (batch, 5).
+    - `scores`: float32 (batch, 5), by which the outputs are ranked.
+
+    An empty batch gives an empty batch.
+
     Args:
-        model: a `Seq2Seq`.
+        model: a `Seq2Seq`, or another model that generates.
         path: the folder to write. It is created, or it is empty, or it holds an earlier SavedModel, which is replaced.
 
     Raises:
@@ -38,6 +48,7 @@ def export_saved_model(model, path):
     archive = keras.export.ExportArchive()
     for layer in (model, *model.text_layers):
         archive.track(layer)
-    archive.add_endpoint("serving_default", lambda inputs: model.decode(inputs), input_signature=[model.source_spec])
+    for name, function in model.endpoints().items():
+        archive.add_endpoint(name, function, input_signature=[model.source_spec])
     with use_implementation("xla"):  # native ops would need our library where the model is loaded
         archive.write_out(str(path), verbose=False)

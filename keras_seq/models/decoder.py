@@ -171,6 +171,26 @@ class Decoder(keras.layers.Layer):
             return state
         return [*state, *self.recurrent_layer.initial_attention_state(memory)]
 
+    def start_search(self, memory, summary, memory_mask=None, num_beams=1):
+        state = self.get_initial_state(summary, memory)
+        if memory_mask is None:
+            memory_mask = ops.ones(ops.shape(memory)[:2], "bool")
+        if self.attention is None:
+            return state, (memory, memory_mask)
+        memory = zero_masked_positions(memory, memory_mask)
+        parts = (memory, self.recurrent_layer.project_memory(memory), memory_mask)
+        return state, tuple(ops.repeat(part[:, None], num_beams, axis=1) for part in parts)
+
+    def search_step(self, tokens, state, memory, is_live=None):
+        inputs = self.embedding(tokens)
+        if self.attention is None:
+            output, state = self.recurrent_layer.cell(inputs, state, training=False)
+            weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
+        else:
+            memory, keys, mask = (ops.reshape(part, (-1, *ops.shape(part)[2:])) for part in memory)
+            output, state, weights = self.recurrent_layer.step(inputs, state, memory, keys, mask, False)
+        return self.readout(output), state, weights
+
     def step_function(self, memory, memory_mask=None):
         """Returns the step function of a search, at inference. The keys of the memory are computed once.
 

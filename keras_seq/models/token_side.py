@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, text_to_ids
+from keras_seq.models.function_cache import compile_once
+from keras_seq.models.token_rows import TokenRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +23,49 @@ class TokenSide:
     vectorizer: object  # layer that maps strings to token ids, or None
     vocabulary_size: int
 
-    def token_ids(self, values):
+    def token_ids(self, values, label=None):
         """Returns int32 token ids (batch, time). Strings are converted and end with `[END]`; token ids are checked.
 
         Args:
             values: strings (batch,) or integers (batch, time), as a list, array, tensor or ragged tensor.
+            label: name of the values in error messages, by default that of the side.
         """
-        values = as_tensor(values, self.label)
+        values = self.check_form(values, label or self.label)
+        if values.dtype == tf.string:
+            return self.texts_to_ids(tf.ensure_shape(values, [None]))
+        ids = self._check_ids(values, label or self.label)
+        return ids.to_tensor(PAD_ID) if isinstance(ids, tf.RaggedTensor) else ids
+
+    def rows(self, values, label):
+        """Returns values that `token_ids` takes as `TokenRows`. Not for use in a graph."""
+        values = self.check_form(values, label)
+        if values.dtype == tf.string:
+            return TokenRows(*(part.numpy() for part in self._compiled_conversion(values)))
+        return TokenRows.from_ids(self._check_ids(values, label))
+
+    def texts_to_ids(self, texts):
+        """Converts strings (batch,) to int32 token ids (batch, time), each sequence followed by `[END]`."""
+        ids = self._texts_to_ragged(texts).to_tensor(PAD_ID)
+        return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # also an empty batch has one step
+
+    def _texts_to_ragged(self, texts):
+        ids = text_to_ids(self.vectorizer, texts)
+        end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
+        return tf.cast(tf.concat([ids, end], axis=1), tf.int32)
+
+    @functools.cached_property
+    def _compiled_conversion(self):
+        """Function from strings (batch,) to the ids of all of them and their lengths, traced once."""
+
+        def convert(texts):
+            ids = self._texts_to_ragged(texts)
+            return ids.flat_values, ids.row_lengths()
+
+        return compile_once(convert, [tf.TensorSpec([None], tf.string)])
+
+    def check_form(self, values, label):
+        """Returns values as a tensor, and raises a ValueError if they are not what `token_ids` takes."""
+        values = as_tensor(values, label)
         dtype, rank = values.dtype, values.shape.rank
         if dtype == tf.string:
             is_valid = self.vectorizer is not None and rank in (None, 1)
@@ -39,69 +77,73 @@ class TokenSide:
             if self.vectorizer is None:
                 expected = f"{ids}, because the model has no `{self.name}_vectorizer`"
             hint = ". Use `dataset.batch(n)` to make batches" if rank == (0 if dtype == tf.string else 1) else ""
-            raise ValueError(
-                f"{self.label} must be {expected}{hint}. Received: dtype {dtype.name}, shape {values.shape}"
-            )
-        if values.dtype == tf.string:
-            return self.texts_to_ids(tf.ensure_shape(values, [None]))
-        return self._check_ids(values)
+            raise ValueError(f"{label} must be {expected}{hint}. Received: dtype {dtype.name}, shape {values.shape}")
+        return values
 
-    def texts_to_ids(self, texts):
-        """Converts strings (batch,) to int32 token ids (batch, time), each sequence followed by `[END]`."""
-        ids = text_to_ids(self.vectorizer, texts)  # ragged
-        end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
-        ids = tf.cast(tf.concat([ids, end], axis=1).to_tensor(PAD_ID), tf.int32)
-        return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # also an empty batch has one step
-
-    def _check_ids(self, ids):
+    def _check_ids(self, ids, label):
+        """Returns int32 ids (batch, time), a ragged tensor if they are one, that are in the vocabulary."""
+        ids = tf.cast(ids, tf.int64)
         if isinstance(ids, tf.RaggedTensor):
-            ids = ids.to_tensor(PAD_ID)
-        ids = tf.cast(tf.ensure_shape(ids, [None, None]), tf.int64)
-        require(tf.shape(ids)[1] > 0, f"{self.label} must have at least one token.", tf.shape(ids))
+            flat, shape = ids.flat_values, ids.bounding_shape()
+        else:
+            flat = ids = tf.ensure_shape(ids, [None, None])
+            shape = tf.shape(ids)
+        require(shape[1] > 0, f"{label} must have at least one token.", shape)
         require(
-            tf.reduce_all((ids >= 0) & (ids < self.vocabulary_size)),
-            f"{self.label} must be token ids from 0 to {self.vocabulary_size - 1}.",
-            tf.stack([tf.reduce_min(ids), tf.reduce_max(ids)]),
+            tf.reduce_all((flat >= 0) & (flat < self.vocabulary_size)),
+            f"{label} must be token ids from 0 to {self.vocabulary_size - 1}.",
+            tf.stack([tf.reduce_min(flat), tf.reduce_max(flat)]),
             "ids between",
         )
         return tf.cast(ids, tf.int32)
 
 
-def source_batches(side, inputs, batch_size):
-    """Yields batches of sources for a search: tensors of strings or token ids, none of them empty.
+def source_windows(side, inputs, size):
+    """Yields the sources of a search as `TokenRows`, none of them empty.
 
     Args:
         side: `TokenSide` of the sources.
-        inputs: sources, or an iterable of batches of sources or of tuples that begin with sources.
-        batch_size: number of sources per batch, if `inputs` are not batched.
+        inputs: sources, or an iterable of batches of sources or of tuples that begin with sources. Batches are read as
+            they are needed.
+        size: about how many sources to yield at once.
 
     Raises:
         ValueError: if `inputs` have another form or are empty.
     """
-    side = dataclasses.replace(side, label="`inputs`")
     if isinstance(inputs, keras.utils.PyDataset) and inputs.num_batches is None:
         raise ValueError("`inputs` must be finite. Received: an infinite `keras.utils.PyDataset`")
-    if isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, collections.abc.Iterator)):
-        batches = (_check_sources(side, batch[0] if isinstance(batch, tuple) else batch) for batch in inputs)
+    if is_batched(inputs):
+        parts = (check_sources(side, batch[0] if isinstance(batch, tuple) else batch) for batch in inputs)
     else:
-        sources = _check_sources(side, inputs)
-        batches = (sources[start : start + batch_size] for start in range(0, len(sources), batch_size))
-    count = 0
-    for batch in batches:
-        if len(batch):
-            count += 1
-            yield batch
-    if count == 0:
+        sources = check_sources(side, inputs)
+        parts = (sources[start : start + size] for start in range(0, sources.shape[0], size))
+    is_empty, waiting, count = True, [], 0
+    for part in parts:
+        if part.shape[0] == 0:
+            continue
+        waiting.append(side.rows(part, "`inputs`"))
+        is_empty, count = False, count + part.shape[0]
+        if count >= size:
+            yield TokenRows.concatenate(waiting)
+            waiting, count = [], 0
+    if waiting:
+        yield TokenRows.concatenate(waiting)
+    if is_empty:
         raise ValueError("`inputs` must contain at least one source. Received: none")
 
 
-def _check_sources(side, inputs):
+def is_batched(inputs):
+    """Whether `inputs` are an iterable of batches, rather than sequences."""
+    return isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, collections.abc.Iterator))
+
+
+def check_sources(side, inputs):
     """Returns sources as a tensor of strings or token ids, and raises a ValueError if they have another form."""
-    sources = as_tensor(inputs, side.label)
+    sources = as_tensor(inputs, "`inputs`")
     if sources.shape == (0,):
-        return ()  # an empty list has no dtype to check
+        return sources  # an empty list has no dtype to check
     if side.vectorizer is None:
-        return side.token_ids(sources)
+        return side.check_form(sources, "`inputs`")
     if sources.dtype != tf.string or sources.shape.rank != 1:
         raise ValueError(
             "`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`. "

@@ -108,6 +108,11 @@ def choose_implementation(
     return Choice("xla", reason)
 
 
+def implementation_in_use() -> str:
+    """Return what replaces "auto" now: see `use_implementation`."""
+    return _resolve("auto")[0]
+
+
 def _resolve(implementation: str | int) -> tuple[str, str]:
     """Return the requested implementation and what requests it."""
     requested = check_implementation(implementation)

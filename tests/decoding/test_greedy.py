@@ -4,7 +4,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_seq.decoding import greedy_search
+from keras_seq import decoding
 
 END = 3
 # Logits of the next token (column) after the last one (row): 2 → 4 → 5 → end, and 6 → 6 forever.
@@ -13,7 +13,7 @@ TABLE[2, 4] = TABLE[4, 5] = TABLE[5, END] = TABLE[6, 6] = 3.0
 TABLE[4, 0] = 7.0  # here padding has the highest score
 
 
-def scripted_step(token_ids, state):
+def scripted_step(token_ids, state, memory, is_live):
     steps = state + 1  # (batch,)
     attention_weights = tf.one_hot(steps - 1, 5)  # (batch, source)
     return tf.gather(tf.constant(TABLE), token_ids), steps, attention_weights
@@ -23,9 +23,21 @@ def search(first, limits, forbidden_ids=(0,)):
     @tf.function
     def run(first, limits):
         state = tf.zeros_like(first)
-        return greedy_search(scripted_step, state, first, limits, end_id=END, forbidden_ids=forbidden_ids)
+        return decoding.search(
+            scripted_step,
+            state,
+            (),
+            first,
+            limits,
+            sampler=decoding.GreedySampler(),
+            end_id=END,
+            forbidden_ids=forbidden_ids,
+            return_attention_weights=True,
+        )
 
-    return [value.numpy() for value in run(tf.constant(first), tf.constant(limits))]
+    ids, log_probabilities, scores, attention_weights = run(tf.constant(first), tf.constant(limits))
+    np.testing.assert_array_equal(log_probabilities, scores)
+    return [values.numpy()[:, 0] for values in (ids, scores, attention_weights)]  # one hypothesis of each source
 
 
 def log_softmax(row):

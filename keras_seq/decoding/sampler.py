@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search and its sampler tell each other."""
+
+from typing import NamedTuple
+
+from keras_seq._lazy_tensorflow import tf
+
+
+class Hypotheses(NamedTuple):
+    """The results of a search, `n = sampler.num_return_sequences` hypotheses of each source, the best first.
+
+    If a source has fewer distinct hypotheses, the others have token ids 0, and log-probability and score -inf.
+    """
+
+    token_ids: object  # (sources, n, time) int32, with the end token if it was reached, then 0
+    log_probabilities: object  # (sources, n) float32, sums of the model's log-probabilities of the tokens
+    scores: object  # (sources, n) float32, what ranks the hypotheses of a source
+    attention_weights: object  # (sources, n, time, positions) float32, 0 after the end; or None
+
+
+class Candidates(NamedTuple):
+    """What a sampler chooses from in one step. A row is a beam of a source; those of one source are adjacent."""
+
+    t: object  # () int32, the number of tokens that were chosen before
+    log_probabilities: object  # (rows, vocabulary) float32, of the model
+    processed: object  # (rows, vocabulary) float32, after the processors; -inf is not allowed, and something always is
+    attention_weights: object  # (rows, positions)
+    memory_mask: object  # (sources, positions) bool, or None unless `sampler.uses_attention`
+    limits: object  # (sources,) int32, valid for the sources that have not ended
+    end_id: int
+
+
+class Choice(NamedTuple):
+    """What a sampler chooses in one step."""
+
+    tokens: object  # (rows,) int32
+    parents: object  # (rows,) int32, the row that each token continues, or None for the same row
+    is_done: object  # (sources,) bool, whether the search of a source ends with this step
+    record: dict  # what `Sampler.hypotheses` needs of this step, as in `Sampler.record_spec`
+    state: object  # the next state of the sampler
+
+
+class Sampler:
+    """Base class of samplers, which choose the tokens of a search.
+
+    A sampler that continues each source by one token, whatever the others are, implements `choose`.
+
+    Args:
+        None: subclasses have their own.
+    """
+
+    num_beams = 1  # rows of each source
+    num_return_sequences = 1
+    uses_attention = False  # whether it needs `Candidates.memory_mask`
+
+    def check(self, vocabulary_size):
+        """Raises a ValueError if the sampler cannot choose from so many tokens."""
+
+    def next_seed(self):
+        """Returns the seed of the next search, int32 (2,), or None if the sampler draws nothing."""
+        return None
+
+    def initial_state(self, positions, seed, memory_mask):
+        """Returns the first state of the sampler, nested tensors (sources, ...).
+
+        Args:
+            positions: int32 (sources,), the position of each source in the user's inputs.
+            seed: int32 (2,), or None if `next_seed` returns None.
+            memory_mask: see `Candidates`.
+        """
+        return ()
+
+    def live_rows(self, is_live, state):
+        """Returns for each row whether its results will be used, given this for each source."""
+        return is_live
+
+    def choose(self, log_probabilities, state, t):
+        """Returns the next token of each source, int32 (sources,).
+
+        Args:
+            log_probabilities: float32 (sources, vocabulary), after the processors. Tokens with -inf are not allowed; at
+                least one is allowed.
+            state: the state of the sampler.
+            t: int32 scalar, the number of tokens chosen before.
+        """
+        raise NotImplementedError
+
+    def step(self, candidates, state):
+        """Returns the `Choice` of one step."""
+        tokens = self.choose(candidates.processed, state, candidates.t)
+        chosen = tf.gather(candidates.log_probabilities, tokens, batch_dims=1)
+        record = {"token_ids": tokens, "log_probabilities": chosen}
+        return Choice(tokens, None, tf.equal(tokens, candidates.end_id), record, state)
+
+    def record_spec(self):
+        """Returns the `tf.TensorSpec` of each tensor of a record. The first axis is that of the sources."""
+        return {"token_ids": tf.TensorSpec([None], tf.int32), "log_probabilities": tf.TensorSpec([None], tf.float32)}
+
+    def hypotheses(self, records, attention_weights, steps):
+        """Returns the results of a search, `(Hypotheses, lengths)`, where the lengths (sources, n) count tokens.
+
+        Args:
+            records: the records of all steps, dict of tensors (time, sources, ...).
+            attention_weights: float32 (time, sources, num_beams, positions), or None.
+            steps: int32 (sources,), the number of steps of each source. Ignore later records.
+        """
+        is_chosen = tf.range(tf.shape(records["token_ids"])[0])[:, None] < steps  # (time, sources)
+        token_ids = tf.transpose(tf.where(is_chosen, records["token_ids"], 0))[:, None]  # (sources, 1, time)
+        sums = tf.reduce_sum(tf.where(is_chosen, records["log_probabilities"], 0.0), axis=0)[:, None]
+        if attention_weights is not None:
+            weights = tf.where(is_chosen[:, :, None, None], attention_weights, 0.0)
+            attention_weights = tf.transpose(weights, [1, 2, 0, 3])
+        return Hypotheses(token_ids, sums, sums, attention_weights), steps[:, None]
+
+    def get_config(self):
+        """Returns the arguments of the sampler."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        """Creates a sampler from the result of `get_config`."""
+        return cls(**config)

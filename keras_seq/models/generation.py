@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all models that generate sequences have in common: `generate`, `score`, `predict`, `decode` and `export`."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_seq import export
+from keras_seq._lazy_tensorflow import tf
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
+from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
+from keras_seq.models.function_cache import FunctionCache, compile_once, configuration_key
+from keras_seq.models.progress import Progress
+from keras_seq.models.token_rows import in_order, length_batches
+from keras_seq.models.token_side import TokenSide, check_sources, is_batched, shorten, source_windows
+from keras_seq.models.training_pairs import holds_call_inputs
+from keras_seq.ops.implementation import implementation_in_use
+
+MAX_LENGTH = 100_000  # of an output
+_WINDOW = 64  # batches whose sources are sorted by length together
+_EXPORTED_BEAMS = 5
+_FORBIDDEN = (PAD_ID, START_ID)  # never chosen
+
+
+class GenerativeModel(keras.Model):
+    """A model that maps source sequences to target sequences, token by token.
+
+    A subclass defines `call`, `start_search` and `search_step`.
+
+    Args:
+        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are token ids.
+        target_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if targets are token ids.
+        source_size: number of source tokens.
+        target_size: number of target tokens.
+        **kwargs: arguments of `keras.Model`.
+    """
+
+    sampler = None  # set by `compile`
+
+    def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size, **kwargs):
+        super().__init__(**kwargs)
+        self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer, source_size, target_size)
+        self._functions = FunctionCache()
+
+    def start_search(self, source_ids, num_beams):
+        """Encodes sources for a search.
+
+        Args:
+            source_ids: int32 token ids (batch, source), 0 = padding.
+            num_beams: number of rows of each source in a step.
+
+        Returns:
+            `(state, memory, limits)`: the first state of `search_step`, nested tensors (batch, ...); what each step
+            reads of the source, nested tensors (batch, ...); and the default maximum number of output tokens, int32
+            (batch,). See `keras_seq.decoding.search`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `start_search`.")
+
+    def search_step(self, tokens, state, memory, is_live):
+        """Runs one step of a search.
+
+        Args:
+            tokens: int32 (rows,), the previous token of each row; beams of a source are adjacent.
+            state: nested tensors (rows, ...).
+            memory: nested tensors (batch, ...), from `start_search`.
+            is_live: booleans (rows,). The results of other rows are not used.
+
+        Returns:
+            `(logits, state, attention_weights)`: (rows, vocabulary), nested tensors and (rows, source).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `search_step`.")
+
+    @property
+    def has_attention(self):
+        """Whether the steps of a search return attention weights."""
+        return True
+
+    def compile(self, *args, sampler="greedy", **kwargs):
+        """Configures the model for training.
+
+        Args:
+            *args: arguments of `keras.Model.compile`.
+            sampler: default of `generate`, see there.
+            **kwargs: arguments of `keras.Model.compile`.
+        """
+        self.sampler = get_sampler(sampler)
+        super().compile(*args, **kwargs)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()  # empty if the model is not compiled
+        return {**config, "sampler": keras.saving.serialize_keras_object(self.sampler)} if config else config
+
+    def compile_from_config(self, config):
+        # Required by Keras of every model that overrides `compile`.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    @property
+    def source_vectorizer(self):
+        """The layer that maps source strings to token ids, or None."""
+        return self._vocabularies.source.vectorizer
+
+    @property
+    def target_vectorizer(self):
+        """The layer that maps target strings to token ids, or None."""
+        return self._vocabularies.target.vectorizer
+
+    @property
+    def text_layers(self):
+        """The layers that process strings, before a training step and after a search."""
+        return self._vocabularies.layers
+
+    @property
+    def source_spec(self):
+        """The `tf.TensorSpec` of the sources: strings (batch,) or int32 token ids (batch, source)."""
+        return _source_spec(self.source_vectorizer is not None)
+
+    def generate(
+        self,
+        inputs,
+        max_length=None,
+        batch_size=256,
+        return_dict=False,
+        *,
+        sampler=None,
+        processors=(),
+        seed=None,
+        verbose="auto",
+    ):
+        """Decodes sources.
+
+        The output of a source does not depend on the other sources. Sources of similar length are decoded together,
+        whatever their order, and the outputs are in the order of the sources.
+
+        Args:
+            inputs: the sources. Strings, or token ids (batch, source) if the model has no source vectorizer, as a list,
+                array or tensor; a single string; or a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of
+                batches of sources or of tuples `(sources, targets, ...)`, of which only the sources are used.
+            max_length: maximum number of tokens of an output, including `[END]`, at most 100,000. Defaults to twice
+                the length of the source plus 10.
+            batch_size: maximum number of sources to decode at once.
+            return_dict: whether to return a dict with scores and attention weights.
+            sampler: how to choose tokens: "greedy", "random", "top_k", "top_p", "beam", or a sampler of
+                `keras_seq.decoding`. Defaults to that of `compile`; if the model is not compiled, to "greedy", the most
+                likely token at each step. Padding and `[START]` are never chosen.
+            processors: list of processors of `keras_seq.decoding`, or other functions `(log_probabilities, tokens,
+                step) -> log_probabilities`, which change the log-probabilities of each step before tokens are chosen.
+            seed: integer that makes random samplers reproducible, independent of earlier calls. Defaults to the next
+                seed of the sampler.
+            verbose: 0 = silent, 1 = progress bar, 2 = one line at the end. "auto" shows a progress bar if decoding goes
+                on 2 seconds after the first batch.
+
+        Returns:
+            A list of strings, or a NumPy array of token ids (batch, time) if the model has no target vectorizer. For a
+            single string, one output instead of a batch.
+
+            With `return_dict`, a dict of NumPy arrays, also for a single string:
+
+            - `text` (batch,), if the model has a target vectorizer.
+            - `token_ids` (batch, time), int32. Each sequence ends with 3 (`[END]`) unless it reached its limit; then
+              zeros.
+            - `log_probabilities` (batch,), the natural logarithm of the probability of each output.
+            - `scores` (batch,), by which the sampler ranks outputs.
+            - `attention_weights` (batch, time, source), where source and target include `[END]`.
+
+            With a sampler that has `num_return_sequences > 1`, each output is a list of strings, or an array of token
+            ids (sequences, time), the best first, and each array of the dict has this axis after the batch. If there
+            are not so many different outputs, the last ones are empty and have log-probability and score `-inf`.
+
+        Raises:
+            ValueError: if `inputs` have another form or are empty, if token ids are outside the vocabulary, or if
+                another argument is invalid.
+
+        Example:
+            >>> import keras_seq
+            >>> vectorizer = keras_seq.data.text_vectorizer(["abc"])
+            >>> model = keras_seq.Seq2Seq(
+            ...     keras_seq.Encoder(7, 4, 8), keras_seq.Decoder(7, 4, 8), vectorizer, vectorizer
+            ... )
+            >>> len(model.generate(["abc", "cab"], max_length=5))
+            2
+            >>> beam = keras_seq.decoding.BeamSampler(num_beams=3, num_return_sequences=3)
+            >>> results = model.generate(["abc", "cab"], sampler=beam, return_dict=True)
+            >>> results["text"].shape, results["log_probabilities"].shape
+            ((2, 3), (2, 3))
+        """
+        _check_count("max_length", max_length, MAX_LENGTH + 1, optional=True)
+        _check_count("batch_size", batch_size, 2**31)
+        sampler = get_sampler(sampler or self.sampler or "greedy")
+        size = self._vocabularies.target.vocabulary_size
+        sampler.check(size - len(_FORBIDDEN))
+        if sampler.uses_attention and not self.has_attention:
+            raise ValueError("`coverage_penalty` must be 0, because the model has no attention.")
+        processors = check_processors(processors, max_length, size, _FORBIDDEN)
+        limit = tf.constant(max_length or 0, tf.int32)
+        seed = _seed_tensor(seed, sampler)
+        key = (configuration_key(sampler, ignored=("seed",)), configuration_key(processors), return_dict)
+        progress = Progress(_count(inputs), verbose)
+        batches = []
+        for positions, sources in self._source_batches(inputs, batch_size):
+            are_texts = sources.dtype == tf.string
+            decode = self._functions.get(
+                (*key, are_texts, implementation_in_use()),
+                lambda are_texts=are_texts: self._compile_decode(sampler, processors, return_dict, are_texts),
+            )
+            decoded = decode(sources, limit, tf.constant(positions), seed)
+            names = decoded if return_dict else ["text" if "text" in decoded else "token_ids"]
+            batches.append((positions, {name: decoded[name].numpy() for name in names}))
+            progress.add(len(positions))
+        progress.close()
+        results = in_order(batches)
+        if "text" in results:
+            texts = [text.decode() for text in results["text"].ravel()]
+            shape = results["text"].shape
+            results["text"] = np.array(texts).reshape(shape)
+        if return_dict:
+            return results
+        outputs = _nested(texts, shape) if "text" in results else results["token_ids"]
+        return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
+
+    def _source_batches(self, inputs, batch_size):
+        """Yields `(positions, sources)`: an array (batch,), and a tensor of strings (batch,) or ids (batch, source)."""
+        side = self._vocabularies.source
+        inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
+        if not is_batched(inputs):
+            inputs = check_sources(side, inputs)
+            if inputs.dtype == tf.string and inputs.shape[0] == 1:  # one call from string to string
+                yield np.zeros(1, "int32"), inputs
+                return
+        first = 0
+        for rows in source_windows(side, inputs, _WINDOW * batch_size):
+            for indices in length_batches(rows.lengths, batch_size):
+                yield (first + indices).astype("int32"), tf.constant(rows.padded(indices))
+            first += len(rows)
+
+    def _compile_decode(self, sampler, processors, return_attention_weights, are_texts):
+        def decode(sources, max_length, positions, seed):
+            return self.decode(
+                sources,
+                max_length,
+                sampler=sampler,
+                processors=processors,
+                positions=positions,
+                seed=seed,
+                return_attention_weights=return_attention_weights,
+            )
+
+        specs = [_source_spec(are_texts), *(tf.TensorSpec(shape, tf.int32) for shape in ([], [None], [2]))]
+        return compile_once(decode, specs)
+
+    def decode(
+        self,
+        inputs,
+        max_length=0,
+        *,
+        sampler="greedy",
+        processors=(),
+        seed=None,
+        positions=None,
+        return_attention_weights=True,
+    ):
+        """Decodes a batch within a graph, for `generate` and for export.
+
+        Args:
+            inputs: strings (batch,) or int32 token ids (batch, source), a tensor.
+            max_length: int32 scalar, the maximum number of tokens; 0 for the default of `generate`.
+            sampler: see `generate`.
+            processors: see `generate`.
+            seed: int32 tensor (2,), or None for samplers that are not random.
+            positions: int32 tensor (batch,), the positions of the sources in a larger input, which decide about random
+                numbers.
+            return_attention_weights: whether to return attention weights.
+
+        Returns:
+            A dict of tensors; see `generate`.
+        """
+        sampler = get_sampler(sampler)
+        source = self._vocabularies.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
+        state, memory, limits = self.start_search(source, sampler.num_beams)
+        hypotheses = search(
+            self.search_step,
+            state,
+            memory,
+            tf.fill([tf.shape(source)[0]], START_ID),
+            tf.where(max_length > 0, max_length, limits),
+            sampler=sampler,
+            end_id=END_ID,
+            forbidden_ids=_FORBIDDEN,
+            processors=processors,
+            seed=seed,
+            positions=positions,
+            memory_mask=source != PAD_ID,
+            return_attention_weights=return_attention_weights,
+        )
+        results = {name: value for name, value in hypotheses._asdict().items() if value is not None}
+        if sampler.num_return_sequences == 1:
+            results = {name: value[:, 0] for name, value in results.items()}
+        if self._vocabularies.detokenizer is not None:
+            results["text"] = self._vocabularies.detokenizer(results["token_ids"])
+        return results
+
+    def score(self, sources, targets, batch_size=256, return_dict=False):
+        """Computes the natural logarithm of the probability of each target, with teacher forcing.
+
+        It includes the probability of `[END]`. For an output of `generate` that ended, it is its log-probability.
+
+        Args:
+            sources: strings or token ids, as a list, array or tensor; or a single string.
+            targets: one target for each source, strings or token ids. Token ids of each sequence must end with 3,
+                `[END]`. The model adds it to strings.
+            batch_size: maximum number of pairs to score at once.
+            return_dict: whether to return a dict with the log-probability of each token.
+
+        Returns:
+            A NumPy array (batch,), float32. With `return_dict`, a dict of NumPy arrays:
+
+            - `log_probabilities` (batch,).
+            - `token_log_probabilities` (batch, time), zeros after `[END]`.
+            - `token_ids` (batch, time), int32, the targets with `[END]`, then zeros.
+
+        Raises:
+            ValueError: if the arguments have another form, differ in length or are empty, if token ids are outside the
+                vocabulary, or if target ids do not end with `[END]`.
+
+        Example:
+            >>> import keras_seq
+            >>> vectorizer = keras_seq.data.text_vectorizer(["abc"])
+            >>> model = keras_seq.Seq2Seq(
+            ...     keras_seq.Encoder(7, 4, 8), keras_seq.Decoder(7, 4, 8), vectorizer, vectorizer
+            ... )
+            >>> model.score(["abc", "abc"], ["cba", "b"]).shape
+            (2,)
+        """
+        _check_count("batch_size", batch_size, 2**31)
+        source, target = (
+            side.rows([values] if isinstance(values, (str, bytes)) else values, label)
+            for side, values, label in (
+                (self._vocabularies.source, sources, "`sources`"),
+                (self._vocabularies.target, targets, "`targets`"),
+            )
+        )
+        if len(source) != len(target) or len(source) == 0:
+            raise ValueError(
+                "`sources` and `targets` must contain the same number of sequences, at least one. "
+                f"Received: {len(source)} sources and {len(target)} targets"
+            )
+        _check_targets(target)
+        compute = self._functions.get(
+            ("score", implementation_in_use()),
+            lambda: compile_once(self._score_tokens, [tf.TensorSpec([None, None], tf.int32)] * 2),
+        )
+        batches = []
+        for indices in length_batches(source.lengths + target.lengths, batch_size):
+            token_ids = target.padded(indices)
+            scores = compute(tf.constant(source.padded(indices)), tf.constant(token_ids)).numpy()
+            batches.append((indices, {"token_log_probabilities": scores, "token_ids": token_ids}))
+        results = in_order(batches)
+        results["log_probabilities"] = results["token_log_probabilities"].sum(axis=1)
+        return results if return_dict else results["log_probabilities"]
+
+    def _score_tokens(self, source, target):
+        """Computes the log-probabilities (batch, time) of target ids, zeros for padding."""
+        start = tf.fill([tf.shape(target)[0], 1], START_ID)
+        logits = self((source, tf.concat([start, target[:, :-1]], axis=1)), training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(target, ops.cast(logits, "float32"))
+        return tf.where(target == PAD_ID, 0.0, -losses)
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Decodes sources like `generate`, or computes logits from prepared inputs.
+
+        As in Keras, targets in the data are ignored.
+
+        Args:
+            x: sources in a form that `generate` takes; or the inputs of `call`, `(source ids, decoder inputs)` from
+                `prepare`, or a `tf.data.Dataset` of batches that begin with them.
+            batch_size: see `keras.Model.predict`. Defaults to 256 for sources.
+            verbose: see `generate` for sources, else `keras.Model.predict`.
+            steps: see `keras.Model.predict`. Only for the inputs of `call`.
+            callbacks: see `keras.Model.predict`. Only for the inputs of `call`.
+
+        Returns:
+            For sources, the outputs of `generate` as a NumPy array. For `(source ids, decoder inputs)`, the teacher-
+            forced logits (batch, time, target vocabulary), a NumPy array.
+        """
+        if holds_call_inputs(x):
+            return super().predict(x, batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+        if steps is not None or callbacks is not None:
+            raise ValueError(
+                "`steps` and `callbacks` must be None unless `x` contains `(source ids, decoder inputs)`. "
+                f"Received: steps={steps!r}, callbacks={callbacks!r}"
+            )
+        batch_size = 256 if batch_size is None else batch_size
+        return np.asarray(self.generate(x, batch_size=batch_size, verbose=verbose))
+
+    def predict_on_batch(self, x):
+        """Decodes one batch of sources, or computes its logits. See `predict`."""
+        return super().predict_on_batch(x) if holds_call_inputs(x) else np.asarray(self.generate(x))
+
+    def export(self, path):
+        """Writes a SavedModel that maps strings to strings and runs with TensorFlow alone. See `keras_seq.export`."""
+        export.export_saved_model(self, path)
+
+    def endpoints(self):
+        """Returns the functions of sources that `export` writes, by name."""
+        num_beams = min(_EXPORTED_BEAMS, self._vocabularies.target.vocabulary_size - len(_FORBIDDEN))
+        beam = BeamSampler(num_beams, num_return_sequences=num_beams)
+        return {
+            "serving_default": lambda inputs: _without(self.decode(inputs), "scores"),
+            "generate_beam": lambda inputs: self.decode(inputs, sampler=beam, return_attention_weights=False),
+        }
+
+
+class _Vocabularies:
+    """Holds the layers that process strings, so that Keras does not track them.
+
+    As layers of the model they would turn off XLA, although no training step calls them.
+    """
+
+    def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size):
+        self.source = TokenSide("source", "`x` (sources)", source_vectorizer, source_size)
+        self.target = TokenSide("target", "`y` (targets)", target_vectorizer, target_size)
+        self.detokenizer = None if target_vectorizer is None else detokenizer(target_vectorizer)
+        for layer in self.layers:
+            layer.build((None,))  # an export needs built layers
+
+    @property
+    def layers(self):
+        layers = [self.source.vectorizer, self.target.vectorizer, self.detokenizer]
+        return [layer for layer in layers if layer is not None]
+
+
+def _source_spec(are_texts):
+    if are_texts:
+        return tf.TensorSpec([None], tf.string, name="inputs")
+    return tf.TensorSpec([None, None], tf.int32, name="inputs")
+
+
+def _count(inputs):
+    """Returns the number of sources, or None if it is not known."""
+    if isinstance(inputs, (str, bytes)):
+        return 1
+    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
+
+
+def _check_count(name, value, bound, optional=False):
+    is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < bound
+    if not is_count and not (optional and value is None):
+        limit = "2**31" if bound == 2**31 else f"{bound}"
+        raise ValueError(f"`{name}` must be a positive integer less than {limit}. Received: {value!r}")
+
+
+def _check_targets(rows):
+    """Raises a ValueError unless each target ends with its only `[END]`, without padding before."""
+    is_last = np.zeros(len(rows.values), bool)
+    is_last[(rows.starts + rows.lengths - 1)[rows.lengths > 0]] = True
+    is_right = ((rows.values == END_ID) == is_last) & (rows.values != PAD_ID)
+    for start, length in zip(rows.starts, rows.lengths, strict=True):
+        if length == 0 or not is_right[start : start + length].all():
+            received = rows.values[start : start + length].tolist()
+            raise ValueError(
+                f"`targets` must end with {END_ID}, `[END]`, and contain neither it nor padding before. "
+                f"Received: {shorten(received)}"
+            )
+
+
+def _seed_tensor(seed, sampler):
+    """Returns the seed of a search, int32 (2,)."""
+    if seed is None:
+        seed = sampler.next_seed()
+        return tf.zeros([2], tf.int32) if seed is None else seed  # None: the sampler draws nothing
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool):
+        raise ValueError(f"`seed` must be an integer or None. Received: {seed!r}")
+    return tf.constant(np.array([int(seed) % 2**64], "uint64").view("int32"))
+
+
+def _nested(items, shape):
+    """Returns a list of items as nested lists of this shape."""
+    if len(shape) == 1:
+        return items
+    return [items[start : start + shape[1]] for start in range(0, len(items), shape[1])]
+
+
+def _without(results, name):
+    return {key: value for key, value in results.items() if key != name}
