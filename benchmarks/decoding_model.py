@@ -110,4 +110,4 @@ def generate(model, words, beams, **options):
 
     if beams > 1:
         options["sampler"] = keras_seq.decoding.BeamSampler(beams)
-    return model.generate(words, batch_size=BATCH, **options)
+    return model.generate(words, batch_size=BATCH, verbose=0, **options)
