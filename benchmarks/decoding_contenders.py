@@ -30,10 +30,13 @@ def keras_seq_generate(case):
     if case.forced:
         bias = model.decoder.readout.bias
         bias.assign([FORBIDDEN if i == decoding_case.END_ID else value for i, value in enumerate(bias.numpy())])
-    options = {"max_length": case.forced} if case.forced else {}
+        generate = functools.partial(generate, max_length=case.forced)
+        lengths = {len(text.split()) for text in generate(model, words, case.beams)}
+        if lengths != {case.forced}:
+            raise ValueError(f"outputs must have {case.forced} tokens. Received: {sorted(lengths)}")
     if case.table == "word":
-        return lambda: [generate(model, word, case.beams, **options) for word in words]
-    return lambda: generate(model, words, case.beams, **options)
+        return lambda: [generate(model, word, case.beams) for word in words]
+    return lambda: generate(model, words, case.beams)
 
 
 def saved_model(case):
