@@ -29,10 +29,10 @@ sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under san
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
 	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
 
-# Without ARGS, both benchmarks run. With ARGS, only `layers`, or the one that BENCH names, for example
+# Without ARGS, all benchmarks run. With ARGS, only `layers`, or the one that BENCH names, for example
 # make bench BENCH=seq2seq ARGS=--memory
-BENCH ?= $(if $(ARGS),layers,layers seq2seq)
-bench: $(VENV)/.installed-bench ## time layers and seq2seq training against other frameworks; BENCH chooses one
+BENCH ?= $(if $(ARGS),layers,layers seq2seq decoding)
+bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others; BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 check: $(VENV)/.installed-check ## check the format, and lint
