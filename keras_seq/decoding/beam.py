@@ -17,7 +17,7 @@ _NEVER_ATTENDED = 1e-9  # so that a position that was never attended does not ma
 
 class _State(NamedTuple):
     sums: object  # (sources, beams), of the processed log-probabilities of each live hypothesis; -inf if there is none
-    best: object  # (sources, groups, n), the best scores of finished hypotheses, in descending order
+    best: object  # (sources, groups, num_return_sequences), the best scores of finished hypotheses, in descending order
     coverage: object  # (sources, beams, positions), the sum of the attention weights; or () without coverage penalty
 
 
@@ -38,8 +38,8 @@ class BeamSampler(Sampler):
         coverage = sum over source positions of log(min(sum over steps of attention_weights, 1))
 
     where the length counts `[END]`. With processors, their results take the place of the model's log-probabilities. The
-    search of a source ends when no live hypothesis can still enter the best `num_beams` finished ones, and with one
-    beam at the first finished hypothesis, which is that of `GreedySampler`.
+    search of a source ends when no live hypothesis can still enter the best `num_return_sequences` finished ones, and
+    with one beam at the first finished hypothesis, which is that of `GreedySampler`.
 
     With groups (diverse beam search, Vijayakumar et al. 2018), each step chooses for one group after the other.
     Tokens that earlier groups chose in this step are less likely to be chosen again. Scores do not change.
@@ -104,7 +104,7 @@ class BeamSampler(Sampler):
         sources = tf.shape(positions)[0]
         # All hypotheses are the same at first, so each group has only one.
         first = ([0.0] + [-math.inf] * (self._group_size - 1)) * self.num_groups
-        finished = tf.fill([sources, self.num_groups, max(self._group_size, self.num_return_sequences)], -math.inf)
+        finished = tf.fill([sources, self.num_groups, self.num_return_sequences], -math.inf)
         coverage = ()
         if self.uses_attention:
             coverage = tf.zeros([sources, self.num_beams, tf.shape(memory_mask)[1]])

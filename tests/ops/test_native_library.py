@@ -118,7 +118,7 @@ def call_the_handler_with_an_unknown_instruction_set():
     handler = ctypes.CDLL(str(native.FOLDER / "libkeras_seq_xla.so")).KerasSeqSimpleRNN
     jax.ffi.register_ffi_target("KerasSeqSimpleRNN", jax.ffi.pycapsule(handler), platform="cpu")
     results = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((1, 2, 1), (1, 1), (0,))]
-    counts = ("biases", "initial_states", "masks", "recurrent_dropout_masks", "zoneout_masks_h", "reverse")
+    counts = ("biases", "initial_states", "masks", "recurrent_dropout_masks", "zoneout_masks_h", "reverse", "kernels")
     attributes = {**dict.fromkeys(counts, np.int64(0)), "directions": np.int64(1), "activation": "tanh"}
     invoke = jax.ffi.ffi_call("KerasSeqSimpleRNN", results)
     with pytest.raises(RuntimeError, match="INVALID_ARGUMENT: KerasSeq>SimpleRNN: KERAS_SEQ_ISA must be one of"):
