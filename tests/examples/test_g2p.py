@@ -10,7 +10,7 @@ import sys
 import keras
 import pytest
 
-import keras_seq  # noqa: F401  (registers the classes of the saved model)
+from keras_seq.decoding import BeamSampler  # registers the classes of the saved model
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "g2p" / "train.py"
 PAIRS = [("cat", "K AE T"), ("act", "AE K T"), ("tack", "T AE K"), ("at", "AE T"), ("cat", "K AA T")]
@@ -174,16 +174,18 @@ def test_trains_on_tsv_files_and_writes_all_results(files, tmp_path):
     assert {path.name for path in output.iterdir()} == names
     assert not (output / "saved_model" / "old.txt").exists()
     metrics = json.loads((output / "metrics.json").read_text())
-    assert set(metrics) == {"per", "wer", "train_words_per_second", "train_seconds", "words_tested"}
+    assert set(metrics) == {"greedy", "beam", "train_words_per_second", "train_seconds", "words_tested"}
     assert metrics["words_tested"] == 4
     assert metrics["train_words_per_second"] == pytest.approx(10 / metrics["train_seconds"])
     model = keras.saving.load_model(output / "model.keras")
     words = ["cat", "act", "tack", "at"]
-    errors = sum(
-        output not in [target for source, target in PAIRS if source == word]
-        for word, output in zip(words, model.generate(words), strict=True)
-    )
-    assert metrics["wer"] == pytest.approx(100 * errors / 4)
+    for name, sampler in (("greedy", "greedy"), ("beam", BeamSampler(5))):
+        errors = sum(
+            output not in [target for source, target in PAIRS if source == word]
+            for word, output in zip(words, model.generate(words, sampler=sampler), strict=True)
+        )
+        assert set(metrics[name]) == {"per", "wer", "words_per_second"}
+        assert metrics[name]["wer"] == pytest.approx(100 * errors / 4)
     _, *outputs, last = result.stdout[result.stdout.index("Results are in ") :].splitlines()
     assert outputs
     assert all(" → " in line for line in outputs)  # no lines of TensorFlow among them
