@@ -116,7 +116,7 @@ class BeamSampler(Sampler):
     def step(self, candidates, state):
         vocabulary = candidates.processed.shape[-1] or tf.shape(candidates.processed)[-1]
         processed = tf.reshape(candidates.processed, [-1, self.num_beams, vocabulary])
-        is_last = (candidates.t + 1 >= candidates.limits)[:, None]
+        is_last = (candidates.step + 1 >= candidates.limits)[:, None]
         live, final = self._select(state.sums[:, :, None] + processed, is_last, vocabulary, candidates.end_id)
         indices = tf.concat([live.indices, final.indices], axis=1)  # (sources, 2 * beams)
         tokens, beams = indices % vocabulary, indices // vocabulary
@@ -125,7 +125,7 @@ class BeamSampler(Sampler):
         is_dead_end = tf.reduce_max(processed, axis=2) <= LAST_RESORT  # (sources, beams)
         is_allowed = (final.sums > LAST_RESORT) | tf.gather(is_dead_end, final_beams, batch_dims=1)
         is_final = (tf.equal(final_tokens, candidates.end_id) | is_last) & is_allowed & (final.sums > -math.inf)
-        scores, coverage = final.sums / self._length_factor(candidates.t + 1), ()
+        scores, coverage = final.sums / self._length_factor(candidates.step + 1), ()
         if self.uses_attention:
             coverage, penalties = self._cover(candidates, state.coverage)
             coverage = tf.gather(coverage, live_beams, batch_dims=1)
@@ -193,7 +193,7 @@ class BeamSampler(Sampler):
         """Returns for each source whether no live hypothesis can still be among the best finished ones."""
         sums = tf.reduce_max(tf.reshape(state.sums, [-1, self.num_groups, self._group_size]), axis=2)
         # A sum never increases, so its score is highest if it stays as it is, at the length with the greatest factor.
-        length = candidates.t + 2 if self.length_penalty < 0 else candidates.limits[:, None]
+        length = candidates.step + 2 if self.length_penalty < 0 else candidates.limits[:, None]
         worst = state.best[:, :, -1]
         is_done = sums / self._length_factor(length) <= worst
         if self.num_beams == 1:
