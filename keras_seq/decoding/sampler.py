@@ -47,8 +47,11 @@ class Choice(NamedTuple):
 class Sampler:
     """Base class of samplers, which choose the tokens of a search.
 
-    To write one that keeps a single hypothesis of each source, implement `choose`, and `get_config` if it has
-    arguments.
+    To write one that keeps a single hypothesis of each source, implement `choose`. To save it with a model, also
+    implement `get_config` if it has arguments, and register it with `keras.saving.register_keras_serializable`.
+
+    A sampler that keeps several sets `num_beams` and `num_return_sequences`, and implements `initial_state`, `step`,
+    `record_spec` and `hypotheses`, as `BeamSampler` does.
 
     Example:
         >>> class SecondBest(Sampler):

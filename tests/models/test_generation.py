@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_seq
-from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler
+from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler, Sampler
 from keras_seq.models.function_cache import configuration_key
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
 
@@ -160,6 +160,18 @@ class TestTraces:
         cold = model.generate(words, sampler=sampler, seed=1)
         assert hot != cold
         assert cold == model.generate(words, sampler=RandomSampler(temperature=0.01), seed=1)
+
+    def test_samplers_that_do_not_describe_their_arguments_are_not_mistaken_for_each_other(self, model):
+        class NthBest(Sampler):
+            def __init__(self, n):
+                self.n = n
+
+            def choose(self, log_probabilities, state, step):
+                return tf.math.top_k(log_probabilities, self.n).indices[:, -1]
+
+        words = random_words(5)
+        assert model.generate(words, 3, sampler=NthBest(1)) == model.generate(words, 3, sampler="greedy")
+        assert model.generate(words, 3, sampler=NthBest(2)) != model.generate(words, 3, sampler="greedy")
 
     def test_functions_of_one_name_are_not_mistaken_for_each_other(self, model):
         outputs = []
