@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the flat lists of tensors of a call to the structs of kernels/recurrence.h, and to the kernels.
-#include <algorithm>
 #include <cstring>
-#include <iterator>
 #include <memory>
 #include <new>
 
@@ -168,8 +166,10 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
 }  // namespace
 
 bool IsWeight(const ArgumentSpec& input) {
-  const char* names[] = {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector"};
-  return std::any_of(std::begin(names), std::end(names), [&](const char* name) { return !std::strcmp(input.name, name); });
+  for (const char* name : {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector"}) {
+    if (!std::strcmp(input.name, name)) return true;
+  }
+  return false;
 }
 
 PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,

@@ -9,8 +9,8 @@ import keras
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.decoding.backtrace import drop_duplicates, trace_back
 from keras_seq.decoding.checks import check_count, check_number
+from keras_seq.decoding.continuations import best_continuations
 from keras_seq.decoding.sampler import LAST_RESORT, Choice, Sampler
-from keras_seq.decoding.top_k import top_k
 
 _NEVER_ATTENDED = 1e-9  # so that a position that was never attended does not make a score infinite
 
@@ -19,11 +19,6 @@ class _State(NamedTuple):
     sums: object  # (sources, beams), of the processed log-probabilities of each live hypothesis; -inf if there is none
     best: object  # (sources, groups, num_return_sequences), the best scores of finished hypotheses, in descending order
     coverage: object  # (sources, beams, positions), the sum of the attention weights; or () without coverage penalty
-
-
-class _Continuations(NamedTuple):
-    sums: object  # (sources, n)
-    indices: object  # (sources, n) int32, in the axes beams and vocabulary, counted as one
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -116,16 +111,18 @@ class BeamSampler(Sampler):
     def step(self, candidates, state):
         vocabulary = candidates.processed.shape[-1] or tf.shape(candidates.processed)[-1]
         processed = tf.reshape(candidates.processed, [-1, self.num_beams, vocabulary])
-        is_last = (candidates.t + 1 >= candidates.limits)[:, None]
-        live, final = self._select(state.sums[:, :, None] + processed, is_last, vocabulary, candidates.end_id)
+        is_last = (candidates.step + 1 >= candidates.limits)[:, None]
+        sums = state.sums[:, :, None] + processed  # (sources, beams, vocabulary)
+        live, final = best_continuations(sums, is_last, candidates.end_id, self.num_groups, self.diversity_penalty)
         indices = tf.concat([live.indices, final.indices], axis=1)  # (sources, 2 * beams)
         tokens, beams = indices % vocabulary, indices // vocabulary
-        live_tokens, final_tokens = tokens[:, : self.num_beams], tokens[:, self.num_beams :]
-        live_beams, final_beams = beams[:, : self.num_beams], beams[:, self.num_beams :]
+        live_tokens, final_tokens = tf.split(tokens, 2, axis=1)
+        live_beams, final_beams = tf.split(beams, 2, axis=1)
+        # An end token that is not allowed ends a hypothesis only where no other token is allowed.
         is_dead_end = tf.reduce_max(processed, axis=2) <= LAST_RESORT  # (sources, beams)
         is_allowed = (final.sums > LAST_RESORT) | tf.gather(is_dead_end, final_beams, batch_dims=1)
         is_final = (tf.equal(final_tokens, candidates.end_id) | is_last) & is_allowed & (final.sums > -math.inf)
-        scores, coverage = final.sums / self._length_factor(candidates.t + 1), ()
+        scores, coverage = final.sums / self._length_factor(candidates.step + 1), ()
         if self.uses_attention:
             coverage, penalties = self._cover(candidates, state.coverage)
             coverage = tf.gather(coverage, live_beams, batch_dims=1)
@@ -139,38 +136,11 @@ class BeamSampler(Sampler):
             "log_probabilities": tf.gather(log_probabilities, indices, batch_dims=1),
             "scores": scores,
         }
-        rows = None  # a beam follows itself if it is the only one
+        parents = None  # a beam follows itself if it is the only one
         if self.num_beams > 1:
-            rows = tf.range(tf.shape(live_beams)[0])[:, None] * self.num_beams + live_beams
-            rows = tf.reshape(rows, [-1])
-        return Choice(tf.reshape(live_tokens, [-1]), rows, self._is_done(state, candidates), record, state)
-
-    def _select(self, sums, is_last, vocabulary, end_id):
-        """Returns the `_Continuations` that live on, and those that are finished if they can be.
-
-        Args:
-            sums: (sources, beams, vocabulary).
-            is_last: (sources, 1), whether the step is the last one of a source, where all of the latter are finished.
-            vocabulary: its size.
-            end_id: id of the end token.
-        """
-        size, groups, counts = self._group_size, [], None
-        for first in range(0, self.num_beams, size):
-            group_sums = tf.reshape(sums[:, first : first + size], [-1, size * vocabulary])
-            penalties = None if counts is None else tf.tile(self.diversity_penalty * counts, [1, size])
-            live, final = _best_continuations(group_sums, penalties, size, vocabulary, end_id)
-            if self.diversity_penalty > 0:
-                chosen = _Continuations(*(tf.where(is_last, f, n) for f, n in zip(final, live, strict=True)))
-                tokens = tf.where(chosen.sums > -math.inf, chosen.indices % vocabulary, -1)
-                group_counts = tf.reduce_sum(tf.one_hot(tokens, vocabulary), axis=1)  # (sources, vocabulary)
-                counts = group_counts if counts is None else counts + group_counts
-            groups.append([_Continuations(x.sums, x.indices + first * vocabulary) for x in (live, final)])
-        if len(groups) == 1:
-            return groups[0]
-        return [
-            _Continuations(*(tf.concat(parts, axis=1) for parts in zip(*continuations, strict=True)))
-            for continuations in zip(*groups, strict=True)
-        ]
+            first_rows = tf.range(tf.shape(live_beams)[0])[:, None] * self.num_beams  # of each source
+            parents = tf.reshape(first_rows + live_beams, [-1])
+        return Choice(tf.reshape(live_tokens, [-1]), parents, self._is_done(state, candidates), record, state)
 
     def _cover(self, candidates, coverage):
         """Returns the coverage after this step and its penalty, (sources, beams, positions) and (sources, beams)."""
@@ -193,7 +163,7 @@ class BeamSampler(Sampler):
         """Returns for each source whether no live hypothesis can still be among the best finished ones."""
         sums = tf.reduce_max(tf.reshape(state.sums, [-1, self.num_groups, self._group_size]), axis=2)
         # A sum never increases, so its score is highest if it stays as it is, at the length with the greatest factor.
-        length = candidates.t + 2 if self.length_penalty < 0 else candidates.limits[:, None]
+        length = candidates.step + 2 if self.length_penalty < 0 else candidates.limits[:, None]
         worst = state.best[:, :, -1]
         is_done = sums / self._length_factor(length) <= worst
         if self.num_beams == 1:
@@ -201,11 +171,10 @@ class BeamSampler(Sampler):
         return tf.reduce_all(is_done, axis=1)
 
     def record_spec(self, has_processors):
-        shapes = {"tokens": 2, "beams": 2, "log_probabilities": 2, "scores": 1}
-        return {
-            name: tf.TensorSpec([None, n * self.num_beams], tf.int32 if name in ("tokens", "beams") else tf.float32)
-            for name, n in shapes.items()
-        }
+        # As many live continuations as there are beams, then as many that may be final, of which alone scores are kept.
+        ids, floats = (tf.TensorSpec([None, 2 * self.num_beams], dtype) for dtype in (tf.int32, tf.float32))
+        scores = tf.TensorSpec([None, self.num_beams])
+        return {"tokens": ids, "beams": ids, "log_probabilities": floats, "scores": scores}
 
     def hypotheses(self, records, attention_weights, steps):
         number = self.num_return_sequences * self.num_groups  # each may come once from each group
@@ -225,23 +194,3 @@ class BeamSampler(Sampler):
 
 def _check_penalty(name, value):
     return check_number(name, value, lambda number: 0 <= number < math.inf, "a finite number, at least 0")
-
-
-def _best_continuations(sums, penalties, size, vocabulary, end_id):
-    """Returns the best `size` `_Continuations` without the end token, and the best with or without it.
-
-    Args:
-        sums: (sources, size * vocabulary).
-        penalties: the same, what lowers sums in this choice only; or None.
-        size: number of beams.
-        vocabulary: its size.
-        end_id: id of the end token.
-    """
-    # Each beam has one continuation with the end token, so at least `size` others remain.
-    values, indices = top_k(sums if penalties is None else sums - penalties, 2 * size)
-    values = values if penalties is None else tf.gather(sums, indices, batch_dims=1)
-    is_end = tf.equal(indices % vocabulary, end_id)
-    others = tf.math.top_k(tf.cast(~is_end, tf.int32), size).indices  # in this order
-    without_end = tf.where(is_end, -math.inf, values)
-    live = _Continuations(*(tf.gather(x, others, batch_dims=1) for x in (without_end, indices)))
-    return live, _Continuations(values[:, :size], indices[:, :size])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the arguments of samplers and processors."""
+"""Checks of the arguments of samplers, processors and `generate`."""
 
 import numbers
 
@@ -8,10 +8,12 @@ import numpy as np
 from keras_seq._lazy_tensorflow import tf
 
 
-def check_count(name, value):
+def check_count(name, value, largest=2**31 - 1):
     """Returns a positive integer as an int after checking it. `name` is the argument that the message names."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 0 < value < 2**31:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not 0 < value <= largest:
+        bound = f", at most {largest}" if is_integer and value > largest else ""
+        raise ValueError(f"`{name}` must be a positive integer{bound}. Received: {value!r}")
     return int(value)
 
 

@@ -19,5 +19,5 @@ class GreedySampler(Sampler):
         1
     """
 
-    def choose(self, log_probabilities, state, t):
+    def choose(self, log_probabilities, state, step):
         return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)

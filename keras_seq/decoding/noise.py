@@ -25,14 +25,14 @@ def hash_keys(seed, positions):
     return tf.stack([_mix(positions + first), _mix(_mix(positions ^ second) + first)], axis=-1)
 
 
-def uniform(keys, t):
+def uniform(keys, step):
     """Returns a number in the open interval (0, 1) for each key, float32: an odd multiple of 2^-24.
 
     Args:
         keys: uint32 (rows, 2).
-        t: int32 scalar, the step.
+        step: int32 scalar.
     """
-    counter = tf.bitcast(t, tf.uint32) * _uint32(_GOLDEN_RATIO)
+    counter = tf.bitcast(step, tf.uint32) * _uint32(_GOLDEN_RATIO)
     bits = _mix(_mix(keys[:, 0] + counter) ^ keys[:, 1])
     return (tf.cast(tf.bitwise.right_shift(bits, _uint32(9)), tf.float32) + 0.5) * 2.0**-23
 

@@ -44,10 +44,10 @@ class RandomSampler(Sampler):
     def initial_state(self, positions, seed, memory_mask):
         return noise.hash_keys(seed, positions)
 
-    def choose(self, log_probabilities, state, t):
+    def choose(self, log_probabilities, state, step):
         # The maximum becomes 0 before the division, so that no temperature makes it infinite.
         best = tf.reduce_max(log_probabilities, axis=-1, keepdims=True)
-        return self.draw((log_probabilities - best) / self.temperature, noise.uniform(state, t))
+        return self.draw((log_probabilities - best) / self.temperature, noise.uniform(state, step))
 
     def draw(self, logits, uniform):
         """Returns a token for each row, drawn from `softmax(logits)`.

@@ -25,7 +25,7 @@ class Hypotheses(NamedTuple):
 class Candidates(NamedTuple):
     """What a sampler chooses from in one step. A row is a beam of a source; those of one source are adjacent."""
 
-    t: object  # () int32, the number of tokens that were chosen before
+    step: object  # () int32, the number of tokens that were chosen before
     log_probabilities: object  # (rows, vocabulary) float32, of the model
     processed: object  # (rows, vocabulary) float32, after the processors; what is not allowed is -inf or LAST_RESORT
     attention_weights: object  # (rows, positions)
@@ -47,12 +47,15 @@ class Choice(NamedTuple):
 class Sampler:
     """Base class of samplers, which choose the tokens of a search.
 
-    To write one that keeps a single hypothesis of each source, implement `choose`, and `get_config` if it has
-    arguments.
+    To write one that keeps a single hypothesis of each source, implement `choose`. To save it with a model, also
+    implement `get_config` if it has arguments, and register it with `keras.saving.register_keras_serializable`.
+
+    A sampler that keeps several sets `num_beams` and `num_return_sequences`, and implements `initial_state`, `step`,
+    `record_spec` and `hypotheses`, as `BeamSampler` does.
 
     Example:
         >>> class SecondBest(Sampler):
-        ...     def choose(self, log_probabilities, state, t):
+        ...     def choose(self, log_probabilities, state, step):
         ...         return tf.math.top_k(log_probabilities, 2).indices[:, 1]
     """
 
@@ -81,7 +84,7 @@ class Sampler:
         """Returns for each row whether its results will be used, given this for each source."""
         return is_live
 
-    def choose(self, log_probabilities, state, t):
+    def choose(self, log_probabilities, state, step):
         """Returns the next token of each source, int32 (sources,).
 
         Args:
@@ -89,13 +92,13 @@ class Sampler:
                 allowed. But the end token has at least a number close to the lowest float32, so that it is chosen where
                 nothing is allowed.
             state: the state of the sampler.
-            t: int32 scalar, the number of tokens chosen before.
+            step: int32 scalar, the number of tokens chosen before.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement `choose`.")
 
     def step(self, candidates, state):
         """Returns the `Choice` of one step."""
-        tokens = self.choose(candidates.processed, state, candidates.t)
+        tokens = self.choose(candidates.processed, state, candidates.step)
         record = {
             "token_ids": tokens,
             "log_probabilities": tf.gather(candidates.log_probabilities, tokens, batch_dims=1),

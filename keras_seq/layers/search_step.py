@@ -28,27 +28,20 @@ def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
         function is `step(tokens, state, memory, is_live) -> (output, state, attention_weights)`; see `run_search_step`
         and `Decoder.start_search`. Without attention, the weights are (rows, 0).
     """
-    attends = isinstance(layer, AttentiveLayer)
-    multiplies = layer.reads_context_products() if attends else _multiplies(layer.cell)
-    if attends and not multiplies:
-        return _start_attending(layer, embedding, memory, memory_mask, num_beams)
-    if not multiplies:
-        return _start_calling(layer.cell, embedding)
-    cell, dtype = layer.cell, layer.compute_dtype
-    runs_native = layer.choose_implementation().implementation == "native"
-    features = embedding.output_dim
-    kernel = ops.cast(cell.kernel, dtype)
+    if isinstance(layer, AttentiveLayer):
+        start = _start_additive if layer.reads_context_products() else _start_attending
+        return start(layer, embedding, memory, memory_mask, num_beams)
+    start = _start_equations if _multiplies(layer.cell) else _start_calling
+    return start(layer, embedding)
+
+
+def _start_additive(layer, embedding, memory, memory_mask, num_beams):
+    """Prepares a search with additive attention before cell equations: the memory is multiplied ahead of the loop."""
+    cell, dtype, features = layer.cell, layer.compute_dtype, embedding.output_dim
+    runs_native = _runs_native(layer)
     multiply = native.multiply if runs_native else _multiply
+    kernel = ops.cast(cell.kernel, dtype)
     embedded_products = _products_of_tokens(embedding, kernel[:features], dtype, multiply)
-    if not attends:
-
-        def run_cell(tokens, state, memory, is_live=None):
-            call = _call_on_products(cell, embedded_products(tokens), state)
-            state, _ = run_search_step(call, None, is_live, layer.implementation)
-            return state[0], list(state), ops.zeros((ops.shape(tokens)[0], 0), dtype)
-
-        return run_cell, {}
-
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
     query_kernel = ops.cast(layer.attention.query_kernel, dtype)
     score_vector = layer.attention.score_vector(memory)
@@ -59,14 +52,14 @@ def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
     if memory_mask is not None:
         tensors["mask"] = as_bool_mask(memory_mask)
 
-    def attend(tokens, state, memory, is_live=None):
+    def step(tokens, state, memory, is_live=None):
         memory = memory if runs_native else _rows_of(memory)  # the native op reads one memory for all beams
         attended = AttendedMemory(memory["products"], memory["keys"], memory.get("mask"), query_kernel, score_vector)
         call = _call_on_products(cell, embedded_products(tokens), state)
         state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
         return state[0], list(state), attention_weights
 
-    return attend, tensors if runs_native else _repeat(tensors, num_beams)
+    return step, tensors if runs_native else _repeat(tensors, num_beams)
 
 
 def _start_attending(layer, embedding, memory, memory_mask, num_beams):
@@ -83,11 +76,25 @@ def _start_attending(layer, embedding, memory, memory_mask, num_beams):
     return step, _repeat(tensors, num_beams)
 
 
-def _start_calling(cell, embedding):
+def _start_equations(layer, embedding):
+    """Prepares a search with cell equations, without attention."""
+    cell, dtype = layer.cell, layer.compute_dtype
+    multiply = native.multiply if _runs_native(layer) else _multiply
+    embedded_products = _products_of_tokens(embedding, ops.cast(cell.kernel, dtype), dtype, multiply)
+
+    def step(tokens, state, memory, is_live=None):
+        call = _call_on_products(cell, embedded_products(tokens), state)
+        state, _ = run_search_step(call, None, is_live, layer.implementation)
+        return state[0], list(state), ops.zeros((ops.shape(tokens)[0], 0), dtype)
+
+    return step, {}
+
+
+def _start_calling(layer, embedding):
     """Prepares a search with a cell without attention whose `call` must run."""
 
     def step(tokens, state, memory, is_live=None):
-        output, state = cell(embedding(tokens), state, training=False)
+        output, state = layer.cell(embedding(tokens), state, training=False)
         return output, state, ops.zeros((ops.shape(output)[0], 0), output.dtype)
 
     return step, {}
@@ -98,6 +105,10 @@ def _multiplies(cell):
     if not has_cell_equations(cell):
         return False
     return not getattr(cell, "layer_norm", False) and isinstance(cell.equations, CellEquations)
+
+
+def _runs_native(layer):
+    return layer.choose_implementation().implementation == "native"
 
 
 def _multiply(inputs, kernel, keep_product=False):

@@ -9,6 +9,7 @@ from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
+from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.token_rows import in_order, length_batches
@@ -171,8 +172,9 @@ class GenerativeModel(keras.Model):
             >>> results["text"].shape, results["log_probabilities"].shape
             ((2, 3), (2, 3))
         """
-        _check_count("max_length", max_length, MAX_LENGTH + 1, optional=True)
-        _check_count("batch_size", batch_size, 2**31)
+        if max_length is not None:
+            check_count("max_length", max_length, MAX_LENGTH)
+        check_count("batch_size", batch_size)
         sampler = get_sampler(sampler or self.sampler or "greedy")
         size = self._vocabularies.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
@@ -196,13 +198,11 @@ class GenerativeModel(keras.Model):
             progress.add(len(positions))
         progress.close()
         results = in_order(batches)
-        if "text" in results:
-            texts = [text.decode() for text in results["text"].ravel()]
-            shape = results["text"].shape
-            results["text"] = np.array(texts).reshape(shape)
         if return_dict:
+            if "text" in results:
+                results["text"] = np.array(_decoded(results["text"]))
             return results
-        outputs = _nested(texts, shape) if "text" in results else results["token_ids"]
+        outputs = _decoded(results["text"]) if "text" in results else results["token_ids"]
         return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
 
     def _source_batches(self, inputs, batch_size):
@@ -322,7 +322,7 @@ class GenerativeModel(keras.Model):
             >>> model.score(["abc", "abc"], ["cba", "b"]).shape
             (2,)
         """
-        _check_count("batch_size", batch_size, 2**31)
+        check_count("batch_size", batch_size)
         source, target = (
             side.rows([values] if isinstance(values, (str, bytes)) else values, label)
             for side, values, label in (
@@ -395,8 +395,14 @@ class GenerativeModel(keras.Model):
         """Returns the functions of sources that `export` writes, by name."""
         num_beams = min(_EXPORTED_BEAMS, self._vocabularies.target.vocabulary_size - len(_FORBIDDEN))
         beam = BeamSampler(num_beams, num_return_sequences=num_beams)
+
+        def greedy(inputs):
+            results = self.decode(inputs)
+            del results["scores"]  # those of greedy search are the log-probabilities
+            return results
+
         return {
-            "serving_default": lambda inputs: _without(self.decode(inputs), "scores"),
+            "serving_default": greedy,
             "generate_beam": lambda inputs: self.decode(inputs, sampler=beam, return_attention_weights=False),
         }
 
@@ -433,13 +439,6 @@ def _count(inputs):
     return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
 
 
-def _check_count(name, value, bound, optional=False):
-    is_count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < bound
-    if not is_count and not (optional and value is None):
-        limit = "2**31" if bound == 2**31 else f"{bound}"
-        raise ValueError(f"`{name}` must be a positive integer less than {limit}. Received: {value!r}")
-
-
 def _check_targets(rows):
     """Raises a ValueError unless each target ends with its only `[END]`, without padding before."""
     is_last = np.zeros(len(rows.values), bool)
@@ -464,12 +463,6 @@ def _seed_tensor(seed, sampler):
     return tf.constant(np.array([int(seed) % 2**64], "uint64").view("int32"))
 
 
-def _nested(items, shape):
-    """Returns a list of items as nested lists of this shape."""
-    if len(shape) == 1:
-        return items
-    return [items[start : start + shape[1]] for start in range(0, len(items), shape[1])]
-
-
-def _without(results, name):
-    return {key: value for key, value in results.items() if key != name}
+def _decoded(texts):
+    """Returns an array of UTF-8 bytes (batch,) or (batch, sequences) as a list of strings, nested likewise."""
+    return [text.decode() if isinstance(text, bytes) else _decoded(text) for text in texts]

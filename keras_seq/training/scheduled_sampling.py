@@ -100,7 +100,8 @@ class ScheduledSampling:
 
         Args:
             tokens: integers (batch, time), the true inputs.
-            step: function `(tokens, state) -> (logits, state, weights)` of one step; see `Decoder.step_function`.
+            step: function `(tokens, state) -> (logits, state, weights)` of one step; see
+                `Decoder.training_step_function`.
             state: nested tensors (batch, ...), the first state of `step`.
             draws: the result of `draw`.
 

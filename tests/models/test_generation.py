@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_seq
-from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler
+from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler, Sampler
 from keras_seq.models.function_cache import configuration_key
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
 
@@ -161,6 +161,18 @@ class TestTraces:
         assert hot != cold
         assert cold == model.generate(words, sampler=RandomSampler(temperature=0.01), seed=1)
 
+    def test_samplers_that_do_not_describe_their_arguments_are_not_mistaken_for_each_other(self, model):
+        class NthBest(Sampler):
+            def __init__(self, n):
+                self.n = n
+
+            def choose(self, log_probabilities, state, step):
+                return tf.math.top_k(log_probabilities, self.n).indices[:, -1]
+
+        words = random_words(5)
+        assert model.generate(words, 3, sampler=NthBest(1)) == model.generate(words, 3, sampler="greedy")
+        assert model.generate(words, 3, sampler=NthBest(2)) != model.generate(words, 3, sampler="greedy")
+
     def test_functions_of_one_name_are_not_mistaken_for_each_other(self, model):
         outputs = []
         for token in (5, 6):
@@ -308,7 +320,7 @@ class TestLength:
 
     @pytest.mark.parametrize("limit", [100_001, 10**6, 2**31 - 1, 2**31, 0, 2.0])
     def test_invalid_limits(self, model, limit):
-        with pytest.raises(ValueError, match="`max_length` must be a positive integer less than 100001"):
+        with pytest.raises(ValueError, match=r"`max_length` must be a positive integer(, at most 100000)?\."):
             model.generate(["a"], limit)
 
     def test_default_limit(self, model):

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import needs_kernels
 
 import keras_seq
 from keras_seq import Decoder, layers
 from keras_seq.layers.search_step import start_search
-from tests.conftest import needs_kernels
 
 SOURCES, POSITIONS, TIME, VOCABULARY, FEATURES, SUMMARY = 3, 5, 4, 7, 8, 4
 rng = np.random.default_rng(0)

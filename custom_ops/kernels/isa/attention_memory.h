@@ -17,8 +17,9 @@ inline T SumOf(Vector<T> lanes) {
   return sum;
 }
 
-// The caller's row-major matrices, and their sizes. A row of `units` numbers becomes a context; a row of the memory has
-// `row_size` numbers, which are already products with the kernel if the problem says so. Rows of queries and contexts are padded with zeros to whole panels.
+// The caller's row-major matrices, and their sizes. A row of the memory has `row_size` numbers: `units`, of which a
+// context is a weighted sum, or the gates' products with them if the call is multiplied. Rows of queries and contexts
+// are padded with zeros to whole panels.
 template <class T>
 struct Memory {
   Memory(const Problem& problem, const Arguments& arguments)

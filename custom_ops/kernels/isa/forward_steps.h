@@ -233,8 +233,9 @@ class ForwardSteps {
       T* slots = Slots(direction, step, first) + b * direction.slot_count * layout_.width;
       for (int v = 0; v < kInputVectors; ++v, bias += L) {
         const int64_t unit = first + v / Equations::kInput.gates * L;
+        const int64_t gate = Equations::kInput.gate[v % Equations::kInput.gates];
         V sum = Load(bias);
-        if (unit < units) sum += LoadUnits<T>(products + Equations::kInput.gate[v % Equations::kInput.gates] * units, unit, units);
+        if (unit < units) sum += LoadUnits<T>(products + gate * units, unit, units);
         Store(slots + v * stride, sum);
       }
     }

@@ -181,7 +181,8 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward, PackWeights, PackProduct, Multiply, Backward, kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward,   PackWeights,          PackProduct,  Multiply, Backward,
+                                     kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 
