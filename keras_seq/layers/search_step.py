@@ -6,7 +6,8 @@ from keras import ops
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.recurrent_cell import has_cell_equations
 from keras_seq.ops import native
-from keras_seq.ops.equations.cell import CellEquations
+from keras_seq.ops.equations.protocol import RecurrentWeights
+from keras_seq.ops.implementation import Choice
 from keras_seq.ops.masks import as_bool_mask, zero_masked_positions
 from keras_seq.ops.search_step import AttendedMemory, run_search_step
 
@@ -31,21 +32,32 @@ def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
     if isinstance(layer, AttentiveLayer):
         start = _start_additive if layer.reads_context_products() else _start_attending
         return start(layer, embedding, memory, memory_mask, num_beams)
-    start = _start_equations if _multiplies(layer.cell) else _start_calling
+    start = _start_equations if has_cell_equations(layer.cell) else _start_calling
     return start(layer, embedding)
+
+
+def choose_search_implementation(layer):
+    """Return what runs the steps of a search with a recurrent layer, and why: a `Choice`."""
+    attends = isinstance(layer, AttentiveLayer)
+    in_search = layer.reads_context_products() if attends else has_cell_equations(layer.cell)
+    choice = layer.choose_implementation()
+    if in_search and choice.implementation != "cudnn":
+        return choice._replace(reason=f"steps of a search; {choice.reason}")
+    needs = "a cell of keras_seq, without attention or with additive attention before it"
+    return Choice("xla", f"steps of a search; native ones need {needs}")
 
 
 def _start_additive(layer, embedding, memory, memory_mask, num_beams):
     """Prepares a search with additive attention before cell equations: the memory is multiplied ahead of the loop."""
     cell, dtype, features = layer.cell, layer.compute_dtype, embedding.output_dim
     runs_native = _runs_native(layer)
-    multiply = native.multiply if runs_native else _multiply
     kernel = ops.cast(cell.kernel, dtype)
-    embedded_products = _products_of_tokens(embedding, kernel[:features], dtype, multiply)
+    embedded_products = _products_of_tokens(layer, embedding, kernel[:features])
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
     query_kernel = ops.cast(layer.attention.query_kernel, dtype)
     score_vector = layer.attention.score_vector(memory)
     sources, positions, _ = ops.shape(memory)
+    multiply = native.multiply if runs_native else ops.matmul
     products = multiply(ops.reshape(memory, (sources * positions, memory.shape[-1])), kernel[features:])
     products = ops.reshape(products, (sources, positions, kernel.shape[-1]))
     tensors = {"products": products, "keys": layer.project_memory(memory)}
@@ -79,8 +91,7 @@ def _start_attending(layer, embedding, memory, memory_mask, num_beams):
 def _start_equations(layer, embedding):
     """Prepares a search with cell equations, without attention."""
     cell, dtype = layer.cell, layer.compute_dtype
-    multiply = native.multiply if _runs_native(layer) else _multiply
-    embedded_products = _products_of_tokens(embedding, ops.cast(cell.kernel, dtype), dtype, multiply)
+    embedded_products = _products_of_tokens(layer, embedding, ops.cast(cell.kernel, dtype))
 
     def step(tokens, state, memory, is_live=None):
         call = _call_on_products(cell, embedded_products(tokens), state)
@@ -100,26 +111,24 @@ def _start_calling(layer, embedding):
     return step, {}
 
 
-def _multiplies(cell):
-    """Whether the inputs of a cell enter by a product alone, which can be computed ahead."""
-    if not has_cell_equations(cell):
-        return False
-    return not getattr(cell, "layer_norm", False) and isinstance(cell.equations, CellEquations)
-
-
 def _runs_native(layer):
     return layer.choose_implementation().implementation == "native"
 
 
-def _multiply(inputs, kernel, keep_product=False):
-    return ops.matmul(inputs, kernel)
+def _products_of_tokens(layer, embedding, kernel):
+    """Return a function from tokens (rows,) to the input products of their embeddings, (rows, gates * units)."""
+    cell, runs_native = layer.cell, _runs_native(layer)
 
+    def multiply(embedded, keep_product=False):
+        embedded = ops.cast(embedded, kernel.dtype)
+        if runs_native:
+            return native.multiply(embedded, kernel, keep_product=keep_product)
+        weights = RecurrentWeights(cell.recurrent_kernel, None, cell.extra_weights())
+        return cell.equations.input_product(weights, embedded, kernel, None)
 
-def _products_of_tokens(embedding, kernel, dtype, multiply):
-    """Return a function from tokens (rows,) to the products of their embeddings, (rows, gates * units)."""
     if embedding.input_dim > _LARGEST_TABLE:
-        return lambda tokens: ops.matmul(ops.cast(embedding(tokens), dtype), kernel)
-    table = multiply(ops.cast(embedding.embeddings, dtype), kernel, keep_product=True)
+        return lambda tokens: multiply(embedding(tokens))
+    table = multiply(embedding.embeddings, keep_product=True)
     return lambda tokens: ops.take(table, tokens, axis=0)
 
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
 from keras_seq.layers.recurrent_layer import make_layer
-from keras_seq.layers.search_step import start_search
+from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.ops.masks import zero_masked_positions
 from keras_seq.ops.random import child_seed
 
@@ -195,6 +195,10 @@ class Decoder(keras.layers.Layer):
             return self.readout(output), state, weights
 
         return step, self.get_initial_state(summary, memory), tensors
+
+    def choose_implementation(self):
+        """Return what runs the steps of a search, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        return choose_search_implementation(self.recurrent_layer)
 
     @contextlib.contextmanager
     def training_step_function(self, memory, memory_mask=None):

@@ -22,15 +22,15 @@ class Explanation(NamedTuple):
 
 
 def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None = print) -> list[Explanation]:
-    """Prints which implementation each recurrent layer runs in training, and why.
+    """Prints which implementation each recurrent layer runs in training, and each `Decoder` in a search, and why.
 
     Args:
         layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
         print_fn: function that prints a line of the table, or None to print nothing.
 
     Returns:
-        A list of `Explanation(layer, kind, implementation, reason)`, one for each recurrent layer in the order of the
-        model. The implementation of a recurrent layer of Keras is "keras".
+        A list of `Explanation(layer, kind, implementation, reason)`, one for each recurrent layer and decoder in the
+        order of the model. The implementation of a recurrent layer of Keras is "keras".
 
     Raises:
         ValueError: if `layer_or_model` is not a Keras layer.

@@ -246,7 +246,7 @@ def test_an_ensemble_does_not_train(ensemble):
 def test_explain_lists_the_layers_of_all_members(ensemble, members):
     rows = keras_seq.explain(ensemble, print_fn=None)
     assert rows == [row for model in members for row in keras_seq.explain(model, print_fn=None)]
-    assert len(rows) == 3 + 5 + 2
+    assert len(rows) == 4 + 6 + 3  # recurrent layers, and the decoder of each member
 
 
 def test_a_loaded_ensemble_is_the_same(members, tmp_path):

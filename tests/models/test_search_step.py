@@ -119,6 +119,35 @@ def test_steps_in_other_dtypes(name, policy):
     np.testing.assert_allclose(actual.astype("float64"), np.array(expected, "float64"), atol=tolerance)
 
 
+@pytest.mark.parametrize("cell", [layers.LSTMCell, layers.GRUCell])
+def test_layer_normalisation_without_attention(cell):
+    layer, embedding = layers.RNN(cell(6, layer_norm=True), return_sequences=True), keras.layers.Embedding(9, 3)
+    tokens = rng.integers(0, 9, (SOURCES, TIME))
+    expected = layer(embedding(tokens))
+    step, memory = start_search(layer, embedding)
+    state = [np.zeros((SOURCES, size), "float32") for size in keras.tree.flatten(layer.cell.state_size)]
+    for t in range(TIME):
+        output, state, _ = step(tokens[:, t], state, memory)
+        np.testing.assert_allclose(output, expected[:, t], atol=2e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", DECODERS)
+def test_explain_tells_what_runs_the_steps(name):
+    decoder = make(name)
+
+    @tf.function
+    def take_step():
+        step, state, memory = decoder.start_search(tf.constant(MEMORY), tf.constant(STARTS), MASK)
+        return step(tf.zeros([SOURCES], tf.int32), state, memory)[0]
+
+    operations = take_step.get_concrete_function().graph.get_operations()
+    is_native = any(op.type.startswith("KerasSeq>") for op in operations)
+    row = next(row for row in keras_seq.explain(decoder, print_fn=None) if row.kind == "Decoder")
+    assert row.implementation == ("native" if is_native else "xla")
+    assert row.reason.startswith("steps of a search; ")
+
+
 @needs_kernels
 class TestPackedWeights:
     """The native ops keep packed weights between calls, as long as the weights are the same."""
