@@ -43,7 +43,7 @@ class GenerativeModel(keras.Model):
         self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer, source_size, target_size)
         self._functions = FunctionCache()
 
-    def start_search(self, source_ids, num_beams):
+    def start_search(self, source_ids, num_beams=1):
         """Encodes sources for a search.
 
         Args:
