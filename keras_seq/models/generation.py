@@ -179,7 +179,10 @@ class GenerativeModel(keras.Model):
         size = self._vocabularies.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
         if sampler.uses_attention and not self.has_attention:
-            raise ValueError("`coverage_penalty` must be 0, because the model has no attention.")
+            raise ValueError(
+                "`sampler` must not read attention weights, as `BeamSampler` does with a `coverage_penalty`, because "
+                f"the model has no attention. Received: {type(sampler).__name__} with {sampler.get_config()}"
+            )
         processors = check_processors(processors, max_length, size, _FORBIDDEN)
         limit = tf.constant(max_length or 0, tf.int32)
         seed = _seed_tensor(seed, sampler)
