@@ -9,6 +9,7 @@ import numpy as np
 from conftest import needs_kernels
 
 import keras_seq
+from keras_seq.decoding import BeamSampler
 
 PACKAGE = pathlib.Path(keras_seq.__file__).parent
 ROOT = PACKAGE.parent
@@ -24,7 +25,8 @@ def listed_hops(title):
 def hops_to_the_ops(run):
     """The names of the functions of keras_seq that are active when native ops are called, outermost first.
 
-    Each is a set of the names that the document may give it. The conversion of ragged inputs is left out.
+    Each is a set of the names that the document may give it. The conversion of ragged inputs is left out, and so are
+    functions inside of functions.
     """
     hops = []
 
@@ -34,7 +36,11 @@ def hops_to_the_ops(run):
         active = []
         while frame is not None:
             code, path = frame.f_code, pathlib.Path(frame.f_code.co_filename)
-            if PACKAGE in path.parents and code.co_qualname != "RaggedInputMixin.__call__" and "<" not in code.co_name:
+            if (
+                PACKAGE in path.parents
+                and code.co_qualname != "RaggedInputMixin.__call__"
+                and "<" not in code.co_qualname
+            ):
                 active.append({code.co_qualname, f"{path.stem}.{code.co_name}", code.co_name})
             frame = frame.f_back
         hops.extend(names for names in reversed(active) if names not in hops)
@@ -73,15 +79,31 @@ def test_hops_of_an_lstm():
     assert_listed(hops_to_the_ops(lambda: layer(inputs)), listed, not_active=beside)
 
 
-@needs_kernels
-def test_hops_of_a_training_batch():
-    sources, targets = ["ab", "ba"], ["xy", "yx"]
-    vectorizers = [keras_seq.data.text_vectorizer(texts) for texts in (sources, targets)]
+SOURCES, TARGETS = ["ab", "ba"], ["xy", "yx"]
+
+
+def make_model():
+    vectorizers = [keras_seq.data.text_vectorizer(texts) for texts in (SOURCES, TARGETS)]
     sizes = [vectorizer.vocabulary_size() for vectorizer in vectorizers]
     encoder = keras_seq.Encoder(sizes[0], embedding_dim=3, units=4)
     decoder = keras_seq.Decoder(sizes[1], embedding_dim=3, units=4, attention="bahdanau")
-    model = keras_seq.Seq2Seq(encoder, decoder, *vectorizers)
+    return keras_seq.Seq2Seq(encoder, decoder, *vectorizers)
+
+
+@needs_kernels
+def test_hops_of_a_training_batch():
+    model = make_model()
     model.compile()
     listed = listed_hops("One batch of `Seq2Seq.fit`")
     assert len(listed) <= 14
-    assert_listed(hops_to_the_ops(lambda: model.fit(sources, targets, verbose=0)), listed)
+    assert_listed(hops_to_the_ops(lambda: model.fit(SOURCES, TARGETS, verbose=0)), listed)
+
+
+@needs_kernels
+def test_hops_of_a_search():
+    model = make_model()
+    listed = listed_hops("One `generate`")
+    assert len(listed) <= 22
+    beside = ["Decoder.start_search", "BeamSampler.step", "BeamSampler.hypotheses"]  # run no recurrence
+    hops = hops_to_the_ops(lambda: model.generate(SOURCES, sampler=BeamSampler(2)))
+    assert_listed(hops, listed, not_active=beside)

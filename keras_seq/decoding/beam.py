@@ -88,10 +88,10 @@ class BeamSampler(Sampler):
     def _group_size(self):
         return self.num_beams // self.num_groups
 
-    def check(self, vocabulary_size):
-        if self.num_beams > vocabulary_size:
+    def check(self, num_tokens):
+        if self.num_beams > num_tokens:
             raise ValueError(
-                f"`num_beams` must be at most {vocabulary_size}, the number of tokens that can be chosen. "
+                f"`num_beams` must be at most {num_tokens}, the number of tokens that can be chosen. "
                 f"Received: {self.num_beams}"
             )
 

@@ -39,17 +39,16 @@ class Lexicon(Processor):
             sequence contains a token that the search never chooses.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_seq.data import text_to_ids, text_vectorizer
-    >>> vectorizer = text_vectorizer(["cat", "car", "toad"])
-    >>> tokens = vectorizer.get_vocabulary()
-    >>> lexicon = Lexicon(text_to_ids(vectorizer, ["cat", "car", "ca"]), vocabulary_size=len(tokens))
-    >>> history = text_to_ids(vectorizer, ["ca", "to"]).to_tensor()
-    >>> log_probabilities = np.zeros((2, len(tokens)))
-    >>> is_allowed = lexicon(log_probabilities, history, step=2) == 0
-    >>> [" ".join(token for token, is_next in zip(tokens, row) if is_next) for row in is_allowed]
-    ['[END] t r', '']
+        >>> import numpy as np
+        >>> from keras_seq.data import text_to_ids, text_vectorizer
+        >>> vectorizer = text_vectorizer(["cat", "car", "toad"])
+        >>> tokens = vectorizer.get_vocabulary()
+        >>> lexicon = Lexicon(text_to_ids(vectorizer, ["cat", "car", "ca"]), vocabulary_size=len(tokens))
+        >>> history = text_to_ids(vectorizer, ["ca", "to"]).to_tensor()
+        >>> log_probabilities = np.zeros((2, len(tokens)))
+        >>> is_allowed = lexicon(log_probabilities, history, step=2) == 0
+        >>> [" ".join(token for token, is_next in zip(tokens, row) if is_next) for row in is_allowed]
+        ['[END] t r', '']
     """
 
     def __init__(self, sequences, vocabulary_size, end_id=3):

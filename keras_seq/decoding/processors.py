@@ -70,11 +70,10 @@ def check_processors(processors, max_length=None, vocabulary_size=None, forbidde
         ValueError: if one is not callable, or if its `check` fails.
 
     Example:
-
-    >>> check_processors(ForcedPrefix([4, 5, 6]), max_length=2)
-    Traceback (most recent call last):
-    ...
-    ValueError: `max_length` must be at least 3, the length of the forced prefix [4, 5, 6]. Received: 2
+        >>> check_processors(ForcedPrefix([4, 5, 6]), max_length=2)
+        Traceback (most recent call last):
+        ...
+        ValueError: `max_length` must be at least 3, the length of the forced prefix [4, 5, 6]. Received: 2
     """
     processors = tuple(processors) if isinstance(processors, (list, tuple)) else (processors,)
     for processor in processors:
@@ -103,14 +102,13 @@ class MinLength(Processor):
             `max_length`.
 
     Example:
-
-    >>> import numpy as np
-    >>> processor = MinLength(2)
-    >>> log_probabilities = np.log([[0.1, 0.1, 0.1, 0.7]])
-    >>> np.exp(processor(log_probabilities, [[1, 0, 0]], step=1))
-    array([[0.1, 0.1, 0.1, 0. ]])
-    >>> np.exp(processor(log_probabilities, [[1, 2, 0]], step=2))
-    array([[0.1, 0.1, 0.1, 0.7]])
+        >>> import numpy as np
+        >>> processor = MinLength(2)
+        >>> log_probabilities = np.log([[0.1, 0.1, 0.1, 0.7]])
+        >>> np.exp(processor(log_probabilities, [[1, 0, 0]], step=1))
+        array([[0.1, 0.1, 0.1, 0. ]])
+        >>> np.exp(processor(log_probabilities, [[1, 2, 0]], step=2))
+        array([[0.1, 0.1, 0.1, 0.7]])
     """
 
     def __init__(self, min_length, end_id=3):
@@ -144,12 +142,11 @@ class NoRepeatNGram(Processor):
         ValueError: if `size` is not a positive integer.
 
     Example:
-
-    >>> import numpy as np
-    >>> processor = NoRepeatNGram(2)
-    >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
-    >>> np.exp(processor(log_probabilities, [[1, 2, 0, 1, 0]], step=4))  # after 1, not again 2
-    array([[0.1, 0.2, 0. , 0.4]])
+        >>> import numpy as np
+        >>> processor = NoRepeatNGram(2)
+        >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
+        >>> np.exp(processor(log_probabilities, [[1, 2, 0, 1, 0]], step=4))  # after 1, not again 2
+        array([[0.1, 0.2, 0. , 0.4]])
     """
 
     def __init__(self, size):
@@ -195,12 +192,11 @@ class RepetitionPenalty(Processor):
         ValueError: if `penalty` is not a finite number greater than 0.
 
     Example:
-
-    >>> import numpy as np
-    >>> processor = RepetitionPenalty(2.0)
-    >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
-    >>> np.exp(processor(log_probabilities, [[1, 2, 0]], step=2)).round(2)
-    array([[0.1 , 0.04, 0.09, 0.4 ]])
+        >>> import numpy as np
+        >>> processor = RepetitionPenalty(2.0)
+        >>> log_probabilities = np.log([[0.1, 0.2, 0.3, 0.4]])
+        >>> np.exp(processor(log_probabilities, [[1, 2, 0]], step=2)).round(2)
+        array([[0.1 , 0.04, 0.09, 0.4 ]])
     """
 
     def __init__(self, penalty):
@@ -238,16 +234,15 @@ class ForcedPrefix(Processor):
             outside the vocabulary, or tokens that the search never chooses.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_seq.data import text_to_ids, text_vectorizer
-    >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
-    >>> processor = ForcedPrefix(text_to_ids(vectorizer, ["T UW"])[0])
-    >>> processor.token_ids
-    [4, 5]
-    >>> log_probabilities = np.log(np.full((1, 8), 1 / 8))
-    >>> np.exp(processor(log_probabilities, [[4, 0, 0]], step=1))
-    array([[0., 0., 0., 0., 0., 1., 0., 0.]])
+        >>> import numpy as np
+        >>> from keras_seq.data import text_to_ids, text_vectorizer
+        >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
+        >>> processor = ForcedPrefix(text_to_ids(vectorizer, ["T UW"])[0])
+        >>> processor.token_ids
+        [4, 5]
+        >>> log_probabilities = np.log(np.full((1, 8), 1 / 8))
+        >>> np.exp(processor(log_probabilities, [[4, 0, 0]], step=1))
+        array([[0., 0., 0., 0., 0., 1., 0., 0.]])
     """
 
     def __init__(self, token_ids):
@@ -283,16 +278,15 @@ class ForbiddenTokens(Processor):
         ValueError: if `token_ids` are not integers of at least 0, or none. `check`: if they are outside the vocabulary.
 
     Example:
-
-    >>> import numpy as np
-    >>> from keras_seq.data import text_to_ids, text_vectorizer
-    >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
-    >>> processor = ForbiddenTokens(text_to_ids(vectorizer, ["T K"])[0])
-    >>> processor.token_ids
-    [4, 6]
-    >>> log_probabilities = np.log(np.full((1, 8), 1 / 8))
-    >>> np.exp(processor(log_probabilities, [[0, 0, 0]], step=0))
-    array([[0.125, 0.125, 0.125, 0.125, 0.   , 0.125, 0.   , 0.125]])
+        >>> import numpy as np
+        >>> from keras_seq.data import text_to_ids, text_vectorizer
+        >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
+        >>> processor = ForbiddenTokens(text_to_ids(vectorizer, ["T K"])[0])
+        >>> processor.token_ids
+        [4, 6]
+        >>> log_probabilities = np.log(np.full((1, 8), 1 / 8))
+        >>> np.exp(processor(log_probabilities, [[0, 0, 0]], step=0))
+        array([[0.125, 0.125, 0.125, 0.125, 0.   , 0.125, 0.   , 0.125]])
     """
 
     def __init__(self, token_ids):
@@ -322,22 +316,21 @@ class AllowedTokens(Processor):
         ValueError: if `function` is not callable, or returns something else.
 
     Example:
-
-    >>> import numpy as np
-    >>> import tensorflow as tf
-    >>> from keras_seq.data import text_to_ids, text_vectorizer
-    >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
-    >>> vocabulary = vectorizer.get_vocabulary()
-    >>> is_vowel = tf.constant([token in ("AE", "UW") for token in vocabulary])
-    >>> def no_hiatus(tokens, step):  # no vowel after a vowel
-    ...     last = tokens[:, tf.maximum(step, 1) - 1]  # (rows,)
-    ...     is_after_vowel = tf.gather(is_vowel, last) & (step > 0)
-    ...     return ~(is_after_vowel[:, None] & is_vowel)
-    >>> log_probabilities = np.log(np.full((2, 8), 1 / 8))
-    >>> history = text_to_ids(vectorizer, ["T AE", "UW T"]).to_tensor()
-    >>> is_allowed = AllowedTokens(no_hiatus)(log_probabilities, history, step=2) > -np.inf
-    >>> [" ".join(token for token, is_next in zip(vocabulary[4:], row[4:]) if is_next) for row in is_allowed]
-    ['T K', 'T UW K AE']
+        >>> import numpy as np
+        >>> import tensorflow as tf
+        >>> from keras_seq.data import text_to_ids, text_vectorizer
+        >>> vectorizer = text_vectorizer(["K AE T", "T UW"], split="whitespace")
+        >>> vocabulary = vectorizer.get_vocabulary()
+        >>> is_vowel = tf.constant([token in ("AE", "UW") for token in vocabulary])
+        >>> def no_hiatus(tokens, step):  # no vowel after a vowel
+        ...     last = tokens[:, tf.maximum(step, 1) - 1]  # (rows,)
+        ...     is_after_vowel = tf.gather(is_vowel, last) & (step > 0)
+        ...     return ~(is_after_vowel[:, None] & is_vowel)
+        >>> log_probabilities = np.log(np.full((2, 8), 1 / 8))
+        >>> history = text_to_ids(vectorizer, ["T AE", "UW T"]).to_tensor()
+        >>> is_allowed = AllowedTokens(no_hiatus)(log_probabilities, history, step=2) > -np.inf
+        >>> [" ".join(token for token, is_next in zip(vocabulary[4:], row[4:]) if is_next) for row in is_allowed]
+        ['T K', 'T UW K AE']
     """
 
     def __init__(self, function):

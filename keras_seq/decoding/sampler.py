@@ -63,8 +63,8 @@ class Sampler:
     num_return_sequences = 1
     uses_attention = False  # whether it needs `Candidates.memory_mask`
 
-    def check(self, vocabulary_size):
-        """Raises a ValueError if the sampler cannot choose from so many tokens."""
+    def check(self, num_tokens):
+        """Raises a ValueError if the sampler cannot choose from so many tokens, without those that are forbidden."""
 
     def next_seed(self):
         """Returns the seed of the next search, int32 (2,), or None if the sampler draws nothing."""

@@ -43,7 +43,7 @@ class GenerativeModel(keras.Model):
         self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer, source_size, target_size)
         self._functions = FunctionCache()
 
-    def start_search(self, source_ids, num_beams):
+    def start_search(self, source_ids, num_beams=1):
         """Encodes sources for a search.
 
         Args:
@@ -179,7 +179,10 @@ class GenerativeModel(keras.Model):
         size = self._vocabularies.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
         if sampler.uses_attention and not self.has_attention:
-            raise ValueError("`coverage_penalty` must be 0, because the model has no attention.")
+            raise ValueError(
+                "`sampler` must not read attention weights, as `BeamSampler` does with a `coverage_penalty`, because "
+                f"the model has no attention. Received: {type(sampler).__name__} with {sampler.get_config()}"
+            )
         processors = check_processors(processors, max_length, size, _FORBIDDEN)
         limit = tf.constant(max_length or 0, tf.int32)
         seed = _seed_tensor(seed, sampler)

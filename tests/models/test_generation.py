@@ -312,6 +312,13 @@ class TestResults:
         assert model.generate(["abc", "b"], return_dict=True)["attention_weights"].shape[2] == 0
 
 
+def test_coverage_needs_attention():
+    model = make_model(attention=None)
+    assert len(model.generate(["abc"], 2, sampler=BeamSampler(2))) == 1
+    with pytest.raises(ValueError, match=r"`sampler` must not read attention weights.*'coverage_penalty': 0\.5"):
+        model.generate(["abc"], 2, sampler=BeamSampler(2, coverage_penalty=0.5))
+
+
 class TestLength:
     def test_outputs_stop_at_the_limit(self, model):
         for limit in (1, 2, 7):
