@@ -30,8 +30,8 @@ class _Continuations(NamedTuple):
 class BeamSampler(Sampler):
     """Beam search: keeps the `num_beams` most likely hypotheses of each source at each step.
 
-    By name: `sampler="beam"`. A hypothesis is finished when its `[END]` is among the best `num_beams` continuations of
-    a step, or when it reaches the limit. Finished hypotheses are ranked by (Wu et al. 2016)
+    By name: `sampler="beam"`. A hypothesis is finished when it is among the best `num_beams` continuations of a step,
+    and ends with `[END]` or is at the limit. Finished hypotheses are ranked by (Wu et al. 2016)
 
         score = log_probability / length_factor + coverage_penalty * coverage
         length_factor = ((5 + length) / 6) ** length_penalty
