@@ -39,7 +39,8 @@ class BeamSampler(Sampler):
 
     where the length counts `[END]`. With processors, their results take the place of the model's log-probabilities. The
     search of a source ends when no live hypothesis can still enter the best `num_return_sequences` finished ones, and
-    with one beam at the first finished hypothesis, which is that of `GreedySampler`.
+    with one beam at the first finished hypothesis, which is that of `GreedySampler`. This presumes that no result of a
+    processor is above 0: sums that can grow again may come too late.
 
     With groups (diverse beam search, Vijayakumar et al. 2018), each step chooses for one group after the other.
     Tokens that earlier groups chose in this step are less likely to be chosen again. Scores do not change.

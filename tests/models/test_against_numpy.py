@@ -150,7 +150,7 @@ def test_a_model_generates_what_the_reference_does(name, processors):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ["native", "xla"])
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SPECS)
 def test_every_model_generates_what_the_reference_does(name, dtype, implementation):
