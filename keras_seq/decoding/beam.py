@@ -25,8 +25,8 @@ class _State(NamedTuple):
 class BeamSampler(Sampler):
     """Beam search: keeps the `num_beams` most likely hypotheses of each source at each step.
 
-    By name: `sampler="beam"`. A hypothesis is finished when its `[END]` is among the best `num_beams` continuations of
-    a step, or when it reaches the limit. Finished hypotheses are ranked by (Wu et al. 2016)
+    By name: `sampler="beam"`. A hypothesis is finished when it is among the best `num_beams` continuations of a step,
+    and ends with `[END]` or is at the limit. Finished hypotheses are ranked by (Wu et al. 2016)
 
         score = log_probability / length_factor + coverage_penalty * coverage
         length_factor = ((5 + length) / 6) ** length_penalty
@@ -34,7 +34,8 @@ class BeamSampler(Sampler):
 
     where the length counts `[END]`. With processors, their results take the place of the model's log-probabilities. The
     search of a source ends when no live hypothesis can still enter the best `num_return_sequences` finished ones, and
-    with one beam at the first finished hypothesis, which is that of `GreedySampler`.
+    with one beam at the first finished hypothesis, which is that of `GreedySampler`. This presumes that no result of a
+    processor is above 0: sums that can grow again may come too late.
 
     With groups (diverse beam search, Vijayakumar et al. 2018), each step chooses for one group after the other.
     Tokens that earlier groups chose in this step are less likely to be chosen again. Scores do not change.

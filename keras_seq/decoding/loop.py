@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import inside_xla
 from keras_seq.decoding.sampler import LAST_RESORT, Candidates, Hypotheses
 
 
@@ -87,6 +88,9 @@ def search(
         `Hypotheses`. Its time axis ends with the longest hypothesis; but if `drop_ended` is False and `max_steps` is an
         integer, it has length `max_steps`.
 
+    Raises:
+        ValueError: if XLA compiles the search, and `drop_ended` is True or `max_steps` no integer.
+
     Example:
         >>> import tensorflow as tf
         >>> from keras_seq.decoding import GreedySampler
@@ -102,6 +106,11 @@ def search(
     state, memory = tf.nest.map_structure(tf.convert_to_tensor, (state, memory))
     count = tf.shape(first_tokens)[0]
     is_static = not drop_ended and isinstance(max_steps, int)
+    if inside_xla() and not is_static:
+        raise ValueError(
+            "`drop_ended` must be False and `max_steps` an integer where XLA compiles the search (`jit_compile`). "
+            f"Received: drop_ended={drop_ended!r}, max_steps={max_steps!r}"
+        )
     if max_steps is None:
         max_steps = tf.maximum(tf.reduce_max(limits), 0)
     limits = tf.clip_by_value(limits, 0, max_steps)

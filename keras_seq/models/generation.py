@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
 from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
 from keras_seq.decoding.checks import check_count
@@ -125,7 +126,7 @@ class GenerativeModel(keras.Model):
                 array or tensor; a single string; or a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of
                 batches of sources or of tuples `(sources, targets, ...)`, of which only the sources are used.
             max_length: maximum number of tokens of an output, including `[END]`, at most 100,000. Defaults to twice
-                the length of the source plus 10.
+                the length of the source, including `[END]`, plus 10.
             batch_size: maximum number of sources to decode at once.
             return_dict: whether to return a dict with scores and attention weights.
             sampler: how to choose tokens: "greedy", "random", "top_k", "top_p", "beam", or a sampler of
@@ -255,19 +256,32 @@ class GenerativeModel(keras.Model):
 
         Args:
             inputs: strings (batch,) or int32 token ids (batch, source), a tensor.
-            max_length: int32 scalar, the maximum number of tokens; 0 for the default of `generate`.
+            max_length: int32 scalar, the maximum number of tokens; 0 for the default of `generate`. Where XLA compiles
+                the function around this call (`jit_compile`), a positive Python integer.
             sampler: see `generate`.
             processors: see `generate`.
             seed: int32 tensor (2,), or None for samplers that are not random.
             positions: int32 tensor (batch,), the positions of the sources in a larger input, which decide about random
                 numbers.
             return_attention_weights: whether to return attention weights.
-            drop_ended: whether sources that have ended leave the batch. This changes the speed only.
+            drop_ended: whether sources that have ended leave the batch. This changes the speed only. It must be False
+                where XLA compiles the function around this call. The outputs are then `max_length` long.
 
         Returns:
             A dict of tensors; see `generate`.
+
+        Raises:
+            ValueError: if XLA compiles the function around this call, and `max_length` or `drop_ended` do not allow it.
         """
         sampler = get_sampler(sampler)
+        max_steps = None
+        if inside_xla():  # it needs to know all shapes
+            if drop_ended or not isinstance(max_length, int) or max_length < 1:
+                raise ValueError(
+                    "`drop_ended` must be False and `max_length` a positive Python integer where XLA compiles the "
+                    f"decoding (`jit_compile`). Received: drop_ended={drop_ended!r}, max_length={max_length!r}"
+                )
+            max_steps = max_length
         source = self._vocabularies.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
         step, state, memory, limits = self.start_search(source, sampler.num_beams)
         hypotheses = search(
@@ -283,6 +297,7 @@ class GenerativeModel(keras.Model):
             seed=seed,
             positions=positions,
             memory_mask=source != PAD_ID,
+            max_steps=max_steps,
             return_attention_weights=return_attention_weights,
             drop_ended=drop_ended,
         )

@@ -148,3 +148,9 @@ def test_a_beam_needs_as_many_tokens():
     BeamSampler(5).check(5)
     with pytest.raises(ValueError, match="`num_beams` must be at most 4"):
         BeamSampler(5).check(4)
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 12}, {"drop_ended": False}])
+def test_a_search_that_xla_cannot_compile_is_an_error(options):
+    with pytest.raises(ValueError, match="`drop_ended` must be False and `max_steps` an integer"):
+        tf.function(lambda: search(SAMPLERS["greedy"], **options), jit_compile=True, autograph=False)()

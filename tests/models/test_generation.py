@@ -417,6 +417,43 @@ def test_invalid_seeds(model, seed):
         model.generate(["a"], seed=seed)
 
 
+class TestXLA:
+    """`decode` in a function that XLA compiles."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("implementation", ["native", "xla"])
+    @pytest.mark.parametrize(
+        "sampler",
+        [GreedySampler(), RandomSampler(), BeamSampler(3, 0.6, num_return_sequences=2)],
+        ids=lambda sampler: type(sampler).__name__,
+    )
+    def test_gives_what_it_gives_without(self, sampler, implementation):
+        model = make_model(vectorizers=False)
+        sources, options = tf.constant([[4, 5, 3], [6, 3, 0]]), {"sampler": sampler, "seed": tf.constant([1, 2])}
+
+        @tf.function(jit_compile=True)
+        def decode(sources):
+            return model.decode(sources, 6, drop_ended=False, **options)
+
+        with keras_seq.ops.use_implementation(implementation):
+            compiled, expected = decode(sources), model.decode(sources, 6, **options)
+        for name, value in expected.items():
+            result = compiled[name].numpy()
+            if name in ("token_ids", "attention_weights"):
+                axis = value.shape.rank - (1 if name == "token_ids" else 2)
+                assert result.shape[axis] == 6
+                result, rest = np.split(result, [value.shape[axis]], axis=axis)
+                assert not rest.any()
+            np.testing.assert_allclose(result, value, atol=1e-5)
+
+    @pytest.mark.parametrize("options", [{"max_length": 6}, {"drop_ended": False}])
+    def test_what_it_cannot_compile_is_an_error(self, options):
+        model = make_model(vectorizers=False)
+        decode = tf.function(lambda sources: model.decode(sources, **options), jit_compile=True, autograph=False)
+        with pytest.raises(ValueError, match="`drop_ended` must be False and `max_length` a positive Python integer"):
+            decode(tf.constant([[4, 5, 3]]))
+
+
 class TestExport:
     @pytest.mark.slow
     @pytest.mark.parametrize("size", [12, 5])
