@@ -356,11 +356,12 @@ class AllowedTokens(Processor):
         return forbid(log_probabilities, ~is_allowed)
 
     def get_config(self):
-        return {"function": keras.saving.serialize_keras_object(self.function)}
+        return {"function": self.function}  # Keras serializes it, which it cannot do with every function
 
     @classmethod
     def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config["function"]))
+        function = config["function"]
+        return cls(function if callable(function) else keras.saving.deserialize_keras_object(function))
 
 
 def forbid(log_probabilities, is_forbidden):
