@@ -218,7 +218,7 @@ class _Loop:
         """Returns the log-probabilities after the processors, -inf for what is not allowed."""
         vocabulary = log_probabilities.shape[-1]
         for processor in self.processors:
-            log_probabilities = processor(log_probabilities, history, t)
+            log_probabilities = _check_processed(processor(log_probabilities, history, t), log_probabilities, processor)
         if vocabulary is None:
             ids, where = tf.range(tf.shape(log_probabilities)[-1]), tf.where
         else:
@@ -282,6 +282,20 @@ class _Loop:
         )
         carry = carry._replace(ends=ends, sampler_state=sampler_state, tokens=tokens, state=state, history=history)
         return carry, sources
+
+
+def _check_processed(result, log_probabilities, processor):
+    """Returns the result of a processor as float32, and raises a ValueError if it is of another form."""
+    received = repr(result)
+    if result is not None:
+        result = tf.convert_to_tensor(result)
+        received = f"dtype {result.dtype.name}, shape {result.shape}"
+    if result is None or not result.dtype.is_floating or not result.shape.is_compatible_with(log_probabilities.shape):
+        raise ValueError(
+            "`processors` must return log-probabilities of the shape that they get, (rows, vocabulary), here "
+            f"{log_probabilities.shape}. Received from {processor!r}: {received}"
+        )
+    return tf.cast(result, log_probabilities.dtype)
 
 
 def _any_rows(structure):

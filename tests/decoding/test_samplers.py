@@ -148,3 +148,27 @@ def test_a_beam_needs_as_many_tokens():
     BeamSampler(5).check(5)
     with pytest.raises(ValueError, match="`num_beams` must be at most 4"):
         BeamSampler(5).check(4)
+
+
+class Returns(decoding.Sampler):
+    def __init__(self, function):
+        self.function = function
+
+    def choose(self, log_probabilities, state, t):
+        return self.function(log_probabilities)
+
+
+def test_a_sampler_may_return_integers_of_any_size():
+    int64 = Returns(lambda values: tf.argmax(values, axis=-1))
+    np.testing.assert_array_equal(search(int64).token_ids, search(GreedySampler()).token_ids)
+
+
+def test_what_a_sampler_returns_is_checked():
+    for function, received in [
+        (lambda values: tf.reduce_max(values, axis=-1), "dtype float32, shape"),
+        (lambda values: tf.math.top_k(values, 2).indices, "dtype int32, shape"),
+    ]:
+        with pytest.raises(ValueError, match=rf"`choose` of Returns must return integers \(sources,\).*{received}"):
+            search(Returns(function))
+    with pytest.raises(NotImplementedError, match="Sampler must implement `choose`"):
+        search(decoding.Sampler())
