@@ -172,6 +172,8 @@ class GenerativeModel(keras.Model):
             >>> results["text"].shape, results["log_probabilities"].shape
             ((2, 3), (2, 3))
         """
+        if tf.is_symbolic_tensor(inputs):
+            raise ValueError(f"`inputs` must not be symbolic: in a graph, call `decode`. Received: {inputs}")
         inputs = _without_scalar(inputs)
         _check_count("max_length", max_length, MAX_LENGTH + 1, optional=True)
         _check_count("batch_size", batch_size, 2**31)
@@ -257,7 +259,7 @@ class GenerativeModel(keras.Model):
         """Decodes a batch within a graph, for `generate` and for export.
 
         Args:
-            inputs: strings (batch,) or int32 token ids (batch, source), a tensor.
+            inputs: strings (batch,) or int32 token ids (batch, source), a list, array or tensor.
             max_length: int32 scalar, the maximum number of tokens; 0 for the default of `generate`.
             sampler: see `generate`.
             processors: see `generate`.
@@ -271,6 +273,7 @@ class GenerativeModel(keras.Model):
             A dict of tensors; see `generate`.
         """
         sampler = get_sampler(sampler)
+        inputs = tf.convert_to_tensor(inputs)
         source = self._vocabularies.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
         step, state, memory, limits = self.start_search(source, sampler.num_beams)
         hypotheses = search(

@@ -36,6 +36,14 @@ def test_a_single_string_in_any_form(model, make):
     np.testing.assert_array_equal(model.score(make("abc"), make("b")), model.score("abc", "b"))
 
 
+def test_in_a_graph_decode_takes_the_place_of_generate(model):
+    with pytest.raises(ValueError, match="`inputs` must not be symbolic: in a graph, call `decode`"):
+        tf.function(model.generate)(tf.constant(["abc"]))
+    expected = [text.encode() for text in model.generate(["abc"])]
+    assert tf.function(lambda x: model.decode(x)["text"])(tf.constant(["abc"])).numpy().tolist() == expected
+    assert model.decode(["abc"])["text"].numpy().tolist() == expected
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, batches):
         super().__init__()
