@@ -11,6 +11,8 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import inside_xla
+from keras_seq.decoding.processors import check_processors
+from keras_seq.decoding.registry import get_sampler
 from keras_seq.decoding.sampler import LAST_RESORT, Candidates, Hypotheses
 
 
@@ -62,12 +64,13 @@ def search(
         step: the step function, `(tokens, state, memory, is_live) -> (logits, state, attention_weights)`. Its rows are
             `sampler.num_beams` for each source, those of one source adjacent. It maps `tokens` int32 (rows,) and the
             state to `logits` (rows, vocabulary) and `attention_weights` (rows, source positions), both of any float
-            dtype. The source may have 0 positions. Rows for which `is_live` bool (rows,) is False may have any results.
+            dtype, or None in place of attention weights that nothing reads. The source may have 0 positions. Rows for
+            which `is_live` bool (rows,) is False may have any results.
         state: nested tensors (sources, ...), the first state of `step`, which sees (rows, ...). Shapes stay the same.
         memory: nested tensors (sources, ...), all that `step` reads of each source beside its state.
         first_tokens: int32 (sources,), the first input of `step`.
         limits: int32 (sources,), maximum number of tokens of each output, including the end token.
-        sampler: a `Sampler`.
+        sampler: a `Sampler` or its name, see `get_sampler`.
         end_id: id of the token that ends an output.
         forbidden_ids: ids of tokens that are never chosen.
         processors: functions `(log_probabilities, tokens, step) -> log_probabilities`, applied one after the other.
@@ -84,6 +87,9 @@ def search(
         return_attention_weights: whether to return the attention weights.
         drop_ended: whether sources that have ended leave the batch. This changes the speed only.
 
+    Raises:
+        ValueError: if an argument has another form, or if `step`, the sampler or a processor returns something else.
+
     Returns:
         `Hypotheses`. Its time axis ends with the longest hypothesis; but if `drop_ended` is False and `max_steps` is an
         integer, it has length `max_steps`.
@@ -96,14 +102,21 @@ def search(
         >>> from keras_seq.decoding import GreedySampler
         >>> logits = tf.math.log([[0.1, 0.6, 0.3], [0.1, 0.2, 0.7]])  # of the next token, after the tokens 0 and 1
         >>> def step(tokens, state, memory, is_live):
-        ...     return tf.gather(logits, tokens), state, tf.zeros([tf.shape(tokens)[0], 0])
+        ...     return tf.gather(logits, tokens), state, None
         >>> hypotheses = search(step, (), (), [0], [9], sampler=GreedySampler(), end_id=2)
         >>> hypotheses.token_ids.numpy()
         array([[[1, 2]]], dtype=int32)
     """
-    loop = _Loop(step, state, sampler, end_id, tuple(forbidden_ids), tuple(processors))
+    sampler = get_sampler(sampler)
+    processors = _check_processors(processors, end_id, forbidden_ids)
+    loop = _Loop(step, state, sampler, end_id, tuple(forbidden_ids), processors)
     first_tokens, limits = tf.cast(first_tokens, tf.int32), tf.cast(limits, tf.int32)
     state, memory = tf.nest.map_structure(tf.convert_to_tensor, (state, memory))
+    _check_sources(first_tokens, limits=limits, state=state, memory=memory)
+    if seed is not None:
+        seed = tf.cast(seed, tf.int32)
+        if not seed.shape.is_compatible_with([2]):
+            raise ValueError(f"`seed` must be two integers, shape (2,). Received: shape {seed.shape}")
     count = tf.shape(first_tokens)[0]
     is_static = not drop_ended and isinstance(max_steps, int)
     if inside_xla() and not is_static:
@@ -194,7 +207,9 @@ class _Loop:
         sampler, t, ends = self.sampler, carry.t, carry.ends
         is_live = sampler.live_rows(t < ends, carry.sampler_state)
         state = tf.nest.pack_sequence_as(self.state_structure, carry.state)
-        logits, state, weights = self.step_function(carry.tokens, state, sources.memory, is_live)
+        results = self.step_function(carry.tokens, state, sources.memory, is_live)
+        needs_weights = sampler.uses_attention or "attention_weights" in carry.records
+        logits, state, weights = _check_results(results, carry.tokens, needs_weights)
         log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
         processed = self.process(log_probabilities, carry.history, t)
         mask = sources.memory_mask
@@ -227,7 +242,7 @@ class _Loop:
         """Returns the log-probabilities after the processors, -inf for what is not allowed."""
         vocabulary = log_probabilities.shape[-1]
         for processor in self.processors:
-            log_probabilities = processor(log_probabilities, history, t)
+            log_probabilities = _check_processed(processor(log_probabilities, history, t), log_probabilities, processor)
         if vocabulary is None:
             ids, where = tf.range(tf.shape(log_probabilities)[-1]), tf.where
         else:
@@ -291,6 +306,65 @@ class _Loop:
         )
         carry = carry._replace(ends=ends, sampler_state=sampler_state, tokens=tokens, state=state, history=history)
         return carry, sources
+
+
+def _check_processors(processors, end_id, forbidden_ids):
+    """Returns the processors as a tuple, and raises a ValueError if the search cannot run them."""
+    processors = check_processors(processors, forbidden_ids=forbidden_ids)
+    for processor in processors:
+        own = getattr(processor, "end_id", end_id)
+        if own != end_id:
+            raise ValueError(f"`end_id` of {processor!r} must be that of the search, {end_id}. Received: {own}")
+    return processors
+
+
+def _check_sources(first_tokens, **arguments):
+    """Raises a ValueError unless the first axis of all tensors is that of the sources."""
+    if first_tokens.shape.rank not in (None, 1):
+        raise ValueError(f"`first_tokens` must have the shape (sources,). Received: shape {first_tokens.shape}")
+    for name, tensors in arguments.items():
+        shape = "(sources,)" if name == "limits" else "(sources, ...)"
+        for x in tf.nest.flatten(tensors):
+            is_excess = name == "limits" and x.shape.rank not in (None, 1)
+            if is_excess or not x.shape[:1].is_compatible_with(first_tokens.shape):
+                raise ValueError(
+                    f"`{name}` must have the shape {shape}, here with {first_tokens.shape[0]} sources as in "
+                    f"`first_tokens`. Received: shape {x.shape}"
+                )
+
+
+def _check_results(results, tokens, needs_weights):
+    """Returns the results of a step function, and raises a ValueError if they are not those of `search`."""
+    expected = "`step` must return `(logits, state, attention_weights)`"
+    if not isinstance(results, (tuple, list)) or len(results) != 3:
+        count = f" of length {len(results)}" if isinstance(results, (tuple, list)) else ""
+        raise ValueError(f"{expected}. Received: {type(results).__name__}{count}")
+    logits, state, weights = results
+    for name, x, shape in (
+        ("logits", logits, "(rows, vocabulary)"),
+        ("attention_weights", weights, "(rows, source positions)"),
+    ):
+        if x is None and name == "attention_weights" and not needs_weights:
+            continue
+        x = None if x is None else tf.convert_to_tensor(x)
+        if x is None or x.shape.rank not in (None, 2) or not x.shape[:1].is_compatible_with(tokens.shape):
+            received = None if x is None else f"shape {x.shape}"
+            raise ValueError(f"{expected}, with `{name}` of the shape {shape}. Received: {received}")
+    return logits, state, weights
+
+
+def _check_processed(result, log_probabilities, processor):
+    """Returns the result of a processor as float32, and raises a ValueError if it is of another form."""
+    received = repr(result)
+    if result is not None:
+        result = tf.convert_to_tensor(result)
+        received = f"dtype {result.dtype.name}, shape {result.shape}"
+    if result is None or not result.dtype.is_floating or not result.shape.is_compatible_with(log_probabilities.shape):
+        raise ValueError(
+            "`processors` must return log-probabilities of the shape that they get, (rows, vocabulary), here "
+            f"{log_probabilities.shape}. Received from {processor!r}: {received}"
+        )
+    return tf.cast(result, log_probabilities.dtype)
 
 
 def _any_rows(structure):

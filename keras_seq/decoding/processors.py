@@ -19,9 +19,11 @@ class Processor:
     A processor returns -inf for a token that is not allowed. If none is allowed, the search ends the sequence. The
     later of two processors that contradict each other prevails only if it raises a value: `ForcedPrefix` does.
 
-    Any function with these arguments is a processor. A class derived from this one can also be saved, if it implements
-    `get_config` and is registered with `keras.saving.register_keras_serializable`, and can `check` its arguments before
-    a search.
+    Any function with these arguments is a processor. It runs in a compiled graph, so it uses TensorFlow operations, as
+    `tf.where(step > 2, ...)` instead of `if step > 2`. The variables of Python that it reads keep the values of its
+    first call: values that change are attributes of a class derived from this one, or a `tf.Variable`. Such a class can
+    also be saved, if it implements `get_config` and is registered with `keras.saving.register_keras_serializable`, and
+    can `check` its arguments before a search.
 
     Call arguments:
         log_probabilities: float tensor (rows, vocabulary).
@@ -349,11 +351,12 @@ class AllowedTokens(Processor):
         return forbid(log_probabilities, ~is_allowed)
 
     def get_config(self):
-        return {"function": keras.saving.serialize_keras_object(self.function)}
+        return {"function": self.function}  # Keras serializes it, which it cannot do with every function
 
     @classmethod
     def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config["function"]))
+        function = config["function"]
+        return cls(function if callable(function) else keras.saving.deserialize_keras_object(function))
 
 
 def forbid(log_probabilities, is_forbidden):

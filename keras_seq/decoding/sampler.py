@@ -47,16 +47,29 @@ class Choice(NamedTuple):
 class Sampler:
     """Base class of samplers, which choose the tokens of a search.
 
-    To write one that keeps a single hypothesis of each source, implement `choose`. To save it with a model, also
-    implement `get_config` if it has arguments, and register it with `keras.saving.register_keras_serializable`.
+    To write one that keeps a single hypothesis of each source, implement `choose`. To write one that draws tokens at
+    random, reproducibly from a seed, derive it from `RandomSampler` and implement its `draw`. If it has arguments,
+    implement `get_config`; to save it with a model, also decorate it with
+    `keras.saving.register_keras_serializable`.
 
     A sampler that keeps several sets `num_beams` and `num_return_sequences`, and implements `initial_state`, `step`,
     `record_spec` and `hypotheses`, as `BeamSampler` does.
 
     Example:
-        >>> class SecondBest(Sampler):
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> @keras.saving.register_keras_serializable("mine")
+        ... class NthBest(Sampler):
+        ...     def __init__(self, n):
+        ...         self.n = n
+        ...
         ...     def choose(self, log_probabilities, state, step):
-        ...         return tf.math.top_k(log_probabilities, 2).indices[:, 1]
+        ...         return tf.math.top_k(log_probabilities, self.n).indices[:, -1]
+        ...
+        ...     def get_config(self):
+        ...         return {"n": self.n}
+        >>> int(NthBest(2).choose([[-0.7, -1.6, -1.2]], (), 0)[0])
+        2
     """
 
     num_beams = 1  # rows of each source
@@ -85,20 +98,26 @@ class Sampler:
         return is_live
 
     def choose(self, log_probabilities, state, step):
-        """Returns the next token of each source, int32 (sources,).
+        """Returns the next token of each source, integers (sources,).
 
         Args:
             log_probabilities: float32 (sources, vocabulary), after the processors, -inf for tokens that are not
                 allowed. But the end token has at least a number close to the lowest float32, so that it is chosen where
                 nothing is allowed.
-            state: the state of the sampler.
+            state: the state of the sampler, `()` unless `initial_state` returns another.
             step: int32 scalar, the number of tokens chosen before.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `choose`.")
 
     def step(self, candidates, state):
         """Returns the `Choice` of one step."""
-        tokens = self.choose(candidates.processed, state, candidates.step)
+        tokens = tf.convert_to_tensor(self.choose(candidates.processed, state, candidates.step))
+        if not tokens.dtype.is_integer or tokens.shape.rank not in (None, 1):
+            raise ValueError(
+                f"`choose` of {type(self).__name__} must return integers (sources,). "
+                f"Received: dtype {tokens.dtype.name}, shape {tokens.shape}"
+            )
+        tokens = tf.cast(tokens, tf.int32)
         record = {
             "token_ids": tokens,
             "log_probabilities": tf.gather(candidates.log_probabilities, tokens, batch_dims=1),

@@ -81,7 +81,8 @@ def configuration_key(value, ignored=()):
     """Returns a hashable key that is equal for objects of one class with equal configurations.
 
     A function is a key of its own, because another one may have its name, and so are a layer, which has weights, and
-    an object whose configuration lacks its arguments or does not exist.
+    an object without a configuration. Where a class has arguments but no `get_config` that returns them, the attributes
+    of the object take the place of the configuration.
 
     Args:
         value: an object with `get_config`, or any value in a configuration.
@@ -93,17 +94,20 @@ def configuration_key(value, ignored=()):
         return (type(value), *map(configuration_key, value))
     if isinstance(value, np.ndarray):
         return (value.shape, value.dtype.str, value.tobytes())
-    if _describes_arguments(type(value)) and not isinstance(value, keras.layers.Layer):
+    if hasattr(value, "get_config") and not isinstance(value, (type, keras.layers.Layer)):
+        config = value.get_config()
+        if not config or not _covers_arguments(type(value)):
+            return (type(value), configuration_key(vars(value), ignored))
         functions = [_Identity(entry) for entry in vars(value).values() if callable(entry)]
-        return (type(value), configuration_key(value.get_config(), ignored), *functions)
+        return (type(value), configuration_key(config, ignored), *functions)
     is_plain = isinstance(value, (str, bytes, int, float, np.generic, type(None)))
     return (type(value), value) if is_plain else _Identity(value)
 
 
-def _describes_arguments(cls):
-    """Whether the `get_config` of a class, if any, is as new as its `__init__`, or newer."""
-    first = {name: base for base in reversed(cls.__mro__) for name in ("__init__", "get_config") if name in vars(base)}
-    return "get_config" in first and issubclass(first["get_config"], first["__init__"])
+def _covers_arguments(cls):
+    """Whether no class redefines `__init__` without redefining `get_config`."""
+    init, config = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("__init__", "get_config"))
+    return issubclass(config, init)
 
 
 class _Identity:

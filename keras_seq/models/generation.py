@@ -123,8 +123,9 @@ class GenerativeModel(keras.Model):
 
         Args:
             inputs: the sources. Strings, or token ids (batch, source) if the model has no source vectorizer, as a list,
-                array or tensor; a single string; or a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of
-                batches of sources or of tuples `(sources, targets, ...)`, of which only the sources are used.
+                array or tensor; a single string, or a scalar array or tensor of one; or a `tf.data.Dataset`,
+                `keras.utils.PyDataset` or generator of batches of sources or of tuples `(sources, targets, ...)`, of
+                which only the sources are used.
             max_length: maximum number of tokens of an output, including `[END]`, at most 100,000. Defaults to twice
                 the length of the source, including `[END]`, plus 10.
             batch_size: maximum number of sources to decode at once.
@@ -173,6 +174,9 @@ class GenerativeModel(keras.Model):
             >>> results["text"].shape, results["log_probabilities"].shape
             ((2, 3), (2, 3))
         """
+        if tf.is_symbolic_tensor(inputs):
+            raise ValueError(f"`inputs` must not be symbolic: in a graph, call `decode`. Received: {inputs}")
+        inputs = _without_scalar(inputs)
         if max_length is not None:
             check_count("max_length", max_length, MAX_LENGTH)
         check_count("batch_size", batch_size)
@@ -187,7 +191,11 @@ class GenerativeModel(keras.Model):
         processors = check_processors(processors, max_length, size, _FORBIDDEN)
         limit = tf.constant(max_length or 0, tf.int32)
         seed = _seed_tensor(seed, sampler)
-        key = (configuration_key(sampler, ignored=("seed",)), configuration_key(processors), return_dict)
+        key = (
+            configuration_key(sampler, ignored=("seed", "seed_generator")),
+            configuration_key(processors),
+            return_dict,
+        )
         progress = Progress(_count(inputs), verbose)
         batches = []
         for positions, sources in self._source_batches(inputs, batch_size):
@@ -255,7 +263,7 @@ class GenerativeModel(keras.Model):
         """Decodes a batch within a graph, for `generate` and for export.
 
         Args:
-            inputs: strings (batch,) or int32 token ids (batch, source), a tensor.
+            inputs: strings (batch,) or int32 token ids (batch, source), a list, array or tensor.
             max_length: int32 scalar, the maximum number of tokens; 0 for the default of `generate`. Where XLA compiles
                 the function around this call (`jit_compile`), a positive Python integer.
             sampler: see `generate`.
@@ -282,6 +290,7 @@ class GenerativeModel(keras.Model):
                     f"decoding (`jit_compile`). Received: drop_ended={drop_ended!r}, max_length={max_length!r}"
                 )
             max_steps = max_length
+        inputs = tf.convert_to_tensor(inputs)
         source = self._vocabularies.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
         step, state, memory, limits = self.start_search(source, sampler.num_beams)
         hypotheses = search(
@@ -344,8 +353,8 @@ class GenerativeModel(keras.Model):
         source, target = (
             side.rows([values] if isinstance(values, (str, bytes)) else values, label)
             for side, values, label in (
-                (self._vocabularies.source, sources, "`sources`"),
-                (self._vocabularies.target, targets, "`targets`"),
+                (self._vocabularies.source, _without_scalar(sources), "`sources`"),
+                (self._vocabularies.target, _without_scalar(targets), "`targets`"),
             )
         )
         if len(source) != len(target) or len(source) == 0:
@@ -455,6 +464,12 @@ def _count(inputs):
     if isinstance(inputs, (str, bytes)):
         return 1
     return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
+
+
+def _without_scalar(inputs):
+    """Returns a string in place of an array or tensor without axes, as an element of a dataset is."""
+    is_scalar = isinstance(inputs, (np.ndarray, tf.Tensor)) and len(inputs.shape) == 0
+    return np.asarray(inputs).item() if is_scalar else inputs
 
 
 def _check_targets(rows):

@@ -145,8 +145,9 @@ def check_sources(side, inputs):
     if side.vectorizer is None:
         return side.check_form(sources, "`inputs`")
     if sources.dtype != tf.string or sources.shape.rank != 1:
+        hint = ". Use `dataset.batch(n)` to make batches" if sources.shape.rank == 0 else ""
         raise ValueError(
-            "`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`. "
+            f"`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`{hint}. "
             f"Received: dtype {sources.dtype.name}, shape {sources.shape}"
         )
     return sources

@@ -10,6 +10,8 @@ from keras_seq.training.scores import error_rates, group_references, tokenize_re
 class DecodingReport(keras.callbacks.Callback):
     """Decodes held-out sources with `generate` after each epoch, reports error rates and prints samples.
 
+    It uses the sampler of `Seq2Seq.compile`. If that returns several outputs for each source, the best one counts.
+
     The callback adds `val_token_error_rate` and `val_sequence_error_rate`, in percent, to the logs of the epoch. The
     progress bar shows them, the history keeps them and other callbacks can monitor them, for example
     `keras.callbacks.EarlyStopping("val_token_error_rate", mode="min")`. `Seq2Seq.fit` runs this callback before all
@@ -43,8 +45,10 @@ class DecodingReport(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         outputs = self.model.generate(self.sources, verbose=0)
-        if not isinstance(outputs, list):  # token ids: the model has no target vectorizer
-            outputs = [_without_end(row) for row in outputs.tolist()]
+        if isinstance(outputs, list):
+            outputs = [output if isinstance(output, str) else output[0] for output in outputs]  # of several the best
+        else:  # token ids: the model has no target vectorizer
+            outputs = [_without_end(row) for row in (outputs[:, 0] if outputs.ndim == 3 else outputs).tolist()]
         rates = error_rates(outputs, self.references, self.separator)
         logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
         if self.samples:

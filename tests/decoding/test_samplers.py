@@ -154,3 +154,67 @@ def test_a_beam_needs_as_many_tokens():
 def test_a_search_that_xla_cannot_compile_is_an_error(options):
     with pytest.raises(ValueError, match="`drop_ended` must be False and `max_steps` an integer"):
         tf.function(lambda: search(SAMPLERS["greedy"], **options), jit_compile=True, autograph=False)()
+
+
+class Returns(decoding.Sampler):
+    def __init__(self, function):
+        self.function = function
+
+    def choose(self, log_probabilities, state, step):
+        return self.function(log_probabilities)
+
+
+def test_a_sampler_may_return_integers_of_any_size():
+    int64 = Returns(lambda values: tf.argmax(values, axis=-1))
+    np.testing.assert_array_equal(search(int64).token_ids, search(GreedySampler()).token_ids)
+
+
+def test_what_a_sampler_returns_is_checked():
+    for function, received in [
+        (lambda values: tf.reduce_max(values, axis=-1), "dtype float32, shape"),
+        (lambda values: tf.math.top_k(values, 2).indices, "dtype int32, shape"),
+    ]:
+        with pytest.raises(ValueError, match=rf"`choose` of Returns must return integers \(sources,\).*{received}"):
+            search(Returns(function))
+    with pytest.raises(NotImplementedError, match="Sampler must implement `choose`"):
+        search(decoding.Sampler())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "best"}, "`sampler` must be a `Sampler` or one of"),
+        ({"processors": ["best"]}, "`processors` must be functions"),
+        ({"processors": decoding.MinLength(2)}, "`end_id` of .*MinLength.* must be that of the search, 1. Received: 3"),
+        ({"first_tokens": 0}, r"`first_tokens` must have the shape \(sources,\). Received: shape \(\)"),
+        ({"limits": 9}, r"`limits` must have the shape \(sources,\), here with 2 sources .* Received: shape \(\)"),
+        ({"limits": [9, 9, 9]}, r"`limits` must have the shape \(sources,\).* Received: shape \(3,\)"),
+        ({"state": [tf.zeros([3, 4])]}, r"`state` must have the shape \(sources, ...\).* Received: shape \(3, 4\)"),
+        ({"memory": tf.zeros([])}, r"`memory` must have the shape \(sources, ...\).* Received: shape \(\)"),
+        ({"seed": 5}, r"`seed` must be two integers, shape \(2,\). Received: shape \(\)"),
+        ({"results": lambda x: (x, ())}, r"`step` must return `\(logits, state, .* Received: tuple of length 2"),
+        ({"results": lambda x: x}, r"`step` must return `\(logits, state, attention_weights\)`. Received: EagerTensor"),
+        ({"results": lambda x: (x[:, None], (), None)}, r"`step` .*`logits` of the shape .* shape \(2, 1, 6\)"),
+        ({"results": lambda x: (x[:1], (), None)}, r"`step` .*`logits` of the shape .* shape \(1, 6\)"),
+        ({"results": lambda x: (x, (), x[0])}, r"`step` .*`attention_weights` of the shape .* shape \(6,\)"),
+        ({"return_attention_weights": True}, "`step` .*`attention_weights` of the shape .* Received: None"),
+    ],
+)
+def test_what_a_search_cannot_run_is_an_error(options, message):
+    results = options.pop("results", lambda logits: (logits, (), None))
+
+    def call(tokens, state, memory, is_live):
+        return results(tf.gather(TABLES[0], tokens))
+
+    arguments = {"state": (), "memory": (), "first_tokens": [2, 3], "limits": [9, 9], "sampler": "greedy"}
+    with pytest.raises(ValueError, match=message):
+        decoding.search(call, end_id=END, **{**arguments, **options})
+
+
+def test_a_search_without_attention_by_the_name_of_a_sampler():
+    def call(tokens, state, memory, is_live):
+        return tf.gather(TABLES[0], tokens), state, None
+
+    run = tf.function(lambda: decoding.search(call, (), (), [2], [9], sampler="beam", end_id=END, forbidden_ids=(0,)))
+    expected = search(BeamSampler(5), TABLES[:1], [9]).token_ids
+    np.testing.assert_array_equal(run().token_ids, expected)

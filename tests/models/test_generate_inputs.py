@@ -24,6 +24,26 @@ def make_model(vectorizers=True):
     return model
 
 
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.mark.parametrize("make", [np.array, tf.constant, np.str_, str.encode])
+def test_a_single_string_in_any_form(model, make):
+    assert model.generate(make("abc")) == model.generate("abc")
+    assert model.generate(make("abc"), return_dict=True)["text"].tolist() == model.generate(["abc"])
+    np.testing.assert_array_equal(model.score(make("abc"), make("b")), model.score("abc", "b"))
+
+
+def test_in_a_graph_decode_takes_the_place_of_generate(model):
+    with pytest.raises(ValueError, match="`inputs` must not be symbolic: in a graph, call `decode`"):
+        tf.function(model.generate)(tf.constant(["abc"]))
+    expected = [text.encode() for text in model.generate(["abc"])]
+    assert tf.function(lambda x: model.decode(x)["text"])(tf.constant(["abc"])).numpy().tolist() == expected
+    assert model.decode(["abc"])["text"].numpy().tolist() == expected
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, batches):
         super().__init__()
@@ -156,8 +176,9 @@ class TestErrors:
                 model.generate(inputs)
 
     def test_unbatched_strings(self):
-        with pytest.raises(ValueError, match="`inputs` must be strings"):
-            make_model().generate(tf.data.Dataset.from_tensor_slices(WORDS))
+        for inputs in (tf.data.Dataset.from_tensor_slices(WORDS), iter(WORDS)):
+            with pytest.raises(ValueError, match=r"`inputs` must be strings.* Use `dataset.batch\(n\)`"):
+                make_model().generate(inputs)
 
     def test_infinite_batches(self):
         with pytest.raises(ValueError, match="`inputs` must be finite"):

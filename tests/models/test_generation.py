@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_seq
-from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler, Sampler
+from keras_seq.decoding import AllowedTokens, BeamSampler, GreedySampler, Processor, RandomSampler, Sampler
 from keras_seq.models.function_cache import configuration_key
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
 
@@ -182,6 +182,39 @@ class TestTraces:
 
             outputs.append(model.generate(["ab"], 3, processors=[allow], return_dict=True)["token_ids"].tolist())
         assert outputs == [[[5, 5, 5]], [[6, 6, 6]]]
+
+    @pytest.mark.parametrize("base", [Sampler, RandomSampler, GreedySampler])
+    def test_arguments_count_without_a_configuration(self, model, base):
+        class Constant(base):
+            def __init__(self, token):
+                super().__init__()
+                self.token = token
+
+            def choose(self, log_probabilities, state, step):
+                return tf.fill([tf.shape(log_probabilities)[0]], self.token)
+
+        samplers = [Constant(5), Constant(6)]
+        assert len({configuration_key(Constant(5), ignored=("seed", "seed_generator")) for _ in range(2)}) == 1
+        results = [model.generate(["ab"], 2, sampler=sampler, return_dict=True)["token_ids"] for sampler in samplers]
+        samplers[0].token = 7
+        results.append(model.generate(["ab"], 2, sampler=samplers[0], return_dict=True)["token_ids"])
+        assert [result.tolist() for result in results] == [[[5, 5]], [[6, 6]], [[7, 7]]]
+
+    def test_arguments_of_a_processor_count_without_a_configuration(self, model):
+        class Only(Processor):
+            def __init__(self, token):
+                self.token = token
+
+            def __call__(self, log_probabilities, tokens, step):
+                return tf.where(tf.range(12)[None] == self.token, log_probabilities, -np.inf)
+
+        results = [model.generate(["ab"], 2, processors=[Only(i)], return_dict=True)["token_ids"] for i in (5, 6)]
+        assert [result.tolist() for result in results] == [[[5, 5]], [[6, 6]]]
+
+    def test_a_function_without_source_code(self, model):
+        # As in an interactive session: Keras cannot serialize it, which only a file needs.
+        function = eval("lambda tokens, step: tf.fill([tf.shape(tokens)[0], 12], True)", {"tf": tf})
+        assert model.generate(["ab"], 2, processors=[AllowedTokens(function)]) == model.generate(["ab"], 2)
 
     def test_keys_of_configurations(self):
         class Processor:
@@ -375,6 +408,25 @@ class TestProcessors:
         for processors in ([3], [None], ["a"]):
             with pytest.raises(ValueError, match="`processors` must be"):
                 model.generate("a", processors=processors)
+
+    @pytest.mark.parametrize(
+        ("change", "received"),
+        [
+            (lambda values: values[:, :3], r"dtype float32, shape \(None, 3\)"),
+            (lambda values: values > 0, r"dtype bool, shape \(None, 12\)"),
+            (lambda values: None, "None"),
+        ],
+    )
+    def test_their_results_are_checked(self, model, change, received):
+        expected = rf"`processors` must return log-probabilities .*here \(None, 12\). Received from .*: {received}"
+        with pytest.raises(ValueError, match=expected):
+            model.generate("a", processors=[lambda values, tokens, step: change(values)])
+
+    def test_they_may_return_another_float_dtype(self, model):
+        def double(log_probabilities, tokens, step):
+            return tf.cast(log_probabilities, tf.float64)
+
+        assert model.generate(["ab"], processors=[double]) == model.generate(["ab"])
 
 
 class TestProgress:

@@ -133,6 +133,19 @@ def test_decoding_report_in_fit(capsys):
     assert capsys.readouterr().out == f"\n  a b → {outputs[0]}\n" * 2
 
 
+def test_decoding_report_of_several_outputs_takes_the_best():
+    vectorizer = keras_seq.data.text_vectorizer(["ab"])
+    for vectorizers, sources in (([vectorizer] * 2, ["a", "bb", "ab"]), ([], [[4], [5, 5], [4, 5]])):
+        keras.utils.set_random_seed(0)
+        model = keras_seq.Seq2Seq(keras_seq.Encoder(6, 4, 4), keras_seq.Decoder(6, 4, 4), *vectorizers)
+        model.compile(sampler=keras_seq.decoding.BeamSampler(3, num_return_sequences=3))
+        best = [outputs[0] for outputs in model.generate(sources)]
+        report, logs = DecodingReport(sources, [x if vectorizers else [x.tolist()] for x in best], separator=""), {}
+        report.set_model(model)
+        report.on_epoch_end(0, logs)
+        assert logs == {"val_token_error_rate": 0, "val_sequence_error_rate": 0}
+
+
 def test_decoding_report_ignores_end_and_padding_in_token_ids(capsys):
     class Perfect:
         """A model without vectorizers that always returns the references."""
