@@ -22,7 +22,8 @@ def plot_attention(weights, sources, targets, path=None):
 
     Args:
         weights: attention weights in [0, 1]: an array (batch, time, source), as `Seq2Seq.generate` returns with
-            `return_dict=True`, or a list with an array (time, source) for each sequence.
+            `return_dict=True` (with several outputs for each source, `attention_weights[:, 0]` are those of the best
+            ones), or a list with an array (time, source) for each sequence.
         sources: list with the source tokens of each sequence, a list of strings. Weights beyond them are not drawn.
         targets: list with the target tokens of each sequence, a list of strings. Weights beyond them are not drawn. The
             panel of a sequence without tokens is blank.

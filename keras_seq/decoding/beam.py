@@ -48,7 +48,7 @@ class BeamSampler(Sampler):
         num_return_sequences: number of hypotheses to return for each source, at most `num_beams`.
         num_groups: number of groups, a divisor of `num_beams`.
         diversity_penalty: how much to lower a token's log-probability for each time that an earlier group chose it,
-            at least 0.
+            at least 0. It changes nothing with one group. With several groups, a value of 0 makes them all equal.
 
     Raises:
         ValueError: if an argument has another value.
