@@ -173,7 +173,8 @@ class GenerativeModel(keras.Model):
         """
         _check_count("max_length", max_length, MAX_LENGTH + 1, optional=True)
         _check_count("batch_size", batch_size, 2**31)
-        sampler = get_sampler(sampler or self.sampler or "greedy")
+        batch_size = int(batch_size)  # a small integer of NumPy would overflow
+        sampler = get_sampler(next((choice for choice in (sampler, self.sampler) if choice is not None), "greedy"))
         size = self._vocabularies.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
         if sampler.uses_attention and not self.has_attention:
@@ -430,7 +431,8 @@ def _count(inputs):
     """Returns the number of sources, or None if it is not known."""
     if isinstance(inputs, (str, bytes)):
         return 1
-    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
+    is_scalar = getattr(inputs, "shape", None) == ()  # refused later
+    return None if is_batched(inputs) or is_scalar or not hasattr(inputs, "__len__") else len(inputs)
 
 
 def _check_count(name, value, bound, optional=False):
