@@ -126,7 +126,9 @@ class Op : public tf::OpKernel {
     executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
     PackedCall packed;
     if (pass == Pass::kForward && !call_.keep_residuals) {  // at inference
-      packed = cache_.Find(Weights(context), [&] { return PackCall(call_, sizes, element, inputs, executor); });
+      // One kernel multiplies inputs and memory: its shape does not tell where the rows of the memory begin.
+      packed = cache_.Find(Weights(context), {sizes.features, sizes.memory_units},
+                           [&] { return PackCall(call_, sizes, element, inputs, executor); });
     }
     OP_REQUIRES(context, RunCall(call_, sizes, element, inputs, outputs, packed, executor),
                 absl::ResourceExhaustedError("out of memory"));

@@ -3,6 +3,7 @@
 #ifndef KERAS_SEQ_TF_PACKED_CACHE_H_
 #define KERAS_SEQ_TF_PACKED_CACHE_H_
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -30,14 +31,16 @@ inline bool SameBuffers(const std::vector<tensorflow::Tensor>& a, const std::vec
 // compares addresses and nothing else. Safe for any number of threads.
 class PackedCache {
  public:
-  // Returns packed weights for a call with these weights, or nothing. `pack()` packs them.
+  // Returns packed weights for a call with these weights, or nothing. `pack()` packs them. `sizes` are those that decide
+  // about the packing and that the shapes of the weights do not tell.
   template <class Pack>
-  PackedCall Find(std::vector<tensorflow::Tensor> weights, const Pack& pack) {
+  PackedCall Find(std::vector<tensorflow::Tensor> weights, const std::vector<int64_t>& sizes, const Pack& pack) {
     std::vector<tensorflow::Tensor> replaced;  // released after the lock
     PackedCall dropped;
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!SameBuffers(weights, weights_)) {
+    if (sizes != sizes_ || !SameBuffers(weights, weights_)) {
       replaced = std::exchange(weights_, std::move(weights));
+      sizes_ = sizes;
       dropped = std::exchange(packed_, {});
       return {};
     }
@@ -48,6 +51,7 @@ class PackedCache {
  private:
   std::mutex mutex_;
   std::vector<tensorflow::Tensor> weights_;
+  std::vector<int64_t> sizes_;
   PackedCall packed_;
 };
 

@@ -51,6 +51,7 @@ class ProductOp : public tf::OpKernel {
     if (keeps_product_ && SetKept(context)) return;
     tf::Tensor* output;
     OP_REQUIRES_OK(context, context->allocate_output(0, {inputs.dim_size(0), kernel.dim_size(1)}, &output));
+    if (output->NumElements() == 0) return;  // an axis that costs no memory may be huge
     Product product;
     product.dtype = inputs.dtype() == tf::DT_DOUBLE ? DataType::kFloat64 : DataType::kFloat32;
     product.rows = inputs.dim_size(0), product.depth = inputs.dim_size(1), product.columns = kernel.dim_size(1);
@@ -59,7 +60,7 @@ class ProductOp : public tf::OpKernel {
     Executor executor;
     executor.threads = workers->NumThreads();
     executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
-    const PackedCall packed = cache_.Find({kernel}, [&] {
+    const PackedCall packed = cache_.Find({kernel}, {}, [&] {
       auto weights = PackProduct(product);
       return weights == nullptr ? PackedCall{} : PackedCall{weights};
     });

@@ -80,7 +80,7 @@ Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inpu
                   const std::vector<Tensor>& outputs) {
   Sizes needed{0, 0, 0, 0, 0, 0, 0, 0};
   CopyNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
-  CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
+  if (!outputs.empty()) CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
   return needed;
 }
 
@@ -177,7 +177,7 @@ PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const
   if (element == Element::kBFloat16) return {};  // some of its passes run in float32
   try {
     const Operands in(call.signature.inputs, call.input_counts, inputs);
-    const Problem problem = ProblemOf(call, sizes, element);
+    const Problem problem = ProblemOf(call, NeededSizes(call, sizes, inputs, {}), element);
     PackedCall packed;
     for (size_t direction = 0; direction < call.reverse.size(); ++direction) {
       packed.push_back(Pack(problem, ArgumentsOf(call, in, direction), executor));

@@ -24,6 +24,14 @@ def check_number(name, value, is_valid, expected):
     return float(value)
 
 
+def check_seed(value):
+    """Returns a seed as an int after checking it."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not 0 <= value < 2**31:
+        raise ValueError(f"`seed` must be an integer from 0 to 2**31 - 1. Received: {value!r}")
+    return int(value)
+
+
 def check_index(name, value):
     """Returns an integer of at least 0 as an int after checking it."""
     if not _is_index(value):

@@ -5,7 +5,7 @@ import keras
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.decoding import noise
-from keras_seq.decoding.checks import check_number
+from keras_seq.decoding.checks import check_number, check_seed
 from keras_seq.decoding.sampler import Sampler
 
 
@@ -18,11 +18,11 @@ class RandomSampler(Sampler):
 
     Args:
         temperature: a positive number. Below 1 likely tokens become more likely, above 1 less.
-        seed: an integer, or None for a random one. Each search without a seed of its own takes the next one of a
+        seed: an integer from 0 to 2^31 - 1, or None for a random one. Each search without a seed of its own takes the next one of a
             `keras.random.SeedGenerator`, as Keras's layers do: repeated calls differ, and repeat in the next run.
 
     Raises:
-        ValueError: if `temperature` is not a number from 1e-30 to 1e30.
+        ValueError: if `temperature` is not a number from 1e-30 to 1e30, or `seed` is another.
 
     Example:
         >>> sampler = RandomSampler(temperature=0.7, seed=1)
@@ -34,8 +34,8 @@ class RandomSampler(Sampler):
         self.temperature = check_number(
             "temperature", temperature, lambda value: 1e-30 <= value <= 1e30, "a positive number (1e-30 to 1e30)"
         )
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = None if seed is None else check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def next_seed(self):
         words = tf.bitcast(tf.cast(self.seed_generator.next(), tf.int64), tf.int32)  # (2, 2)

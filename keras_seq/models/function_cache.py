@@ -2,6 +2,10 @@
 """Compiled functions, kept by the configuration that they were traced for."""
 
 import collections
+import functools
+import math
+import os
+import threading
 
 import keras
 import numpy as np
@@ -57,24 +61,62 @@ class SequentialFunction:
     The steps of a search hand little work to other threads, and each handing over takes longer than most of their
     operations. Beam search of batches of 512 words went from 2,010 to 3,570 words a second, greedy search of one word
     from 2.4 to 1.2 ms.
+
+    TensorFlow runs such a function, and most functions inside it, such as the branches of a `tf.cond`, each on a thread
+    of its pool, while those around it wait on theirs. If no thread is left, they wait forever. So a function that needs
+    more threads than there are runs as usual, and so do those that come while another one runs.
     """
+
+    _running = threading.Lock()  # of all of them
 
     def __init__(self, function, specs):
         with run_one_after_another():  # loops are then not made into switches
             self._compiled = compile_once(function, specs)
-        self._is_sequential = True
+        self._is_sequential = _threads_needed(self._compiled) <= _threads()
+        if not self._is_sequential:
+            self._compiled = compile_once(function, specs)
 
     def __call__(self, *arguments):
-        if self._is_sequential:
+        if self._is_sequential and self._running.acquire(blocking=False):
             try:
                 with run_one_after_another():
                     return self._compiled(*arguments)
-            except tf.errors.FailedPreconditionError as error:
-                # Raised before anything runs, if a processor calls a `tf.function` with control flow, traced elsewhere.
-                if "Single-threaded executor" not in str(error):
-                    raise
-                self._is_sequential = False
+            finally:
+                self._running.release()
         return self._compiled(*arguments)
+
+
+def _threads():
+    """Returns the number of threads in the pool on which TensorFlow runs operations."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return tf.config.threading.get_inter_op_parallelism_threads() or usable
+
+
+def _threads_needed(function):
+    """Returns how many threads a concrete function holds at most if its operations run one after another.
+
+    Loops inside loops share a thread. The number is infinite if there are, or will be, switches, which cannot run in
+    this way: those of a `tf.function` with control flow that was traced elsewhere.
+    """
+    graph = function.graph.as_graph_def()
+    bodies = {body.signature.name: body.node_def for body in graph.library.function}
+
+    @functools.cache
+    def needed(name, is_in_loops_only):
+        return most(bodies[name], is_in_loops_only)
+
+    def most(nodes, is_in_loops_only):
+        numbers = [0]
+        for node in nodes:
+            if node.op in ("Switch", "Merge") or node.attr["_lower_using_switch_merge"].b:
+                return math.inf
+            functions = (f.name for value in node.attr.values() for f in (value.func, *value.list.func))
+            names = [name for name in functions if name in bodies]
+            shares = is_in_loops_only and node.op in ("While", "StatelessWhile")
+            numbers += [needed(name, shares) + (not shares) for name in names]
+        return max(numbers)
+
+    return 1 + most(graph.node, True)
 
 
 def configuration_key(value, ignored=()):

@@ -179,8 +179,8 @@ class GenerativeModel(keras.Model):
         inputs = _without_scalar(inputs)
         if max_length is not None:
             check_count("max_length", max_length, MAX_LENGTH)
-        check_count("batch_size", batch_size)
-        sampler = get_sampler(sampler or self.sampler or "greedy")
+        batch_size = check_count("batch_size", batch_size)
+        sampler = get_sampler(next((choice for choice in (sampler, self.sampler) if choice is not None), "greedy"))
         size = self._vocabularies.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
         if sampler.uses_attention and not self.has_attention:

@@ -127,6 +127,7 @@ def test_samplers_by_name():
 @pytest.mark.parametrize(
     ("sampler", "name", "value", "arguments"),
     [
+        *((RandomSampler, "seed", value, {}) for value in (True, 1.5, -1, 2**70, "1")),
         *((RandomSampler, "temperature", value, {}) for value in (0, -1.0, math.nan, math.inf, "1", True, None)),
         *((TopKSampler, "k", value, {}) for value in (0, -1, 2.0, True, None)),
         *((TopPSampler, "p", value, {}) for value in (0, -0.1, 1.1, math.nan, "0.9", True)),

@@ -195,3 +195,39 @@ def test_huge_memories_without_elements_cost_nothing(source, memory_units, atten
         (outputs,), _, (attention_weights,) = run_native("LSTM", {}, [call], attention=attention)
     assert outputs.shape == (1, 0, 0) and attention_weights.shape == (1, 0, source)
     assert tape.gradient(outputs, attention["memory"]).shape == attention["memory"].shape
+
+
+def _attend(weights, features, memory_units):
+    """One step without residuals, which keeps packed weights: the kernel has features + memory_units rows."""
+    names = ("query_kernel", "score_vector", "kernel", "recurrent_kernel")
+    query_kernel, score_vector, kernel, recurrent_kernel = (weights[name] for name in names)
+    memory = tf.constant(np.random.default_rng(features).normal(size=(2, 3, memory_units)), tf.float32)
+    attention = {
+        "memory": memory,
+        "keys": memory[:, :, :1] * tf.ones_like(score_vector),
+        "query_kernel": query_kernel,
+        "score_vector": score_vector,
+        "memory_mask": None,
+    }
+    call = {"inputs": tf.ones((2, 1, features)), "kernel": kernel, "recurrent_kernel": recurrent_kernel}
+    (outputs,), *_ = run_native("LSTM", {}, [call], attention=attention, recompute=True)
+    return outputs.numpy()
+
+
+def test_packed_weights_belong_to_one_division_of_the_kernel():
+    """A kernel of 40 rows may multiply 8 features and a memory of 32, or 32 and 8."""
+    rng = np.random.default_rng(0)
+    shapes = {"query_kernel": (16, 8), "score_vector": (8,), "kernel": (40, 64), "recurrent_kernel": (16, 64)}
+    weights = {name: tf.constant(rng.normal(size=shape), tf.float32) for name, shape in shapes.items()}
+    for _ in range(2):
+        for features in (8, 8, 8, 32):
+            fresh = {name: tf.identity(weight) * 1.0 for name, weight in weights.items()}
+            expected = _attend(fresh, features, 40 - features)
+            np.testing.assert_array_equal(_attend(weights, features, 40 - features), expected)
+
+
+@pytest.mark.parametrize("inputs, kernel", [((0, 0), (0, 2**40)), ((0, 2**40), (2**40, 0)), ((2**40, 0), (0, 0))])
+def test_huge_axes_of_empty_products_cost_nothing(inputs, kernel):
+    for _ in range(3):  # the third one uses what the second one packed
+        product = native.multiply(tf.zeros(inputs), tf.zeros(kernel))
+        assert product.shape == (inputs[0], kernel[1])
