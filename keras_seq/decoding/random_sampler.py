@@ -18,8 +18,9 @@ class RandomSampler(Sampler):
 
     Args:
         temperature: a positive number. Below 1 likely tokens become more likely, above 1 less.
-        seed: an integer from 0 to 2^31 - 1, or None for a random one. Each search without a seed of its own takes the next one of a
-            `keras.random.SeedGenerator`, as Keras's layers do: repeated calls differ, and repeat in the next run.
+        seed: an integer from 0 to 2^31 - 1, or None for a random one. Each search without a seed of its own takes the
+            next one of a `keras.random.SeedGenerator`, as Keras's layers do: repeated calls differ, and repeat in the
+            next run.
 
     Raises:
         ValueError: if `temperature` is not a number from 1e-30 to 1e30, or `seed` is another.
