@@ -327,6 +327,7 @@ def test_trainable_flags_are_copied_and_frozen_weights_do_not_train(freeze):
     assert [(a != b).any() for a, b in zip(copy.get_weights(), before, strict=True)] == trains
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_a_compiled_copy():
     model = sequential(layers.GRU(4), layers.Dense(2))
     scale = 3.0

@@ -100,6 +100,7 @@ def test_hyperband_resumes_training(vectorizers, datasets, pairs, tmp_path):
     assert_generates(best, pairs)
 
 
+@pytest.mark.slow
 def test_search_minimizes_the_error_rate_of_a_decoding_report(vectorizers, datasets, pairs, tmp_path):
     words, pronunciations = pairs
     report = DecodingReport(words[:20], [[pronunciation] for pronunciation in pronunciations[:20]], samples=0)

@@ -73,6 +73,7 @@ def test_a_bad_file_is_reported_with_its_line(option, content, message, files, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_file_in_a_shell_gives_no_traceback(files, tmp_path):
     files["--dev"].write_text("cat\tK AE T\nno tab\n")
     result = run(*as_arguments(files), "--output", "out", cwd=tmp_path)

@@ -44,7 +44,7 @@ def copy_random_weights(source, target, seed=1):
     target.set_weights(source.get_weights())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("graph", "jit"))])
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     drawn=st.lists(CELL, min_size=1, max_size=3),

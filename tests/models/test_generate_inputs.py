@@ -36,6 +36,7 @@ def test_a_single_string_in_any_form(model, make):
     np.testing.assert_array_equal(model.score(make("abc"), make("b")), model.score("abc", "b"))
 
 
+@pytest.mark.slow
 def test_in_a_graph_decode_takes_the_place_of_generate(model):
     with pytest.raises(ValueError, match="`inputs` must not be symbolic: in a graph, call `decode`"):
         tf.function(model.generate)(tf.constant(["abc"]))

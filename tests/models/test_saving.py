@@ -74,6 +74,7 @@ def assert_equal(actual, expected):
         np.testing.assert_array_equal(other, value, err_msg=name)  # to the last bit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "attention"),
     [("lstm", "bahdanau"), pytest.param("gru", None, marks=pytest.mark.slow), LUONG],
@@ -85,6 +86,7 @@ def test_keras_file_in_a_new_process(cell, attention, tmp_path):
     assert_equal(run_in_new_process(LOAD_KERAS, tmp_path / "model.keras", tmp_path), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "attention"),
     [("gru", "bahdanau"), pytest.param("lstm", None, marks=pytest.mark.slow), LUONG],
@@ -151,6 +153,7 @@ def test_saved_model_contains_only_stock_operations(tmp_path):
     assert not any(op.startswith(("KerasSeq", "Xla")) for op in used)
 
 
+@pytest.mark.slow
 def test_export_of_token_ids(tmp_path):
     model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
     model.export(tmp_path / "ids")
@@ -159,6 +162,7 @@ def test_export_of_token_ids(tmp_path):
     np.testing.assert_array_equal(results["token_ids"], model.generate(inputs))
 
 
+@pytest.mark.slow
 def test_export_overwrites_only_saved_models(tmp_path):
     model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4))
     model.export(tmp_path / "saved_model")

@@ -399,7 +399,8 @@ class TestScheduledSampling:
         assert model.test_on_batch(inputs, targets)[0] == pytest.approx(teacher_forced, rel=1e-5)
         np.testing.assert_array_equal(model.generate(inputs[0]), outputs)
 
-    @pytest.mark.parametrize("mode", ["parallel", pytest.param("sequential", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("mode", ["parallel", "sequential"])
     def test_a_loaded_model_keeps_its_scheduled_sampling(self, mode, tmp_path):
         model = make_model()
         schedule = InverseSigmoidGrowth(20)

@@ -225,6 +225,7 @@ def test_xla_calls_the_kernels():
         assert program.count(f'custom_call_target="{target}"') == 1
 
 
+@pytest.mark.slow
 @needs_native
 def test_xla_finds_a_library_that_is_loaded_late():
     # TensorFlow looks at the registrations for XLA once, when the first tensor is made.
@@ -276,6 +277,7 @@ def step_of_module(module, x):
     return tape.gradient(loss, module.kernel)
 
 
+@pytest.mark.slow
 @needs_native
 def test_a_reloaded_saved_model_can_be_trained(tmp_path):
     cell, attributes = "GRU", {"reset_after": True}

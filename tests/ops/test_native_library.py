@@ -67,6 +67,7 @@ def test_the_library_is_what_the_build_says():
     assert library.KerasSeqTensorFlowVersion().decode() == built["tensorflow"] == tf.__version__
 
 
+@pytest.mark.slow
 @needs_native
 def test_an_unknown_instruction_set():
     run_alone(ask_for_an_unknown_instruction_set, KERAS_SEQ_ISA="mmx")
