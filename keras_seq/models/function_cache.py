@@ -64,7 +64,8 @@ class SequentialFunction:
 
     TensorFlow runs such a function, and most functions inside it, such as the branches of a `tf.cond`, each on a thread
     of its pool, while those around it wait on theirs. If no thread is left, they wait forever. So a function that needs
-    more threads than there are runs as usual, and so do those that come while another one runs.
+    more threads than there are runs as usual, and so do those that come while another one runs, or from a
+    `tf.py_function`, which holds a thread of the pool itself.
     """
 
     _running = threading.Lock()  # of all of them
@@ -77,13 +78,18 @@ class SequentialFunction:
             self._compiled = compile_once(function, specs)
 
     def __call__(self, *arguments):
-        if self._is_sequential and self._running.acquire(blocking=False):
+        if self._is_sequential and not _on_foreign_thread() and self._running.acquire(blocking=False):
             try:
                 with run_one_after_another():
                     return self._compiled(*arguments)
             finally:
                 self._running.release()
         return self._compiled(*arguments)
+
+
+def _on_foreign_thread():
+    """Whether Python did not start this thread, as those of TensorFlow, on which a `tf.py_function` runs."""
+    return threading.current_thread().name.startswith("Dummy-")  # Python's name for them
 
 
 def _threads():

@@ -8,13 +8,13 @@ from keras import ops
 from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import inside_xla
-from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
 from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.token_rows import in_order, length_batches
-from keras_seq.models.token_side import TokenSide, check_sources, is_batched, shorten, source_windows
+from keras_seq.models.token_side import Vocabularies, check_sources, is_batched, shorten, source_windows
 from keras_seq.models.training_pairs import holds_call_inputs
 from keras_seq.ops.implementation import implementation_in_use
 
@@ -41,7 +41,7 @@ class GenerativeModel(keras.Model):
 
     def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size, **kwargs):
         super().__init__(**kwargs)
-        self._vocabularies = _Vocabularies(source_vectorizer, target_vectorizer, source_size, target_size)
+        self._vocabularies = Vocabularies(source_vectorizer, target_vectorizer, source_size, target_size)
         self._functions = FunctionCache()
 
     def start_search(self, source_ids, num_beams=1):
@@ -432,25 +432,6 @@ class GenerativeModel(keras.Model):
             "serving_default": greedy,
             "generate_beam": lambda inputs: self.decode(inputs, sampler=beam, return_attention_weights=False),
         }
-
-
-class _Vocabularies:
-    """Holds the layers that process strings, so that Keras does not track them.
-
-    As layers of the model they would turn off XLA, although no training step calls them.
-    """
-
-    def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size):
-        self.source = TokenSide("source", "`x` (sources)", source_vectorizer, source_size)
-        self.target = TokenSide("target", "`y` (targets)", target_vectorizer, target_size)
-        self.detokenizer = None if target_vectorizer is None else detokenizer(target_vectorizer)
-        for layer in self.layers:
-            layer.build((None,))  # an export needs built layers
-
-    @property
-    def layers(self):
-        layers = [self.source.vectorizer, self.target.vectorizer, self.detokenizer]
-        return [layer for layer in layers if layer is not None]
 
 
 def _source_spec(are_texts):

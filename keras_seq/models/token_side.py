@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of sources or targets, in any form that users pass, to token ids."""
+"""Conversion of sources or targets, in any form that users pass, to token ids; and the layers that do it."""
 
 import collections.abc
 import dataclasses
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.data.vocabulary import END_ID, PAD_ID, text_to_ids
+from keras_seq.data.vocabulary import END_ID, PAD_ID, detokenizer, text_to_ids
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.token_rows import TokenRows
 
@@ -96,6 +96,25 @@ class TokenSide:
             "ids between",
         )
         return tf.cast(ids, tf.int32)
+
+
+class Vocabularies:
+    """Holds the layers that process strings, so that Keras does not track them.
+
+    As layers of the model they would turn off XLA, although no training step calls them.
+    """
+
+    def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size):
+        self.source = TokenSide("source", "`x` (sources)", source_vectorizer, source_size)
+        self.target = TokenSide("target", "`y` (targets)", target_vectorizer, target_size)
+        self.detokenizer = None if target_vectorizer is None else detokenizer(target_vectorizer)
+        for layer in self.layers:
+            layer.build((None,))  # an export needs built layers
+
+    @property
+    def layers(self):
+        layers = [self.source.vectorizer, self.target.vectorizer, self.detokenizer]
+        return [layer for layer in layers if layer is not None]
 
 
 def source_windows(side, inputs, size):
