@@ -278,6 +278,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_layers_on_jax_do_not_need_tensorflow():
     environment = {**os.environ, "KERAS_BACKEND": "jax"}

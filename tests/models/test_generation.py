@@ -579,7 +579,8 @@ def run_searches_on(cpus):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose the CPUs of a process")
-@pytest.mark.parametrize("cpus", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", ["1", "2"])
 def test_no_search_waits_for_a_thread_that_it_holds_itself(cpus):
     program = f"import test_generation; test_generation.run_searches_on({cpus})"
     folders = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1]), *sys.path]

@@ -174,6 +174,7 @@ def test_export_overwrites_only_saved_models(tmp_path):
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_file(tmp_path):
     data = tf.data.Dataset.from_tensor_slices((WORDS, SOUNDS)).batch(4)
     model = make_trained_model(attention=None, dropout=0.0)

@@ -111,7 +111,8 @@ def crashes_tensorflow(lists, lengths):
     return given != expected and sum(given) == sum(expected)
 
 
-@pytest.mark.parametrize("attends", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("attends", [False, True])
 def test_hostile_calls(attends):
     rng = np.random.default_rng(0)
     tally = collections.Counter()
