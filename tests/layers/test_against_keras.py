@@ -159,6 +159,7 @@ def test_second_order_gradients_match_keras(kind, mode):
     assert_close(ours, theirs, TOLERANCE)
 
 
+@pytest.mark.slow
 @every_kind
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(

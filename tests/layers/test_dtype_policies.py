@@ -47,6 +47,7 @@ def test_outputs_and_gradients_match_keras_under_every_policy(kind, policy, tole
     assert_close(results, expected, max(tolerance, 1e-7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "implementation", "jit"),
     [

@@ -39,6 +39,7 @@ def test_layers_allow_jit_compile_where_cudnn_is_available(name, monkeypatch):
     assert model.jit_compile is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "implementation"),
     [

@@ -33,6 +33,7 @@ def make_pairs(words, batch_size=32):
     return tf.data.Dataset.from_tensor_slices((words, [word[::-1] for word in words])).batch(batch_size)
 
 
+@pytest.mark.slow
 def test_learns_to_reverse():
     """A standard toy task: all unseen words are correct."""
     words = random_words(4000)

@@ -130,7 +130,7 @@ def assert_same_weights(model, expected):
     ("kind", "weighted"),
     [
         ("strings", True),
-        ("ids", False),
+        pytest.param("ids", False, marks=pytest.mark.slow),
         pytest.param("strings", False, marks=pytest.mark.slow),
         pytest.param("ids", True, marks=pytest.mark.slow),
     ],
