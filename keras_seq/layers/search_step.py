@@ -41,7 +41,9 @@ def choose_search_implementation(layer):
     attends = isinstance(layer, AttentiveLayer)
     in_search = layer.reads_context_products() if attends else has_cell_equations(layer.cell)
     choice = layer.choose_implementation()
-    if in_search and choice.implementation != "cudnn":
+    if choice.implementation == "cudnn":
+        return Choice("xla", "steps of a search; cuDNN runs whole sequences")
+    if in_search:
         return choice._replace(reason=f"steps of a search; {choice.reason}")
     needs = "a cell of keras_seq, without attention or with additive attention before it"
     return Choice("xla", f"steps of a search; native ones need {needs}")
