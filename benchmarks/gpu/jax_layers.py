@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks recurrent layers on a GPU with JAX: keras_seq, Keras (its LSTM runs on cuDNN) and a plain `jax.lax.scan`.
 
-Needs JAX and Keras, but not TensorFlow; keras_seq is imported from this checkout. Prints Markdown.
+Needs JAX and Keras, but not TensorFlow; keras_seq is imported from this checkout. Where PyTorch sees the GPU too, its
+layers, which run on cuDNN, take part. Prints Markdown.
 
     python benchmarks/gpu/jax_layers.py
     python benchmarks/gpu/jax_layers.py --layers LSTM --shapes 64,50,512,512 --output lstm.md
@@ -9,6 +10,7 @@ Needs JAX and Keras, but not TensorFlow; keras_seq is imported from this checkou
 """
 
 import argparse
+import contextlib
 import gc
 import itertools
 import os
@@ -20,6 +22,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # the other benchmarks
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # keras_seq
 os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to PyTorch
 
 import jax
 import keras
@@ -29,6 +32,11 @@ from layer_cases import GATES, PASSES, SHAPES, Case
 
 import keras_seq
 
+try:
+    import torch
+except ImportError:
+    torch = None
+
 LAYERS = ("LSTM", "GRU")
 REFERENCE = "lax.scan"
 WARM_UP = 3  # uncounted runs; the first one compiles
@@ -36,8 +44,9 @@ LEGEND = """\
 Cells: median of the runs in milliseconds ± half the interquartile range. Contenders took turns, run by run, in one
 process; a run ends when its results are computed. xla: the scan of keras_seq; auto: what keras_seq chooses, in
 brackets; keras: `keras.layers`, whose LSTM runs on cuDNN on a GPU without recurrent dropout; lax.scan: a hand-written
-cell under `jax.lax.scan`, with its input product before the loop, differentiated by JAX. The backward pass computes the
-gradients of inputs and weights. Difference: the largest difference of an output from lax.scan, without dropout."""
+cell under `jax.lax.scan`, with its input product before the loop, differentiated by JAX; torch: `torch.nn`, on cuDNN,
+which has no recurrent dropout. The backward pass computes the gradients of inputs and weights. Difference: the largest
+difference of an output from lax.scan, without dropout."""
 
 
 def draw(case):
@@ -94,6 +103,35 @@ def make_scan(case):
     return call, jax.random.key(0), ""
 
 
+def make_torch(case):
+    """Returns a function without arguments that runs the layer of PyTorch with these weights, and waits for it."""
+    weights, sequences = (
+        [torch.from_numpy(np.array(x)).cuda() for x in part] for part in (draw(case)[0], [draw(case)[1]])
+    )
+    units, kernel, recurrent_kernel, bias = case.shape[3], *weights
+    layer = getattr(torch.nn, case.layer)(case.shape[2], units, batch_first=True).cuda()
+    biases = bias if case.layer == "GRU" else (bias, torch.zeros_like(bias))
+    # Keras orders the gates of a GRU z, r, g; PyTorch r, z, g.
+    order = [1, 0, 2] if case.layer == "GRU" else [0, 1, 2, 3]
+    with torch.no_grad():
+        for parameter, value in zip(layer.parameters(), (kernel.T, recurrent_kernel.T, *biases), strict=True):
+            gates = value.reshape(len(order), units, -1)[order]
+            parameter.copy_(gates.reshape(parameter.shape))
+    inputs = sequences[0].requires_grad_(case.backward)
+
+    def run():
+        with contextlib.nullcontext() if case.backward else torch.no_grad():
+            outputs = layer(inputs)[0]
+            if case.backward:
+                results = torch.autograd.grad((outputs**2).sum(), [inputs, *layer.parameters()])
+            else:
+                results = outputs
+        torch.cuda.synchronize()
+        return results
+
+    return run
+
+
 def lstm_step(state, x, from_h):
     i, f, g, o = jnp.split(x + from_h, 4, axis=-1)
     c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -116,6 +154,8 @@ def compete(case, runs):
     for name, make in MAKERS.items():
         call, seeds, choice = make(case)
         functions[name + choice] = compiled(call, weights, sequences, seeds, case.backward)
+    if torch is not None and torch.cuda.is_available() and not case.recurrent_dropout:
+        functions["torch"] = make_torch(case)
     seconds = {name: [] for name in functions}
     for turn in range(WARM_UP + runs):
         for name, function in functions.items():
@@ -126,7 +166,13 @@ def compete(case, runs):
     if case.backward:
         return seconds, {}
     expected = functions[REFERENCE]()
-    return seconds, {name: float(jnp.abs(function() - expected).max()) for name, function in functions.items()}
+
+    def difference(outputs):
+        return float(
+            np.abs(np.asarray(outputs.cpu() if torch and torch.is_tensor(outputs) else outputs) - expected).max()
+        )
+
+    return seconds, {name: difference(function()) for name, function in functions.items()}
 
 
 def compiled(call, weights, sequences, seeds, backward):
@@ -191,6 +237,8 @@ def main():
     options = parse_options()
     if options.precision:
         jax.config.update("jax_default_matmul_precision", options.precision)
+        if torch is not None:
+            torch.backends.cudnn.allow_tf32 = options.precision != "highest"
     cases = [Case(*each) for each in itertools.product(options.layers, options.shapes, options.passes)]
     if options.small:
         cases = list(dict.fromkeys(case.tiny for case in cases))
