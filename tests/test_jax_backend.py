@@ -68,7 +68,7 @@ def run_layer(layer, initial_state, call):
 
 
 def check_cudnn_against_the_scan():
-    """If Keras finds a GPU, an LSTM runs on cuDNN; JAX has a reference of it in its own operations."""
+    """If Keras finds a GPU, an LSTM can run on cuDNN; JAX has a reference of it in its own operations."""
     from jax.experimental import rnn
 
     def reference(x, h_0, c_0, weights, lengths, **sizes):
@@ -81,9 +81,12 @@ def check_cudnn_against_the_scan():
     no_kernels = mock.patch.object(native, "unavailable", lambda kind=None: "JAX runs on gpu, and they run on a CPU")
     with gpu, no_kernels, mock.patch.object(rnn, "lstm", reference):
         initial_state = [draw(BATCH, UNITS, seed=i) for i in range(2)]
+        choice = layers.LSTM(UNITS).choose_implementation()
+        assert choice.implementation == "xla"
+        assert "faster than cuDNN" in choice.reason
         for options, call in [({}, {}), ({"go_backwards": True}, {}), ({}, {"mask": RIGHT})]:
             options = {"units": UNITS, "return_sequences": True, "return_state": True, **options}
-            on_cudnn = layers.LSTM(**options)
+            on_cudnn = layers.LSTM(**options, implementation="cudnn")
             assert on_cudnn.choose_implementation().implementation == "cudnn"
             assert on_cudnn.supports_jit
             expected = run_layer(layers.LSTM(**options, implementation="xla"), initial_state, call)

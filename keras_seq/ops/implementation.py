@@ -15,10 +15,8 @@ from keras_seq.ops.equations.attention import AttentionEquations
 from keras_seq.ops.equations.protocol import Equations
 
 IMPLEMENTATIONS = ("auto", "native", "cudnn", "xla")
-_ON_CUDNN = {
-    "tensorflow": "cuDNN covers it; xla serves under jit_compile, and masks that do not pad on the right",
-    "jax": "cuDNN covers it; xla serves where there is a mask",
-}
+_ON_CUDNN = "cuDNN covers it; xla serves under jit_compile, and masks that do not pad on the right"
+_FASTER_ON_JAX = "on JAX the scan that XLA compiles is faster than cuDNN: see benchmarks/gpu"
 _DTYPES = ("float32", "float64", "bfloat16")
 _in_use = contextvars.ContextVar("keras_seq_implementation", default=None)
 
@@ -74,7 +72,7 @@ def choose_implementation(
     dtype: str,
     features: CallFeatures = NO_FEATURES,
 ) -> Choice:
-    """Choose what runs a recurrence: with "auto" native if there is a kernel, else cudnn if it can, else xla.
+    """Choose what runs a recurrence: with "auto" native if there is a kernel, else cudnn on TensorFlow, else xla.
 
     `use_implementation` and, after it, the environment variable `KERAS_SEQ_IMPLEMENTATION` replace "auto".
 
@@ -104,7 +102,8 @@ def choose_implementation(
     if cudnn.sees_gpu():
         reason = why_not_cudnn(equations, dtype, features)
         if reason is None:
-            return Choice("cudnn", _ON_CUDNN[backend.backend()])
+            is_jax = backend.backend() == "jax"
+            return Choice("xla", _FASTER_ON_JAX) if is_jax else Choice("cudnn", _ON_CUDNN)
     return Choice("xla", reason)
 
 
