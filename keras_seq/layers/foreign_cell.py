@@ -33,10 +33,7 @@ class ForeignCellEquations:
         self.training = training
         self.states = 1 + len(states)
         if training:
-            if context_units and not _takes_context(cell):
-                context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
-                inputs = ops.concatenate([inputs, context], axis=-1)
-            _draw_dropout_masks(cell, inputs, _pack_states(cell, states))
+            draw_all_dropout_masks(cell, inputs, states, context_units)
 
     def describe(self):
         """Return a short name for messages."""
@@ -98,6 +95,21 @@ def _pack_states(cell, flat_states):
     return tree.pack_sequence_as(cell.state_size, list(flat_states))
 
 
+def draw_all_dropout_masks(cell, inputs, flat_states, context_units=0):
+    """Draw the masks that all steps share; the cell keeps them until `reset_all_dropout_masks`.
+
+    Args:
+        cell: any cell, or a stack.
+        inputs: (batch, features) of one step, for the shape of the masks.
+        flat_states: flat list of (batch, size), likewise.
+        context_units: number of features of the context that each step gets beside the inputs; 0 for none.
+    """
+    if context_units and not _takes_context(cell):
+        context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
+        inputs = ops.concatenate([inputs, context], axis=-1)
+    _draw_dropout_masks(cell, inputs, _pack_states(cell, flat_states))
+
+
 def reset_all_dropout_masks(cell):
     """Reset the dropout masks that a cell, or each cell of a stack, keeps for a run."""
     for flat_cell in _flat_cells(cell):
@@ -111,7 +123,7 @@ def _flat_cells(cell):
 
 
 def _draw_dropout_masks(cell, inputs, states):
-    """Draw the masks that all steps share, as `keras.layers.RNN` does before its loop; the cells keep them."""
+    """Draw masks as `keras.layers.RNN` does before its loop."""
     if _is_stack(cell):
         for inner, inner_states in zip(cell.cells, states, strict=True):
             inner_states = inner_states if isinstance(inner_states, (list, tuple)) else [inner_states]

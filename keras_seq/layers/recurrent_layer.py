@@ -115,6 +115,27 @@ def output_units(cell) -> int:
     return getattr(cell, "output_size", None) or keras.tree.flatten(cell.state_size)[0]
 
 
+class CellArgument:
+    """The argument `cell` of a model: a name, or an object that the model copies.
+
+    A model keeps it in this wrapper, because Keras takes a layer in an attribute for a part of the model.
+    """
+
+    def __init__(self, cell: str | keras.layers.Layer):
+        self.cell = cell
+
+    def get_config(self) -> str | dict:
+        """Return what the configuration of the model holds: the name, or the configuration of the object."""
+        return self.cell if isinstance(self.cell, str) else keras.saving.serialize_keras_object(self.cell)
+
+    @staticmethod
+    def restore(config: dict) -> dict:
+        """Return the configuration of a model with an object in the place of its configuration."""
+        if not isinstance(config.get("cell"), dict):
+            return config
+        return {**config, "cell": keras.saving.deserialize_keras_object(config["cell"])}
+
+
 def _check_cell(cell):
     is_cell = isinstance(cell, keras.layers.Layer) and hasattr(cell, "state_size")
     if not is_cell or isinstance(cell, (AttentionCell, keras.layers.RNN)):
