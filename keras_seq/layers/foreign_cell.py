@@ -63,14 +63,14 @@ def call_cell(cell, inputs, flat_states, training, context=None):
     options = {"training": training} if "training" in inspect.signature(cell.call).parameters else {}
     if context is not None:
         options["context"] = context
-    output, states = cell(inputs, _pack_states(cell, flat_states), **options)
+    output, states = cell(inputs, pack_states(cell, flat_states), **options)
     return ops.cast(output, inputs.dtype), [ops.cast(state, inputs.dtype) for state in tree.flatten(states)]
 
 
 def _call_stack(stack, output, flat_states, training, context):
     """Run one step of a stack. Its own `call` would pass the context to all of its cells."""
     new_states = []
-    for cell, states in zip(stack.cells, _pack_states(stack, flat_states), strict=True):
+    for cell, states in zip(stack.cells, pack_states(stack, flat_states), strict=True):
         output, states = call_cell(cell, output, tree.flatten(states), training, context)
         new_states += states
         context = None
@@ -88,7 +88,7 @@ def _is_stack(cell):
     return isinstance(cell, keras.layers.StackedRNNCells)
 
 
-def _pack_states(cell, flat_states):
+def pack_states(cell, flat_states):
     """Put a flat list of states into the structure that the cell expects."""
     if isinstance(cell.state_size, int):
         return [flat_states[0]]
@@ -107,7 +107,7 @@ def draw_all_dropout_masks(cell, inputs, flat_states, context_units=0):
     if context_units and not _takes_context(cell):
         context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
         inputs = ops.concatenate([inputs, context], axis=-1)
-    _draw_dropout_masks(cell, inputs, _pack_states(cell, flat_states))
+    _draw_dropout_masks(cell, inputs, pack_states(cell, flat_states))
 
 
 def reset_all_dropout_masks(cell):

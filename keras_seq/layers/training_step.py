@@ -33,7 +33,7 @@ def training_step(layer, inputs, memory=None, memory_mask=None):
     cells = [layer.cell] if attends else flat_cells(layer)
     # A cell has one generator for shared masks and for what each step draws. The next call begins where this one does.
     seeds = [variable for cell in cells for variable in cell.non_trainable_variables]
-    values = [ops.convert_to_tensor(variable) for variable in seeds]
+    values = [ops.copy(variable) for variable in seeds]
     fed_units = layer.fed_units(memory.shape[-1]) if attends else 0
     with keras.StatelessScope():
         _draw_masks(cells, inputs, fed_units)

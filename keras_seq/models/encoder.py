@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
-from keras_seq.layers.recurrent_layer import CellArgument, output_units, resolve_layer
+from keras_seq.layers.recurrent_layer import CellArgument, check_num_layers, output_units, resolve_layer
 from keras_seq.models.token_embedding import build_embedding, make_embedding, serialize_initializer
 from keras_seq.ops.random import child_seed
 
@@ -66,12 +66,7 @@ class Encoder(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(num_layers, int) or num_layers < 1:
-            raise ValueError(f"`num_layers` must be at least 1. Received: {num_layers}")
-        if num_layers > 1 and isinstance(cell, keras.layers.RNN):
-            raise ValueError(
-                f"`num_layers` must be 1 where `cell` is a layer, which has its own. Received: {num_layers}"
-            )
+        check_num_layers(num_layers, residual, cell)
         self.vocabulary_size = vocabulary_size
         self.embedding_dim = embedding_dim
         self._cell_argument = CellArgument(cell)
@@ -85,8 +80,8 @@ class Encoder(keras.layers.Layer):
         self.embedding = make_embedding(vocabulary_size, embedding_dim, embeddings_initializer, dtype=self.dtype_policy)
         seeds = [child_seed(seed, "Encoder", "dropout", i) for i in range(num_layers)]
         self.dropouts = [LockedDropout(dropout, seed=s, dtype=self.dtype_policy) for s in seeds]
-        self.layers = [self._make_layer(units, i) for i in range(num_layers)]
-        layer = self.layers[-1].forward_layer if bidirectional else self.layers[-1]
+        self.recurrent_layers = [self._make_layer(units, i) for i in range(num_layers)]
+        layer = self.recurrent_layers[-1].forward_layer if bidirectional else self.recurrent_layers[-1]
         self.units = output_units(layer.cell)
         self.summary_units = sum(tree.flatten(layer.state_size)) * (2 if bidirectional else 1)
 
@@ -113,6 +108,11 @@ class Encoder(keras.layers.Layer):
         return self.embedding.embeddings_initializer
 
     @property
+    def layers(self):
+        """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
+        return [self.embedding, *self.recurrent_layers]
+
+    @property
     def memory_units(self):
         """Number of features of the memory."""
         return self.units * (2 if self.bidirectional else 1)
@@ -120,14 +120,14 @@ class Encoder(keras.layers.Layer):
     def build(self, tokens_shape=None):
         build_embedding(self.embedding)
         features = self.embedding_dim
-        for layer in self.layers:
+        for layer in self.recurrent_layers:
             layer.build((None, None, features))
             features = self.memory_units
 
     def call(self, tokens, training=False):
         mask = ops.not_equal(tokens, PAD_ID)  # (batch, source)
         sequences = self.embedding(tokens)
-        for i, (dropout, layer) in enumerate(zip(self.dropouts, self.layers, strict=True)):
+        for i, (dropout, layer) in enumerate(zip(self.dropouts, self.recurrent_layers, strict=True)):
             inputs = dropout(sequences, training=training)
             outputs, *states = layer(inputs, mask=mask, training=training)
             sequences = outputs + inputs if i and self.residual else outputs
