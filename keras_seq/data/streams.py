@@ -52,11 +52,8 @@ def stream_batches(documents, batch_size=32, window=64, *, vectorizer=None, cut=
         [[2, 4], [2, 7]] [True, True] [[4, 5], [7, 3]]
         [[5, 6], [0, 0]] [False, False] [[6, 3], [0, 0]]
     """
-    for name, value in (("batch_size", batch_size), ("window", window)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
     values, lengths = document_ids(documents, vectorizer)
-    return _Streams(values, lengths, int(batch_size), int(window), cut).dataset(shuffle, seed)
+    return Streams(values, lengths, batch_size, window, cut).dataset(shuffle, seed)
 
 
 def document_ids(documents, vectorizer=None, label="`documents`"):
@@ -126,8 +123,8 @@ def _shorten(value):
 
 
 @dataclasses.dataclass
-class _Streams:
-    """Documents, and how their windows make streams."""
+class Streams:
+    """Documents, and how their windows make streams: see `stream_batches`."""
 
     values: np.ndarray  # (tokens,)
     lengths: np.ndarray  # (documents,)
@@ -136,6 +133,11 @@ class _Streams:
     cut: bool
 
     def __post_init__(self):
+        for name in ("batch_size", "window"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+            setattr(self, name, int(value))
         counts = self.lengths + 1  # targets of each document
         self.sizes = -(-counts // self.window)  # (documents,), numbers of windows
         if self.cut:
@@ -146,7 +148,8 @@ class _Streams:
             self.stream_of = _balance(self.sizes, self.batch_size)  # (documents,)
             self.steps = int(np.bincount(self.stream_of, self.sizes).max())
 
-    def dataset(self, shuffle, seed):
+    def dataset(self, shuffle=False, seed=None):
+        """Returns the batches of `stream_batches`."""
         documents = tf.data.Dataset.range(len(self.lengths))
         if shuffle:
             documents = documents.shuffle(len(self.lengths), seed=seed)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sequence-to-sequence model: an encoder, a decoder and the vocabularies of both sides."""
 
-import warnings
-
 import keras
 from keras import ops
 
@@ -143,21 +141,6 @@ class Seq2Seq(Evaluation, GenerativeModel):
         with keras.StatelessScope():  # does not advance the seeds, so the trained pass draws the same masks
             logits = self.decoder(tokens, memory, summary, **masks, training=True)
         return sampling.mix_parallel(tokens, logits, draws)
-
-    def train_step(self, data):
-        # As in Keras, except that batches are weighted by their tokens in the reported loss.
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        self._track_loss(loss, y)
-        if self.trainable_weights:
-            gradients = tape.gradient(scaled_loss, self.trainable_weights)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        else:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def fit(
         self,
