@@ -4,6 +4,7 @@
 import collections.abc
 import dataclasses
 import heapq
+import numbers
 
 import numpy as np
 
@@ -64,11 +65,11 @@ def document_ids(documents, vectorizer=None, label="`documents`"):
         vectorizer: see `stream_batches`.
         label: name of the documents in error messages.
     """
-    documents = _listed(documents, label)
-    if isinstance(documents[0], (str, bytes)):
+    documents = list_documents(documents, label)
+    if _is_text(documents[0]):
         if vectorizer is None:
             raise ValueError(f"{label} must be sequences of token ids unless there is a vectorizer. Received: strings")
-        if not all(isinstance(document, (str, bytes)) for document in documents):
+        if not all(map(_is_text, documents)):
             raise ValueError(f"{label} must be strings, or sequences of token ids. Received: some of both")
         ids = text_to_ids(vectorizer, tf.constant(documents, tf.string))
         return ids.flat_values.numpy().astype("int32"), ids.row_lengths().numpy()
@@ -76,24 +77,42 @@ def document_ids(documents, vectorizer=None, label="`documents`"):
     return np.concatenate(rows), np.array([len(row) for row in rows])
 
 
-def _listed(documents, label):
-    """Returns a list of documents, at least one: strings or sequences of token ids."""
-    if isinstance(documents, (tf.data.Dataset, collections.abc.Iterator)):
-        documents = [document for element in documents for document in _listed(element, label)]
-    elif isinstance(documents, (tf.Tensor, np.ndarray)) and len(documents.shape) == 0:
-        documents = [np.asarray(documents).item()]
-    elif isinstance(documents, (str, bytes)):
-        documents = [documents]
+def list_documents(documents, label="`documents`"):
+    """Returns a list of documents, at least one: strings or sequences of token ids. See `stream_batches`."""
+    if is_document(documents):
+        documents = [np.asarray(documents).item() if len(getattr(documents, "shape", [0])) == 0 else documents]
+    elif isinstance(documents, (tf.data.Dataset, collections.abc.Iterator)):
+        documents = [document for element in documents for document in list_documents(element, label)]
     elif isinstance(documents, tf.RaggedTensor):
         documents = [row.numpy() for row in documents]
     elif isinstance(documents, tf.Tensor):
         documents = documents.numpy()
-    documents = documents if isinstance(documents, np.ndarray) else list(documents)
+    if not hasattr(documents, "__len__"):
+        raise ValueError(f"{label} must be strings or sequences of token ids. Received: {_shorten(documents)}")
     if len(documents) == 0:
         raise ValueError(f"{label} must contain at least one document. Received: none")
-    if np.ndim(documents[0]) == 0 and not isinstance(documents[0], (str, bytes)):  # numbers
-        documents = [documents]
     return list(documents)
+
+
+def is_document(value):
+    """Whether a value is one document, a string or a sequence of token ids, rather than a sequence of documents."""
+    if isinstance(value, (tf.Tensor, np.ndarray)):
+        is_text = value.dtype == tf.string if isinstance(value, tf.Tensor) else value.dtype.kind in "OSUT"
+        return len(value.shape) == (0 if is_text else 1)
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and isinstance(value[0], (numbers.Number, np.generic)) and not _is_text(value[0])
+    return _is_text(value)
+
+
+def _is_text(value):
+    return isinstance(value, (str, bytes))
+
+
+def add_special_ids(values, lengths):
+    """Returns the token ids of documents, one after the other, each with `[START]` before it and `[END]` after it."""
+    ends = np.cumsum(lengths)
+    with_start = np.insert(values, ends - lengths, START_ID)
+    return np.insert(with_start, ends + np.arange(1, len(ends) + 1), END_ID)
 
 
 def _checked_ids(document, label):
@@ -153,10 +172,7 @@ class Streams:
         documents = tf.data.Dataset.range(len(self.lengths))
         if shuffle:
             documents = documents.shuffle(len(self.lengths), seed=seed)
-        # [START] before each document, and [END] after it.
-        ends = np.cumsum(self.lengths)
-        with_start = np.insert(self.values, ends - self.lengths, START_ID)
-        ids = tf.constant(np.insert(with_start, ends + np.arange(1, len(ends) + 1), END_ID))
+        ids = tf.constant(add_special_ids(self.values, self.lengths))
 
         def read(starts, lengths, is_start):
             columns = tf.range(self.window)
