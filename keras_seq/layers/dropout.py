@@ -227,7 +227,7 @@ class EmbeddingDropout(keras.layers.Wrapper):
     def compute_mask(self, inputs, mask=None):
         return self.layer.compute_mask(inputs)
 
-    def compute_output_shape(self, input_shape):  # the name in `build`, which `summary` needs
+    def compute_output_shape(self, input_shape):  # `summary` needs the name of `build`
         return self.layer.compute_output_shape(input_shape)
 
     def get_config(self):
