@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import set_mask
 from keras_seq.data.streams import Streams, add_special_ids, document_ids, is_document, list_documents
 from keras_seq.data.vocabulary import PAD_ID, START_ID
 from keras_seq.decoding.checks import check_count
@@ -15,19 +16,15 @@ from keras_seq.layers.search_step import choose_search_implementation, start_sea
 from keras_seq.models.carried_state import CarriedState
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.generation import GenerativeModel, SearchStart
+from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.models.token_loss import TokenLoss
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
 from keras_seq.models.token_side import TokenSide
 from keras_seq.ops.implementation import Choice, implementation_in_use
-from keras_seq.ops.random import child_seed
+from keras_seq.ops.random import check_rate, child_seed
 from keras_seq.training import Perplexity, masked_crossentropy
 
 _MAX_LENGTH = 200  # default of `generate`
-_ARGUMENTS = (
-    "vocabulary_size embedding_dim units cell num_layers vectorizer embedding_dropout input_dropout hidden_dropout "
-    "output_dropout recurrent_dropout recurrent_weight_dropout zoneout dropout_mode ar tar tie_embeddings "
-    "embeddings_initializer seed implementation"
-).split()
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -68,15 +65,17 @@ class LanguageModel(TokenLoss, GenerativeModel):
         self.vocabulary_size = vocabulary_size
         self.embedding_dim = embedding_dim
         self.units = units
-        self.cell = cell
+        self._get_cell = lambda: cell  # the layers copy it, so it is not itself a part of the model
         self.num_layers = num_layers
-        self.embedding_dropout = embedding_dropout
-        self.input_dropout = input_dropout
-        self.hidden_dropout = hidden_dropout
-        self.output_dropout = output_dropout
+        self.embedding_dropout = check_rate("embedding_dropout", embedding_dropout)
+        self.input_dropout = check_rate("input_dropout", input_dropout)
+        self.hidden_dropout = check_rate("hidden_dropout", hidden_dropout)
+        self.output_dropout = check_rate("output_dropout", output_dropout)
         self.recurrent_dropout = recurrent_dropout
         self.recurrent_weight_dropout = recurrent_weight_dropout
         self.zoneout = zoneout
+        if dropout_mode not in ("variational", "locked", "naive"):
+            raise ValueError(f'`dropout_mode` must be "variational", "locked" or "naive". Received: {dropout_mode!r}')
         self.dropout_mode = dropout_mode
         self.ar = ar
         self.tar = tar
@@ -89,9 +88,14 @@ class LanguageModel(TokenLoss, GenerativeModel):
 
     def _make_layers(self):
         policy, seed = self.dtype_policy, self.seed
-        self.embedding = keras.layers.Embedding(
-            self.vocabulary_size, self.embedding_dim, self.embeddings_initializer, dtype=policy
+        self.embedding = make_embedding(
+            self.vocabulary_size,
+            self.embedding_dim,
+            self.embeddings_initializer,
+            tied=self.tie_embeddings,
+            dtype=policy,
         )
+        self.embeddings_initializer = serialize_initializer(self.embedding)  # a matrix is not kept
         token_seed = child_seed(seed, "LanguageModel", "embedding_dropout")
         self.token_dropout = EmbeddingDropout(self.embedding, self.embedding_dropout, token_seed, dtype=policy)
         self.recurrent_layers = self._make_recurrent_layers()
@@ -103,7 +107,7 @@ class LanguageModel(TokenLoss, GenerativeModel):
         ]
         self.temporal_regularization = ActivationRegularization(tar=self.tar, dtype=policy)
         self.output_regularization = ActivationRegularization(ar=self.ar, dtype=policy)
-        self.readout = keras.layers.Dense(self.vocabulary_size, dtype=policy)
+        self.readout = make_readout(self.embedding, self.tie_embeddings, dtype=policy)
         sizes = tree.flatten([layer.state_size for layer in self.recurrent_layers])
         self._training_state = CarriedState(sizes, self.compute_dtype)
         self._evaluation_state = CarriedState(sizes, self.compute_dtype)
@@ -113,7 +117,10 @@ class LanguageModel(TokenLoss, GenerativeModel):
         options = {"recurrent_weight_dropout": self.recurrent_weight_dropout, "zoneout": self.zoneout}
         if self.recurrent_dropout:
             options |= {"recurrent_dropout": self.recurrent_dropout, "dropout_mode": self.dropout_mode}
-        units = [self.units] * check_count("num_layers", self.num_layers)
+        count = check_count("num_layers", self.num_layers)
+        units = self.units if isinstance(self.units, (list, tuple)) else [self.units] * count
+        if len(units) != count:
+            raise ValueError(f"`units` must be one number, or {count}, one for each layer. Received: {self.units}")
         return [
             resolve_layer(
                 self.cell,
@@ -128,12 +135,18 @@ class LanguageModel(TokenLoss, GenerativeModel):
         ]
 
     def build(self, input_shape=None):
+        build_embedding(self.embedding)
         self.token_dropout.build((None, None))
         features = self.embedding_dim
         for layer in self.recurrent_layers:
             layer.build((None, None, features))
             features = output_units(layer.cell)
         self.readout.build((None, None, features))
+
+    @property
+    def cell(self):
+        """The argument `cell`."""
+        return self._get_cell()
 
     @property
     def vectorizer(self):
@@ -170,7 +183,7 @@ class LanguageModel(TokenLoss, GenerativeModel):
         return tree.flatten([layer.get_initial_state(batch_size) for layer in self.recurrent_layers])
 
     def call(self, inputs, initial_state=None, return_state=False, training=False):
-        tokens, is_start = inputs if isinstance(inputs, tuple) else (inputs, None)
+        tokens, is_start = inputs if _is_pair(inputs) else (inputs, None)
         if is_start is not None:
             begin = self.get_initial_state(ops.shape(tokens)[0])
             state = begin if initial_state is None else initial_state
@@ -183,7 +196,8 @@ class LanguageModel(TokenLoss, GenerativeModel):
         outputs = self.dropouts[-1](outputs, training=training)
         if training:
             outputs = self.output_regularization(outputs, mask=mask)
-        logits = ops.copy(self.readout(outputs))  # the copy has no mask, because the loss itself excludes padding
+        set_mask(outputs, None)  # the loss itself excludes padding
+        logits = self.readout(outputs)
         return (logits, state) if return_state else logits
 
     def _run_layers(self, tokens, state, training):
@@ -209,8 +223,9 @@ class LanguageModel(TokenLoss, GenerativeModel):
         carried.assign(state)
         return logits
 
-    def fit(self, x=None, *, batch_size=32, window=64, validation_data=None, shuffle=True, seed=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=32, *, window=64, validation_data=None, shuffle=True, seed=None, **kwargs):
         """Trains the model on documents."""
+        _check_none(y=y)
         x = self._streams(x, "`x`", batch_size, window, shuffle=shuffle, seed=self.seed if seed is None else seed)
         if validation_data is not None:
             validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)
@@ -219,6 +234,7 @@ class LanguageModel(TokenLoss, GenerativeModel):
 
     def evaluate(self, x=None, y=None, batch_size=32, window=64, sample_weight=None, **kwargs):
         """Computes the loss and metrics for documents."""
+        _check_none(y=y, sample_weight=sample_weight)
         x = self._streams(x, "`x`", batch_size, window, cut=False)
         self._evaluation_state.start(_batch_size(x))
         return super().evaluate(x, **kwargs)
@@ -262,8 +278,8 @@ class LanguageModel(TokenLoss, GenerativeModel):
         verbose="auto",
     ):
         """Continues prompts."""
-        prompts = [None] if prompt is None else prompt
         is_single = prompt is None or is_document(prompt)
+        prompts = [prompt] if is_single else prompt
         options = {"sampler": sampler, "processors": processors, "seed": seed, "verbose": verbose}
         outputs = super().generate(prompts, max_length, batch_size, return_dict, **options)
         return outputs[0] if is_single and not return_dict else outputs
@@ -307,7 +323,7 @@ class LanguageModel(TokenLoss, GenerativeModel):
         def step(tokens, state, memory, is_live=None):
             outputs, new_state = tokens, []
             for i, run_layer in enumerate(steps):
-                outputs, final, _ = run_layer(outputs, tree.flatten(self._state_of_layer(state, i)), {}, is_live)
+                outputs, final, _ = run_layer(outputs, self._state_of_layer(state, i), {}, is_live)
                 new_state += final
             return self.readout(outputs), new_state, None
 
@@ -343,7 +359,13 @@ class LanguageModel(TokenLoss, GenerativeModel):
         return tf.where(targets == PAD_ID, 0.0, -losses), *state
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in _ARGUMENTS}
+        names = (
+            "vocabulary_size embedding_dim cell num_layers vectorizer embedding_dropout input_dropout hidden_dropout "
+            "output_dropout recurrent_dropout recurrent_weight_dropout dropout_mode ar tar tie_embeddings "
+            "embeddings_initializer seed implementation"
+        )
+        config = {name: getattr(self, name) for name in names.split()}
+        config |= {name: _plain(getattr(self, name)) for name in ("units", "zoneout")}
         serialized = {
             name: keras.saving.serialize_keras_object(config[name])
             for name in ("cell", "vectorizer")
@@ -361,6 +383,11 @@ class LanguageModel(TokenLoss, GenerativeModel):
         return cls(**{**config, **restored})
 
 
+def _plain(value):
+    """Returns a number, or a list of numbers. Keras wraps lists in attributes."""
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
 def _check_vocabulary(vocabulary_size, vectorizer):
     """Returns the size of the vocabulary, by default that of the vectorizer."""
     if vectorizer is None:
@@ -372,6 +399,27 @@ def _check_vocabulary(vocabulary_size, vectorizer):
             f"Received: {vocabulary_size}"
         )
     return size if vocabulary_size is None else vocabulary_size
+
+
+def _is_pair(inputs):
+    """Whether the inputs of a call are `(tokens, is_start)`, rather than tokens."""
+    if not isinstance(inputs, (list, tuple)):
+        return False
+    if [len(getattr(x, "shape", ())) for x in inputs] != [2, 1]:
+        raise ValueError(
+            "`inputs` must be token ids (batch, time), or a pair `(tokens, is_start)` of shapes (batch, time) and "
+            f"(batch,). Received: {inputs}"
+        )
+    return True
+
+
+def _check_none(**arguments):
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must be None: the targets of a language model are the tokens of `x`. Received: {name} of "
+                f"type {type(value).__name__}"
+            )
 
 
 def _batch_size(streams):
