@@ -428,7 +428,7 @@ class GenerativeModel(keras.Model):
         export.export_saved_model(self, path)
 
     def endpoints(self):
-        """Returns the functions of sources that `export` writes, by name."""
+        """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
         num_beams = min(_EXPORTED_BEAMS, self._sides.target.vocabulary_size - len(_FORBIDDEN))
         beam = BeamSampler(num_beams, num_return_sequences=num_beams)
 
@@ -437,9 +437,12 @@ class GenerativeModel(keras.Model):
             del results["scores"]  # those of greedy search are the log-probabilities
             return results
 
+        def five_best(inputs):
+            return self.decode(inputs, sampler=beam, return_attention_weights=False)
+
         return {
-            "serving_default": greedy,
-            "generate_beam": lambda inputs: self.decode(inputs, sampler=beam, return_attention_weights=False),
+            name: (function, [self.source_spec])
+            for name, function in (("serving_default", greedy), ("generate_beam", five_best))
         }
 
 

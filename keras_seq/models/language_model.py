@@ -2,34 +2,100 @@
 """The language model: predicts each token of a document from those before it."""
 
 import keras
-import numpy as np
 from keras import ops, tree
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import set_mask
-from keras_seq.data.streams import Streams, add_special_ids, document_ids, is_document, list_documents
 from keras_seq.data.vocabulary import PAD_ID, START_ID
 from keras_seq.decoding.checks import check_count
 from keras_seq.layers import ActivationRegularization, EmbeddingDropout, LockedDropout
 from keras_seq.layers.recurrent_layer import output_units, resolve_layer
 from keras_seq.layers.search_step import choose_search_implementation, start_search
-from keras_seq.models.carried_state import CarriedState
-from keras_seq.models.function_cache import compile_once
-from keras_seq.models.generation import GenerativeModel, SearchStart
+from keras_seq.models.continuation import DEFAULT_LENGTH, Continuation
+from keras_seq.models.generation import SearchStart
+from keras_seq.models.streams import StreamTraining
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
-from keras_seq.models.token_loss import TokenLoss
-from keras_seq.models.token_rows import TokenRows, in_order, length_batches
-from keras_seq.models.token_side import TokenSide
-from keras_seq.ops.implementation import Choice, implementation_in_use
+from keras_seq.ops.implementation import Choice
 from keras_seq.ops.random import check_rate, child_seed
-from keras_seq.training import Perplexity, masked_crossentropy
-
-_MAX_LENGTH = 200  # default of `generate`
 
 
 @keras.saving.register_keras_serializable("keras_seq")
-class LanguageModel(TokenLoss, GenerativeModel):
-    """A recurrent language model (Mikolov et al. 2010), with the regularization of AWD-LSTM (Merity et al. 2018)."""
+class LanguageModel(StreamTraining, Continuation):
+    """A recurrent language model (Mikolov et al. 2010), with the regularization of AWD-LSTM (Merity et al. 2018).
+
+    It predicts each token of a document from all tokens before it. The first input is `[START]`, the last target is
+    `[END]`. Compile, fit, evaluate and save it like any Keras model. Call `generate` to continue prompts, and `score`
+    for the probability of documents.
+
+    With a vectorizer, the documents are strings, and its vocabulary is saved in the `.keras` file and the SavedModel.
+    Without one they are sequences of token ids: 0 is padding, 1 an unknown token, 2 is `[START]` and 3 is `[END]`,
+    which the model adds itself.
+
+    The model trains on streams of documents by truncated backpropagation through time: it reads them window by window,
+    carries the state of each stream from one window to the next, without its gradient, and resets it where a document
+    starts. See `keras_seq.data.stream_batches`. The carried states belong to neither the weights nor the saved model.
+
+    The five dropouts of AWD-LSTM are arguments: `embedding_dropout` (dropoute in its code), `input_dropout` (dropouti),
+    `hidden_dropout` (dropouth), `output_dropout` (dropout) and `recurrent_weight_dropout` (wdrop). So are its
+    activation regularization `ar` (alpha) and `tar` (beta), and `tie_embeddings`. AWD-LSTM itself is
+    `LanguageModel(vocabulary_size, 400, [1150, 1150, 400], num_layers=3, embedding_dropout=0.1, input_dropout=0.65,
+    hidden_dropout=0.3, output_dropout=0.4, recurrent_weight_dropout=0.5, ar=2, tar=1, tie_embeddings=True)`.
+
+    Args:
+        vocabulary_size: number of tokens, including the four special ones. Defaults to that of the vectorizer.
+        embedding_dim: size of the embeddings.
+        units: size of the state of each layer, or a list with one for each layer. None if `cell` is an object.
+        cell: "lstm", "gru", "mgu" or "simple_rnn"; a recurrent cell of keras_seq, of Keras or your own; or a recurrent
+            layer, which has its own number of cells. Objects are copied.
+        num_layers: number of layers; each one reads the outputs of the one below.
+        vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if documents are token ids.
+        embedding_dropout: fraction of the distinct tokens of a window whose embeddings are dropped, at all their
+            positions; see `keras_seq.layers.EmbeddingDropout`.
+        input_dropout: fraction of the features of the embeddings to drop.
+        hidden_dropout: fraction of the features to drop between two layers.
+        output_dropout: fraction of the outputs of the last layer to drop.
+        recurrent_dropout: fraction of the units of the previous h to drop in the recurrent product; see
+            `keras_seq.layers.LSTM`. Like the next two it needs a cell given by name.
+        recurrent_weight_dropout: fraction of the entries of the recurrent kernel to drop; see `keras_seq.layers.LSTM`.
+        zoneout: probability that a unit keeps its state; see `keras_seq.layers.LSTM`.
+        dropout_mode: "variational" or "locked" if all steps of a window share the masks of `input_dropout`,
+            `hidden_dropout`, `output_dropout` and `recurrent_dropout`; "naive" if each step draws its own. "locked"
+            excludes `recurrent_dropout`.
+        ar: coefficient of activation regularization, on the outputs of the last layer after dropout; see
+            `keras_seq.layers.ActivationRegularization`. It is a part of the loss in training only.
+        tar: coefficient of temporal activation regularization, on these outputs before dropout. Likewise.
+        tie_embeddings: whether the readout multiplies with the transposed embeddings (Press & Wolf 2017). If the last
+            layer has another size than the embeddings, a projection comes between.
+        embeddings_initializer: initializer of the embeddings, or a matrix (vocabulary_size, embedding_dim).
+        seed: random seed of all masks. Each part draws its own numbers.
+        implementation: see `keras_seq.layers.LSTM`.
+        **kwargs: arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: token ids (batch, time), 0 = padding, or a pair `(tokens, is_start)`, where `is_start` (batch,) is True
+            for rows whose state is reset before the first step.
+        initial_state: list of tensors (batch, size), by default the state in which documents begin.
+        return_state: whether to return the state after the last step, which continues with the next call.
+        training: whether to apply dropout and activation regularization.
+
+    Returns:
+        Logits (batch, time, vocabulary) of the next tokens. Ignore those of padding. With `return_state`, a pair
+        `(logits, state)`.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+        >>> import keras_seq
+        >>> documents = ["the cat sat on the mat", "that cat", "a mat"]
+        >>> vectorizer = keras_seq.data.text_vectorizer(documents)
+        >>> model = keras_seq.LanguageModel(embedding_dim=8, units=16, vectorizer=vectorizer)
+        >>> model.compile("adam")
+        >>> history = model.fit(documents, batch_size=2, window=8, verbose=0)
+        >>> text = model.generate("the ", sampler="random", max_length=20)
+        >>> model.score(["the cat", "the mat"]).shape
+        (2,)
+    """
 
     def __init__(
         self,
@@ -57,12 +123,7 @@ class LanguageModel(TokenLoss, GenerativeModel):
         **kwargs,
     ):
         vocabulary_size = _check_vocabulary(vocabulary_size, vectorizer)
-        prompts, continuations = (
-            TokenSide(name, f"`{name}`", vectorizer, vocabulary_size, adds_end=adds_end)
-            for name, adds_end in (("prompt", False), ("documents", True))
-        )
-        super().__init__(prompts, continuations, **kwargs)
-        self.vocabulary_size = vocabulary_size
+        super().__init__(vectorizer, vocabulary_size, **kwargs)
         self.embedding_dim = embedding_dim
         self.units = units
         self._get_cell = lambda: cell  # the layers copy it, so it is not itself a part of the model
@@ -80,22 +141,20 @@ class LanguageModel(TokenLoss, GenerativeModel):
         self.ar = ar
         self.tar = tar
         self.tie_embeddings = tie_embeddings
-        self.embeddings_initializer = embeddings_initializer
         self.seed = seed
         self.implementation = implementation
-        self._make_layers()
+        self._make_layers(embeddings_initializer)
         self.build()
 
-    def _make_layers(self):
+    def _make_layers(self, embeddings_initializer):
         policy, seed = self.dtype_policy, self.seed
         self.embedding = make_embedding(
             self.vocabulary_size,
             self.embedding_dim,
-            self.embeddings_initializer,
+            embeddings_initializer,
             tied=self.tie_embeddings,
             dtype=policy,
         )
-        self.embeddings_initializer = serialize_initializer(self.embedding)  # a matrix is not kept
         token_seed = child_seed(seed, "LanguageModel", "embedding_dropout")
         self.token_dropout = EmbeddingDropout(self.embedding, self.embedding_dropout, token_seed, dtype=policy)
         self.recurrent_layers = self._make_recurrent_layers()
@@ -108,9 +167,7 @@ class LanguageModel(TokenLoss, GenerativeModel):
         self.temporal_regularization = ActivationRegularization(tar=self.tar, dtype=policy)
         self.output_regularization = ActivationRegularization(ar=self.ar, dtype=policy)
         self.readout = make_readout(self.embedding, self.tie_embeddings, dtype=policy)
-        sizes = tree.flatten([layer.state_size for layer in self.recurrent_layers])
-        self._training_state = CarriedState(sizes, self.compute_dtype)
-        self._evaluation_state = CarriedState(sizes, self.compute_dtype)
+        self.start_states(tree.flatten([layer.state_size for layer in self.recurrent_layers]))
 
     def _make_recurrent_layers(self):
         """Returns the recurrent layers, one for each layer of the model: dropouts lie between them."""
@@ -149,34 +206,14 @@ class LanguageModel(TokenLoss, GenerativeModel):
         return self._get_cell()
 
     @property
-    def vectorizer(self):
-        """The layer that maps strings to token ids, or None."""
-        return self.target_vectorizer
-
-    @property
-    def has_attention(self):
-        return False
+    def embeddings_initializer(self):
+        """The initializer of the embeddings. A matrix of initial values is not kept."""
+        return self.embedding.embeddings_initializer
 
     def choose_implementation(self):
         """Return what runs the steps of a search, and why: a `Choice` of `keras_seq.ops.implementation`."""
         choices = [choose_search_implementation(layer) for layer in self.recurrent_layers]
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
-
-    def compile(self, optimizer="adam", loss="auto", metrics="auto", *, sampler="greedy", **kwargs):
-        """Configures the model for training.
-
-        Args:
-            optimizer: see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
-                tokens.
-            metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.Perplexity()`. For models of
-                characters you can use `keras_seq.training.BitsPerToken()`.
-            sampler: how `generate` chooses tokens by default; see there.
-            **kwargs: other arguments of `keras.Model.compile`.
-        """
-        loss = masked_crossentropy() if loss == "auto" else loss
-        metrics = [Perplexity()] if metrics == "auto" else metrics
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, sampler=sampler, **kwargs)
 
     def get_initial_state(self, batch_size):
         """Returns the state in which documents begin, a list of tensors (batch, size)."""
@@ -217,91 +254,6 @@ class LanguageModel(TokenLoss, GenerativeModel):
         first, last = len(tree.flatten(sizes[:-1])), len(tree.flatten(sizes))
         return tree.pack_sequence_as(sizes[-1], state[first:last])
 
-    def run_batch(self, x, training):
-        carried = self._training_state if training else self._evaluation_state
-        logits, state = self(x, initial_state=carried.read(), return_state=True, training=training)
-        carried.assign(state)
-        return logits
-
-    def fit(self, x=None, y=None, batch_size=32, *, window=64, validation_data=None, shuffle=True, seed=None, **kwargs):
-        """Trains the model on documents."""
-        _check_none(y=y)
-        x = self._streams(x, "`x`", batch_size, window, shuffle=shuffle, seed=self.seed if seed is None else seed)
-        if validation_data is not None:
-            validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)
-        self._training_state.start(_batch_size(x))
-        return super().fit(x, validation_data=validation_data, shuffle=False, **kwargs)
-
-    def evaluate(self, x=None, y=None, batch_size=32, window=64, sample_weight=None, **kwargs):
-        """Computes the loss and metrics for documents."""
-        _check_none(y=y, sample_weight=sample_weight)
-        x = self._streams(x, "`x`", batch_size, window, cut=False)
-        self._evaluation_state.start(_batch_size(x))
-        return super().evaluate(x, **kwargs)
-
-    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """Trains on one batch of streams. The state goes on from the batch before, if that had as many streams."""
-        self._training_state.ensure(len(x[0]))
-        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Evaluates one batch of streams. The state goes on from the batch before, if that had as many streams."""
-        self._evaluation_state.ensure(len(x[0]))
-        return super().test_on_batch(x, y, sample_weight, return_dict)
-
-    def _streams(self, documents, label, batch_size, window, *, cut=True, **order):
-        """Returns the batches of streams of documents, or those that are given."""
-        if isinstance(documents, tf.data.Dataset) and isinstance(documents.element_spec, tuple):
-            return documents
-        return Streams(*self._document_ids(documents, label), batch_size, window, cut).dataset(**order)
-
-    def _document_ids(self, documents, label):
-        """Returns the token ids of all documents, one after the other, and their lengths."""
-        values, lengths = document_ids(documents, self.vectorizer, label)
-        if values.size and values.max() >= self.vocabulary_size:
-            raise ValueError(
-                f"{label} must be token ids less than the vocabulary size, {self.vocabulary_size}. "
-                f"Received: {values.max()}"
-            )
-        return values, lengths
-
-    def generate(
-        self,
-        prompt=None,
-        max_length=_MAX_LENGTH,
-        batch_size=256,
-        return_dict=False,
-        *,
-        sampler=None,
-        processors=(),
-        seed=None,
-        verbose="auto",
-    ):
-        """Continues prompts."""
-        is_single = prompt is None or is_document(prompt)
-        prompts = [prompt] if is_single else prompt
-        options = {"sampler": sampler, "processors": processors, "seed": seed, "verbose": verbose}
-        outputs = super().generate(prompts, max_length, batch_size, return_dict, **options)
-        return outputs[0] if is_single and not return_dict else outputs
-
-    def _source_batches(self, inputs, batch_size):
-        prompts = list_documents(inputs, "`prompt`")
-        is_given = np.array([prompt is not None for prompt in prompts])
-        lengths = np.zeros(len(prompts), "int64")
-        values = np.zeros(0, "int32")
-        if is_given.any():
-            values, lengths[is_given] = self._document_ids([p for p in prompts if p is not None], "`prompt`")
-        if np.any(is_given & (lengths == 0)):
-            raise ValueError(
-                "`prompt` must not be empty. Leave it out, or pass None, to begin a document. Received: ''"
-            )
-        rows = TokenRows(values, lengths)
-        for indices in length_batches(lengths, batch_size):
-            yield indices.astype("int32"), tf.constant(rows.padded(indices))
-
-    def decode(self, inputs, max_length=0, **options):
-        return super().decode(inputs, max_length, **{**options, "return_attention_weights": False})
-
     def start_search(self, source_ids, num_beams=1):
         """Runs the layers over prompts, up to the last token of each.
 
@@ -327,45 +279,17 @@ class LanguageModel(TokenLoss, GenerativeModel):
                 new_state += final
             return self.readout(outputs), new_state, None
 
-        return SearchStart(step, state, {}, last, tf.fill(tf.shape(last), _MAX_LENGTH))
-
-    def score(self, documents, batch_size=32, return_dict=False, *, window=64):
-        """Computes the natural logarithm of the probability of each document, with teacher forcing."""
-        check_count("batch_size", batch_size)
-        check_count("window", window)
-        values, lengths = self._document_ids(documents, "`documents`")
-        rows = TokenRows(add_special_ids(values, lengths), lengths + 2)
-        specs = [tf.TensorSpec([None, None], tf.int32)]
-        specs += [tf.TensorSpec([None, state.shape[1]], state.dtype) for state in self.get_initial_state(1)]
-        compute = self._functions.get(
-            ("score", implementation_in_use()), lambda: compile_once(self._score_window, specs)
-        )
-        batches = []
-        for indices in length_batches(rows.lengths, batch_size):
-            ids, state, scores = rows.padded(indices), self.get_initial_state(len(indices)), []
-            for first in range(0, ids.shape[1] - 1, window):
-                part, *state = compute(tf.constant(ids[:, first : first + window + 1]), *state)
-                scores.append(part.numpy())
-            batches.append((indices, {"token_log_probabilities": np.concatenate(scores, 1), "token_ids": ids[:, 1:]}))
-        results = in_order(batches)
-        results["log_probabilities"] = results["token_log_probabilities"].sum(axis=1)
-        return results if return_dict else results["log_probabilities"]
-
-    def _score_window(self, ids, *state):
-        """Computes the log-probabilities (batch, time) of ids (batch, 1 + time), zeros for padding, and the state."""
-        tokens, targets = tf.where(ids[:, 1:] == PAD_ID, PAD_ID, ids[:, :-1]), ids[:, 1:]
-        logits, state = self(tokens, initial_state=list(state), return_state=True, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, ops.cast(logits, "float32"))
-        return tf.where(targets == PAD_ID, 0.0, -losses), *state
+        return SearchStart(step, state, {}, last, tf.fill(tf.shape(last), DEFAULT_LENGTH))
 
     def get_config(self):
         names = (
             "vocabulary_size embedding_dim cell num_layers vectorizer embedding_dropout input_dropout hidden_dropout "
-            "output_dropout recurrent_dropout recurrent_weight_dropout dropout_mode ar tar tie_embeddings "
-            "embeddings_initializer seed implementation"
+            "output_dropout recurrent_dropout recurrent_weight_dropout dropout_mode ar tar tie_embeddings seed "
+            "implementation"
         )
         config = {name: getattr(self, name) for name in names.split()}
         config |= {name: _plain(getattr(self, name)) for name in ("units", "zoneout")}
+        config["embeddings_initializer"] = serialize_initializer(self.embedding)
         serialized = {
             name: keras.saving.serialize_keras_object(config[name])
             for name in ("cell", "vectorizer")
@@ -411,28 +335,3 @@ def _is_pair(inputs):
             f"(batch,). Received: {inputs}"
         )
     return True
-
-
-def _check_none(**arguments):
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(
-                f"`{name}` must be None: the targets of a language model are the tokens of `x`. Received: {name} of "
-                f"type {type(value).__name__}"
-            )
-
-
-def _batch_size(streams):
-    """Returns the number of streams of a dataset of batches, or raises a ValueError."""
-    spec = streams.element_spec
-    try:
-        (tokens, is_start), targets = spec
-        sizes = {tokens.shape[0], is_start.shape[0], targets.shape[0]}
-    except (TypeError, ValueError, AttributeError, IndexError):
-        sizes = {None}
-    if len(sizes) > 1 or None in sizes:
-        raise ValueError(
-            "`x` must be documents, or batches `((tokens, is_start), targets)` of a static batch size, as from "
-            f"`keras_seq.data.stream_batches`. Received: a dataset of {spec}"
-        )
-    return sizes.pop()

@@ -347,6 +347,13 @@ def test_explain_shows_native_kernels(no_forced_implementation):
     assert "steps of a search" in rows[0].reason
 
 
+@pytest.fixture(scope="module")
+def compiled_model():
+    model = make_model()
+    model.compile("adam")
+    return model
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -378,8 +385,15 @@ def test_explain_shows_native_kernels(no_forced_implementation):
         (lambda model: model([np.ones((1, 2)), np.ones((1, 2))]), "`inputs` must be"),
     ],
 )
-def test_bad_input_is_one_clear_error(call, message):
-    model = make_model()
-    model.compile("adam")
+def test_bad_input_is_one_clear_error(call, message, compiled_model):
     with pytest.raises(ValueError, match=message):
-        call(model)
+        call(compiled_model)
+
+
+def test_a_matrix_of_initial_embeddings_is_not_a_part_of_the_configuration(tmp_path):
+    matrix = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+    model = keras_seq.LanguageModel(9, 4, 5, embeddings_initializer=matrix)
+    np.testing.assert_array_equal(model.embedding.embeddings, matrix)
+    assert len(str(model.get_config())) < 2000
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras").embedding.embeddings, matrix)
