@@ -73,6 +73,7 @@ class Encoder(keras.layers.Layer):
         seeds = [child_seed(seed, "Encoder", "dropout", i) for i in range(num_layers)]
         self.dropouts = [LockedDropout(dropout, seed=s, dtype=self.dtype_policy) for s in seeds]
         self.layers = [self._make_layer(child_seed(seed, "Encoder", "layer", i)) for i in range(num_layers)]
+        self.supports_masking = True
 
     def _make_layer(self, seed):
         layer = make_layer(
@@ -112,6 +113,9 @@ class Encoder(keras.layers.Layer):
         for dropout, layer in zip(self.dropouts, self.layers, strict=True):
             sequences, *states = layer(dropout(sequences, training=training), mask=mask, training=training)
         return sequences, ops.concatenate(states, axis=-1)
+
+    def compute_mask(self, tokens, previous_mask=None):
+        return [ops.not_equal(tokens, PAD_ID), None]  # of memory and summary
 
     def compute_output_spec(self, tokens, training=False):
         memory = keras.KerasTensor((*tokens.shape, self.memory_units), dtype=self.compute_dtype)
