@@ -9,7 +9,9 @@ from keras_seq.ops import use_implementation
 
 
 def export_saved_model(model, path):
-    """Writes a `Seq2Seq` as a SavedModel that needs neither Keras nor keras_seq. `Seq2Seq.export` calls it.
+    """Writes a model as a SavedModel that needs neither Keras nor keras_seq. The model's method `export` calls it.
+
+    This describes the SavedModel of a `Seq2Seq`; for others see their `export`.
 
     The signature `serving_default` takes:
 
@@ -48,7 +50,7 @@ def export_saved_model(model, path):
     archive = keras.export.ExportArchive()
     for layer in (model, *model.text_layers):
         archive.track(layer)
-    for name, function in model.endpoints().items():
-        archive.add_endpoint(name, function, input_signature=[model.source_spec])
+    for name, (function, input_signature) in model.endpoints().items():
+        archive.add_endpoint(name, function, input_signature=input_signature)
     with use_implementation("xla"):  # native ops would need our library where the model is loaded
         archive.write_out(str(path), verbose=False)

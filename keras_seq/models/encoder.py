@@ -84,6 +84,7 @@ class Encoder(keras.layers.Layer):
         layer = self.recurrent_layers[-1].forward_layer if bidirectional else self.recurrent_layers[-1]
         self.units = output_units(layer.cell)
         self.summary_units = sum(tree.flatten(layer.state_size)) * (2 if bidirectional else 1)
+        self.supports_masking = True
 
     def _make_layer(self, units, index):
         layer = resolve_layer(
@@ -135,6 +136,9 @@ class Encoder(keras.layers.Layer):
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.memory_units), (tokens_shape[0], self.summary_units)
+
+    def compute_mask(self, tokens, previous_mask=None):
+        return [ops.not_equal(tokens, PAD_ID), None]  # of memory and summary
 
     def get_config(self):
         names = "vocabulary_size embedding_dim units num_layers bidirectional dropout recurrent_dropout seed"
