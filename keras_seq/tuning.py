@@ -26,7 +26,7 @@ class Seq2SeqHyperModel(keras_tuner.HyperModel):
     Args:
         source_vectorizer: a layer from `keras_seq.data.text_vectorizer`, for the sources.
         target_vectorizer: a layer from `keras_seq.data.text_vectorizer`, for the targets.
-        cell: list of cells of encoder and decoder: "lstm", "gru", "mgu" or "rnn".
+        cell: list of cells of encoder and decoder: "lstm", "gru", "mgu" or "simple_rnn".
         units: list of sizes of the states.
         embedding_dim: list of sizes of the embeddings.
         dropout: list of fractions of the features to drop, in encoder and decoder.

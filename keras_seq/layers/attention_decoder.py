@@ -34,8 +34,8 @@ class AttentionDecoder(AttentiveLayer):
 
     Args:
         units: size of the cell's output h.
-        cell: "lstm", "gru", "mgu" or "rnn", or a cell of keras_seq, of Keras or your own. A foreign cell applies its
-            own dropout, to all of its input: `[x, context]` with input feeding.
+        cell: "lstm", "gru", "mgu" or "simple_rnn", or a cell of keras_seq, of Keras or your own. A foreign cell applies
+            its own dropout, to all of its input: `[x, context]` with input feeding.
         attention: an attention layer, or "bahdanau", "luong" (`LuongAttention("general")`) or "monotonic". By default
             `BahdanauAttention(units)`.
         input_feeding: whether the cell reads the output of the attention.

@@ -30,7 +30,7 @@ class Decoder(keras.layers.Layer):
         vocabulary_size: number of target tokens, including the special ones.
         embedding_dim: size of the embeddings.
         units: size of the state.
-        cell: "lstm", "gru", "mgu" or "rnn".
+        cell: "lstm", "gru", "mgu" or "simple_rnn".
         attention: "bahdanau", "luong" (`LuongAttention("general")`), "monotonic", an attention layer of
             `keras_seq.layers`, or None.
         dropout: fraction of the features of embeddings and outputs to drop. All time steps share a mask.

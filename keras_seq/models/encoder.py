@@ -18,7 +18,7 @@ class Encoder(keras.layers.Layer):
         vocabulary_size: number of source tokens, including the special ones.
         embedding_dim: size of the embeddings.
         units: size of the state of each layer and direction.
-        cell: "lstm", "gru", "mgu" or "rnn".
+        cell: "lstm", "gru", "mgu" or "simple_rnn".
         num_layers: number of stacked recurrent layers.
         bidirectional: whether each layer runs in both directions.
         dropout: fraction of the features to drop before each layer. All time steps share a mask.

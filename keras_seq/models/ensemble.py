@@ -68,11 +68,11 @@ class Ensemble(Evaluation, GenerativeModel):
         if average not in _AVERAGES:
             raise ValueError(f'`average` must be "probabilities" or "log_probabilities". Received: {average!r}')
         models = _check_models(models)
-        sizes = (models[0].encoder.vocabulary_size, models[0].decoder.vocabulary_size)
-        super().__init__(models[0].source_vectorizer, models[0].target_vectorizer, *sizes, **kwargs)
+        sides = models[0]._sides
+        super().__init__(sides.source, sides.target, **kwargs)
         self.models = models
         self.average = average
-        self._pairs = TrainingPairs(self._vocabularies.source, self._vocabularies.target)
+        self._pairs = TrainingPairs(self._sides.source, self._sides.target)
         self.build()
 
     def build(self, input_shape=None):
@@ -88,7 +88,7 @@ class Ensemble(Evaluation, GenerativeModel):
     def start_search(self, source_ids, num_beams=1):
         """Encodes sources with each member. State and memory are tuples with one item per member."""
         started = [model.start_search(source_ids, num_beams) for model in self.models]
-        steps, states, memories, limits = zip(*started, strict=True)
+        steps, states, memories, *_ = zip(*started, strict=True)
 
         def step(tokens, state, memory, is_live=None):
             members = zip(steps, state, memory, strict=True)
@@ -96,7 +96,8 @@ class Ensemble(Evaluation, GenerativeModel):
             logits, states, attention_weights = zip(*results, strict=True)
             return _average_logits(logits, self.average), states, self._average_attention(attention_weights)
 
-        return step, states, memories, limits[0]  # limits depend on the sources alone
+        # First tokens, limits and masks depend on the sources alone.
+        return started[0]._replace(step=step, state=states, memory=memories)
 
     def fit(self, *args, **kwargs):
         """Raises a NotImplementedError: an ensemble averages models that are trained already."""

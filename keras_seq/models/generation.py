@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all models that generate sequences have in common: `generate`, `score`, `predict`, `decode` and `export`."""
 
+from typing import Any, NamedTuple
+
 import keras
 import numpy as np
 from keras import ops
@@ -14,7 +16,7 @@ from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.token_rows import in_order, length_batches
-from keras_seq.models.token_side import Vocabularies, check_sources, is_batched, shorten, source_windows
+from keras_seq.models.token_side import Sides, check_sources, is_batched, shorten, source_windows
 from keras_seq.models.training_pairs import holds_call_inputs
 from keras_seq.ops.implementation import implementation_in_use
 
@@ -24,24 +26,33 @@ _EXPORTED_BEAMS = 5
 _FORBIDDEN = (PAD_ID, START_ID)  # never chosen
 
 
+class SearchStart(NamedTuple):
+    """What a search needs of a model and its sources: what `GenerativeModel.start_search` returns."""
+
+    step: Any  # step function of `keras_seq.decoding.search`
+    state: Any  # nested tensors (sources, ...), its first state
+    memory: Any  # nested tensors (sources, ...), what it reads of each source
+    first_tokens: Any  # int32 (sources,), its first input
+    limits: Any  # int32 (sources,), the default maximum number of output tokens
+    memory_mask: Any = None  # booleans (sources, positions), True = keep, or None if all positions count
+
+
 class GenerativeModel(keras.Model):
-    """A model that maps source sequences to target sequences, token by token.
+    """A model that maps sources to target sequences, token by token.
 
     A subclass defines `call` and `start_search`.
 
     Args:
-        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are token ids.
-        target_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if targets are token ids.
-        source_size: number of source tokens.
-        target_size: number of target tokens.
+        source_side: `TokenSide` of the sources.
+        target_side: `TokenSide` of the targets.
         **kwargs: arguments of `keras.Model`.
     """
 
     sampler = None  # set by `compile`
 
-    def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size, **kwargs):
+    def __init__(self, source_side, target_side, **kwargs):
         super().__init__(**kwargs)
-        self._vocabularies = Vocabularies(source_vectorizer, target_vectorizer, source_size, target_size)
+        self._sides = Sides(source_side, target_side)
         self._functions = FunctionCache()
 
     def start_search(self, source_ids, num_beams=1):
@@ -52,9 +63,7 @@ class GenerativeModel(keras.Model):
             num_beams: number of rows of each source in a step.
 
         Returns:
-            `(step, state, memory, limits)`: the step function of `keras_seq.decoding.search`; its first state, nested
-            tensors (batch, ...); what it reads of each source, nested tensors (batch, ...); and the default maximum
-            number of output tokens, int32 (batch,).
+            A `SearchStart`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `start_search`.")
 
@@ -87,17 +96,17 @@ class GenerativeModel(keras.Model):
     @property
     def source_vectorizer(self):
         """The layer that maps source strings to token ids, or None."""
-        return self._vocabularies.source.vectorizer
+        return self._sides.source.vectorizer
 
     @property
     def target_vectorizer(self):
         """The layer that maps target strings to token ids, or None."""
-        return self._vocabularies.target.vectorizer
+        return self._sides.target.vectorizer
 
     @property
     def text_layers(self):
         """The layers that process strings, before a training step and after a search."""
-        return self._vocabularies.layers
+        return self._sides.layers
 
     @property
     def source_spec(self):
@@ -181,7 +190,7 @@ class GenerativeModel(keras.Model):
             check_count("max_length", max_length, MAX_LENGTH)
         batch_size = check_count("batch_size", batch_size)
         sampler = get_sampler(next((choice for choice in (sampler, self.sampler) if choice is not None), "greedy"))
-        size = self._vocabularies.target.vocabulary_size
+        size = self._sides.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
         if sampler.uses_attention and not self.has_attention:
             raise ValueError(
@@ -219,7 +228,7 @@ class GenerativeModel(keras.Model):
 
     def _source_batches(self, inputs, batch_size):
         """Yields `(positions, sources)`: an array (batch,), and a tensor of strings (batch,) or ids (batch, source)."""
-        side = self._vocabularies.source
+        side = self._sides.source
         inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
         if not is_batched(inputs):
             inputs = check_sources(side, inputs)
@@ -291,21 +300,21 @@ class GenerativeModel(keras.Model):
                 )
             max_steps = max_length
         inputs = tf.convert_to_tensor(inputs)
-        source = self._vocabularies.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
-        step, state, memory, limits = self.start_search(source, sampler.num_beams)
+        source = self._sides.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
+        start = self.start_search(source, sampler.num_beams)
         hypotheses = search(
-            step,
-            state,
-            memory,
-            tf.fill([tf.shape(source)[0]], START_ID),
-            tf.where(max_length > 0, max_length, limits),
+            start.step,
+            start.state,
+            start.memory,
+            start.first_tokens,
+            tf.where(max_length > 0, max_length, start.limits),
             sampler=sampler,
             end_id=END_ID,
             forbidden_ids=_FORBIDDEN,
             processors=processors,
             seed=seed,
             positions=positions,
-            memory_mask=source != PAD_ID,
+            memory_mask=start.memory_mask,
             max_steps=max_steps,
             return_attention_weights=return_attention_weights,
             drop_ended=drop_ended,
@@ -313,8 +322,8 @@ class GenerativeModel(keras.Model):
         results = {name: value for name, value in hypotheses._asdict().items() if value is not None}
         if sampler.num_return_sequences == 1:
             results = {name: value[:, 0] for name, value in results.items()}
-        if self._vocabularies.detokenizer is not None:
-            results["text"] = self._vocabularies.detokenizer(results["token_ids"])
+        if self._sides.detokenizer is not None:
+            results["text"] = self._sides.detokenizer(results["token_ids"])
         return results
 
     def score(self, sources, targets, batch_size=256, return_dict=False):
@@ -353,8 +362,8 @@ class GenerativeModel(keras.Model):
         source, target = (
             side.rows([values] if isinstance(values, (str, bytes)) else values, label)
             for side, values, label in (
-                (self._vocabularies.source, _without_scalar(sources), "`sources`"),
-                (self._vocabularies.target, _without_scalar(targets), "`targets`"),
+                (self._sides.source, _without_scalar(sources), "`sources`"),
+                (self._sides.target, _without_scalar(targets), "`targets`"),
             )
         )
         if len(source) != len(target) or len(source) == 0:
@@ -420,7 +429,7 @@ class GenerativeModel(keras.Model):
 
     def endpoints(self):
         """Returns the functions of sources that `export` writes, by name."""
-        num_beams = min(_EXPORTED_BEAMS, self._vocabularies.target.vocabulary_size - len(_FORBIDDEN))
+        num_beams = min(_EXPORTED_BEAMS, self._sides.target.vocabulary_size - len(_FORBIDDEN))
         beam = BeamSampler(num_beams, num_return_sequences=num_beams)
 
         def greedy(inputs):

@@ -7,9 +7,10 @@ import keras
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.data.vocabulary import END_ID, PAD_ID
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.models.evaluation import Evaluation
-from keras_seq.models.generation import MAX_LENGTH, GenerativeModel
+from keras_seq.models.generation import MAX_LENGTH, GenerativeModel, SearchStart
+from keras_seq.models.token_side import source_side, target_side
 from keras_seq.models.training_pairs import TrainingPairs
 from keras_seq.training import ScheduledSampling
 from keras_seq.training.callbacks import order_callbacks
@@ -69,11 +70,14 @@ class Seq2Seq(Evaluation, GenerativeModel):
                     f"`{side}_vectorizer` must have at most {part.vocabulary_size} tokens, the `vocabulary_size` of "
                     f"the {type(part).__name__}. Received: a vectorizer with {vectorizer.vocabulary_size()} tokens"
                 )
-        sizes = (encoder.vocabulary_size, decoder.vocabulary_size)
-        super().__init__(source_vectorizer, target_vectorizer, *sizes, **kwargs)
+        super().__init__(
+            source_side(source_vectorizer, encoder.vocabulary_size),
+            target_side(target_vectorizer, decoder.vocabulary_size),
+            **kwargs,
+        )
         self.encoder = encoder
         self.decoder = decoder
-        self._pairs = TrainingPairs(self._vocabularies.source, self._vocabularies.target)
+        self._pairs = TrainingPairs(self._sides.source, self._sides.target)
         self.build()
 
     def build(self, input_shape=None):
@@ -242,7 +246,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
         step, state, memory = self.decoder.start_search(memory, summary, mask, num_beams)
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
         # The limit depends only on the length of each source, not on the rest of the batch.
-        return step, state, memory, ops.minimum(2 * lengths + 10, MAX_LENGTH)
+        limits = ops.minimum(2 * lengths + 10, MAX_LENGTH)
+        return SearchStart(step, state, memory, tf.fill(tf.shape(limits), START_ID), limits, mask)
 
     @property
     def has_attention(self):

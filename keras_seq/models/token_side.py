@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.data.vocabulary import END_ID, PAD_ID, detokenizer, text_to_ids
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer, text_to_ids
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.token_rows import TokenRows
 
@@ -22,9 +22,11 @@ class TokenSide:
     label: str  # name in error messages
     vectorizer: object  # layer that maps strings to token ids, or None
     vocabulary_size: int
+    adds_start: bool = False  # whether `[START]` is put before the tokens of a string
+    adds_end: bool = True  # whether `[END]` is put after them
 
     def token_ids(self, values, label=None):
-        """Returns int32 token ids (batch, time). Strings are converted and end with `[END]`; token ids are checked.
+        """Returns int32 token ids (batch, time). Strings are converted; token ids are checked.
 
         Args:
             values: strings (batch,) or integers (batch, time), as a list, array, tensor or ragged tensor.
@@ -44,14 +46,16 @@ class TokenSide:
         return TokenRows.from_ids(self._check_ids(values, label))
 
     def texts_to_ids(self, texts):
-        """Converts strings (batch,) to int32 token ids (batch, time), each sequence followed by `[END]`."""
+        """Converts strings (batch,) to int32 token ids (batch, time), with `[START]` and `[END]` as the side says."""
         ids = self._texts_to_ragged(texts).to_tensor(PAD_ID)
         return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # also an empty batch has one step
 
     def _texts_to_ragged(self, texts):
-        ids = text_to_ids(self.vectorizer, texts)
-        end = tf.fill([tf.shape(texts)[0], 1], tf.cast(END_ID, ids.dtype))
-        return tf.cast(tf.concat([ids, end], axis=1), tf.int32)
+        ids = tf.cast(text_to_ids(self.vectorizer, texts), tf.int32)
+        column = [tf.shape(texts)[0], 1]
+        start = [tf.fill(column, START_ID)] if self.adds_start else []
+        end = [tf.fill(column, END_ID)] if self.adds_end else []
+        return tf.concat([*start, ids, *end], axis=1)
 
     @functools.cached_property
     def _compiled_conversion(self):
@@ -98,16 +102,30 @@ class TokenSide:
         return tf.cast(ids, tf.int32)
 
 
-class Vocabularies:
-    """Holds the layers that process strings, so that Keras does not track them.
+def source_side(vectorizer, vocabulary_size):
+    """Returns the `TokenSide` of sources that end with `[END]`."""
+    return TokenSide("source", "`x` (sources)", vectorizer, vocabulary_size)
+
+
+def target_side(vectorizer, vocabulary_size):
+    """Returns the `TokenSide` of targets that end with `[END]`."""
+    return TokenSide("target", "`y` (targets)", vectorizer, vocabulary_size)
+
+
+class Sides:
+    """Holds the sides of a model and the layers that process strings, so that Keras does not track these layers.
 
     As layers of the model they would turn off XLA, although no training step calls them.
+
+    Args:
+        source: `TokenSide` of the sources.
+        target: `TokenSide` of the targets.
     """
 
-    def __init__(self, source_vectorizer, target_vectorizer, source_size, target_size):
-        self.source = TokenSide("source", "`x` (sources)", source_vectorizer, source_size)
-        self.target = TokenSide("target", "`y` (targets)", target_vectorizer, target_size)
-        self.detokenizer = None if target_vectorizer is None else detokenizer(target_vectorizer)
+    def __init__(self, source, target):
+        self.source = source
+        self.target = target
+        self.detokenizer = None if target.vectorizer is None else detokenizer(target.vectorizer)
         for layer in self.layers:
             layer.build((None,))  # an export needs built layers
 
