@@ -73,7 +73,9 @@ class ForecastInputs:
                 )
         batch, time, series = shapes["past"]
         if time == 0 or series == 0:
-            raise ValueError(f"`past` must have at least one time step and one series. Received: shape {shapes['past']}")
+            raise ValueError(
+                f"`past` must have at least one time step and one series. Received: shape {shapes['past']}"
+            )
         horizons = {"targets": self.horizon, "target_mask": self.horizon}
         for name, shape in shapes.items():
             expected = {"batch": batch, "time": time, "series": series, "horizon": horizons.get(name)}
@@ -88,6 +90,13 @@ class ForecastInputs:
                 f"`future_covariates` must cover the horizon, {needed} steps. Received: shape "
                 f"{shapes['future_covariates']}"
             )
+
+    def specs(self):
+        """Returns the `tf.TensorSpec` of each input of a forecast, by name, of a model that is built."""
+        sizes = self.sizes
+        shapes = {name: [None] * (len(AXES[name]) - 1) + [sizes[name]] for name in SIZED if name in sizes}
+        specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
+        return {**specs, "past_mask": tf.TensorSpec(shapes["past"], tf.bool, "past_mask")}
 
     def convert(self, x, horizon=None):
         """Returns the inputs as a dict of NumPy arrays, float32 and booleans, after checking shapes and values."""
@@ -137,6 +146,25 @@ class ForecastInputs:
         if len(data) not in (2, 3):
             raise ValueError(f"`validation_data` must be {_BATCH_FORMS} or a dataset. Received: {len(data)} items")
         return tuple(part for part in self.data(*data) if part is not None)
+
+    def sources(self, x, horizon):
+        """Returns `x` for Keras's `predict`, from inputs in any form, with or without targets."""
+        if isinstance(x, tf.data.Dataset):
+
+            @tf.autograph.experimental.do_not_convert
+            def check(x, *_):
+                return self.checked_tensors(_without_targets(as_dict(x)), horizon)
+
+            return x.map(check, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+        def convert(batch):
+            return self.convert(_without_targets(as_dict(batch[0] if isinstance(batch, tuple) else batch)), horizon)
+
+        if isinstance(x, keras.utils.PyDataset):
+            return _CheckedBatches(x, convert)
+        if isinstance(x, collections.abc.Iterator):
+            return ((convert(batch),) for batch in x)
+        return convert(x)
 
     def _batch(self, batch):
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
@@ -201,6 +229,10 @@ def mask_of(inputs, name):
     return mask if len(mask.shape) == 3 else mask[:, :, None]
 
 
+def _without_targets(inputs):
+    return {name: value for name, value in inputs.items() if name not in ("targets", "target_mask")}
+
+
 def observed_values(inputs, name):
     """Returns "past" or "targets" (batch, time, series), float32, with zeros where values are missing."""
     return tf.where(mask_of(inputs, name), tf.cast(inputs[name], "float32"), 0.0)
@@ -225,7 +257,7 @@ def _as_array(name, value):
         if name in _MASKS.values():
             if array.dtype != bool and not np.all((array == 0) | (array == 1)):
                 raise ValueError(f"values other than booleans, of dtype {array.dtype}")
-            return array.astype(bool)
+            return array != 0  # as bytes 0 and 1: those of a view may be others
         return array.astype("float32")
     except (TypeError, ValueError) as error:
         kind = "booleans" if name in _MASKS.values() else "numbers"

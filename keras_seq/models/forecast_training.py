@@ -40,7 +40,7 @@ class ForecastTraining:
         for name in ("loss", "loss_weights", "weighted_metrics"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(
-                    f"`{name}` must be None: `Forecaster(output=...)` decides about the loss, and `metrics` are weighted."
+                    f"`{name}` must be None: `Forecaster(output=...)` decides the loss, and `metrics` are weighted."
                 )
         self.scheduled_sampling = scheduled_sampling
         super().compile(optimizer=optimizer, weighted_metrics=metrics, **kwargs)
@@ -49,8 +49,18 @@ class ForecastTraining:
         config = super().get_compile_config()  # empty if the model is not compiled
         if not config:
             return config
-        config["metrics"] = config.pop("weighted_metrics", None)
-        return {**config, "scheduled_sampling": keras.saving.serialize_keras_object(self.scheduled_sampling)}
+        names = {"loss", "loss_weights", "weighted_metrics"}
+        config = {name: value for name, value in config.items() if name not in names} | {
+            "metrics": config["weighted_metrics"],
+            "scheduled_sampling": keras.saving.serialize_keras_object(self.scheduled_sampling),
+        }
+        return config
+
+    def compile_from_config(self, config):
+        # Required by Keras of every model that overrides `compile`.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -9,7 +9,8 @@ from keras import ops, tree
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.layers import Bidirectional
 from keras_seq.layers.attention import get_attention
-from keras_seq.layers.recurrent_layer import make_layer
+from keras_seq.layers.recurrent_layer import output_units, resolve_layer
+from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.models.forecast_inputs import ForecastInputs, as_dict, check_positive, observed_flags, observed_values
 from keras_seq.models.forecast_training import ForecastTraining
 from keras_seq.models.forecasting import Forecasting
@@ -53,8 +54,8 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
 
     Args:
         horizon: number of steps that the model is trained to forecast.
-        units: size of the state of each recurrent layer.
-        cell: "lstm", "gru", "mgu" or "simple_rnn".
+        units: size of the output of each cell; None if `cell` is an object.
+        cell: "lstm", "gru", "mgu" or "simple_rnn"; or a cell or recurrent layer, which is copied for encoder and decoder.
         num_layers: number of stacked cells in the encoder and in the decoder.
         output: what the model predicts of a value, which decides about the loss: "gaussian", "student_t", "quantiles",
             "mse", "mae", "huber", or an object, such as `keras_seq.training.Quantiles([0.1, 0.5, 0.9])`.
@@ -140,32 +141,33 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         self.recurrent_dropout = recurrent_dropout
         self.seed = seed
         self.implementation = implementation
-        self.encoder = self._make_recurrent_layer("encoder")
-        if bidirectional:
-            self.encoder = Bidirectional(self.encoder, dtype=self.dtype_policy, name="encoder")
+        encoder = self._make_recurrent_layer("encoder")
+        self.encoder = Bidirectional(encoder, dtype=self.dtype_policy) if bidirectional else encoder
         self.decoder = self._make_recurrent_layer("decoder")
         self.attention_layer = self.combine = None
         if attention is not None:
             attention_seed = child_seed(seed, "Forecaster", "attention")
-            self.attention_layer = get_attention(attention, units, attention_seed, dtype=self.dtype_policy)
-            self.combine = keras.layers.Dense(units, "tanh", use_bias=False, dtype=self.dtype_policy, name="combine")
+            self.attention_layer = get_attention(attention, output_units(self.decoder.cell), attention_seed, dtype=self.dtype_policy)
+            self.combine = keras.layers.Dense(output_units(self.decoder.cell), "tanh", use_bias=False, dtype=self.dtype_policy, name="combine")
         self._inputs = ForecastInputs(horizon)
         self._functions = FunctionCache()
 
     def _make_recurrent_layer(self, name):
-        return make_layer(
+        return resolve_layer(
             self.cell,
             self.units,
             num_layers=self.num_layers,
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
             seed=child_seed(self.seed, "Forecaster", name),
+            path=("Forecaster", name),
             implementation=self.implementation,
-            return_sequences=True,
-            return_state=True,
             dtype=self.dtype_policy,
-            name=name,
         )
+
+    def choose_implementation(self):
+        """Return what runs the steps of a rollout, and why: a `Choice` of `keras_seq.ops.implementation`."""
+        return choose_search_implementation(self.decoder)
 
     def build(self, inputs_shape):
         shapes = inputs_shape if isinstance(inputs_shape, dict) else {"past": inputs_shape}
@@ -175,7 +177,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         self.encoder.build((None, None, 2 * series + sizes.get("past_covariates", 0) + static))
         features = 2 * series + sizes.get("future_covariates", 0) + static
         self.decoder.build((None, None, features))
-        units = self.decoder.compute_output_shape((None, None, features))[0][-1]
+        units = output_units(self.decoder.cell)
         state_sizes = tree.flatten(self.decoder.state_size)
         self.bridges = []
         if self.bidirectional:
@@ -204,10 +206,10 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
     def call(self, inputs, training=False):
         inputs = as_dict(inputs)
         if tf.executing_eagerly():
-            inputs = self._inputs.convert(inputs)
+            self._inputs.convert(inputs)  # raises an error for bad values
         encoded = self._encode(inputs, training)
         if "targets" not in inputs:
-            return self.roll_out(encoded, self.horizon)[:, 0]
+            return self.roll_out(encoded, self._predicted_horizon or self.horizon)[:, 0]
         flags = observed_flags(encoded.inputs, "targets")
         values = encoded.scale.apply(observed_values(encoded.inputs, "targets")) * flags
         previous = ops.concatenate([encoded.previous[:, None], values[:, :-1]], axis=1)
@@ -229,9 +231,8 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         memory, *state = self.encoder(features, training=training)
         if self.bridges:
             summary = ops.concatenate(tree.flatten(state), axis=-1)
-            state = tree.pack_sequence_as(
-                self.decoder.cell.get_initial_state(batch_size=1), [bridge(summary) for bridge in self.bridges]
-            )
+            structure = state[: len(state) // 2]  # of one direction
+            state = tree.pack_sequence_as(structure, [bridge(summary) for bridge in self.bridges])
         return _Encoded(scale, scaled[:, -1], observed[:, -1], state, memory, inputs)
 
     def _teacher_forced(self, encoded, previous, is_observed, training=False):
@@ -256,7 +257,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             outputs = self.combine(ops.concatenate([outputs, contexts], axis=-1))
         return self._read_out(outputs, features)
 
-    def make_step(self, encoded, paths=1):
+    def _make_step(self, encoded, paths=1):
         """Prepares a loop over steps of the decoder, in which each sample of the batch has several paths.
 
         Args:
@@ -268,6 +269,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             step, and its first state. Previous values and flags are (rows, series), covariates (batch, features) or
             None, parameters (rows, series, parameters).
         """
+        run_layer, _ = start_search(self.decoder)
         static = encoded.inputs.get("static")
         static = None if static is None else ops.repeat(static, paths, axis=0)
         state = tuple(ops.repeat(x, paths, axis=0) for x in tree.flatten(encoded.state))
@@ -281,13 +283,11 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             covariates = None if covariates is None else ops.repeat(covariates, paths, axis=0)
             features = self._join(previous, is_observed, covariates, static)
             state, attention_state = state
-            cell_states = tree.pack_sequence_as(encoded.state, list(state))
-            output, cell_states = self.decoder.cell(ops.cast(features, self.compute_dtype), cell_states, training=False)
+            output, state, _ = run_layer(features, list(state), {})
             if attention is not None:
                 context, _, attention_state = attention.attend(output, *attended, None, attention_state)
                 output = self.combine(ops.concatenate([output, context], axis=-1))
-            state = tuple(tree.flatten(cell_states))
-            return self._read_out(output, features), (state, tuple(attention_state))
+            return self._read_out(output, features), (tuple(state), tuple(attention_state))
 
         return step, (state, attention_state)
 
@@ -313,13 +313,14 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         names = "horizon units cell num_layers scaling attention bidirectional dropout recurrent_dropout seed"
         config = {name: getattr(self, name) for name in [*names.split(), "implementation"]}
         config["output"] = keras.saving.serialize_keras_object(self.output_likelihood)
-        if isinstance(self.attention, keras.layers.Layer):
-            config["attention"] = keras.saving.serialize_keras_object(self.attention)
+        for name in ("cell", "attention"):
+            if isinstance(config[name], keras.layers.Layer):
+                config[name] = keras.saving.serialize_keras_object(config[name])
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **config}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        parts = {name: config[name] for name in ("output", "attention") if isinstance(config[name], dict)}
+        parts = {name: config[name] for name in ("cell", "output", "attention") if isinstance(config[name], dict)}
         for name, part in parts.items():
             parts[name] = keras.saving.deserialize_keras_object(part, custom_objects=custom_objects)
         return cls(**{**config, **parts})

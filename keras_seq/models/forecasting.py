@@ -3,17 +3,17 @@
 
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.decoding.noise import hash_keys, uniform
-from keras_seq.models.forecast_inputs import as_dict, check_positive
-from keras_seq.models.function_cache import FunctionCache, SequentialFunction
+from keras_seq.export import write_saved_model
+from keras_seq.models.forecast_inputs import check_positive
+from keras_seq.models.function_cache import SequentialFunction
 from keras_seq.ops.implementation import implementation_in_use
 from keras_seq.ops.time_loop import time_loop
-from keras_seq.training.likelihoods import check_levels
+from keras_seq.training.likelihoods import check_levels, no_distribution
 
 
 class Forecast(NamedTuple):
@@ -168,7 +168,7 @@ class Forecasting:
         if not (levels or return_samples):
             num_samples = 0
         elif not self.output_likelihood.is_distribution:
-            raise self.output_likelihood.no_distribution()
+            raise no_distribution(self.output_likelihood)
         inputs = self._inputs.convert(x, horizon)
         if not self.built:
             raise ValueError("`forecast` needs a model that is built: fit it, or call it on data.")
@@ -229,17 +229,17 @@ class Forecasting:
             count = num_samples if has_distribution else 0
             return self.roll_out(self._encode(inputs), self.horizon, count, seed, positions)
 
-        def forecast(**inputs):
+        def forecast(inputs):
             return _summarize(sample(0, inputs), levels if has_distribution else ())
 
-        def forecast_samples(seed, **inputs):
+        def forecast_samples(seed, inputs):
             values = sample(seed, inputs)
             return {**_summarize(values, levels), "samples": values[:, 1:]}
 
         specs = self._inputs.specs()
-        endpoints = {"serving_default": (forecast, specs)}
+        endpoints = {"serving_default": (forecast, [specs])}
         if has_distribution:
-            endpoints["forecast_samples"] = (forecast_samples, {"seed": tf.TensorSpec([], tf.int32, "seed"), **specs})
+            endpoints["forecast_samples"] = (forecast_samples, [tf.TensorSpec([], tf.int32, "seed"), specs])
         write_saved_model(path, [self], endpoints)
 
 
@@ -253,7 +253,9 @@ def _summarize(values, levels):
 
 def _spec(value):
     """Returns the spec of an input of any batch size and length."""
-    shape = [None, value.shape[1]] if value.shape.rank == 2 and value.dtype != tf.bool else [None, None, *value.shape[2:]]
+    shape = (
+        [None, value.shape[1]] if value.shape.rank == 2 and value.dtype != tf.bool else [None, None, *value.shape[2:]]
+    )
     return tf.TensorSpec(shape, value.dtype)
 
 

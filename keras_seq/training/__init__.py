@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: losses and metrics that ignore padding, outputs of forecasters, scheduled sampling, error rates and callbacks."""
+"""Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
 
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT

@@ -105,10 +105,10 @@ class Point(Likelihood):
         return parameters[..., 0]
 
     def quantile(self, parameters, level):
-        raise _no_distribution(self)
+        raise no_distribution(self)
 
     def sample(self, parameters, uniforms):
-        raise _no_distribution(self)
+        raise no_distribution(self)
 
     def get_config(self):
         return {"error": self.error, "delta": self.delta}
@@ -311,7 +311,8 @@ def _check_min_scale(min_scale):
     return min_scale
 
 
-def _no_distribution(output):
+def no_distribution(output):
+    """Returns the error of an output that has no quantiles and samples."""
     return ValueError(
         "Quantiles and samples need an `output` with a distribution: 'gaussian', 'student_t' or 'quantiles'. "
         f"Received: {output.error!r}"
