@@ -55,7 +55,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
     Args:
         horizon: number of steps that the model is trained to forecast.
         units: size of the output of each cell; None if `cell` is an object.
-        cell: "lstm", "gru", "mgu" or "simple_rnn"; or a cell or recurrent layer, which is copied for encoder and decoder.
+        cell: "lstm", "gru", "mgu" or "simple_rnn"; or a cell or recurrent layer, which is copied.
         num_layers: number of stacked cells in the encoder and in the decoder.
         output: what the model predicts of a value, which decides about the loss: "gaussian", "student_t", "quantiles",
             "mse", "mae", "huber", or an object, such as `keras_seq.training.Quantiles([0.1, 0.5, 0.9])`.
@@ -147,8 +147,12 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         self.attention_layer = self.combine = None
         if attention is not None:
             attention_seed = child_seed(seed, "Forecaster", "attention")
-            self.attention_layer = get_attention(attention, output_units(self.decoder.cell), attention_seed, dtype=self.dtype_policy)
-            self.combine = keras.layers.Dense(output_units(self.decoder.cell), "tanh", use_bias=False, dtype=self.dtype_policy, name="combine")
+            self.attention_layer = get_attention(
+                attention, output_units(self.decoder.cell), attention_seed, dtype=self.dtype_policy
+            )
+            self.combine = keras.layers.Dense(
+                output_units(self.decoder.cell), "tanh", use_bias=False, dtype=self.dtype_policy, name="combine"
+            )
         self._inputs = ForecastInputs(horizon)
         self._functions = FunctionCache()
 
@@ -167,7 +171,8 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
 
     def choose_implementation(self):
         """Return what runs the steps of a rollout, and why: a `Choice` of `keras_seq.ops.implementation`."""
-        return choose_search_implementation(self.decoder)
+        choice = choose_search_implementation(self.decoder)
+        return choice._replace(reason=choice.reason.replace("a search", "a rollout"))
 
     def build(self, inputs_shape):
         shapes = inputs_shape if isinstance(inputs_shape, dict) else {"past": inputs_shape}

@@ -247,8 +247,8 @@ def _summarize(values, levels):
     """Returns point forecasts, and quantiles if there are levels, from all paths (batch, paths, horizon, series)."""
     if not levels:
         return {"mean": values[:, 0], "quantiles": ops.zeros((*ops.shape(values[:, 0]), 0), "float32")}
-    quantiles = ops.quantile(values[:, 1:], ops.convert_to_tensor(levels, "float32"), axis=1)
-    return {"mean": values[:, 0], "quantiles": ops.moveaxis(quantiles, 0, -1)}
+    quantiles = ops.moveaxis(ops.quantile(values[:, 1:], ops.convert_to_tensor(levels, "float32"), axis=1), 0, -1)
+    return {"mean": values[:, 0], "quantiles": ops.reshape(quantiles, (-1, *values.shape[2:], len(levels)))}
 
 
 def _spec(value):

@@ -150,7 +150,7 @@ class Gaussian(Likelihood):
         return parameters[..., 0]
 
     def quantile(self, parameters, level):
-        return parameters[..., 0] + parameters[..., 1] * tf.math.ndtri(ops.cast(level, "float32"))
+        return parameters[..., 0] + parameters[..., 1] * ops.cast(tf.math.ndtri(_as_double(level)), "float32")
 
     def sample(self, parameters, uniforms):
         return parameters[..., 0] + parameters[..., 1] * _normal(uniforms)
@@ -319,6 +319,11 @@ def no_distribution(output):
     )
 
 
+def _as_double(level):
+    """Returns a level as float64. TensorFlow would make a Python number a float32 first, which is coarse near 1."""
+    return ops.convert_to_tensor(level, "float64") if isinstance(level, numbers.Real) else ops.cast(level, "float64")
+
+
 def _normal(uniforms):
     """Returns normally distributed numbers (...) from uniform ones (..., 2), by the method of Box and Muller (1958)."""
     return ops.sqrt(-2 * ops.log(uniforms[..., 0])) * ops.cos(2 * math.pi * uniforms[..., 1])
@@ -330,8 +335,7 @@ def _student_t_quantile(freedom, level):
     With `x = v / (v + t^2)`, both tails beyond t have the probability `I_x(v / 2, 1 / 2)`, the regularized incomplete
     beta function (Abramowitz & Stegun 1964, 26.7.1). It is inverted by bisection of log(x), in which it increases.
     """
-    level = ops.convert_to_tensor(level, "float64") if isinstance(level, numbers.Real) else ops.cast(level, "float64")
-    freedom = ops.cast(freedom, "float64")
+    level, freedom = _as_double(level), ops.cast(freedom, "float64")
     level, freedom = level + 0 * freedom, freedom + 0 * level  # broadcast
     tails = 2 * ops.minimum(level, 1 - level)
     # I_x is at most about x^(v / 2), so the solution is above this.
