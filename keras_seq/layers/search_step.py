@@ -1,60 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a recurrent layer step by step, as a search does: what all steps share is computed once."""
 
-from keras import ops
+from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentiveLayer
+from keras_seq.layers.foreign_cell import call_cell
 from keras_seq.layers.recurrent_cell import has_cell_equations
+from keras_seq.layers.rnn import flat_cells
 from keras_seq.ops import native
 from keras_seq.ops.equations.protocol import RecurrentWeights
-from keras_seq.ops.implementation import Choice
+from keras_seq.ops.implementation import Choice, choose_implementation
 from keras_seq.ops.masks import as_bool_mask, zero_masked_positions
 from keras_seq.ops.search_step import AttendedMemory, run_search_step
 
 _LARGEST_TABLE = 256  # tokens: for more, the products with all embeddings cost more than those of a short search
 
 
-def start_search(layer, embedding, memory=None, memory_mask=None, num_beams=1):
-    """Prepares a search with a recurrent layer that reads embedded tokens.
+def start_search(layer, embedding=None, memory=None, memory_mask=None, num_beams=1):
+    """Prepares a search with a recurrent layer that reads tokens, or anything else.
 
     Args:
-        layer: an `AttentionDecoder`, or a recurrent layer with a single cell.
-        embedding: the `keras.layers.Embedding` of the tokens.
+        layer: an `AttentionDecoder`, or an `RNN` with one cell or a stack.
+        embedding: the `keras.layers.Embedding` of the tokens. By default None: steps take inputs (rows, features) in
+            the place of tokens.
         memory: (sources, positions, features), if the layer attends.
         memory_mask: (sources, positions) booleans, True = keep, or None.
         num_beams: how many rows of a step attend to each memory.
 
     Returns:
         `(step, memory)`. The memory is a dict of tensors (sources, ...) with all that steps read of it, for which the
-        function is `step(tokens, state, memory, is_live) -> (output, state, attention_weights)`; see `run_search_step`
-        and `Decoder.start_search`. Without attention, the weights are (rows, 0).
+        function is `step(tokens, state, memory, is_live=None) -> (output, state, attention_weights)`; see
+        `run_search_step` and `Decoder.start_search`. The state is a flat list, that of a stack the states of its cells
+        one after another. Without attention, the weights are (rows, 0).
     """
     if isinstance(layer, AttentiveLayer):
         start = _start_additive if layer.reads_context_products() else _start_attending
         return start(layer, embedding, memory, memory_mask, num_beams)
-    start = _start_equations if has_cell_equations(layer.cell) else _start_calling
-    return start(layer, embedding)
+    return _start_stack(layer, embedding), {}
 
 
 def choose_search_implementation(layer):
     """Return what runs the steps of a search with a recurrent layer, and why: a `Choice`."""
-    attends = isinstance(layer, AttentiveLayer)
-    in_search = layer.reads_context_products() if attends else has_cell_equations(layer.cell)
     choice = layer.choose_implementation()
+    if isinstance(layer, AttentiveLayer):
+        return _describe_steps(choice, layer.reads_context_products())
+    choices = [_describe_steps(_choose(layer, cell), has_cell_equations(cell)) for cell in flat_cells(layer)]
+    return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
+
+
+def _describe_steps(choice, has_search_step):
     if choice.implementation == "cudnn":
         return Choice("xla", "steps of a search; cuDNN runs whole sequences")
-    if in_search:
+    if has_search_step:
         return choice._replace(reason=f"steps of a search; {choice.reason}")
     needs = "a cell of keras_seq, without attention or with additive attention before it"
     return Choice("xla", f"steps of a search; native ones need {needs}")
 
 
+def _choose(layer, cell):
+    """Return what runs a cell of a layer without attention."""
+    if not has_cell_equations(cell):
+        return choose_implementation(layer.implementation, cell, layer.compute_dtype)
+    return choose_implementation(layer.implementation, cell.equations, layer.compute_dtype, layer.call_features(cell))
+
+
 def _start_additive(layer, embedding, memory, memory_mask, num_beams):
     """Prepares a search with additive attention before cell equations: the memory is multiplied ahead of the loop."""
-    cell, dtype, features = layer.cell, layer.compute_dtype, embedding.output_dim
-    runs_native = _runs_native(layer)
+    cell, dtype = layer.cell, layer.compute_dtype
+    runs_native = layer.choose_implementation().implementation == "native"
     kernel = ops.cast(cell.kernel, dtype)
-    embedded_products = _products_of_tokens(layer, embedding, kernel[:features])
+    features = kernel.shape[0] - memory.shape[-1]  # of the inputs
+    input_products = _products_of_tokens(cell, embedding, kernel[:features], runs_native)
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
     query_kernel = ops.cast(layer.attention.query_kernel, dtype)
     score_vector = layer.attention.score_vector(memory)
@@ -69,7 +85,7 @@ def _start_additive(layer, embedding, memory, memory_mask, num_beams):
     def step(tokens, state, memory, is_live=None):
         memory = memory if runs_native else _rows_of(memory)  # the native op reads one memory for all beams
         attended = AttendedMemory(memory["products"], memory["keys"], memory.get("mask"), query_kernel, score_vector)
-        call = _call_on_products(cell, embedded_products(tokens), state)
+        call = _call_on_products(cell, input_products(tokens), state)
         state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
         return state[0], list(state), attention_weights
 
@@ -85,49 +101,70 @@ def _start_attending(layer, embedding, memory, memory_mask, num_beams):
 
     def step(tokens, state, memory, is_live=None):
         memory = _rows_of(memory)
-        return layer.step(embedding(tokens), state, memory["memory"], memory["keys"], memory.get("mask"))
+        inputs = tokens if embedding is None else embedding(tokens)
+        return layer.step(inputs, state, memory["memory"], memory["keys"], memory.get("mask"))
 
     return step, _repeat(tensors, num_beams)
 
 
-def _start_equations(layer, embedding):
-    """Prepares a search with cell equations, without attention."""
-    cell, dtype = layer.cell, layer.compute_dtype
-    embedded_products = _products_of_tokens(layer, embedding, ops.cast(cell.kernel, dtype))
+def _start_stack(layer, embedding):
+    """Return the step of a layer without attention: that of each of its cells, one on another."""
+    cells = flat_cells(layer)
+    counts = [len(tree.flatten(cell.state_size)) for cell in cells]
+    starts = [_start_equations if has_cell_equations(cell) else _start_calling for cell in cells]
+    steps = [
+        start(layer, cell, None if i else embedding) for i, (start, cell) in enumerate(zip(starts, cells, strict=True))
+    ]
 
     def step(tokens, state, memory, is_live=None):
-        call = _call_on_products(cell, embedded_products(tokens), state)
-        state, _ = run_search_step(call, None, is_live, layer.implementation)
-        return state[0], list(state), ops.zeros((ops.shape(tokens)[0], 0), dtype)
+        output, state, new_state = tokens, tree.flatten(state), []
+        for depth, (run_cell, count) in enumerate(zip(steps, counts, strict=True)):
+            inputs, (output, cell_state) = output, run_cell(output, state[:count], is_live)
+            output = output + inputs if depth and layer.residual else output
+            state = state[count:]
+            new_state += cell_state
+        return output, new_state, ops.zeros((ops.shape(output)[0], 0), output.dtype)
 
-    return step, {}
-
-
-def _start_calling(layer, embedding):
-    """Prepares a search with a cell without attention whose `call` must run."""
-
-    def step(tokens, state, memory, is_live=None):
-        output, state = layer.cell(embedding(tokens), state, training=False)
-        return output, state, ops.zeros((ops.shape(output)[0], 0), output.dtype)
-
-    return step, {}
+    return step
 
 
-def _runs_native(layer):
-    return layer.choose_implementation().implementation == "native"
+def _start_equations(layer, cell, embedding):
+    """Return the step of a cell with cell equations: `step(tokens, state, is_live) -> (output, state)`."""
+    runs_native = _choose(layer, cell).implementation == "native"
+    kernel = ops.cast(cell.kernel, layer.compute_dtype)
+    products = _products_of_tokens(cell, embedding, kernel, runs_native)
+
+    def step(tokens, state, is_live):
+        state, _ = run_search_step(
+            _call_on_products(cell, products(tokens), state), None, is_live, layer.implementation
+        )
+        return state[0], list(state)
+
+    return step
 
 
-def _products_of_tokens(layer, embedding, kernel):
-    """Return a function from tokens (rows,) to the input products of their embeddings, (rows, gates * units)."""
-    cell, runs_native = layer.cell, _runs_native(layer)
+def _start_calling(layer, cell, embedding):
+    """Return the step of a cell whose `call` must run."""
 
-    def multiply(embedded, keep_product=False):
-        embedded = ops.cast(embedded, kernel.dtype)
+    def step(tokens, state, is_live):
+        inputs = ops.cast(tokens if embedding is None else embedding(tokens), layer.compute_dtype)
+        return call_cell(cell, inputs, state, training=False)
+
+    return step
+
+
+def _products_of_tokens(cell, embedding, kernel, runs_native):
+    """Return a function from tokens (rows,), or inputs (rows, features), to input products (rows, gates * units)."""
+
+    def multiply(inputs, keep_product=False):
+        inputs = ops.cast(inputs, kernel.dtype)
         if runs_native:
-            return native.multiply(embedded, kernel, keep_product=keep_product)
+            return native.multiply(inputs, kernel, keep_product=keep_product)
         weights = RecurrentWeights(cell.recurrent_kernel, None, cell.extra_weights())
-        return cell.equations.input_product(weights, embedded, kernel, None)
+        return cell.equations.input_product(weights, inputs, kernel, None)
 
+    if embedding is None:
+        return multiply
     if embedding.input_dim > _LARGEST_TABLE:
         return lambda tokens: multiply(embedding(tokens))
     table = multiply(embedding.embeddings, keep_product=True)

@@ -118,7 +118,7 @@ class SimpleRNNCell(RecurrentCell, keras.layers.SimpleRNNCell):
         return SimpleRNNEquations(self.activation)
 
 
-@register_kind("rnn")
+@register_kind("simple_rnn")
 @keras.saving.register_keras_serializable("keras_seq")
 class SimpleRNN(RecurrentLayer):
     """Fully connected recurrent layer (Elman 1990).

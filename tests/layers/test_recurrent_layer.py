@@ -95,7 +95,9 @@ def test_a_registered_kind_has_a_name(monkeypatch):
 
 @pytest.mark.parametrize("make", [make_layer, make_cell])
 def test_an_unknown_kind_is_refused(make):
-    with pytest.raises(ValueError, match=r"`cell` must be one of \['gru', 'lstm', 'mgu', 'rnn'\]. Received: 'elman'"):
+    with pytest.raises(
+        ValueError, match=r"`cell` must be one of \['gru', 'lstm', 'mgu', 'simple_rnn'\]. Received: 'elman'"
+    ):
         make("elman", UNITS)
 
 

@@ -193,7 +193,7 @@ def test_attention_weights_are_the_mean_over_the_members_that_have_attention(mem
     tokens, is_live = tf.fill([len(WORDS)], START_ID), tf.fill([len(WORDS)], True)
 
     def first_weights(model):
-        step, state, memory, _ = model.start_search(source, 1)
+        step, state, memory, *_ = model.start_search(source, 1)
         return step(tokens, state, memory, is_live)[2]
 
     expected = np.mean([first_weights(model) for model in members[:2]], axis=0)

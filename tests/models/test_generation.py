@@ -112,7 +112,7 @@ class TestBatches:
         assert merged["b"].tolist() == [2.0, 3.0, 1.0]
 
     def test_a_generator_is_read_as_it_is_needed(self, model, monkeypatch):
-        monkeypatch.setattr("keras_seq.models.generation._WINDOW", 2)
+        monkeypatch.setattr("keras_seq.models.token_side.TokenSide.window", 2)
         words, decoded = random_words(20), []
 
         def note(*args, **kwargs):
@@ -365,9 +365,9 @@ class TestLength:
 
     def test_default_limit(self, model):
         ids = tf.constant([[4, 5, 3, 0], [0, 0, 0, 0]])
-        assert model.start_search(ids, 1)[3].numpy().tolist() == [16, 10]
-        assert model.start_search(tf.ones([1, 49_995], tf.int32), 1)[3].numpy().tolist() == [100_000]
-        assert model.start_search(tf.ones([1, 49_996], tf.int32), 1)[3].numpy().tolist() == [100_000]
+        assert model.start_search(ids, 1).limits.numpy().tolist() == [16, 10]
+        assert model.start_search(tf.ones([1, 49_995], tf.int32), 1).limits.numpy().tolist() == [100_000]
+        assert model.start_search(tf.ones([1, 49_996], tf.int32), 1).limits.numpy().tolist() == [100_000]
 
     def test_a_source_of_10000_characters(self, model):
         words = ["abc", "ab" * 5000, "a"]
