@@ -43,7 +43,8 @@ class Forecasting:
             positions: int32 (batch,), the positions of the samples in a larger batch, which decide about the draws.
 
         Returns:
-            Values (batch, 1 + num_samples, horizon, series), float32, in the units of the data.
+            Values (batch, 1 + num_samples, horizon, series), float32, in the units of the data. No gradient flows
+            through them.
         """
         series, paths = encoded.previous.shape[-1], 1 + num_samples
         self._inputs.check_shapes(encoded.inputs, horizon)
@@ -63,7 +64,7 @@ class Forecasting:
         first = tuple(ops.repeat(x, paths, axis=0) for x in (encoded.previous, encoded.is_observed))
         _, values = time_loop(body, (*first, state), sequences)  # (horizon, rows, series)
         values = ops.reshape(ops.moveaxis(values, 0, 1), (-1, paths, horizon, series))
-        return encoded.scale.undo(values)
+        return ops.stop_gradient(encoded.scale.undo(values))
 
     def _make_draw(self, batch, paths, series, seed, positions):
         """Returns a function `(parameters, t) -> value` (rows, series): point forecasts in the first paths, else draws.
