@@ -94,7 +94,10 @@ class ForecastInputs:
     def specs(self):
         """Returns the `tf.TensorSpec` of each input of a forecast, by name, of a model that is built."""
         sizes = self.sizes
-        shapes = {name: [None] * (len(AXES[name]) - 1) + [sizes[name]] for name in SIZED if name in sizes}
+        steps = {"steps": self.horizon}
+        shapes = {
+            name: [steps.get(axis) for axis in AXES[name][:-1]] + [sizes[name]] for name in SIZED if name in sizes
+        }
         specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
         return {**specs, "past_mask": tf.TensorSpec(shapes["past"], tf.bool, "past_mask")}
 

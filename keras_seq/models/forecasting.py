@@ -71,7 +71,7 @@ class Forecasting:
 
         A draw depends on the seed, the position of the sample, path, series and step t only.
         """
-        output = self.output_likelihood
+        output = self.likelihood
         if paths == 1:
             return lambda parameters, t: output.mean(parameters)
         numbers = tf.range(paths * series)[None] + positions[:, None] * (paths * series)
@@ -168,15 +168,15 @@ class Forecasting:
             check_positive(name, value)
         if not (levels or return_samples):
             num_samples = 0
-        elif not self.output_likelihood.is_distribution:
-            raise no_distribution(self.output_likelihood)
+        elif not self.likelihood.is_distribution:
+            raise no_distribution(self.likelihood)
         inputs = self._inputs.convert(x, horizon)
         if not self.built:
             raise ValueError("`forecast` needs a model that is built: fit it, or call it on data.")
         inputs = {name: value for name, value in inputs.items() if not name.startswith("target")}
         seed = _seed_tensor(seed)
         results = []
-        for start in range(0, len(inputs["past"]), batch_size):
+        for start in range(0, max(len(inputs["past"]), 1), batch_size):
             batch = {name: tf.constant(value[start : start + batch_size]) for name, value in inputs.items()}
             run = self._forecast_function(batch, horizon, levels, num_samples, return_samples)
             positions = tf.range(start, start + batch["past"].shape[0])
@@ -205,7 +205,8 @@ class Forecasting:
         """Writes a SavedModel that forecasts and runs with TensorFlow alone.
 
         The signatures take the inputs of the model by name: `past` (batch, time, series) float32, `past_mask` booleans
-        of this shape, and those of `past_covariates`, `future_covariates` and `static` that the model reads.
+        of this shape, and those of `past_covariates`, `future_covariates` (batch, horizon, features) and `static` that
+        the model reads.
 
         - `serving_default` returns `mean` and, if the model has a distribution, `quantiles`, as `forecast` does with
           seed 0.
@@ -222,7 +223,7 @@ class Forecasting:
         check_positive("num_samples", num_samples)
         if not self.built:
             raise ValueError("`export` needs a model that is built: fit it, or call it on data.")
-        has_distribution = self.output_likelihood.is_distribution
+        has_distribution = self.likelihood.is_distribution
 
         def sample(seed, inputs):
             positions = tf.range(tf.shape(inputs["past"])[0])

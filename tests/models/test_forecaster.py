@@ -50,7 +50,7 @@ def teacher_forced_means(model, inputs, targets):
     """One-step-ahead forecasts in the units of the data, from the scale that NumPy computes."""
     parameters = model({**inputs, "targets": targets})
     shift, scale = scale_of(inputs)
-    return model.output_likelihood.mean(parameters) * scale + shift
+    return model.likelihood.mean(parameters) * scale + shift
 
 
 def scale_of(inputs):
@@ -97,8 +97,8 @@ def test_the_rollout_equals_a_loop_of_single_steps(options):
             contexts = model.attention_layer([np.concatenate(outputs, axis=1), memory])
             output = model.combine(np.concatenate([output, contexts[:, -1:]], axis=-1))
         raw = model.readout(np.concatenate([output[:, 0], features], axis=-1))
-        parameters = model.output_likelihood.parameters(np.reshape(raw, (BATCH, SERIES, -1)))
-        previous, flags = np.asarray(model.output_likelihood.mean(parameters)), np.ones((BATCH, SERIES))
+        parameters = model.likelihood.parameters(np.reshape(raw, (BATCH, SERIES, -1)))
+        previous, flags = np.asarray(model.likelihood.mean(parameters)), np.ones((BATCH, SERIES))
         forecasts.append(previous)
     expected = np.stack(forecasts, axis=1) * scale + shift
     np.testing.assert_allclose(model(inputs), expected, rtol=1e-6, atol=2e-6 * np.abs(expected).max())
@@ -398,6 +398,19 @@ def without(inputs, name):
     return {key: value for key, value in inputs.items() if key != name}
 
 
+def test_covariates_need_not_reach_beyond_the_steps_that_are_forecast():
+    model, inputs = make_model(), make_inputs()
+    expected = model(inputs)[:, :1]
+    inputs["future_covariates"] = inputs["future_covariates"][:, :1]
+    np.testing.assert_allclose(model.forecast(inputs, 1, quantiles=()).mean, expected, rtol=1e-5)
+
+
+def test_an_empty_batch_gives_an_empty_forecast():
+    forecast = make_model().forecast(make_inputs(0), num_samples=2)
+    assert forecast.mean.shape == (0, HORIZON, SERIES)
+    assert forecast.quantiles.shape == (0, HORIZON, SERIES, 3)
+
+
 INPUT_ERRORS = {
     "a missing entry": (lambda x: without(x, "static"), "must be those that the model was built with"),
     "no past": (lambda x: without(x, "past"), "must have the entry 'past'"),
@@ -471,7 +484,7 @@ def test_a_configuration_makes_an_equal_model():
     model = make_model(cell=layers.LSTMCell(4, zoneout=0.1), output=Gaussian(0.01), attention="luong", scaling=None)
     copy = keras_seq.Forecaster.from_config(model.get_config())
     assert copy.get_config() == model.get_config()
-    assert copy.output_likelihood.min_scale == 0.01
+    assert copy.likelihood.min_scale == 0.01
 
 
 def test_a_mask_of_whole_steps_counts_for_all_series():
