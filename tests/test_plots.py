@@ -8,12 +8,14 @@ import keras
 import matplotlib
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib import image, pyplot
 from matplotlib.figure import Figure
 
 import keras_seq
 from keras_seq.diagnostics import gradient_flow
-from keras_seq.plots import plot_attention, plot_gradient_flow, plot_history
+from keras_seq.models import Forecast
+from keras_seq.plots import plot_attention, plot_forecast, plot_gradient_flow, plot_history
 
 PNG = b"\x89PNG\r\n\x1a\n"
 WORDS = ["cat", "thought", "knight", "pronounce", "mississippi", "a"]
@@ -364,3 +366,48 @@ def test_without_matplotlib_the_error_names_the_extra(draw, monkeypatch):
 def test_the_module_can_be_imported_without_matplotlib():
     code = "import sys; sys.modules['matplotlib'] = None; import keras_seq.plots"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_forecast_panels_show_past_line_bands_and_what_happened():
+    rng = np.random.default_rng(0)
+    past, mean, actual = rng.normal(size=(3, 9, 2)), rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 4, 2))
+    levels = (0.95, 0.25, 0.5, 0.05, 0.75)
+    quantiles = mean[..., None] + scipy.stats.norm.ppf(levels)
+    actual[0, 1] = np.nan
+    figure = plot_forecast(past, Forecast(mean, quantiles, levels), actual, titles=list("abc"), names=["x", "$y$"])
+    assert [axes.get_title() for axes in figure.axes] == list("aabbcc")
+    assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["x", "$y$"]
+    for number, axes in enumerate(figure.axes):
+        sample, series = divmod(number, 2)
+        before, line, after = axes.lines[:3]
+        np.testing.assert_array_equal(before.get_xydata(), np.c_[np.arange(-8, 1), past[sample, :, series]])
+        np.testing.assert_array_equal(line.get_xydata(), np.c_[1:5, quantiles[sample, :, series, 2]])
+        np.testing.assert_array_equal(after.get_ydata(), actual[sample, :, series])
+        for band, edges in zip(axes.collections, ((3, 0), (1, 4)), strict=True):
+            heights = band.get_paths()[0].vertices[:, 1]
+            for edge in edges:
+                assert set(quantiles[sample, :, series, edge]) <= set(heights)
+    (legend,) = figure.legends
+    assert texts(legend.get_texts()) == ["past", "90 % interval", "50 % interval", "median forecast", "actual"]
+
+
+def test_a_forecast_without_quantiles_is_a_line():
+    for horizon in (1, 3):
+        (axes,) = plot_forecast(np.zeros((1, 5, 1)), np.ones((1, horizon, 1))).axes
+        assert [line.get_label() for line in axes.lines[:2]] == ["past", "forecast"]
+        assert not axes.collections
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"forecast": np.ones((2, 3))}, "`forecast` and `actual` (batch, horizon, series). Received: shapes (2, 5, 1)"),
+        ({"forecast": np.ones((3, 3, 1))}, "Received: shapes (2, 5, 1), (3, 3, 1)"),
+        ({"actual": np.ones((2, 2, 1))}, "Received: shapes (2, 5, 1), (2, 3, 1), (2, 2, 1)"),
+        ({"titles": ["a"]}, "`titles` must have 2 entries. Received: 1"),
+    ],
+)
+def test_a_forecast_that_does_not_fit_gives_one_clear_error(arguments, message):
+    with pytest.raises(ValueError) as error:
+        plot_forecast(**{"past": np.zeros((2, 5, 1)), "forecast": np.ones((2, 3, 1)), **arguments})
+    assert message in str(error.value)

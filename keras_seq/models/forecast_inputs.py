@@ -94,7 +94,10 @@ class ForecastInputs:
     def specs(self):
         """Returns the `tf.TensorSpec` of each input of a forecast, by name, of a model that is built."""
         sizes = self.sizes
-        shapes = {name: [None] * (len(AXES[name]) - 1) + [sizes[name]] for name in SIZED if name in sizes}
+        steps = {"steps": self.horizon}
+        shapes = {
+            name: [steps.get(axis) for axis in AXES[name][:-1]] + [sizes[name]] for name in SIZED if name in sizes
+        }
         specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
         return {**specs, "past_mask": tf.TensorSpec(shapes["past"], tf.bool, "past_mask")}
 
@@ -113,13 +116,8 @@ class ForecastInputs:
         y = inputs.pop("targets")
         if sample_weight is None:
             return inputs, y
-        weights = _as_array("sample_weight", sample_weight)
-        if weights.shape not in (y.shape[:1], y.shape[:2], y.shape):
-            raise ValueError(
-                f"`sample_weight` must have the shape (batch,), (batch, horizon) or (batch, horizon, series), for `y` "
-                f"of shape {y.shape}. Received: {weights.shape}"
-            )
-        return inputs, y, weights
+        weights = _expand_weights(_as_array("sample_weight", sample_weight), y.shape)
+        return inputs, y, np.broadcast_to(weights, y.shape)
 
     def data(self, x, y=None, sample_weight=None):
         """Returns `x`, `y` and `sample_weight` for Keras's `fit` or `evaluate`, from data in any form."""
@@ -180,7 +178,10 @@ class ForecastInputs:
         def check(x, y, sample_weight=None):
             inputs = self.checked_tensors({**as_dict(x), "targets": y})
             y = inputs.pop("targets")
-            return (inputs, y) if sample_weight is None else (inputs, y, sample_weight)
+            if sample_weight is None:
+                return inputs, y
+            weights = _expand_weights(tf.cast(sample_weight, tf.float32), y.shape)
+            return inputs, y, tf.broadcast_to(weights, tf.shape(y))
 
         return dataset.map(check, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -227,6 +228,18 @@ def mask_of(inputs, name):
     if mask is None:
         return np.True_ if isinstance(inputs[name], np.ndarray) else tf.constant(True)
     return mask if len(mask.shape) == 3 else mask[:, :, None]
+
+
+def _expand_weights(weights, shape):
+    """Returns sample weights with as many axes as targets of this static shape, after checking theirs."""
+    rank = len(weights.shape)
+    is_valid = 1 <= rank <= 3
+    if not is_valid or any(None not in pair and pair[0] != pair[1] for pair in zip(weights.shape, shape, strict=False)):
+        raise ValueError(
+            "`sample_weight` must have the shape (batch,), (batch, horizon) or (batch, horizon, series), for `y` of "
+            f"shape {tuple(shape)}. Received: {tuple(weights.shape)}"
+        )
+    return weights[(..., *[None] * (3 - rank))]
 
 
 def _without_targets(inputs):

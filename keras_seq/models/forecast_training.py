@@ -75,7 +75,7 @@ class ForecastTraining:
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        point = self.output_likelihood.mean(parameters)
+        point = self.likelihood.mean(parameters)
         return self.compute_metrics(x, y, self._measure_scale(x).undo(point), sample_weight)
 
     def test_step(self, data):
@@ -101,7 +101,7 @@ class ForecastTraining:
         inputs = {**as_dict(x), "targets": y}
         weights = self._target_weights(inputs, sample_weight)
         scaled = self._measure_scale(inputs).apply(observed_values(inputs, "targets"))
-        losses = self.output_likelihood.loss(scaled, y_pred)
+        losses = self.likelihood.loss(scaled, y_pred)
         loss = ops.sum(weights * losses) / ops.maximum(ops.sum(weights), 1e-12)
         return ops.sum(ops.stack([loss, *(ops.cast(extra, "float32") for extra in self.losses)]))
 
@@ -221,7 +221,7 @@ class ForecastTraining:
 
         Returns the inputs and their flags, without gradient.
         """
-        sampling, output = self.scheduled_sampling, self.output_likelihood
+        sampling, output = self.scheduled_sampling, self.likelihood
         draws = sampling.draw(ops.ones(ops.shape(previous)[:2], "int32"), self.optimizer.iterations)
         uniforms = keras.random.uniform((*ops.shape(previous), 2), 2.0**-24, 1, "float32", sampling.seed_generator)
         draws_values = sampling.sample == "categorical" and output.is_distribution

@@ -133,7 +133,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         self.units = units
         self.cell = cell
         self.num_layers = num_layers
-        self.output_likelihood = get_likelihood(output)
+        self.likelihood = get_likelihood(output)
         self.scaling = scaling
         self.attention = attention
         self.bidirectional = bidirectional
@@ -195,7 +195,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             self.combine.build((None, None, units + memory_units))
             units = self.combine.units
         self.readout = keras.layers.Dense(
-            series * self.output_likelihood.num_parameters, dtype=self.dtype_policy, name="readout"
+            series * self.likelihood.num_parameters, dtype=self.dtype_policy, name="readout"
         )
         self.readout.build((None, None, units + features))
 
@@ -211,10 +211,11 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
     def call(self, inputs, training=False):
         inputs = as_dict(inputs)
         if tf.executing_eagerly():
-            self._inputs.convert(inputs)  # raises an error for bad values
+            self._inputs.convert(inputs, self._predicted_horizon)  # raises an error for bad values
         encoded = self._encode(inputs, training)
         if "targets" not in inputs:
             return self.roll_out(encoded, self._predicted_horizon or self.horizon)[:, 0]
+        self._inputs.check_shapes(encoded.inputs)
         flags = observed_flags(encoded.inputs, "targets")
         values = encoded.scale.apply(observed_values(encoded.inputs, "targets")) * flags
         previous = ops.concatenate([encoded.previous[:, None], values[:, :-1]], axis=1)
@@ -228,7 +229,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         inputs = {
             name: ops.cast(value, "bool" if name.endswith("mask") else "float32") for name, value in inputs.items()
         }
-        self._inputs.check_shapes(inputs)
+        self._inputs.check_shapes(inputs, horizon=0)  # how many steps the covariates must cover depends on the caller
         past, observed = observed_values(inputs, "past"), observed_flags(inputs, "past")
         scale = measure_scale(past, observed, self.scaling)
         scaled = scale.apply(past) * observed
@@ -311,13 +312,13 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         """Returns the parameters (..., series, parameters) from outputs and features of the decoder (..., size)."""
         outputs = ops.concatenate([ops.cast(outputs, self.compute_dtype), ops.cast(features, self.compute_dtype)], -1)
         raw = self.readout(outputs)
-        shape = *ops.shape(raw)[:-1], self._inputs.sizes["past"], self.output_likelihood.num_parameters
-        return self.output_likelihood.parameters(ops.reshape(raw, shape))
+        shape = *ops.shape(raw)[:-1], self._inputs.sizes["past"], self.likelihood.num_parameters
+        return self.likelihood.parameters(ops.reshape(raw, shape))
 
     def get_config(self):
         names = "horizon units cell num_layers scaling attention bidirectional dropout recurrent_dropout seed"
         config = {name: getattr(self, name) for name in [*names.split(), "implementation"]}
-        config["output"] = keras.saving.serialize_keras_object(self.output_likelihood)
+        config["output"] = keras.saving.serialize_keras_object(self.likelihood)
         for name in ("cell", "attention"):
             if isinstance(config[name], keras.layers.Layer):
                 config[name] = keras.saving.serialize_keras_object(config[name])

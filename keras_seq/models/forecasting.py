@@ -43,7 +43,8 @@ class Forecasting:
             positions: int32 (batch,), the positions of the samples in a larger batch, which decide about the draws.
 
         Returns:
-            Values (batch, 1 + num_samples, horizon, series), float32, in the units of the data.
+            Values (batch, 1 + num_samples, horizon, series), float32, in the units of the data. No gradient flows
+            through them.
         """
         series, paths = encoded.previous.shape[-1], 1 + num_samples
         self._inputs.check_shapes(encoded.inputs, horizon)
@@ -63,14 +64,14 @@ class Forecasting:
         first = tuple(ops.repeat(x, paths, axis=0) for x in (encoded.previous, encoded.is_observed))
         _, values = time_loop(body, (*first, state), sequences)  # (horizon, rows, series)
         values = ops.reshape(ops.moveaxis(values, 0, 1), (-1, paths, horizon, series))
-        return encoded.scale.undo(values)
+        return ops.stop_gradient(encoded.scale.undo(values))
 
     def _make_draw(self, batch, paths, series, seed, positions):
         """Returns a function `(parameters, t) -> value` (rows, series): point forecasts in the first paths, else draws.
 
         A draw depends on the seed, the position of the sample, path, series and step t only.
         """
-        output = self.output_likelihood
+        output = self.likelihood
         if paths == 1:
             return lambda parameters, t: output.mean(parameters)
         numbers = tf.range(paths * series)[None] + positions[:, None] * (paths * series)
@@ -167,15 +168,15 @@ class Forecasting:
             check_positive(name, value)
         if not (levels or return_samples):
             num_samples = 0
-        elif not self.output_likelihood.is_distribution:
-            raise no_distribution(self.output_likelihood)
+        elif not self.likelihood.is_distribution:
+            raise no_distribution(self.likelihood)
         inputs = self._inputs.convert(x, horizon)
         if not self.built:
             raise ValueError("`forecast` needs a model that is built: fit it, or call it on data.")
         inputs = {name: value for name, value in inputs.items() if not name.startswith("target")}
         seed = _seed_tensor(seed)
         results = []
-        for start in range(0, len(inputs["past"]), batch_size):
+        for start in range(0, max(len(inputs["past"]), 1), batch_size):
             batch = {name: tf.constant(value[start : start + batch_size]) for name, value in inputs.items()}
             run = self._forecast_function(batch, horizon, levels, num_samples, return_samples)
             positions = tf.range(start, start + batch["past"].shape[0])
@@ -204,7 +205,8 @@ class Forecasting:
         """Writes a SavedModel that forecasts and runs with TensorFlow alone.
 
         The signatures take the inputs of the model by name: `past` (batch, time, series) float32, `past_mask` booleans
-        of this shape, and those of `past_covariates`, `future_covariates` and `static` that the model reads.
+        of this shape, and those of `past_covariates`, `future_covariates` (batch, horizon, features) and `static` that
+        the model reads.
 
         - `serving_default` returns `mean` and, if the model has a distribution, `quantiles`, as `forecast` does with
           seed 0.
@@ -221,7 +223,7 @@ class Forecasting:
         check_positive("num_samples", num_samples)
         if not self.built:
             raise ValueError("`export` needs a model that is built: fit it, or call it on data.")
-        has_distribution = self.output_likelihood.is_distribution
+        has_distribution = self.likelihood.is_distribution
 
         def sample(seed, inputs):
             positions = tf.range(tf.shape(inputs["past"])[0])

@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A forecaster against loops of single steps, closed forms and SciPy; missing values, scaling, draws, forms of data."""
+
+import itertools
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+from conftest import JIT, draw, needs_kernels
+
+import keras_seq
+from keras_seq import layers
+from keras_seq.training import Gaussian, Quantiles, ScheduledSampling
+
+BATCH, TIME, HORIZON, SERIES = 5, 7, 3, 2
+
+
+def make_inputs(batch=BATCH, steps=HORIZON):
+    """Inputs of all kinds, with missing values that are NaN."""
+    past = 10 + 3 * draw(batch, TIME, SERIES)
+    mask = np.random.default_rng(1).random(past.shape) > 0.2
+    return {
+        "past": np.where(mask, past, np.nan),
+        "past_mask": mask,
+        "past_covariates": draw(batch, TIME, 3, seed=2),
+        "future_covariates": draw(batch, steps, 1, seed=3),
+        "static": draw(batch, 2, seed=4),
+    }
+
+
+def make_targets(batch=BATCH):
+    return 10 + 3 * draw(batch, HORIZON, SERIES, seed=5)
+
+
+def make_model(cell="gru", inputs=None, **options):
+    """A model with 4 units that is built."""
+    model = keras_seq.Forecaster(HORIZON, 4, cell, **{"seed": 0, **options})
+    inputs = make_inputs() if inputs is None else inputs
+    model.build({name: value.shape for name, value in inputs.items()})
+    for i, weight in enumerate(model.trainable_weights):  # biases too, and large enough to matter
+        weight.assign(0.5 * draw(*weight.shape, seed=i))
+    return model
+
+
+def teacher_forced_means(model, inputs, targets):
+    """One-step-ahead forecasts in the units of the data, from the scale that NumPy computes."""
+    parameters = model({**inputs, "targets": targets})
+    shift, scale = scale_of(inputs)
+    return model.likelihood.mean(parameters) * scale + shift
+
+
+def scale_of(inputs):
+    past = np.where(inputs["past_mask"], inputs["past"], np.nan).astype("float64")
+    return np.nanmean(past, axis=1, keepdims=True), np.nanstd(past, axis=1, keepdims=True)
+
+
+VARIANTS = {
+    "lstm": {"cell": "lstm"},
+    "stack": {"num_layers": 2, "output": "student_t"},
+    "bidirectional with attention": {"cell": "lstm", "bidirectional": True, "attention": "bahdanau"},
+    "attention with states": {"attention": "monotonic", "output": "quantiles"},
+    "cell of keras_seq": {"cell": layers.LSTMCell(4, layer_norm=True)},
+    "cell of Keras": {"cell": keras.layers.GRUCell(4), "output": "mse"},
+}
+every_variant = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(o, id=i, marks=pytest.mark.slow if i in ("stack", "cell of Keras") else ())
+        for i, o in VARIANTS.items()
+    ],
+)
+
+
+@every_variant
+def test_the_rollout_equals_a_loop_of_single_steps(options):
+    model, inputs = make_model(**options), make_inputs()
+    shift, scale = scale_of(inputs)
+    observed = inputs["past_mask"]
+    scaled = np.where(observed, (np.nan_to_num(inputs["past"]) - shift) / scale, 0).astype("float32")
+    static = np.repeat(inputs["static"][:, None], TIME, axis=1)
+    memory, *state = model.encoder(
+        np.concatenate([scaled, observed, inputs["past_covariates"], static], axis=-1, dtype="float32")
+    )
+    if model.bidirectional:
+        state = [bridge(np.concatenate(state, axis=-1)) for bridge in model.bridges]
+    previous, flags, forecasts, outputs = scaled[:, -1], observed[:, -1], [], []
+    for t in range(HORIZON):
+        known = [previous, flags, inputs["future_covariates"][:, t], inputs["static"]]
+        features = np.concatenate(known, axis=-1, dtype="float32")
+        output, *state = model.decoder(features[:, None], initial_state=state)
+        if model.attention_layer is not None:
+            outputs.append(output)
+            contexts = model.attention_layer([np.concatenate(outputs, axis=1), memory])
+            output = model.combine(np.concatenate([output, contexts[:, -1:]], axis=-1))
+        raw = model.readout(np.concatenate([output[:, 0], features], axis=-1))
+        parameters = model.likelihood.parameters(np.reshape(raw, (BATCH, SERIES, -1)))
+        previous, flags = np.asarray(model.likelihood.mean(parameters)), np.ones((BATCH, SERIES))
+        forecasts.append(previous)
+    expected = np.stack(forecasts, axis=1) * scale + shift
+    np.testing.assert_allclose(model(inputs), expected, rtol=1e-6, atol=2e-6 * np.abs(expected).max())
+
+
+@every_variant
+def test_teacher_forced_on_its_own_forecasts_it_forecasts_them_again(options):
+    model, inputs = make_model(**options), make_inputs()
+    forecasts = model(inputs).numpy()
+    np.testing.assert_allclose(teacher_forced_means(model, inputs, forecasts), forecasts, rtol=1e-5)
+
+
+def test_point_forecasts_quantiles_and_samples_belong_together():
+    model, inputs = make_model(output="student_t"), make_inputs(steps=HORIZON + 4)
+    forecast = model.forecast(
+        inputs, HORIZON + 4, quantiles=(0.9, 0.2), num_samples=30, seed=1, batch_size=2, return_samples=True
+    )
+    assert forecast.mean.shape == (BATCH, HORIZON + 4, SERIES)
+    assert forecast.samples.shape == (BATCH, 30, HORIZON + 4, SERIES)
+    assert forecast.levels == (0.9, 0.2)
+    expected = np.moveaxis(np.quantile(forecast.samples, (0.9, 0.2), axis=1), 0, -1)
+    np.testing.assert_allclose(forecast.quantiles, expected, rtol=1e-5)
+    np.testing.assert_allclose(model(inputs), forecast.mean[:, :HORIZON], rtol=1e-5)
+    again = model.forecast(inputs, HORIZON + 4, quantiles=(0.9, 0.2), num_samples=30, seed=1)
+    np.testing.assert_allclose(again.quantiles, forecast.quantiles, rtol=1e-5)  # whatever the batches
+    other = model.forecast(inputs, HORIZON + 4, quantiles=(0.9, 0.2), num_samples=30, seed=2)
+    assert np.all(other.quantiles != forecast.quantiles)
+
+
+def test_a_path_reads_its_own_draws_and_draws_have_the_predicted_distribution():
+    model, inputs = make_model(output="gaussian"), make_inputs(2)
+    samples = model.forecast(inputs, seed=0, num_samples=1000, return_samples=True).samples
+    shift, scale = scale_of(inputs)
+    tiled = {name: np.repeat(value, 1000, axis=0) for name, value in inputs.items()}
+    parameters = np.asarray(model({**tiled, "targets": samples.reshape(-1, HORIZON, SERIES)}))
+    scaled = (samples - shift[:, None]) / scale[:, None]
+    mean, deviation = np.moveaxis(parameters.reshape(*samples.shape, 2), -1, 0)
+    levels = scipy.stats.norm.cdf(scaled, mean, deviation)  # uniform and independent if all is right
+    assert scipy.stats.kstest(levels.ravel(), "uniform").pvalue > 1e-3
+    columns = np.moveaxis(levels, 1, -1).reshape(-1, 1000)  # samples, steps and series do not share draws
+    correlations = np.corrcoef(columns)[np.triu_indices(len(columns), 1)]
+    assert np.abs(correlations).max() < 0.15
+
+
+@pytest.mark.parametrize("scaling", ["standard", "mean_abs", None])
+def test_scaling_is_undone_in_the_forecasts(scaling):
+    inputs = {"past": 1 + np.abs(draw(BATCH, TIME, SERIES))}
+    model = make_model(inputs=inputs, scaling=scaling)
+    forecasts, factor = model(inputs).numpy(), np.float32([1000, 1e-3])
+    changed = model({"past": inputs["past"] * factor})
+    assert np.allclose(changed, forecasts * factor, rtol=1e-4) == (scaling is not None)
+    shifted = model({"past": inputs["past"] + 50})
+    assert np.allclose(shifted, forecasts + 50, rtol=1e-3) == (scaling == "standard")
+
+
+@pytest.mark.parametrize("scaling", ["standard", "mean_abs"])
+def test_constant_and_missing_series_have_the_scale_1(scaling):
+    past = np.full((2, TIME, SERIES), 0.1, "float32")
+    past[1] = 1e30  # its square is infinite
+    mask = np.ones(past.shape, bool)
+    mask[0, :, 1] = False
+    model = make_model(inputs={"past": past}, scaling=scaling)
+    forecasts = model({"past": past, "past_mask": mask})
+    assert np.all(np.isfinite(forecasts))
+    x = {"past": past, "past_mask": mask, "targets": past[:, :HORIZON]}
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, x["targets"], model(x))
+    assert all(np.all(np.isfinite(gradient)) for gradient in tape.gradient(loss, model.trainable_weights))
+    if scaling == "standard":
+        zeros = model({"past": 0 * past, "past_mask": mask})
+        np.testing.assert_allclose(forecasts[0], zeros[0] + np.float32([0.1, 0]), rtol=1e-4)
+
+
+def test_what_is_masked_reaches_no_result_and_no_gradient():
+    model, inputs, targets = make_model(), make_inputs(), make_targets()
+    target_mask = np.random.default_rng(2).random(targets.shape) > 0.3
+    results = []
+    for garbage in (0, np.nan, np.inf, -999):
+        past = tf.constant(np.where(inputs["past_mask"], inputs["past"], garbage), tf.float32)
+        y = tf.constant(np.where(target_mask, targets, garbage), tf.float32)
+        x = {**inputs, "past": past, "targets": y, "target_mask": target_mask}
+        with tf.GradientTape() as tape:
+            tape.watch([past, y])
+            loss = model.compute_loss(x, y, model(x))
+        gradients = tape.gradient(loss, [past, y, *model.trainable_weights])
+        assert np.all(gradients[0].numpy()[~inputs["past_mask"]] == 0)
+        assert np.all(gradients[1].numpy()[~target_mask] == 0)
+        results.append([loss, *gradients])
+    for other in results[1:]:
+        for value, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(value, expected)
+
+
+def test_the_loss_is_the_mean_over_observed_targets_whatever_the_batches():
+    model, inputs, targets = make_model(), make_inputs(), make_targets()
+    inputs["target_mask"] = np.random.default_rng(2).random(targets.shape) > 0.3
+    targets[~inputs["target_mask"]] = np.nan
+    shift, scale = scale_of(inputs)
+    parameters = np.asarray(model({**inputs, "targets": targets}))
+    losses = -scipy.stats.norm.logpdf((targets - shift) / scale, parameters[..., 0], parameters[..., 1])
+    errors = np.abs(model(inputs) - targets)
+    model.compile("sgd", metrics=["mae"])
+    for batch_size in (1, 3):
+        results = model.evaluate(inputs, targets, batch_size=batch_size, verbose=0, return_dict=True)
+        assert results["loss"] == pytest.approx(np.nanmean(losses), rel=1e-5)
+        assert results["mae"] == pytest.approx(np.nanmean(errors), rel=1e-5)
+    for shape in ((BATCH,), (BATCH, HORIZON), (BATCH, HORIZON, SERIES)):
+        weights = np.random.default_rng(3).random(shape)
+        results = model.evaluate(inputs, targets, batch_size=3, sample_weight=weights, verbose=0, return_dict=True)
+        weights = weights.reshape(*shape, *[1] * (3 - len(shape))) * np.where(inputs["target_mask"], 1, np.nan)
+        for name, values in (("loss", losses), ("mae", errors)):
+            expected = np.nansum(weights * values) / np.nansum(weights * np.ones(values.shape))
+            assert results[name] == pytest.approx(expected, rel=1e-5)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.x, self.y
+
+
+FORMS = {
+    "arrays": lambda x, y: (x, y),
+    "tf.data": lambda x, y: (tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH),),
+    "PyDataset": lambda x, y: (Batches(x, y),),
+    "generator": lambda x, y: (itertools.repeat((x, y)),),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_data_trains_alike(form):
+    inputs, targets = make_inputs(), make_targets()
+    results = []
+    for name in dict.fromkeys(["arrays", form]):
+        model = make_model()
+        model.compile(keras.optimizers.SGD(0.1))
+        data = FORMS[name](inputs, targets)
+        one = 1 if name == "generator" else None  # number of steps
+        options = {"validation_data": (inputs, targets), "shuffle": False, "steps_per_epoch": one, "verbose": 0}
+        history = model.fit(*data, **options).history
+        predicted = model.predict(data[0], steps=one, verbose=0)
+        results.append([history["loss"], history["val_loss"], predicted, *model.get_weights()])
+    for values, expected in zip(results[-1], results[0], strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [pytest.param(f, marks=() if f == "tf.data" else pytest.mark.slow) for f in FORMS])
+def test_a_value_that_is_not_finite_is_an_error_in_every_form_of_data(form):
+    inputs, targets = make_inputs(), make_targets()
+    model = make_model()
+    model.compile("sgd")
+    kinds = (ValueError, tf.errors.InvalidArgumentError)
+    x = {**inputs, "static": np.where(np.arange(2) == 0, np.nan, inputs["static"])}
+    with pytest.raises(kinds, match="`static` must be finite"):
+        model.fit(*FORMS[form](x, targets), verbose=0)
+    with pytest.raises(kinds, match="`y` must be finite where `target_mask` is True"):
+        model.evaluate(*FORMS[form](inputs, np.where(targets > 10, np.inf, targets)), verbose=0)
+    x = {**inputs, "past": np.full_like(inputs["past"], np.nan)}
+    with pytest.raises(kinds, match="`past` must be finite where `past_mask` is True"):
+        model.predict(FORMS[form](x, targets)[0], verbose=0)
+
+
+def test_scheduled_sampling_in_sequence_reads_the_models_own_forecasts():
+    model, inputs, targets = make_model(), make_inputs(), make_targets()
+    teacher_forced = model({**inputs, "targets": targets})
+    model.compile("sgd", scheduled_sampling=ScheduledSampling(1.0, "sequential", "argmax"))
+    np.testing.assert_array_equal(model({**inputs, "targets": targets}), teacher_forced)  # not in training: none
+    expected = model({**inputs, "targets": model(inputs)})
+    np.testing.assert_allclose(model({**inputs, "targets": targets}, training=True), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scheduled_sampling_in_parallel_reads_teacher_forced_forecasts():
+    model, inputs, targets = make_model(), make_inputs(), make_targets()
+    fed = np.asarray(teacher_forced_means(model, inputs, targets), "float32")
+    model.compile("sgd", scheduled_sampling=ScheduledSampling(1.0, "parallel", "argmax"))
+    expected = model({**inputs, "targets": fed})
+    np.testing.assert_allclose(model({**inputs, "targets": targets}, training=True), expected, rtol=1e-4, atol=1e-5)
+    model.compile("sgd", scheduled_sampling=ScheduledSampling(0.0))
+    np.testing.assert_array_equal(
+        model({**inputs, "targets": targets}, training=True), model({**inputs, "targets": targets})
+    )
+
+
+def test_draws_of_scheduled_sampling_have_the_seed_of_its_argument():
+    inputs, targets, results = make_inputs(), make_targets(), []
+    for seed in (1, 1, 2):
+        model = make_model()
+        model.compile("sgd", scheduled_sampling=ScheduledSampling(1.0, "sequential", seed=seed))
+        results.append(model({**inputs, "targets": targets}, training=True).numpy())
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.any(results[0] != results[2])
+
+
+@needs_kernels
+def test_encoder_decoder_and_rollout_run_native_kernels():
+    rows = keras_seq.explain(make_model("lstm", num_layers=2, attention="luong"), print_fn=None)
+    assert [row.kind for row in rows] == ["Forecaster", "LSTM", "LSTM"]
+    assert {row.implementation for row in rows} == {"native"}
+    assert rows[0].reason.startswith("steps of a rollout")
+
+
+def test_statistics_are_float32_under_mixed_precision():
+    inputs = {"past": 1e5 + draw(BATCH, TIME, SERIES)}  # bfloat16 has no numbers between 99,840 and 100,352
+    model = make_model(inputs=inputs, dtype="mixed_bfloat16")
+    reference = make_model(inputs=inputs)
+    assert model(inputs).dtype == "float32"
+    np.testing.assert_allclose(model(inputs) - 1e5, reference(inputs) - 1e5, atol=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"dtype": "mixed_bfloat16"}], ids=["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_it_learns_to_continue_waves(options, jit_compile):
+    time = np.arange(400)[:, None]
+    x, y = keras_seq.data.forecasting_windows(np.sin(time / np.float32([3, 5])), past=24, horizon=6)
+    model = keras_seq.Forecaster(6, 16, output="student_t", **options)
+    model.compile(keras.optimizers.Adam(1e-2), metrics=["mae"], jit_compile=jit_compile)
+    history = model.fit(x, y, epochs=8, verbose=0, validation_data=(x, y)).history
+    assert history["loss"][-1] < history["loss"][0] - 1
+    assert history["val_mae"][-1] < 0.2
+    assert np.abs(model.predict(x, verbose=0) - y).mean() == pytest.approx(history["val_mae"][-1], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_saved_model_forecasts_the_same_in_a_new_process(tmp_path):
+    inputs, targets = make_inputs(), make_targets()
+    model = make_model("lstm", num_layers=2, attention="luong", bidirectional=True, output=Quantiles([0.1, 0.5, 0.9]))
+    model.compile("adam", metrics=["mae"], scheduled_sampling=ScheduledSampling(0.5))
+    model.fit(inputs, targets, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    script = """
+import sys, keras, numpy as np, keras_seq
+model = keras.models.load_model(sys.argv[1] + "/model.keras")
+inputs = dict(np.load(sys.argv[1] + "/inputs.npz"))
+assert model.scheduled_sampling.probability == 0.5
+forecast = model.forecast(inputs, seed=3, num_samples=5)
+results = model.evaluate(inputs, np.zeros((5, 3, 2)), verbose=0)
+np.savez(sys.argv[1] + "/outputs.npz", predicted=model.predict(inputs, verbose=0), quantiles=forecast.quantiles,
+         results=results)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    outputs = np.load(tmp_path / "outputs.npz")
+    np.testing.assert_array_equal(outputs["predicted"], model.predict(inputs, verbose=0))
+    np.testing.assert_array_equal(outputs["quantiles"], model.forecast(inputs, seed=3, num_samples=5).quantiles)
+    np.testing.assert_array_equal(outputs["results"], model.evaluate(inputs, np.zeros((5, 3, 2)), verbose=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["gaussian", "mse"])
+def test_an_exported_model_runs_with_tensorflow_alone(tmp_path, output):
+    inputs = make_inputs()
+    model = make_model(attention="luong", output=output)
+    model.export(tmp_path / "exported", num_samples=20, quantiles=(0.1, 0.9))
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    script = """
+import sys, numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1] + "/exported")
+inputs = {name: tf.constant(x if x.dtype == bool else x.astype("float32"))
+          for name, x in np.load(sys.argv[1] + "/inputs.npz").items()}
+outputs = model.signatures["serving_default"](**inputs)
+if "forecast_samples" in model.signatures:
+    outputs["samples"] = model.signatures["forecast_samples"](seed=tf.constant(7), **inputs)["samples"]
+assert "keras_seq" not in sys.modules
+np.savez(sys.argv[1] + "/outputs.npz", **outputs)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    outputs = np.load(tmp_path / "outputs.npz")
+    np.testing.assert_allclose(outputs["mean"], model.predict(inputs, verbose=0), rtol=1e-5)
+    if output == "gaussian":
+        expected = model.forecast(inputs, quantiles=(0.1, 0.9), num_samples=20, seed=0)
+        np.testing.assert_allclose(outputs["quantiles"], expected.quantiles, rtol=1e-4)
+        expected = model.forecast(inputs, num_samples=20, seed=7, return_samples=True)
+        np.testing.assert_allclose(outputs["samples"], expected.samples, rtol=1e-4)
+    else:
+        assert outputs["quantiles"].shape == (BATCH, HORIZON, SERIES, 0)
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+def test_predict_forecasts_any_horizon(jit_compile):
+    inputs = make_inputs(steps=HORIZON + 2)
+    model = make_model()
+    model.compile(jit_compile=jit_compile)
+    longer = model.predict(inputs, horizon=HORIZON + 2, verbose=0)
+    np.testing.assert_allclose(model.predict(inputs, verbose=0), longer[:, :HORIZON], rtol=1e-5)
+    np.testing.assert_allclose(model.predict(inputs, horizon=1, verbose=0), longer[:, :1], rtol=1e-5)
+
+
+def without(inputs, name):
+    return {key: value for key, value in inputs.items() if key != name}
+
+
+def test_covariates_need_not_reach_beyond_the_steps_that_are_forecast():
+    model, inputs = make_model(), make_inputs()
+    expected = model(inputs)[:, :1]
+    inputs["future_covariates"] = inputs["future_covariates"][:, :1]
+    np.testing.assert_allclose(model.forecast(inputs, 1, quantiles=()).mean, expected, rtol=1e-5)
+
+
+def test_an_empty_batch_gives_an_empty_forecast():
+    forecast = make_model().forecast(make_inputs(0), num_samples=2)
+    assert forecast.mean.shape == (0, HORIZON, SERIES)
+    assert forecast.quantiles.shape == (0, HORIZON, SERIES, 3)
+
+
+INPUT_ERRORS = {
+    "a missing entry": (lambda x: without(x, "static"), "must be those that the model was built with"),
+    "no past": (lambda x: without(x, "past"), "must have the entry 'past'"),
+    "an unknown entry": (lambda x: {**x, "mask": x["past_mask"]}, "must have the entry 'past' and may have"),
+    "another number of series": (
+        lambda x: {**x, "past": x["past"][..., :1], "past_mask": x["past_mask"][..., :1]},
+        "Received: {'past': 1,",
+    ),
+    "an axis too few": (lambda x: {**x, "past": x["past"][..., 0]}, "`past` must have the shape (batch, time, series)"),
+    "no steps": (lambda x: {**x, "past": x["past"][:, :0]}, "`past` must have at least one time step"),
+    "a mask of another length": (
+        lambda x: {**x, "past_mask": x["past_mask"][:, 1:]},
+        f"`past_mask` must have the shape ({BATCH}, {TIME}, {SERIES}). Received: ({BATCH}, {TIME - 1}, {SERIES})",
+    ),
+    "a mask of numbers": (lambda x: {**x, "past_mask": x["past"]}, "`past_mask` must be an array of booleans"),
+    "words": (lambda x: {**x, "static": [["a", "b"]] * BATCH}, "`static` must be an array of numbers"),
+    "too few covariates": (
+        lambda x: {**x, "future_covariates": x["future_covariates"][:, :2]},
+        f"`future_covariates` must cover the horizon, {HORIZON} steps. Received: shape ({BATCH}, 2, 1)",
+    ),
+    "NaN without a mask": (lambda x: without(x, "past_mask"), "`past` must be finite where `past_mask` is True, or"),
+}
+
+
+@pytest.mark.parametrize("case", INPUT_ERRORS)
+def test_bad_inputs_give_one_clear_error(case):
+    model = make_model()
+    change, message = INPUT_ERRORS[case]
+    inputs = change(make_inputs())
+    calls = [model, model.forecast, lambda x: model.predict(x, verbose=0)]
+    for call in calls[1:] if case == "words" else calls:  # Keras itself raises an error for layers called on words
+        with pytest.raises(ValueError) as error:
+            call(inputs)
+        assert message in str(error.value)
+
+
+ARGUMENT_ERRORS = [
+    (lambda m, x, y: keras_seq.Forecaster(0, 4), "`horizon` must be a positive integer. Received: 0"),
+    (lambda m, x, y: keras_seq.Forecaster(2, 4, scaling="max"), "`scaling` must be one of"),
+    (lambda m, x, y: keras_seq.Forecaster(2, 4, output="normal"), "`output` must be one of"),
+    (lambda m, x, y: m.predict(x, horizon=0), "`horizon` must be a positive integer. Received: 0"),
+    (lambda m, x, y: m.forecast(x, horizon=-1), "`horizon` must be a positive integer. Received: -1"),
+    (lambda m, x, y: m.forecast(x, horizon=9), "`future_covariates` must cover the horizon, 9 steps"),
+    (lambda m, x, y: m.forecast(x, num_samples=0), "`num_samples` must be a positive integer. Received: 0"),
+    (lambda m, x, y: m.forecast(x, quantiles=(0.5, 1)), "`quantiles` must be numbers in (0, 1). Received: (0.5, 1)"),
+    (lambda m, x, y: m.forecast(x, seed=0.5), "`seed` must be an integer or None. Received: 0.5"),
+    (lambda m, x, y: m.compile(loss="mse"), "`loss` must be None"),
+    (lambda m, x, y: m.compile(scheduled_sampling=0.5), "`scheduled_sampling` must be a"),
+    (lambda m, x, y: m.fit(x), "`y` must be the targets"),
+    (
+        lambda m, x, y: m.fit(x, y[:, :2]),
+        f"`y` must have the shape ({BATCH}, {HORIZON}, {SERIES}). Received: (5, 2, 2)",
+    ),
+    (lambda m, x, y: m.fit(x, y[:3]), f"`y` must have the shape ({BATCH}, {HORIZON}, {SERIES}). Received: (3, 3, 2)"),
+    (lambda m, x, y: m.fit(x, y, sample_weight=np.ones(3)), "`sample_weight` must have the shape"),
+    (lambda m, x, y: m.fit(x, y, class_weight={0: 1}), "`class_weight` must be None"),
+    (lambda m, x, y: make_model(output="mse").forecast(x), "need an `output` with a distribution"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), ARGUMENT_ERRORS, ids=range(len(ARGUMENT_ERRORS)))
+def test_bad_arguments_give_one_clear_error(call, message):
+    model = make_model()
+    model.compile("sgd")
+    with pytest.raises(ValueError) as error:
+        call(model, make_inputs(), make_targets())
+    assert message in str(error.value)
+
+
+def test_a_configuration_makes_an_equal_model():
+    model = make_model(cell=layers.LSTMCell(4, zoneout=0.1), output=Gaussian(0.01), attention="luong", scaling=None)
+    copy = keras_seq.Forecaster.from_config(model.get_config())
+    assert copy.get_config() == model.get_config()
+    assert copy.likelihood.min_scale == 0.01
+
+
+def test_a_mask_of_whole_steps_counts_for_all_series():
+    inputs = {"past": draw(BATCH, TIME, SERIES)}
+    model, mask = make_model(inputs=inputs), np.arange(TIME) % 3 > 0
+    mask = np.tile(mask, (BATCH, 1))
+    expected = model({**inputs, "past_mask": np.repeat(mask[..., None], SERIES, axis=-1)})
+    np.testing.assert_array_equal(model({**inputs, "past_mask": mask}), expected)
