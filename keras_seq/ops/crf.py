@@ -83,7 +83,7 @@ def _future_scores(
         def step(future, slices):
             potential, visible = slices
             before = ops.logsumexp(potential + future[:, None, :], axis=-1)
-            before = before - ops.max(before, axis=-1, keepdims=True)
+            before = before - _max(before, axis=-1)[:, None]
             return ops.where(visible, before, future), future
 
         zeros = _zeros(potentials)
@@ -176,7 +176,7 @@ def crf_decode(
     def forward(best, slices):
         log_probability, visible = slices
         candidates = best[:, :, None] + log_probability
-        new = ops.where(visible, ops.max(candidates, axis=1), best)
+        new = ops.where(visible, _max(candidates, axis=1), best)
         return new, ops.cast(ops.argmax(candidates, axis=1), "int32")
 
     sequences = _time_first(log_probabilities), visible
@@ -188,7 +188,7 @@ def crf_decode(
 
     last = ops.cast(ops.argmax(best, axis=-1, keepdims=True), "int32")
     _, tags = time_loop(backward, last, (origins, visible), reverse=True)
-    return ops.transpose(tags[:, :, 0]), ops.max(best, axis=-1)
+    return ops.transpose(tags[:, :, 0]), _max(best, axis=-1)
 
 
 def crf_marginals(
@@ -236,6 +236,12 @@ def _previous(
 
 def _log_softmax(x: Tensor) -> Tensor:
     return x - ops.logsumexp(x, axis=-1, keepdims=True)  # Keras's own warns about a single tag
+
+
+def _max(x: Tensor, axis: int) -> Tensor:
+    return ops.max(
+        x, axis=axis, initial=-float("inf")
+    )  # without it Keras asserts that there are numbers: no empty batch
 
 
 def _zeros(log_probabilities: Tensor) -> Tensor:
