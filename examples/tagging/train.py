@@ -36,13 +36,14 @@ def parse_arguments(arguments=None):
     parser.add_argument("--no-letters", help="do not read the letters of words", action="store_true")
     parser.add_argument("--one-direction", help="read from left to right only, with 2 * UNITS", action="store_true")
     parser.add_argument("--table", help="train again without each of these parts, and compare", action="store_true")
-    add("--units", "size of the state of each direction", 160)
+    add("--units", "size of the state of each direction", 192)
     add("--num-layers", "number of recurrent layers", 2)
     add("--embedding-dim", "size of the embeddings of words", 100)
-    add("--letter-units", "size of the state that reads letters, in each direction", 64)
-    add("--dropout", "fraction of the features to drop between layers", 0.4)
-    add("--word-dropout", "fraction of the words to drop", 0.1)
-    add("--epochs", "passes over the sentences", 12)
+    add("--letter-units", "size of the state that reads letters, in each direction", 80)
+    add("--dropout", "fraction of the features to drop between layers", 0.5)
+    add("--recurrent-dropout", "fraction of the units to drop in recurrent products", 0.2)
+    add("--word-dropout", "fraction of the words to drop", 0.25)
+    add("--epochs", "passes over the sentences", 16)
     add("--batch-size", "sentences in a training step", 32)
     add("--learning-rate", "peak learning rate; it decays to 0", 4e-3)
     add("--words", "number of words to learn hyphenation from", 40_000)
@@ -119,11 +120,12 @@ def build_models(options, encoder):
         spelling = layers.TimeDistributed(layers.Bidirectional(layers.LSTM(options.letter_units)))(spelling)
         features = keras.layers.Concatenate()([features, spelling])
     features = layers.LockedDropout(options.dropout)(features)
+    recurrent = {"return_sequences": True, "recurrent_dropout": options.recurrent_dropout}
     for _ in range(options.num_layers):
         if options.one_direction:
-            features = layers.LSTM(2 * options.units, return_sequences=True)(features)
+            features = layers.LSTM(2 * options.units, **recurrent)(features)
         else:
-            features = layers.Bidirectional(layers.LSTM(options.units, return_sequences=True))(features)
+            features = layers.Bidirectional(layers.LSTM(options.units, **recurrent))(features)
         features = layers.LockedDropout(options.dropout)(features)
     if options.no_crf:
         logits = keras.layers.Dense(len(encoder.tags))(features)

@@ -37,6 +37,9 @@ class CRFLoss(keras.losses.Loss):
     def __init__(self, reduction="sum_over_batch_size", name="crf_loss", dtype=None):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return super().__call__(y_true, y_pred, _expand(sample_weight))
+
     def call(self, y_true, y_pred):
         losses = -crf_log_likelihood(y_pred, _squeeze(y_true, y_pred))
         set_mask(losses, crf_mask(y_pred))
@@ -77,10 +80,17 @@ class CRFAccuracy(keras.metrics.Mean):
         tags, _ = crf_decode(y_pred)
         weights = ops.cast(crf_mask(y_pred), self.dtype)
         if sample_weight is not None:
-            sample_weight = ops.cast(sample_weight, self.dtype)
-            weights = weights * (sample_weight if len(sample_weight.shape) > 1 else sample_weight[:, None])
+            weights = weights * ops.cast(_expand(sample_weight), self.dtype)
         matches = ops.equal(ops.cast(_squeeze(y_true, y_pred), "int32"), tags)
         super().update_state(ops.cast(matches, self.dtype), sample_weight=weights)
+
+
+def _expand(sample_weight):
+    """Returns sample weights with a time axis, which Keras does not add where there is a mask."""
+    if sample_weight is None:
+        return None
+    sample_weight = ops.convert_to_tensor(sample_weight)
+    return sample_weight[:, None] if len(sample_weight.shape) == 1 else sample_weight
 
 
 def _squeeze(y_true, y_pred):
