@@ -9,17 +9,12 @@ import argparse
 import collections
 import json
 import pathlib
-import sys
 import time
 
 import keras
-import numpy as np
-import tensorflow as tf
+from sentences import BREAK, NONE, Encoder, draw_marginals, hyphenated_words, read_sentences
 
-from keras_seq import data, layers, ops, training
-
-BREAK, NONE = "-", "."  # the tags of hyphenation
-MAX_LETTERS = 20  # of a word; the letters of longer ones are cut
+from keras_seq import layers, training
 
 
 def parse_arguments(arguments=None):
@@ -49,65 +44,12 @@ def parse_arguments(arguments=None):
     add("--words", "number of words to learn hyphenation from", 40_000)
     add("--seed", "seed of weights, dropout and the order of sentences", 0)
     add("--output", "folder for the results", pathlib.Path("runs/tagging"))
+    if not parser.parse_known_args(arguments)[0].train:  # hyphenation: each "word" is a letter
+        parser.set_defaults(no_letters=True, word_dropout=0.0, dropout=0.2, recurrent_dropout=0.0, epochs=8)
     options = parser.parse_args(arguments)
     if bool(options.train) != bool(options.dev) or (options.test and not options.dev):
         parser.error("--train and --dev go together: give both files, or none for hyphenation")
     return options
-
-
-def read_sentences(path):
-    """Returns a list of (words, tags). A bad line ends the program with status 2."""
-    blocks = [[]]
-    for number, line in enumerate(pathlib.Path(path).read_text(encoding="utf-8").split("\n"), start=1):
-        columns = line.split("\t")
-        if line and (len(columns) != 2 or any(len(column.split()) != 1 for column in columns)):
-            print(f"{path}:{number}: expected a word, a tab and a tag, without spaces, got {line!r}", file=sys.stderr)
-            raise SystemExit(2)
-        if line:
-            blocks[-1].append(columns)
-        elif blocks[-1]:
-            blocks.append([])
-    return [tuple(zip(*block, strict=True)) for block in blocks if block]
-
-
-def hyphenated_words(count):
-    """Returns a dict from split to a list of (letters, tags), with the breaks that pyphen knows."""
-    import pyphen
-
-    dictionary, splits = pyphen.Pyphen(lang="en_US"), {}
-    for split, (words, _) in data.load_cmudict().items():
-        words = [word for word in dict.fromkeys(words) if word.isalpha() and len(word) > 4]
-        words = words[:: max(1, len(words) // (count if split == "train" else 4000))]
-        breaks = [dictionary.positions(word) for word in words]
-        tags = [
-            [BREAK if i + 1 in b else NONE for i in range(len(word))] for word, b in zip(words, breaks, strict=True)
-        ]
-        splits[split] = list(zip(words, tags, strict=True))
-    return splits
-
-
-class Encoder:
-    """Turns sentences into batches of integers: words, letters and tags."""
-
-    def __init__(self, sentences, tags):
-        counts = collections.Counter(word.lower() for words, _ in sentences for word in words)
-        often = [word for word, count in counts.items() if count > 1]  # the others train the embedding of unknown words
-        letters = sorted({letter for words, _ in sentences for letter in "".join(words)})
-        self.tags = sorted(tags)
-        self.words = keras.layers.StringLookup(vocabulary=often, mask_token="")
-        self.letters = keras.layers.StringLookup(vocabulary=letters, mask_token="")
-        self.tag_ids = keras.layers.StringLookup(vocabulary=self.tags, num_oov_indices=0)
-
-    def encode(self, sentences, tags):
-        words = tf.strings.split(sentences)  # (batch, None)
-        letters = tf.strings.unicode_split(words, "UTF-8")[:, :, :MAX_LETTERS]  # (batch, None, None)
-        words, letters = self.words(tf.strings.lower(words, "utf-8")), self.letters(letters)
-        return (words.to_tensor(), letters.to_tensor()), self.tag_ids(tf.strings.split(tags)).to_tensor()
-
-    def batches(self, sentences, batch_size, **options):
-        texts = ([" ".join(column) for column in columns] for columns in zip(*sentences, strict=True))
-        split = ("whitespace", "whitespace")
-        return data.bucket_by_length(*texts, batch_size, split=split, **options).map(self.encode).prefetch(2)
 
 
 def build_models(options, encoder):
@@ -167,34 +109,10 @@ def score(encoder, tagger, sentences):
     return metrics | ({"f1_of_breaks": 200 * counts["both"] / counts["either"]} if counts else {})
 
 
-def draw_marginals(encoder, model, sentences, path):
-    """Draws the probability of each tag for some sentences, with a ring around the true tags."""
-    from matplotlib.figure import Figure
-
-    texts = [tf.constant([" ".join(column) for column in columns]) for columns in zip(*sentences, strict=True)]
-    marginals = np.asarray(ops.crf_marginals(model(encoder.encode(*texts)[0])))
-    height = 0.22 * len(encoder.tags) + 1.2
-    width = 0.5 + 0.36 * max(len(words) for words, _ in sentences)
-    figure = Figure(figsize=(width + 1, height * len(sentences)), layout="constrained")
-    for axes, (words, tags), panel in zip(
-        np.ravel(figure.subplots(len(sentences), 1)), sentences, marginals, strict=True
-    ):
-        panel = panel[: len(words)].T  # (tags, time)
-        image = axes.imshow(panel, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        rows = [encoder.tags.index(tag) for tag in tags]
-        axes.scatter(range(len(words)), rows, s=45, facecolors="none", edgecolors="tab:orange", linewidths=1.5)
-        axes.set_xticks(range(len(words)), words, rotation=0 if max(map(len, words)) == 1 else 90, parse_math=False)
-        axes.set_yticks(range(len(encoder.tags)), encoder.tags)
-        axes.set_xlim(-0.5, max(len(words) for words, _ in sentences) - 0.5)
-    figure.colorbar(image, ax=figure.axes, label="probability (ring: the true tag)", fraction=0.05)
-    figure.savefig(path, dpi=120)
-
-
 def main(arguments=None):
     options = parse_arguments(arguments)
     files = {name: getattr(options, name) for name in ("train", "dev", "test") if getattr(options, name)}
     splits = {name: read_sentences(path) for name, path in files.items()} or hyphenated_words(options.words)
-    options.no_letters |= not files  # each "word" of hyphenation is a letter
     tags = {tag for sentences in splits.values() for _, tags in sentences for tag in tags}
     encoder = Encoder(splits["train"], tags)
     model, tagger, seconds = train(options, encoder, splits)
@@ -207,7 +125,8 @@ def main(arguments=None):
         results[part] = {**score(encoder, other, splits["dev"]), "train_seconds": seconds}
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
-    model.save(options.output / "model.keras")
+    (options.output / "vocabularies.json").write_text(json.dumps(encoder.vocabularies(), indent=0) + "\n")
+    tagger.save(options.output / "tagger.keras")
     if not options.no_crf:
         samples = [sentence for sentence in splits["dev"] if 6 <= len(sentence[0]) <= 16]
         draw_marginals(encoder, model, samples[:: max(1, len(samples) // 4)][:4], options.output / "marginals.png")

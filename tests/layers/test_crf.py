@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import JIT, assert_close, draw, run_with_gradients
+from conftest import assert_close, draw, run_with_gradients
 
 from keras_seq import layers, ops
 from keras_seq.layers import CRF
@@ -110,15 +110,16 @@ def make_models(**options):
 
 # The tag of a token is its remainder, plus one if it follows its own kind: only neighbours tell.
 TOKENS = np.random.default_rng(0).integers(1, 9, (32, 7)) * (np.arange(7) < np.arange(32)[:, None] % 8)
-TARGETS = (TOKENS + (np.roll(TOKENS, 1, axis=1) % 3 == TOKENS % 3)) % TAGS
+TARGETS = (TOKENS + (np.pad(TOKENS, [(0, 0), (1, 0)])[:, :-1] % 3 == TOKENS % 3)) % TAGS
 
 
-@pytest.mark.parametrize("jit", JIT)
+@pytest.mark.slow
+@pytest.mark.parametrize("jit", [False, True])
 def test_a_tagger_learns_and_predicts(jit):
     model, tagger = make_models()
     metric = CRFAccuracy()
     model.compile(keras.optimizers.Adam(0.05), CRFLoss(), metrics=[metric], jit_compile=jit)
-    model.fit(TOKENS, TARGETS, epochs=40, verbose=0, batch_size=32)
+    model.fit(TOKENS, TARGETS, epochs=80, verbose=0, batch_size=32)
     loss, accuracy = model.evaluate(TOKENS, TARGETS, verbose=0)
     predicted = tagger.predict(TOKENS, verbose=0)
     assert predicted.dtype == "int32"

@@ -5,11 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
+import references
 import tensorflow as tf
 from conftest import MODES, assert_close, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import numerical_gradients
 
 from keras_seq import ops
 
@@ -94,32 +94,18 @@ def log_likelihood(field):
     return run
 
 
-def likelihood_in_numpy(field):
-    """As `log_likelihood`, sentence by sentence from its end, with probabilities; takes complex numbers."""
-
-    def run(scores, transitions, start, end):
-        results = np.zeros(field.mask.shape, np.result_type(scores, transitions, start, end))
-        for b, mask in enumerate(field.mask):
-            steps = np.flatnonzero(mask)
-            future = np.exp(end)
-            for t, before in zip(steps[::-1], [*steps[-2::-1], None], strict=False):
-                joint = (np.exp(start)[None] if before is None else np.exp(transitions)) * np.exp(scores[b, t]) * future
-                row = 0 if before is None else field.tags[b, before]
-                future = joint.sum(axis=1)
-                results[b, t] = np.log(joint[row, field.tags[b, t]] / future[row])
-        return [results]
-
-    return run
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients(mode):
     """Exact numerical gradients of every argument, with an upstream gradient for each step."""
     field = Field(3, 4, 3, seed=2)
     arguments = [np.nan_to_num(field.scores), *field.weights]
     [actual], gradients = run_with_gradients(log_likelihood(field), arguments, mode=mode)
-    assert_close(actual, likelihood_in_numpy(field)(*arguments)[0], 1e-12)
-    assert_close(gradients, numerical_gradients(likelihood_in_numpy(field), arguments), 1e-10)
+
+    def expected(*arguments):
+        return [references.crf_log_likelihood(*arguments, field.mask, field.tags)]
+
+    assert_close(actual, expected(*arguments)[0], 1e-12)
+    assert_close(gradients, references.numerical_gradients(expected, arguments), 1e-10)
 
 
 def test_the_gradient_of_the_likelihood_is_the_tags_minus_the_marginals():
