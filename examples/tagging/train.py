@@ -128,7 +128,7 @@ def main(arguments=None):
     (options.output / "vocabularies.json").write_text(json.dumps(encoder.vocabularies(), indent=0) + "\n")
     tagger.save(options.output / "tagger.keras")
     if not options.no_crf:
-        samples = [sentence for sentence in splits["dev"] if 6 <= len(sentence[0]) <= 16]
+        samples = [sentence for sentence in splits["dev"] if 6 <= len(sentence[0]) <= 16] or splits["dev"]
         draw_marginals(encoder, model, samples[:: max(1, len(samples) // 4)][:4], options.output / "marginals.png")
     print(json.dumps(results, indent=2))
 

@@ -56,6 +56,7 @@ def test_files_go_together(train, capsys):
     assert "--train and --dev go together" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_words_are_hyphenated(train):
     splits = train.hyphenated_words(50)
     assert set(splits) == {"train", "dev", "test"}
