@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diagnostics of training: the gradients of hidden states."""
+"""Diagnostics of recurrent layers: the gradients of hidden states, and the values of gates and states."""
 
 import inspect
 
@@ -7,8 +7,24 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_seq._private_api import walk_layers
+from keras_seq._private_api import get_mask, walk_layers
 from keras_seq.layers import RNN
+from keras_seq.ops.equations.cell import zone_out
+from keras_seq.ops.equations.gru import GRUEquations
+from keras_seq.ops.equations.lstm import LSTMEquations
+from keras_seq.ops.equations.mgu import MGUEquations
+from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
+from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
+from keras_seq.ops.masks import as_bool_mask
+
+# The gates of cell equations, in the order of the residuals of a step, which begin with them.
+_GATES = {
+    SimpleRNNEquations: (),
+    GRUEquations: ("candidate", "update_gate", "reset_gate"),
+    LSTMEquations: ("input_gate", "forget_gate", "candidate", "output_gate"),
+    MGUEquations: ("forget_gate", "candidate"),
+}
+_STATES = ("hidden_state", "cell_state")
 
 
 def gradient_flow(model, batch, training=False):
@@ -91,6 +107,106 @@ def gradient_flow(model, batch, training=False):
             name = f"{path}/{i % cells}" if cells > 1 else path
             norms[_number_if_taken(name, norms)] = _norms(gradient)
     return norms
+
+
+def gates(layer, inputs, initial_state=None, mask=None):
+    """Computes the gates and states of a recurrent layer at each step, at inference.
+
+    They show what a trained layer does: which units keep their state over many steps, and at which inputs a gate opens.
+    `keras_seq.plots.plot_gates` draws them.
+
+    Args:
+        layer: a built recurrent layer of keras_seq with cells of keras_seq, also a stack or a `Bidirectional`. All
+            extensions are covered (peepholes, projection, layer normalization, zoneout), attention is not.
+        inputs: (batch, time, features).
+        initial_state: as in a call of the layer. By default zeros, the learned state, or that of a stateful layer.
+        mask: (batch, time) booleans, True = keep. By default the mask that `inputs` carry.
+
+    Returns:
+        A dict of NumPy arrays (batch, time, units). Every layer has the "hidden_state", and "candidate" is the new
+        value that gates mix into a state. An `LSTM` has "input_gate", "forget_gate", "candidate", "output_gate",
+        "cell_state" and "hidden_state"; a `GRU` "update_gate", "reset_gate" and "candidate"; an `MGU` "forget_gate" and
+        "candidate". Index t is step t of the sequence, also for a layer that runs backwards. States are those after
+        each step. A masked step keeps the state; it computes no gates, and they are NaN.
+
+        In a stack, names start with the number of the cell: "0/forget_gate", "1/forget_gate". In a `Bidirectional`,
+        they start with "forward/" or "backward/".
+
+    Raises:
+        ValueError: if `layer` is not such a layer, or is not built.
+
+    Example:
+        >>> import numpy as np, keras_seq
+        >>> layer = keras_seq.layers.LSTM(4)
+        >>> layer.build((None, None, 3))
+        >>> values = gates(layer, np.ones((2, 5, 3)))
+        >>> values["forget_gate"].shape, values["cell_state"].shape
+        ((2, 5, 4), (2, 5, 4))
+    """
+    if isinstance(layer, keras.layers.Bidirectional):
+        half = None if initial_state is None else len(initial_state) // 2
+        halves = (None, None) if half is None else (initial_state[:half], initial_state[half:])
+        both = {"forward": layer.forward_layer, "backward": layer.backward_layer}
+        results = {
+            name: gates(direction, inputs, state, mask)
+            for (name, direction), state in zip(both.items(), halves, strict=True)
+        }
+        return {f"{name}/{key}": value for name, values in results.items() for key, value in values.items()}
+    cells = _check_cells(layer)
+    mask = get_mask(inputs) if mask is None else mask
+    inputs = keras.ops.convert_to_tensor(inputs, dtype=layer.compute_dtype)
+    results = {}
+    for i, (cell, state) in enumerate(zip(cells, layer.resolve_initial_states(inputs, initial_state), strict=True)):
+        call = cell.recurrent_call(inputs, state, reverse=layer.go_backwards).prepare()
+        values = _run_cell(call, _gate_names(cell.equations), as_bool_mask(mask))
+        results |= {f"{i}/{name}" if len(cells) > 1 else name: value for name, value in values.items()}
+        inputs = values["hidden_state"] + inputs if i and layer.residual else values["hidden_state"]
+    return {name: keras.ops.convert_to_numpy(value) for name, value in results.items()}
+
+
+def _gate_names(equations):
+    return next(names for kind, names in _GATES.items() if isinstance(equations, kind))
+
+
+def _check_cells(layer):
+    """Returns the cells of a built recurrent layer of keras_seq."""
+    cells = layer.recurrent_cells() if isinstance(layer, RNN) else None
+    if cells is None:
+        raise ValueError(
+            "`layer` must be a recurrent layer of keras_seq with cells of keras_seq, or a `Bidirectional` of them. "
+            f"Received: {layer!r}"
+        )
+    if not layer.built:
+        raise ValueError(f"`layer` must be built. Call it, or `build` it, first. Received: {layer!r}")
+    return cells
+
+
+def _run_cell(call, names, mask):
+    """Runs a `RecurrentCall` step by step. Returns the dict of gates and states, tensors (batch, time, units)."""
+    ops, equations = keras.ops, call.equations
+    batch, time, features = call.inputs.shape
+    bias, recurrent_bias = call.split_bias()
+    weights = RecurrentWeights(call.recurrent_kernel, recurrent_bias, call.extra_weights)
+    inputs = call.inputs if mask is None else ops.where(mask[:, :, None], call.inputs, 0)
+    products = equations.input_product(weights, ops.reshape(inputs, (-1, features)), call.kernel, bias)
+    products = ops.reshape(products, (batch, time, call.kernel.shape[-1]))
+    prepared = equations.prepare(weights)
+    state = call.zero_state(batch) if call.initial_state is None else tuple(call.initial_state)
+    units = call.kernel.shape[-1] // equations.gates
+    sizes = dict.fromkeys(names, units) | dict(zip(_STATES, call.state_sizes, strict=False))
+    steps = [None] * time
+    for t in reversed(range(time)) if call.reverse else range(time):
+        step = equations.step(prepared, StepMasks(), products[:, t], state)
+        new_state = zone_out(call.zoneout_masks or (None,) * len(state), state, step.state)
+        values = step.residuals[: len(names)]
+        if mask is not None:
+            visible = mask[:, t, None]
+            new_state = tuple(ops.where(visible, new, old) for new, old in zip(new_state, state, strict=True))
+            values = [ops.where(visible, value, float("nan")) for value in values]
+        steps[t], state = [*values, *new_state], new_state
+    if not time:
+        return {name: ops.zeros((batch, 0, size), inputs.dtype) for name, size in sizes.items()}
+    return {name: ops.stack(series, axis=1) for name, series in zip(sizes, zip(*steps, strict=True), strict=True)}
 
 
 def _recurrent_layers(model):

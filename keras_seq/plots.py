@@ -356,6 +356,65 @@ def _labels(name, labels, count):
     return labels
 
 
+def plot_gates(values, tokens=None, sequence=0, path=None):
+    """Plots the gates and states of one sequence over time: for each a heat map of units against steps.
+
+    Gates between 0 and 1 have a scale from white to blue, candidates and states a scale from red (negative) to blue.
+    What is masked is left blank.
+
+    Args:
+        values: the dict that `keras_seq.diagnostics.gates` returns: arrays (batch, time, units).
+        tokens: list of strings that label the steps, or None for numbers. Steps beyond them are not drawn.
+        sequence: which sequence of the batch to draw.
+        path: file to save the figure to, or None. The suffix selects the format; without a suffix it is PNG.
+
+    Returns:
+        A `matplotlib.figure.Figure` with an axes for each gate and state, then one for each colour bar.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if `values` is not such a dict, or if there are more tokens than steps.
+
+    Example:
+        >>> figure = plot_gates({"forget_gate": np.full((1, 3, 4), 0.9), "hidden_state": np.zeros((1, 3, 4))})
+        >>> [axes.get_title() for axes in figure.axes[:2]]
+        ['forget gate', 'hidden state']
+    """
+    figure = _new_figure()
+    panels = _gate_panels(values, sequence)
+    steps = min(panel.shape[1] for panel in panels.values()) if tokens is None else len(tokens)
+    if any(panel.shape[1] < steps for panel in panels.values()):
+        raise ValueError(f"`tokens` must be at most as many as there are steps. Received: {steps} tokens")
+    columns = 1 if len(panels) == 1 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure.set_size_inches(columns * min(max(3.5, _TOKEN_SIZE * steps + 1.5), _MAX_WIDTH / 2), 2.4 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (name, panel) in zip(grid, panels.items(), strict=False):
+        is_gate = name.endswith("_gate")
+        limit = 1 if is_gate else max(1e-6, float(np.nanmax(np.abs(panel), initial=0)))
+        scale = {"cmap": "Blues" if is_gate else "RdBu", "vmin": 0 if is_gate else -limit, "vmax": limit}
+        image = axes.imshow(panel[:, :steps], aspect="auto", interpolation="nearest", **scale)
+        figure.colorbar(image, ax=axes, fraction=0.05).outline.set_visible(False)
+        axes.set_title(name.replace("_", " "), parse_math=False)
+        axes.set_ylabel("unit")
+        if tokens is not None:
+            axes.set_xticks(range(steps), tokens, rotation=90 if max(map(len, tokens)) > 2 else 0, parse_math=False)
+    return _save(figure, path)
+
+
+def _gate_panels(values, sequence):
+    """Returns a dict from names to arrays (units, time)."""
+    arrays = {name: np.asarray(value, float) for name, value in values.items()} if isinstance(values, dict) else {}
+    if not arrays or any(array.ndim != 3 or 0 in array.shape for array in arrays.values()):
+        raise ValueError(
+            "`values` must be a dict from names to arrays (batch, time, units), as `gates` returns. "
+            f"Received: {values!r}"
+        )
+    return {name: array[sequence].T for name, array in arrays.items()}
+
+
 def _new_figure():
     """Returns an empty figure outside pyplot's global state, which needs no display and need not be closed."""
     try:

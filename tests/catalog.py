@@ -18,6 +18,7 @@ class Row(NamedTuple):
     inputs: tuple  # of a call: sequences (batch, time, ...) or steps (batch, ...)
     propagates_mask: bool = True  # whether the first output has the mask of the first input
     native_arguments: dict | None = None  # arguments with which a native kernel runs the layer, if there is one
+    keeps_float32: bool = False  # whether the outputs are in float32 in mixed precision too
 
 
 def draw(*shape, seed=0):
@@ -82,6 +83,11 @@ CATALOG = {
         },
         (SEQUENCES, MEMORY),
     ),
+    "AttentionPooling": Row(
+        {"units": UNITS, "dropout": 0.1, "kernel_initializer": "he_normal", "seed": 7},
+        (SEQUENCES,),
+        propagates_mask=False,
+    ),
     "BahdanauAttention": Row(
         {"units": UNITS, "normalize": True, "coverage": True, "kernel_initializer": "he_normal"},
         ([SEQUENCES, MEMORY],),
@@ -90,6 +96,19 @@ CATALOG = {
         {"layer": lambda: layers.GRU(UNITS, return_sequences=True, activation="relu"), "merge_mode": "ave"},
         (SEQUENCES,),
         native_arguments={"layer": lambda: layers.GRU(UNITS, return_sequences=True, num_layers=2, **DROPOUTS)},
+    ),
+    "CRF": Row(
+        {
+            "num_tags": UNITS,
+            "use_kernel": False,
+            "use_bias": False,
+            "use_boundary": False,
+            **{f"{name}_initializer": "he_normal" for name in ("kernel", "bias", "transition", "boundary")},
+            "kernel_regularizer": "l1",
+            "transition_regularizer": "l2",
+        },
+        (draw(BATCH, TIME, UNITS),),
+        keeps_float32=True,
     ),
     "EmbeddingDropout": Row(
         {"layer": lambda: keras.layers.Embedding(5, 3, mask_zero=True), "rate": 0.3, "seed": 7}, (TOKENS,)

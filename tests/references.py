@@ -9,6 +9,8 @@ All functions also take complex numbers, so that `numerical_gradients` is exact:
 f(x + ih) = f(x) + ih f'(x) subtracts nothing, so it loses no digits (Squire & Trapp 1998).
 """
 
+import itertools
+
 import numpy as np
 
 ACTIVATIONS = {
@@ -472,6 +474,24 @@ def _layer_norm_gru_step(kernel, recurrent_kernel, bias, *, norms, reset_after=T
         return [z * h + (1 - z) * g]
 
     return step
+
+
+def crf_log_likelihood(scores, transitions, start, end, mask, tags):
+    """The log-probability of each tag given the true tag before, in a conditional random field (Lafferty et al. 2001).
+
+    `future` is the sum over all tags after a step, of the exponential of their scores. Masked steps are left out, and
+    zero in the results (batch, time).
+    """
+    results = np.zeros(mask.shape, np.result_type(scores, transitions, start, end))
+    for b, visible in enumerate(mask):
+        steps, future = [None, *np.flatnonzero(visible)], np.exp(end)
+        for before, t in reversed(list(itertools.pairwise(steps))):
+            factors = np.exp(start)[None] if before is None else np.exp(transitions)
+            joint = factors * np.exp(scores[b, t]) * future  # (tags before, tags)
+            row = 0 if before is None else tags[b, before]
+            future = joint.sum(axis=1)
+            results[b, t] = np.log(joint[row, tags[b, t]] / future[row])
+    return results
 
 
 def numerical_gradients(function, arguments):

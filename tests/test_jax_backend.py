@@ -14,7 +14,7 @@ import pytest
 import references
 from conftest import assert_close, draw, without_derivative
 
-from keras_seq import layers, ops
+from keras_seq import layers, ops, training
 from keras_seq.ops import native
 from keras_seq.ops.equations.gru import GRUEquations
 from keras_seq.ops.equations.lstm import LSTMEquations
@@ -233,6 +233,36 @@ def check_time_distributed_matches_one_call_for_each_step():
     assert outputs.shape == (2, 2, 2 * UNITS)
     for step in range(2):
         assert_close(outputs[:, step], words.layer(np.array(embedded)[:, step], mask=letters[:, step] > 0), 1e-6)
+
+
+def check_crf():
+    arguments = [draw(BATCH, TIME, UNITS), draw(UNITS, UNITS), draw(UNITS), draw(UNITS, seed=1)]
+    tags = np.random.default_rng(0).integers(0, UNITS, (BATCH, TIME))
+
+    def expected(*arguments):
+        return [references.crf_log_likelihood(*arguments, SCATTERED, tags)]
+
+    def likelihood(*arguments):
+        return ops.crf_log_likelihood(ops.crf_log_probabilities(*arguments, SCATTERED), tags)
+
+    actual, gradients = value_and_gradients(likelihood, *arguments)
+    assert_close([actual], expected(*arguments), 1e-5)
+    assert_close(list(gradients), references.numerical_gradients(expected, arguments), 1e-5)
+    log_probabilities = ops.crf_log_probabilities(*arguments, SCATTERED)
+    best, log_probability = ops.crf_decode(log_probabilities)
+    assert_close(log_probability, ops.crf_log_likelihood(log_probabilities, best).sum(axis=1), 1e-5)
+    assert_close(ops.crf_marginals(log_probabilities).sum(axis=-1), SCATTERED.astype("float32"), 1e-5)
+
+
+def check_a_tagger_trains():
+    keras.utils.set_random_seed(0)
+    tokens, tags = np.array([[1, 2, 3, 0], [4, 4, 0, 0]]), np.array([[0, 1, 1, 0], [1, 0, 0, 0]])
+    stack = [keras.layers.Embedding(9, FEATURES, mask_zero=True), layers.CRF(2)]
+    model = keras.Sequential([keras.Input((None,)), *stack])
+    model.compile(keras.optimizers.Adam(0.1), training.CRFLoss(), metrics=[training.CRFAccuracy()])
+    history = model.fit(tokens, tags, epochs=40, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] / 2
+    assert history["crf_accuracy"][-1] == 1
 
 
 def check_a_model_is_saved_and_loaded():

@@ -11,6 +11,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+import references
 
 BATCH, TIME, FEATURES, UNITS, SOURCE = 3, 5, 4, 6, 7
 RIGHT = np.arange(TIME) < np.array([[5], [3], [1]])
@@ -122,6 +123,7 @@ def check_fit_and_saving():
         layers.GRU(UNITS, zoneout=0.1, output_dropout=0.1, layer_norm=True, **stack),
         layers.RNN([layers.LSTMCell(UNITS), keras.layers.GRUCell(UNITS)]),
         layers.RNN(attention),
+        layers.AttentionPooling(UNITS, dropout=0.1),
     ):
         keras.utils.set_random_seed(0)
         tokens = keras.Input((None,))
@@ -136,6 +138,30 @@ def check_fit_and_saving():
             model.save(f"{folder}/model.keras")
             loaded = keras.saving.load_model(f"{folder}/model.keras")
         np.testing.assert_array_equal(loaded.predict(sources, verbose=0), model.predict(sources, verbose=0))
+
+
+def check_crf():
+    import torch
+
+    from keras_seq import ops
+
+    arguments = [draw(BATCH, TIME, UNITS), draw(UNITS, UNITS), draw(UNITS), draw(UNITS, seed=1)]
+    tags = np.random.default_rng(0).integers(0, UNITS, (BATCH, TIME))
+
+    def expected(*arguments):
+        return [references.crf_log_likelihood(*arguments, SCATTERED, tags)]
+
+    tensors = [torch.tensor(x, requires_grad=True) for x in arguments]
+    log_probabilities = ops.crf_log_probabilities(*tensors, SCATTERED)
+    likelihood = ops.crf_log_likelihood(log_probabilities, tags)
+    upstream = torch.cos(torch.arange(1.0, likelihood.numel() + 1)).reshape(likelihood.shape)
+    gradients = torch.autograd.grad(likelihood, tensors, upstream)
+    ours = [x.detach().numpy() for x in (likelihood, *gradients)]
+    assert_equal(ours, [*expected(*arguments), *references.numerical_gradients(expected, arguments)])
+    best, log_probability = ops.crf_decode(log_probabilities.detach())
+    of_best = ops.crf_log_likelihood(log_probabilities, best).sum(axis=1)
+    np.testing.assert_allclose(log_probability, of_best.detach(), atol=1e-5)
+    np.testing.assert_allclose(ops.crf_marginals(log_probabilities).sum(axis=-1).detach(), SCATTERED, atol=1e-5)
 
 
 def check_a_training_step_leaves_no_tensors_behind():

@@ -4,7 +4,9 @@
 from keras_seq.layers.attention import BahdanauAttention, LuongAttention, MonotonicAttention
 from keras_seq.layers.attention_cell import AttentionCell
 from keras_seq.layers.attention_decoder import AttentionDecoder
+from keras_seq.layers.attention_pooling import AttentionPooling
 from keras_seq.layers.bidirectional import Bidirectional
+from keras_seq.layers.crf import CRF
 from keras_seq.layers.dropout import EmbeddingDropout, LockedDropout, VariationalDropout
 from keras_seq.layers.gru import GRU, GRUCell
 from keras_seq.layers.lstm import LSTM, LSTMCell
@@ -15,6 +17,7 @@ from keras_seq.layers.simple_rnn import SimpleRNN, SimpleRNNCell
 from keras_seq.layers.time_distributed import TimeDistributed
 
 __all__ = [
+    "CRF",
     "GRU",
     "LSTM",
     "MGU",
@@ -22,6 +25,7 @@ __all__ = [
     "ActivationRegularization",
     "AttentionCell",
     "AttentionDecoder",
+    "AttentionPooling",
     "BahdanauAttention",
     "Bidirectional",
     "EmbeddingDropout",

@@ -2,6 +2,7 @@
 """Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
 
 from keras_seq.training.callbacks import DecodingReport
+from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
@@ -10,6 +11,8 @@ from keras_seq.training.scores import ErrorRates, error_rates
 
 __all__ = [
     "BitsPerToken",
+    "CRFAccuracy",
+    "CRFLoss",
     "DecodingReport",
     "ErrorRates",
     "ExponentialGrowth",
