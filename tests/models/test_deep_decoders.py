@@ -2,7 +2,10 @@
 """Decoders of several layers and any cell: against Keras and NumPy, step by step, in training and in a search."""
 
 import re
+import subprocess
+import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -367,11 +370,73 @@ def test_a_file_gives_the_same_numbers_and_generates_the_same(name, tmp_path):
     )
 
 
+IN_NEW_PROCESS = """
+import sys, keras, keras_seq, numpy as np, tensorflow as tf
+source = np.array([[4, 5, 3], [6, 3, 0]], "int32")
+model = keras.saving.load_model(sys.argv[1] + "/model.keras")
+exported = tf.saved_model.load(sys.argv[1] + "/saved_model").signatures["serving_default"](inputs=tf.constant(source))
+loaded = model.generate(source, return_dict=True)
+np.savez(sys.argv[1] + "/results.npz", exported=exported["token_ids"].numpy(), **loaded)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ["before", "residual after", "cell", "own cell", "stack without attention", "tied"])
-@pytest.mark.parametrize("mode", ["parallel", "sequential"])
-def test_training_compiled_by_xla(name, policy, mode):
+@pytest.mark.parametrize("name", ["before", "residual after", "cell", "stack without attention"])
+def test_files_in_a_new_process(name, tmp_path):
+    model = make_model(name)
+    model.save(tmp_path / "model.keras")
+    model.export(tmp_path / "saved_model")
+    subprocess.run([sys.executable, "-c", IN_NEW_PROCESS, tmp_path], check=True)
+    results = dict(np.load(tmp_path / "results.npz"))
+    expected = model.generate(PAIRS[0][0], return_dict=True)
+    np.testing.assert_array_equal(results.pop("exported"), expected["token_ids"])
+    for key, value in results.items():
+        np.testing.assert_array_equal(value, expected[key])  # to the last bit
+
+
+def test_a_file_in_which_the_layers_have_the_names_of_earlier_versions(monkeypatch, tmp_path):
+    model = keras_seq.Seq2Seq(Encoder(8, 4, 5, "gru", num_layers=2), Decoder(7, 4, 6, "gru"))
+    path = tmp_path / "model.weights.h5"
+    with monkeypatch.context() as patch:
+        patch.delattr(Decoder, "layers")
+        patch.delattr(Encoder, "layers")
+        patch.setattr(Encoder, "layers", property(lambda encoder: encoder.recurrent_layers), raising=False)
+        model.save_weights(path)
+    with h5py.File(path) as file:
+        assert set(file["encoder"]["layers"]) == {"bidirectional", "bidirectional_1"}
+        assert "cell" in file["decoder"]["recurrent_layer"]
+    again = keras_seq.Seq2Seq(Encoder(8, 4, 5, "gru", num_layers=2), Decoder(7, 4, 6, "gru"))
+    again.load_weights(path)
+    for actual, expected in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_given_embeddings_are_in_the_weights_and_not_in_the_configuration(tmp_path):
+    matrix = np.arange(8 * 4).reshape(8, 4) / 7 + 1234.5
+    model = keras_seq.Seq2Seq(
+        Encoder(8, 4, 5, "gru", embeddings_initializer=matrix),
+        Decoder(8, 4, 5, "gru", embeddings_initializer=matrix, tie_embeddings=True),
+    )
+    assert "1234.5" not in str(model.get_config())
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for part in (again.encoder, again.decoder):
+        np.testing.assert_array_equal(part.embedding.embeddings, matrix.astype("float32"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "mode", "policy"),
+    [
+        ("before", "sequential", "float32"),
+        ("residual after", "parallel", "mixed_bfloat16"),
+        ("cell", "sequential", "float32"),
+        ("own cell", "parallel", "float32"),
+        ("stack without attention", "sequential", "float32"),
+        ("tied", "parallel", "mixed_bfloat16"),
+    ],
+)
+def test_training_compiled_by_xla(name, mode, policy):
     keras.config.set_dtype_policy(policy)
     try:
         losses = []
