@@ -4,6 +4,7 @@
 - `keras_seq.layers`: recurrent layers, cells, attention and dropout.
 - `keras_seq.Encoder`, `Decoder`, `Seq2Seq`, `Ensemble`: sequence-to-sequence models.
 - `keras_seq.LanguageModel`: a model of documents, which continues prompts.
+- `keras_seq.Forecaster`: forecasts of series.
 - `keras_seq.convert`: replaces the recurrent layers of a Keras model.
 - `keras_seq.explain`: prints which implementation each layer runs.
 - `keras_seq.data`, `training`, `decoding`, `diagnostics`, `plots`, `tuning`, `ops`: the tools around them.
@@ -14,13 +15,14 @@ import importlib
 from keras_seq import data, diagnostics, layers, models, ops
 from keras_seq._version import __version__
 from keras_seq.convert import convert
-from keras_seq.models import Decoder, Encoder, Ensemble, LanguageModel, Seq2Seq
+from keras_seq.models import Decoder, Encoder, Ensemble, Forecaster, LanguageModel, Seq2Seq
 from keras_seq.ops import explain
 
 __all__ = [
     "Decoder",
     "Encoder",
     "Ensemble",
+    "Forecaster",
     "LanguageModel",
     "Seq2Seq",
     "__version__",

@@ -42,15 +42,26 @@ def export_saved_model(model, path):
     Raises:
         FileExistsError: if `path` is a file, or a folder with anything else in it.
     """
+    write_saved_model(path, (model, *model.text_layers), model.endpoints())
+
+
+def write_saved_model(path, layers, endpoints):
+    """Writes functions as the signatures of a SavedModel of stock TensorFlow operations.
+
+    Args:
+        path: see `export_saved_model`.
+        layers: the layers whose variables the functions read.
+        endpoints: dict from names to `(function, input signature)`.
+    """
     path = pathlib.Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists()):
         raise FileExistsError(
             f"`path` must be a new or empty folder, or an earlier SavedModel. Received: {str(path)!r}"
         )
     archive = keras.export.ExportArchive()
-    for layer in (model, *model.text_layers):
+    for layer in layers:
         archive.track(layer)
-    for name, (function, input_signature) in model.endpoints().items():
-        archive.add_endpoint(name, function, input_signature=input_signature)
+    for name, (function, signature) in endpoints.items():
+        archive.add_endpoint(name, function, input_signature=signature)
     with use_implementation("xla"):  # native ops would need our library where the model is loaded
         archive.write_out(str(path), verbose=False)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of attention weights, training curves and gradients. They need matplotlib: pip install 'keras_seq[plots]'."""
+"""Plots of attention weights, training curves, gradients and forecasts. They need matplotlib.
+
+Install it with `pip install 'keras_seq[plots]'`.
+"""
 
 import math
 import os
 import pathlib
 import textwrap
+import types
 
 import numpy as np
 
@@ -248,6 +252,108 @@ def _flow_panels(flows):
         "`flows` must be a dict from names to arrays (time,), as `gradient_flow` returns, or a dict from titles to "
         f"such dicts. Received: {flows!r}"
     )
+
+
+def plot_forecast(past, forecast, actual=None, *, titles=None, names=None, path=None):
+    """Plots forecasts: for each series of each sample the past, the forecast with its intervals, and what happened.
+
+    Time is counted in steps from the end of the past. Values that are NaN leave a gap.
+
+    Args:
+        past: (batch, time, series), the values before the forecast. Pass the last steps if there are many.
+        forecast: the `Forecast` that `Forecaster.forecast` returns, or an array (batch, horizon, series). The line is
+            the quantile of the level 0.5 if there is one, else the point forecast. Each pair of levels that are as far
+            from the ends, such as 0.05 and 0.95, gives a band.
+        actual: (batch, horizon, series), the values that happened, or None.
+        titles: list of strings, one for each sample, or None.
+        names: list of strings, one for each series, or None.
+        path: file to save the figure to, or None. The suffix selects the format; without a suffix it is PNG.
+
+    Returns:
+        A `matplotlib.figure.Figure` with an axes for each series of each sample, sample by sample.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if shapes do not fit.
+
+    Example:
+        >>> figure = plot_forecast(np.zeros((2, 5, 1)), np.ones((2, 3, 1)), titles=["today", "tomorrow"])
+        >>> [axes.get_title() for axes in figure.axes]
+        ['today', 'tomorrow']
+    """
+    figure = _new_figure()
+    past, forecast, actual = _forecast_arrays(past, forecast, actual)
+    samples, steps, series = past.shape
+    titles = _labels("titles", titles, samples)
+    names = _labels("names", names, series)
+    panels = samples * series
+    columns = series if series > 1 and samples > 1 else 2 if panels == 4 else min(3, panels)
+    rows = math.ceil(panels / columns)
+    figure.set_size_inches(4.6 * columns, 2.9 * rows + 0.4)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes in grid[panels:]:
+        axes.remove()
+    for number, axes in enumerate(grid[:panels]):
+        sample, one = divmod(number, series)
+        axes.plot(np.arange(1 - steps, 1), past[sample, :, one], color="0.35", label="past")
+        _draw_forecast(axes, forecast, sample, one)
+        if actual is not None:
+            after = np.arange(1, actual.shape[1] + 1)
+            axes.plot(after, actual[sample, :, one], color="tab:orange", linestyle="--", label="actual")
+        axes.axvline(0.5, color="0.7", linewidth=0.8)
+        axes.set_title(titles[sample], parse_math=False)
+        axes.set_ylabel(names[one], parse_math=False)
+        axes.set_xlabel("time step" if number + columns >= panels else "")
+        axes.xaxis.set_tick_params(labelbottom=number + columns >= panels)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return _save(figure, path)
+
+
+def _draw_forecast(axes, forecast, sample, series):
+    """Draws the bands and the line of one forecast."""
+    after = np.arange(1, forecast.mean.shape[1] + 1)
+    order = np.argsort(forecast.levels)
+    bands = [(low, high) for low, high in zip(order, order[::-1], strict=True) if low != high][: len(order) // 2]
+    for number, (low, high) in enumerate(bands):
+        levels = forecast.levels[low], forecast.levels[high]
+        shade = 0.2 + 0.25 * number / len(bands)
+        edges = forecast.quantiles[sample, :, series][:, [low, high]].T
+        label = f"{100 * (levels[1] - levels[0]):.3g} % interval"
+        # A single step has no width.
+        axes.fill_between(
+            after, *edges, color="tab:blue", alpha=shade, linewidth=3 if len(after) == 1 else 0, label=label
+        )
+    median = [i for i, level in enumerate(forecast.levels) if abs(level - 0.5) < 1e-9]
+    line = forecast.quantiles[sample, :, series, median[0]] if median else forecast.mean[sample, :, series]
+    marker = "." if len(after) == 1 else ""  # a line of one point is invisible
+    axes.plot(after, line, color="tab:blue", marker=marker, label="median forecast" if median else "forecast")
+
+
+def _forecast_arrays(past, forecast, actual):
+    """Returns the arguments of `plot_forecast` as arrays, after checking their shapes."""
+    past = np.asarray(past, float)
+    if not hasattr(forecast, "mean") or not hasattr(forecast, "levels"):
+        mean = np.asarray(forecast, float)
+        forecast = types.SimpleNamespace(mean=mean, levels=(), quantiles=np.zeros((*mean.shape, 0)))
+    shapes = [past.shape, forecast.mean.shape, *([] if actual is None else [np.shape(actual)])]
+    is_valid = all(len(shape) == 3 and shape[::2] == past.shape[::2] for shape in shapes) and past.size
+    if not is_valid or (actual is not None and shapes[1] != shapes[2]):
+        raise ValueError(
+            "`past` must be (batch, time, series), `forecast` and `actual` (batch, horizon, series). "
+            f"Received: shapes {', '.join(map(str, shapes))}"
+        )
+    return past, forecast, None if actual is None else np.asarray(actual, float)
+
+
+def _labels(name, labels, count):
+    labels = [""] * count if labels is None else list(labels)
+    if len(labels) != count:
+        raise ValueError(f"`{name}` must have {count} entries. Received: {len(labels)}")
+    return labels
 
 
 def _new_figure():

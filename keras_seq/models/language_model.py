@@ -195,10 +195,12 @@ class LanguageModel(StreamTraining, Continuation):
         build_embedding(self.embedding)
         self.token_dropout.build((None, None))
         features = self.embedding_dim
-        for layer in self.recurrent_layers:
+        for dropout, layer in zip(self.dropouts[:-1], self.recurrent_layers, strict=True):
+            dropout.build((None, None, features))  # for the shapes of `summary`
             layer.build((None, None, features))
             features = output_units(layer.cell)
-        self.readout.build((None, None, features))
+        for layer in (self.dropouts[-1], self.temporal_regularization, self.output_regularization, self.readout):
+            layer.build((None, None, features))
 
     @property
     def cell(self):

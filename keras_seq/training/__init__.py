@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: losses and metrics that ignore padding, scheduled sampling, error rates and callbacks."""
+"""Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
 
 from keras_seq.training.callbacks import DecodingReport
+from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
@@ -12,9 +13,14 @@ __all__ = [
     "DecodingReport",
     "ErrorRates",
     "ExponentialGrowth",
+    "Gaussian",
     "InverseSigmoidGrowth",
+    "Likelihood",
     "Perplexity",
+    "Point",
+    "Quantiles",
     "ScheduledSampling",
+    "StudentT",
     "TokenAccuracy",
     "error_rates",
     "masked_crossentropy",
