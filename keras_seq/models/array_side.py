@@ -195,14 +195,9 @@ def _spec_of(values, label):
         dtype = np.result_type(*values)
     else:
         shape, dtype = [None, *values.shape[1:]], values.dtype
-    dtype = _as_dtype(dtype)
+    dtype = tf.as_dtype(dtype)
     name = label.rsplit("['", 1)[-1].removesuffix("']") if label.endswith("']") else "inputs"
     return tf.TensorSpec(shape, tf.as_dtype(keras.config.floatx()) if dtype.is_floating else dtype, name)
-
-
-def _as_dtype(dtype):
-    """Returns the TensorFlow dtype of arrays or tensors. Arrays of objects are strings."""
-    return tf.string if getattr(dtype, "kind", None) == "O" else tf.as_dtype(dtype)
 
 
 def _as_tensor(values, label):
@@ -242,20 +237,23 @@ def _as_arrays(values, label):
         rows = [row.to_tensor() if isinstance(row, tf.RaggedTensor) else row for row in values]
         return [row.numpy() for row in rows]
     expected = f"{label} must be an array or tensor (batch, ...), or a list of arrays of the same rank."
-    try:
-        array = np.asarray(values)
-        if array.dtype != object or all(isinstance(value, (str, bytes)) for value in array.ravel()):
-            _as_dtype(array.dtype)
+    array = _try(np.asarray, values)
+    if array is not None:  # else rows have unequal shapes
+        is_text = array.dtype == object and all(isinstance(value, (str, bytes)) for value in array.ravel())
+        if is_text or (array.dtype != object and _try(tf.as_dtype, array.dtype) is not None):
             return _check_batched(array, label)
-        rows = [np.asarray(row) for row in values]
-    except (ValueError, TypeError) as error:  # rows of unequal shapes, or no numbers
-        try:
-            rows = [np.asarray(row) for row in values]
-        except (ValueError, TypeError):
-            raise ValueError(f"{expected} Received: {shorten(values)}") from error
+    rows = _try(lambda: [np.asarray(row) for row in values]) or []
     if len({row.ndim for row in rows}) != 1 or rows[0].ndim == 0 or any(row.dtype.kind not in "biuf" for row in rows):
         raise ValueError(f"{expected} Received: {shorten(values)}")
     return rows
+
+
+def _try(function, *arguments):
+    """Returns a result, or None if NumPy or TensorFlow refuse the arguments."""
+    try:
+        return function(*arguments)
+    except (ValueError, TypeError):
+        return None
 
 
 def _cast_arrays(arrays, label, spec):

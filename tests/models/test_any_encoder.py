@@ -16,7 +16,7 @@ layers = keras.layers
 VECTORIZER = keras_seq.data.text_vectorizer(["abcd"])
 WORDS = ["cab", "b", "dad"]
 IMAGES = np.random.default_rng(0).random((3, 5, 4, 2)).astype("float32")
-SERIES = [np.random.default_rng(i).normal(size=(time, 2)).astype("float32") for i, time in enumerate((3, 6, 4))]
+SERIES = [np.random.default_rng(i).normal(size=(time, 2)).astype("float32") for i, time in enumerate((3, 4, 6))]
 
 
 class Returning(layers.Layer):
@@ -33,8 +33,7 @@ class Returning(layers.Layer):
         return self.function(x)
 
 
-def make_model(encoder, attention="bahdanau", vectorizer=VECTORIZER, seed=0, **options):
-    keras.utils.set_random_seed(seed)
+def make_model(encoder, attention="bahdanau", vectorizer=VECTORIZER, **options):
     decoder = keras_seq.Decoder(VECTORIZER.vocabulary_size(), 4, 5, cell="gru", attention=attention)
     return keras_seq.Seq2Seq(encoder, decoder, target_vectorizer=vectorizer, **options)
 
@@ -139,7 +138,7 @@ def make_pair(attention="bahdanau", cell="lstm", dtype=None):
     return models
 
 
-IDS = np.array([[4, 5, 6, 3], [7, 3, 0, 0], [6, 6, 3, 0]], "int32")
+IDS = np.array([[7, 3, 0, 0], [6, 6, 3, 0], [4, 5, 6, 3]], "int32")  # in the order in which they are decoded
 
 
 @pytest.mark.parametrize(
@@ -148,13 +147,13 @@ IDS = np.array([[4, 5, 6, 3], [7, 3, 0, 0], [6, 6, 3, 0]], "int32")
 )
 def test_an_encoder_of_the_same_layers_gives_the_same_numbers(attention):
     own, functional = make_pair(attention)
-    inputs, targets = functional.prepare(IDS, WORDS)
+    inputs, _ = functional.prepare(IDS, WORDS)
     np.testing.assert_array_equal(functional(inputs), own(inputs))
     for sampler in ("greedy", "beam"):
         expected = own.generate(IDS, return_dict=True, sampler=sampler, max_length=6)
         assert_equal(functional.generate(IDS, return_dict=True, sampler=sampler, max_length=6), expected)
     np.testing.assert_array_equal(functional.score(IDS, WORDS), own.score(IDS, WORDS))
-    assert functional.start_search(tf.constant(IDS)).limits.numpy().tolist() == [18, 14, 16]  # as many as of tokens
+    assert functional.start_search(tf.constant(IDS)).limits.numpy().tolist() == [14, 16, 18]  # as many as of tokens
 
 
 @pytest.mark.slow
@@ -169,7 +168,7 @@ def test_training_is_the_same_as_with_an_encoder_of_the_same_layers(jit_compile,
         model.fit(IDS, WORDS, epochs=2, shuffle=False, verbose=0)
         results.append(model.get_weights())
     for weights, expected in zip(*results, strict=True):
-        np.testing.assert_allclose(weights, expected, atol=1e-6)
+        np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_vectorizer_makes_the_token_ids_of_any_encoder():
@@ -185,7 +184,7 @@ class TestMemoriesOfAllKinds:
         ("make_encoder", "source", "positions"),
         [
             (make_cnn, IMAGES, 12),
-            (lambda: layers.Conv2D(6, 2), IMAGES, 12),
+            pytest.param(lambda: layers.Conv2D(6, 2), IMAGES, 12, marks=pytest.mark.slow),
             pytest.param(lambda: layers.Dense(5), np.stack([SERIES[0]] * 3), 3, marks=pytest.mark.slow),
             pytest.param(
                 lambda: layers.GRU(4, return_sequences=True, return_state=True), SERIES, 6, marks=pytest.mark.slow
@@ -240,6 +239,7 @@ class TestMemoriesOfAllKinds:
 
 
 def make_dict_model(**options):
+    keras.utils.set_random_seed(0)
     image, size = keras.Input((5, 4, 2), name="image"), keras.Input((), name="size", dtype="int32")
     memory = layers.Conv2D(6, 2)(image)
     state = layers.Dense(3)(keras.ops.cast(size[:, None], "float32"))
@@ -267,7 +267,10 @@ class TestFormsOfData:
         model.fit(*arguments, batch_size=2 if len(arguments) == 2 else None, shuffle=False, verbose=0, **options)
         return model
 
-    @pytest.mark.parametrize("form", ["dataset", "generator", "pydataset", "prepared"])
+    @pytest.mark.parametrize(
+        "form",
+        ["dataset", *(pytest.param(form, marks=pytest.mark.slow) for form in ("generator", "pydataset", "prepared"))],
+    )
     def test_every_form_gives_the_same_model(self, form):
         expected = self.train(DICT, WORDS)
         batches = Batches(workers=0)
@@ -277,7 +280,7 @@ class TestFormsOfData:
             "pydataset": lambda: [batches],
             "prepared": lambda: list(expected.prepare(DICT, WORDS)),
         }[form]()
-        model = self.train(data) if form == "generator" else self.train(*data)
+        model = self.train(data, steps_per_epoch=2) if form == "generator" else self.train(*data)
         for weights, other in zip(model.get_weights(), expected.get_weights(), strict=True):
             np.testing.assert_allclose(weights, other, atol=1e-6)
 
@@ -310,6 +313,7 @@ class TestUnequalShapes:
         encoder = keras.Sequential([layers.Masking(), layers.GRU(4, return_sequences=True)])
         return make_model(encoder, source_spec=keras.KerasTensor((None, None, 2)))
 
+    @pytest.mark.slow
     def test_lists_ragged_tensors_and_padded_arrays_are_the_same(self):
         model = self.make_model()
         ragged = tf.ragged.stack([tf.constant(row) for row in SERIES])
@@ -332,14 +336,15 @@ class TestUnequalShapes:
             alone = model.generate([series], return_dict=True, max_length=4)
             np.testing.assert_allclose(alone["log_probabilities"], together["log_probabilities"][i : i + 1], rtol=1e-5)
 
+    @pytest.mark.slow
     def test_the_first_sources_decide_until_others_differ(self):
         model = make_model(layers.Dense(5))
         model.generate(SERIES[0][None], max_length=2)
         assert model.source_spec == tf.TensorSpec([None, 3, 2], tf.float32, "inputs")
-        model.generate(SERIES[1][None], max_length=2)
+        model.generate(SERIES[2][None], max_length=2)
         assert model.source_spec == tf.TensorSpec([None, None, 2], tf.float32, "inputs")
         with pytest.raises(ValueError, match=r"sources that the encoder takes. Received: \(None, 6, 1\)"):
-            model.generate(SERIES[1][None, :, :1])
+            model.generate(SERIES[2][None, :, :1])
         assert model.source_spec == tf.TensorSpec([None, None, 2], tf.float32, "inputs")
         clone = keras.models.clone_model(model)
         assert clone.source_spec == model.source_spec
@@ -348,18 +353,18 @@ class TestUnequalShapes:
 
 class TestEnsembles:
     def test_members_may_have_different_encoders(self):
-        members = [make_model(make_cnn(), seed=0), make_model(make_cnn(), "luong", seed=1), make_dict_model()]
+        members = [make_model(make_cnn()), make_model(make_cnn(), "luong"), make_dict_model()]
         results = keras_seq.Ensemble(members[:2]).generate(IMAGES, return_dict=True, max_length=4)
         assert results["attention_weights"].shape == (3, results["token_ids"].shape[1], 12)
         both = [np.exp(m.score(IMAGES, WORDS, return_dict=True)["token_log_probabilities"]) for m in members[:2]]
         expected = np.log(np.mean(both, 0)).sum(1)
         np.testing.assert_allclose(keras_seq.Ensemble(members[:2]).score(IMAGES, WORDS), expected, rtol=1e-5)
-        with pytest.raises(ValueError, match="same sources. Received: models 0 and 1"):
+        with pytest.raises(ValueError, match=r"same sources. Received: models 0 and 1"):
             keras_seq.Ensemble([members[0], members[2]])
         with pytest.raises(ValueError, match="sources of unknown shape"):
             keras_seq.Ensemble([members[0], make_model(layers.Dense(4))])
 
-    @pytest.mark.parametrize("size", [5, None])
+    @pytest.mark.parametrize("size", [5, pytest.param(None, marks=pytest.mark.slow)])
     def test_attention_over_other_positions_is_an_error(self, size):
         encoders = [keras.Sequential([keras.Input((size, 4, 2)), layers.Conv2D(6, n)]) for n in (1, 2)]
         ensemble = keras_seq.Ensemble([make_model(encoder) for encoder in encoders])
@@ -401,9 +406,9 @@ class TestErrors:
             model.generate({"image": IMAGES, "size": [0, 1]})
 
     def test_arguments(self):
-        with pytest.raises(ValueError, match="`encoder` must be a Keras layer or model. Received: 'cnn'"):
+        with pytest.raises(ValueError, match=r"`encoder` must be a Keras layer or model. Received: 'cnn'"):
             make_model("cnn")
-        with pytest.raises(ValueError, match="`source_spec` must be .* Received: 3"):
+        with pytest.raises(ValueError, match=r"`source_spec` must be .* Received: 3"):
             make_model(make_cnn(), source_spec=3)
         with pytest.raises(ValueError, match="`source_spec` must be None if sources are tokens"):
             make_model(keras_seq.Encoder(9, 4, 4), source_spec=keras.KerasTensor((None, None)))

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The captioning example trains on a few images and writes all its results."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "captioning" / "train.py"
+
+spec = importlib.util.spec_from_file_location("captioning_train", EXAMPLE)
+train = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(train)
+
+
+def test_the_split_is_always_the_same_and_covers_all_images_once():
+    (images, words), (test_images, test_words) = train.load_data()
+    assert len(images) + len(test_images) == 1797
+    assert not {image.tobytes() for image in images} & {image.tobytes() for image in test_images}
+    np.testing.assert_array_equal(train.load_data()[1][0], test_images)
+    assert set(words) == set(test_words) == set(train.WORDS)
+
+
+@pytest.mark.slow
+def test_a_short_run_writes_its_results(tmp_path, capsys):
+    metrics = train.main(["--epochs", "8", "--units", "32", "--images", "300", "--output", str(tmp_path)])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert metrics["a single vector"]["exact"] > 0.2  # a guess is right for a tenth
+    assert {path.name for path in tmp_path.iterdir()} == {"attention.png", "metrics.json", "model.keras", "saved_model"}
+    printed = capsys.readouterr().out
+    assert "attention to the pixels" in printed and "held-out images" in printed
