@@ -21,6 +21,7 @@ LOAD_KERAS = """
 import sys, keras, keras_seq, numpy as np
 model, texts = keras.saving.load_model(sys.argv[1]), sys.argv[3:]
 results = {"scores": model.score(texts), "text": model.generate(texts, sampler="random", seed=5, max_length=30)}
+keras.utils.set_random_seed(0)  # the order of the documents depends on it, too
 model.fit(texts, batch_size=2, window=8, verbose=0)
 np.savez(sys.argv[2], **results, scores_after_training=model.score(texts))
 """
