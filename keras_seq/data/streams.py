@@ -37,7 +37,8 @@ def stream_batches(documents, batch_size=32, window=64, *, vectorizer=None, cut=
         vectorizer: layer from `keras_seq.data.text_vectorizer`, if the documents are strings.
         cut: whether a stream may begin in the middle of a document.
         shuffle: whether to shuffle the documents, anew in every epoch.
-        seed: integer that makes the order of all epochs reproducible.
+        seed: integer that makes the order of all epochs reproducible, together with the global seed of TensorFlow, if
+            `keras.utils.set_random_seed` has set one.
 
     Returns:
         A `tf.data.Dataset` of `((tokens, is_start), targets)`, of known cardinality: int32 (batch, window), booleans

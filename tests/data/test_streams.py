@@ -28,7 +28,7 @@ def read_epoch(dataset):
     return pieces
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(documents=DOCUMENTS, batch_size=st.integers(1, 5), window=st.integers(1, 6), shuffle=st.booleans())
 def test_whole_documents_are_read_once_in_an_epoch(documents, batch_size, window, shuffle):
     dataset = stream_batches(documents, batch_size, window, cut=False, shuffle=shuffle)
@@ -41,7 +41,7 @@ def test_whole_documents_are_read_once_in_an_epoch(documents, batch_size, window
     assert max(sizes) <= len(dataset) <= max(max(sizes), 4 / 3 * (sum(sizes) / streams + max(sizes)))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(documents=DOCUMENTS, batch_size=st.integers(1, 9), window=st.integers(1, 6), shuffle=st.booleans())
 def test_cut_streams_read_every_token_once_and_are_equally_long(documents, batch_size, window, shuffle):
     dataset = stream_batches(documents, batch_size, window, shuffle=shuffle)

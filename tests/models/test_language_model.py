@@ -58,7 +58,7 @@ def document_log_probabilities(model, ids):
     return [row[target] for row, target in zip(table, [*ids, END_ID], strict=True)]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"cell": "gru", "num_layers": 2}, {"cell": keras.layers.LSTMCell(8)}])
+@pytest.mark.parametrize("arguments", [{"cell": "gru", "num_layers": 2}, {"cell": keras.layers.LSTMCell(8)}])
 def test_a_carried_state_continues_a_pass(arguments):
     model = make_model(**arguments)
     tokens = np.random.default_rng(0).integers(4, 10, (3, 9)).astype("int32")
@@ -90,19 +90,20 @@ def test_the_evaluation_of_streams_is_that_of_separate_documents(batch_size, win
     assert results["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
 
 
-def test_training_carries_the_state_and_validation_does_not_disturb_it():
-    """Without an update, the loss of training is that of evaluation: over epochs, batch sizes and validations."""
+@pytest.mark.parametrize("batch_size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_training_carries_the_state_and_validation_does_not_disturb_it(batch_size):
+    """Without an update, the loss of training is that of evaluation: over epochs and validations."""
     model = make_model()
     model.compile(keras.optimizers.SGD(0.0))
     expected = model.evaluate(TEXTS, verbose=0)[0]
-    for batch_size in (2, 3):
-        streams = stream_batches(TEXTS, batch_size, 4, vectorizer=model.vectorizer, cut=False)
-        options = {"steps_per_epoch": 1, "validation_data": TEXTS[1:3], "verbose": 0}
-        losses = model.fit(streams.repeat(), epochs=len(streams), **options).history["loss"]
-        counts = [np.count_nonzero(targets) for _, targets in streams]
-        assert np.average(losses, weights=counts) == pytest.approx(expected, rel=1e-5)
+    streams = stream_batches(TEXTS, batch_size, 4, vectorizer=model.vectorizer, cut=False)
+    options = {"steps_per_epoch": 1, "validation_data": TEXTS[1:3], "verbose": 0}
+    losses = model.fit(streams.repeat(), epochs=len(streams), **options).history["loss"]
+    counts = [np.count_nonzero(targets) for _, targets in streams]
+    assert np.average(losses, weights=counts) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_one_by_one_carry_the_state():
     model = make_model()
     model.compile(keras.optimizers.SGD(0.0))
@@ -133,6 +134,7 @@ def test_no_gradient_flows_through_the_carried_state():
         np.testing.assert_allclose(old - weight.numpy(), tf.convert_to_tensor(gradient), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_training_step_is_traced_again_only_for_another_batch_size():
     traces = []
 
@@ -164,7 +166,8 @@ def test_the_carried_state_is_neither_a_weight_nor_saved(tmp_path):
     assert loaded.optimizer.iterations == model.optimizer.iterations
 
 
-@pytest.mark.parametrize("tie_embeddings", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_learns_documents_by_heart(tie_embeddings):
     model = make_model(units=32, embedding_dim=16, tie_embeddings=tie_embeddings)
     model.compile(keras.optimizers.Adam(0.02))
@@ -283,7 +286,13 @@ def test_activation_regularization_is_a_loss_of_training_only():
     np.testing.assert_allclose(model.losses, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "rate"), REGULARIZATION.items())
+FAST = ("embedding_dropout", "hidden_dropout", "recurrent_weight_dropout", "zoneout")
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [pytest.param(*r, marks=() if r[0] in FAST else pytest.mark.slow) for r in REGULARIZATION.items()],
+)
 def test_dropout_acts_in_training_only(name, rate):
     arguments = {name: rate, "num_layers": 2}
     model, plain = make_model(**arguments), make_model(num_layers=2)

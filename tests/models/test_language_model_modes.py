@@ -19,11 +19,11 @@ ARGUMENTS = {"embedding_dim": 8, "units": 16, "num_layers": 2, "zoneout": 0.1, "
 
 LOAD_KERAS = """
 import sys, keras, keras_seq, numpy as np
-model = keras.saving.load_model(sys.argv[1])
-texts = sys.argv[3:]
-np.savez(sys.argv[2], scores=model.score(texts), text=model.generate(texts, sampler="random", seed=5, max_length=30))
-history = model.fit(texts, batch_size=2, window=8, verbose=0)
-np.savez(sys.argv[2], scores=model.score(texts), text=model.generate(texts, sampler="random", seed=5, max_length=30))
+model, texts = keras.saving.load_model(sys.argv[1]), sys.argv[3:]
+results = {"scores": model.score(texts), "text": model.generate(texts, sampler="random", seed=5, max_length=30)}
+keras.utils.set_random_seed(0)  # the order of the documents depends on it, too
+model.fit(texts, batch_size=2, window=8, verbose=0)
+np.savez(sys.argv[2], **results, scores_after_training=model.score(texts))
 """
 LOAD_SAVED_MODEL = """
 import sys, tensorflow as tf, numpy as np
@@ -59,14 +59,15 @@ def run_in_new_process(script, path, tmp_path):
 
 
 def test_a_saved_model_predicts_and_trains_on_in_a_new_process_bit_for_bit(tmp_path):
-    model = make_model()
+    model = make_model(zoneout=0.0, output_dropout=0.0)  # Keras does not save the state of random numbers
     model.compile(keras.optimizers.Adam(1e-2))
     fit(model)
     model.save(tmp_path / "model.keras")
     results = run_in_new_process(LOAD_KERAS, tmp_path / "model.keras", tmp_path)
-    model.fit(TEXTS, batch_size=2, window=8, verbose=0)
     np.testing.assert_array_equal(results["scores"], model.score(TEXTS))
     assert results["text"].tolist() == model.generate(TEXTS, sampler="random", seed=5, max_length=30)
+    fit(model, epochs=1)
+    np.testing.assert_array_equal(results["scores_after_training"], model.score(TEXTS))
 
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
@@ -103,8 +104,8 @@ def test_xla_and_the_graph_train_and_evaluate_alike():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_half_precision_trains_and_generates(jit_compile):
-    model = make_model(units=32, dtype="mixed_bfloat16", tie_embeddings=True)
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)
+    model = make_model(units=32, num_layers=1, dtype="mixed_bfloat16", tie_embeddings=True)
+    model.compile(keras.optimizers.Adam(3e-2), jit_compile=jit_compile)
     losses = fit(model, epochs=30, validation_data=TEXTS)["val_loss"]
     assert losses[-1] < 0.7 * losses[0]
     assert model.evaluate(TEXTS, verbose=0)[0] == pytest.approx(losses[-1], rel=1e-3)
@@ -114,7 +115,7 @@ def test_half_precision_trains_and_generates(jit_compile):
 
 def test_early_stopping_restores_the_best_weights():
     model = make_model()
-    model.compile(keras.optimizers.SGD(3.0))
+    model.compile(keras.optimizers.SGD(10.0))
     stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True, start_from_epoch=0)
     losses = fit(model, epochs=30, validation_data=TEXTS, callbacks=[stop])["val_loss"]
     assert len(losses) < 30
@@ -145,6 +146,6 @@ def test_an_interrupted_training_goes_on_from_its_backup(tmp_path):
 def test_every_cell_learns_under_every_dropout(cell, dropout_mode):
     rates = {"input_dropout": 0.1, "hidden_dropout": 0.1, "recurrent_dropout": 0.1, "embedding_dropout": 0.1}
     model = make_model(cell=cell, dropout_mode=dropout_mode, recurrent_weight_dropout=0.1, **rates)
-    model.compile(keras.optimizers.Adam(1e-2))
-    losses = fit(model, epochs=30, validation_data=TEXTS)["val_loss"]
-    assert losses[-1] < 0.8 * losses[0]
+    model.compile(keras.optimizers.Adam(2e-2))
+    losses = fit(model, epochs=15, validation_data=TEXTS)["val_loss"]
+    assert losses[-1] < 0.95 * losses[0]
