@@ -20,7 +20,7 @@ def smooth_exponentially(tables):
         start = int(np.argmax(TEST_MONTHS))
         values = weather.temp.to_numpy(copy=True)[start - FIT_DAYS * DAY :]
         values[: FIT_DAYS * DAY] = pd.Series(values[: FIT_DAYS * DAY]).ffill().bfill()
-        fitted = ExponentialSmoothing(values[: FIT_DAYS * DAY], seasonal=DAY).fit(disp=False)
+        fitted = ExponentialSmoothing(values[: FIT_DAYS * DAY], seasonal=DAY).fit(disp=False, maxiter=200)
         model = fitted.model.clone(values)
         state = model.filter(fitted.params).predicted_state[:, FIT_DAYS * DAY : len(values) - HORIZON + 1]
         steps = []

@@ -13,7 +13,7 @@ import keras
 import matplotlib.figure
 import numpy as np
 from baselines import baselines
-from weather import HORIZON, load_weather, make_windows
+from weather import HORIZON, load_weather, make_windows, name_test_windows
 
 import keras_seq
 
@@ -101,7 +101,7 @@ def main(arguments=None):
     plot_errors(errors, options.output / "errors.png")
     shown = np.linspace(0, len(y) - 1, 6).astype(int)
     chosen = keras_seq.models.Forecast(forecast.mean[shown], forecast.quantiles[shown], LEVELS)
-    titles = [f"window {number}" for number in shown]
+    titles = name_test_windows(shown, len(y), options.past, options.stride)
     past = np.where(x["past_mask"], x["past"], np.nan)[shown, -72:]
     keras_seq.plots.plot_forecast(
         past, chosen, actual[shown, :, None], titles=titles, names=["°F"], path=options.output / "forecasts.png"

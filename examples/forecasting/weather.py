@@ -61,3 +61,11 @@ def make_windows(tables, past, stride):
         name: keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *windows)
         for name, windows in parts.items()
     }
+
+
+def name_test_windows(numbers, count, past, stride):
+    """Returns airport and time of the first forecast, as titles of windows of the test, of which there are `count`."""
+    start = int(np.argmax(TEST_MONTHS))
+    first = start + (past - start) % stride
+    places = [divmod(number, count // len(AIRPORTS)) for number in numbers]
+    return [f"{AIRPORTS[airport]}, {HOURS[first + stride * i]:%d %b, %H:00}" for airport, i in places]
