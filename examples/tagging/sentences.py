@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_seq
 
-BREAK, NONE = "-", "."  # the tags of hyphenation
+BREAK, NONE = "break", "none"  # the tags of hyphenation
 MAX_LETTERS = 20  # of a word; the letters of longer ones are cut
 
 
@@ -80,18 +80,17 @@ def draw_marginals(encoder, model, sentences, path):
 
     texts = [tf.constant([" ".join(column) for column in columns]) for columns in zip(*sentences, strict=True)]
     marginals = np.asarray(keras_seq.ops.crf_marginals(model(list(encoder.encode(*texts)[0]))))
-    height = 0.22 * len(encoder.tags) + 1.2
-    width = 0.5 + 0.36 * max(len(words) for words, _ in sentences)
-    figure = Figure(figsize=(width + 1, height * len(sentences)), layout="constrained")
-    for axes, (words, tags), panel in zip(
-        np.ravel(figure.subplots(len(sentences), 1)), sentences, marginals, strict=True
-    ):
-        panel = panel[: len(words)].T  # (tags, time)
-        image = axes.imshow(panel, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        rows = [encoder.tags.index(tag) for tag in tags]
-        axes.scatter(range(len(words)), rows, s=45, facecolors="none", edgecolors="tab:orange", linewidths=1.5)
+    longest, rows = max(len(words) for words, _ in sentences), -(-len(sentences) // 2)
+    figure = Figure(figsize=(2 * (0.3 * longest + 1) + 1, (0.2 * len(encoder.tags) + 1) * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes in grid[len(sentences) :]:
+        axes.remove()
+    for axes, (words, tags), panel in zip(grid, sentences, marginals, strict=False):
+        image = axes.imshow(panel[: len(words)].T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        heights = [encoder.tags.index(tag) for tag in tags]
+        axes.scatter(range(len(words)), heights, s=45, facecolors="none", edgecolors="tab:orange", linewidths=1.5)
         axes.set_xticks(range(len(words)), words, rotation=0 if max(map(len, words)) == 1 else 90, parse_math=False)
-        axes.set_yticks(range(len(encoder.tags)), encoder.tags)
-        axes.set_xlim(-0.5, max(len(words) for words, _ in sentences) - 0.5)
+        axes.set_yticks(range(len(encoder.tags)), encoder.tags, fontsize=8)
+        axes.set_xlim(-0.5, longest - 0.5)
     figure.colorbar(image, ax=figure.axes, label="probability (ring: the true tag)", fraction=0.05)
     figure.savefig(path, dpi=120)

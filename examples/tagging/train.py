@@ -45,7 +45,8 @@ def parse_arguments(arguments=None):
     add("--seed", "seed of weights, dropout and the order of sentences", 0)
     add("--output", "folder for the results", pathlib.Path("runs/tagging"))
     if not parser.parse_known_args(arguments)[0].train:  # hyphenation: each "word" is a letter
-        parser.set_defaults(no_letters=True, word_dropout=0.0, dropout=0.2, recurrent_dropout=0.0, epochs=8)
+        parser.set_defaults(no_letters=True, word_dropout=0.0, dropout=0.2, recurrent_dropout=0.0)
+        parser.set_defaults(batch_size=128, epochs=10)
     options = parser.parse_args(arguments)
     if bool(options.train) != bool(options.dev) or (options.test and not options.dev):
         parser.error("--train and --dev go together: give both files, or none for hyphenation")
