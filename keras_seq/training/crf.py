@@ -24,7 +24,8 @@ class CRFLoss(keras.losses.Loss):
         dtype: dtype of the sums; by default `keras.config.floatx()`.
 
     Call arguments:
-        y_true: the true tags, integers (batch, time). Those of masked steps do not matter.
+        y_true: the true tags, integers (batch, time). Those of masked steps do not matter. A tag that does not exist
+            makes the loss NaN.
         y_pred: the result of `keras_seq.layers.CRF`, (batch, time, tags, tags).
 
     Example:

@@ -14,6 +14,7 @@ from conftest import JIT, draw, needs_kernels
 
 import keras_seq
 from keras_seq import layers
+from keras_seq.models.forecast_inputs import ForecastInputs
 from keras_seq.training import Gaussian, Quantiles, ScheduledSampling
 
 BATCH, TIME, HORIZON, SERIES = 5, 7, 3, 2
@@ -170,6 +171,45 @@ def test_constant_and_missing_series_have_the_scale_1(scaling):
     if scaling == "standard":
         zeros = model({"past": 0 * past, "past_mask": mask})
         np.testing.assert_allclose(forecasts[0], zeros[0] + np.float32([0.1, 0]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "mean_abs"])
+def test_a_series_too_small_for_its_scale_has_the_scale_1(scaling):
+    past = np.float32(1.2e-38) * np.random.default_rng(0).normal(size=(1, TIME, SERIES)).astype("float32")
+    assert np.all(np.isfinite(make_model(inputs={"past": past}, scaling=scaling)(past)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "weight", "message"),
+    [
+        ({}, -1.0, "`sample_weight` must be finite and not negative"),
+        ({}, np.inf, "`sample_weight` must be finite and not negative"),
+        ({"past_mask": np.full((BATCH, TIME), np.nan)}, 1.0, "`past_mask` must be an array of booleans"),
+        ({"past_mask": np.full((BATCH, TIME), 255)}, 1.0, "`past_mask` must be an array of booleans"),
+    ],
+)
+def test_a_dataset_is_checked_as_arrays_are(changes, weight, message):
+    inputs, weights = {"past": np.zeros((BATCH, TIME, SERIES)), **changes}, np.full(BATCH, weight)
+    data = tf.data.Dataset.from_tensors((inputs, make_targets(), weights))
+    checks = ForecastInputs(HORIZON)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(checks.data(data)[0])
+    with pytest.raises(ValueError, match=message):
+        checks.data(inputs, make_targets(), weights)
+
+
+def test_masked_values_too_large_for_float32_are_no_matter():
+    past = np.zeros((1, TIME, SERIES))
+    past[0, 2] = 1e300
+    mask = np.arange(TIME)[None] != 2
+    assert np.array_equal(ForecastInputs(HORIZON).convert({"past": past, "past_mask": mask})["past_mask"], mask)
+
+
+def test_a_dataset_is_fit_without_a_warning_about_its_order():
+    model = make_model("simple_rnn")
+    model.compile("sgd")
+    history = model.fit(tf.data.Dataset.from_tensors((make_inputs(), make_targets())), verbose=0)
+    assert np.all(np.isfinite(history.history["loss"]))
 
 
 def test_what_is_masked_reaches_no_result_and_no_gradient():
@@ -409,6 +449,7 @@ def test_an_empty_batch_gives_an_empty_forecast():
     forecast = make_model().forecast(make_inputs(0), num_samples=2)
     assert forecast.mean.shape == (0, HORIZON, SERIES)
     assert forecast.quantiles.shape == (0, HORIZON, SERIES, 3)
+    assert make_model().predict(make_inputs(0), verbose=0, horizon=2).shape == (0, 2, SERIES)
 
 
 INPUT_ERRORS = {
@@ -466,7 +507,16 @@ ARGUMENT_ERRORS = [
     ),
     (lambda m, x, y: m.fit(x, y[:3]), f"`y` must have the shape ({BATCH}, {HORIZON}, {SERIES}). Received: (3, 3, 2)"),
     (lambda m, x, y: m.fit(x, y, sample_weight=np.ones(3)), "`sample_weight` must have the shape"),
+    (lambda m, x, y: m.fit(x, y, sample_weight=-np.ones(BATCH)), "`sample_weight` must be finite and not negative"),
+    (lambda m, x, y: m.fit(x, y, sample_weight=np.full(BATCH, np.nan)), "`sample_weight` must be finite and not"),
     (lambda m, x, y: m.fit(x, y, class_weight={0: 1}), "`class_weight` must be None"),
+    (lambda m, x, y: m.train_on_batch(x), "`y` must be the targets, (batch, 3, series). Received: None"),
+    (lambda m, x, y: m.fit(make_inputs(0), y[:0]), "`x` and `y` must contain at least one sample"),
+    (lambda m, x, y: m.fit(x, y + 0j), "`y` must be an array of numbers. Received: values of dtype complex"),
+    (
+        lambda m, x, y: m.fit(tf.data.Dataset.from_generator(lambda: [(y, y)], output_types=("float32", "float32"))),
+        "`past` must have the shape (batch, time, series). Received: <unknown>",
+    ),
     (lambda m, x, y: make_model(output="mse").forecast(x), "need an `output` with a distribution"),
 ]
 
