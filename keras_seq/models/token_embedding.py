@@ -80,7 +80,9 @@ class TiedReadout(keras.layers.Layer):
         self.embedding_dim = embedding.output_dim
         self.projection = None
         # A layer in an attribute would belong to this one, too: its weights would be counted twice in a summary.
-        self._multiply = functools.partial(embedding, reverse=True)
+        # Its `call` alone, because Keras warns where outputs carry a mask, which that layer does not take.
+        self._multiply = functools.partial(embedding.call, reverse=True)
+        self.supports_masking = True
 
     def build(self, inputs_shape):
         if inputs_shape[-1] != self.embedding_dim:
