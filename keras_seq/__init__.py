@@ -3,6 +3,7 @@
 
 - `keras_seq.layers`: recurrent layers, cells, attention and dropout.
 - `keras_seq.Encoder`, `Decoder`, `Seq2Seq`, `Ensemble`: sequence-to-sequence models.
+- `keras_seq.LanguageModel`: a model of documents, which continues prompts.
 - `keras_seq.Forecaster`: forecasts of series.
 - `keras_seq.convert`: replaces the recurrent layers of a Keras model.
 - `keras_seq.explain`: prints which implementation each layer runs.
@@ -14,7 +15,7 @@ import importlib
 from keras_seq import data, diagnostics, layers, models, ops
 from keras_seq._version import __version__
 from keras_seq.convert import convert
-from keras_seq.models import Decoder, Encoder, Ensemble, Forecaster, Seq2Seq
+from keras_seq.models import Decoder, Encoder, Ensemble, Forecaster, LanguageModel, Seq2Seq
 from keras_seq.ops import explain
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Encoder",
     "Ensemble",
     "Forecaster",
+    "LanguageModel",
     "Seq2Seq",
     "__version__",
     "convert",

@@ -9,7 +9,9 @@ from keras_seq.ops import use_implementation
 
 
 def export_saved_model(model, path):
-    """Writes a `Seq2Seq` as a SavedModel that needs neither Keras nor keras_seq. `Seq2Seq.export` calls it.
+    """Writes a model as a SavedModel that needs neither Keras nor keras_seq. The model's method `export` calls it.
+
+    This describes the SavedModel of a `Seq2Seq`; for others see their `export`.
 
     The signature `serving_default` takes:
 
@@ -40,8 +42,7 @@ def export_saved_model(model, path):
     Raises:
         FileExistsError: if `path` is a file, or a folder with anything else in it.
     """
-    endpoints = {name: (function, [model.source_spec]) for name, function in model.endpoints().items()}
-    write_saved_model(path, (model, *model.text_layers), endpoints)
+    write_saved_model(path, (model, *model.text_layers), model.endpoints())
 
 
 def write_saved_model(path, layers, endpoints):

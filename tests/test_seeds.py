@@ -53,6 +53,15 @@ BUILDERS = {
     "Encoder in one direction": lambda seed: [encoder(seed, num_layers=3, cell="gru", bidirectional=False)],
     "Decoder": lambda seed: [decoder(seed, attention="monotonic")],
     "Decoder without attention": lambda seed: [decoder(seed, attention=None, cell="rnn")],
+    "deep Decoder": lambda seed: [decoder(seed, num_layers=3)],
+    "Encoder and Decoder of one cell": lambda seed: [
+        part(9, UNITS, None, layers.GRUCell(UNITS, **EVERY_RATE), dropout=RATE, num_layers=2, seed=seed)
+        for part in (keras_seq.Encoder, keras_seq.Decoder)
+    ],
+    "a cell with a seed": lambda seed: [
+        keras_seq.Encoder(9, UNITS, None, layers.GRUCell(UNITS, seed=seed, **RATES), dropout=RATE, seed=seed),
+        keras_seq.Decoder(9, UNITS, None, layers.GRU(UNITS, num_layers=2, seed=seed, **RATES), None, RATE, seed=seed),
+    ],
     "a model and a layer": lambda seed: [
         encoder(seed, num_layers=2), decoder(seed), ScheduledSampling(0.5, seed=seed)
     ],

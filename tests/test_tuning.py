@@ -5,15 +5,16 @@ import importlib
 import subprocess
 import sys
 
+import keras
 import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_seq import data
+from keras_seq import data, layers
 from keras_seq.models import Seq2Seq
 from keras_seq.training import DecodingReport
-from keras_seq.tuning import Seq2SeqHyperModel
+from keras_seq.tuning import ChoiceHyperModel, ForecasterHyperModel, LanguageModelHyperModel, Seq2SeqHyperModel
 
 RANGES = {"units": (8, 16), "embedding_dim": (4, 8), "dropout": (0.0, 0.2), "learning_rate": (1e-3, 1e-2)}
 STEPS = 5  # in an epoch
@@ -117,7 +118,7 @@ def test_search_minimizes_the_error_rate_of_a_decoding_report(vectorizers, datas
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "none"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
 def test_hyperparameters_reach_the_model(vectorizers, cell, attention):
     values = {
         "cell": cell,
@@ -143,8 +144,10 @@ def test_the_default_search_space(vectorizers):
     hp = keras_tuner.HyperParameters()
     Seq2SeqHyperModel(*vectorizers).build(hp)
     space = {parameter.name: parameter for parameter in hp.space}
-    assert set(space) == {*RANGES, "cell", "attention"}
-    assert space["cell"].values == ["lstm", "gru", "rnn"]
+    fixed = {"num_layers": 1, "bidirectional": True, "tie_embeddings": False, "recurrent_dropout": 0.0}
+    assert set(space) == {*RANGES, *fixed, "cell", "attention"}
+    assert {name: space[name].values for name in fixed} == {name: [value] for name, value in fixed.items()}
+    assert space["cell"].values == ["lstm", "gru", "simple_rnn"]
     assert space["attention"].values == ["bahdanau", "none"]
     rate = space["learning_rate"]
     assert (rate.min_value, rate.max_value, rate.sampling) == (1e-4, 1e-2, "log")
@@ -154,7 +157,9 @@ def test_single_values_are_fixed(vectorizers):
     hp = keras_tuner.HyperParameters()
     single = {"cell": ["gru"], "units": [8], "embedding_dim": [4], "dropout": [0.1], "attention": ["none"]}
     Seq2SeqHyperModel(*vectorizers, **single, learning_rate=(1e-3, 1e-3)).build(hp)
-    assert {parameter.random_sample() for parameter in hp.space} == {"gru", 8, 4, 0.1, "none", 1e-3}
+    samples = {parameter.name: parameter.random_sample() for parameter in hp.space}
+    assert {name: samples[name] for name in single} == {name: values[0] for name, values in single.items()}
+    assert samples["learning_rate"] == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -172,6 +177,125 @@ def test_single_values_are_fixed(vectorizers):
 def test_bad_ranges_raise(vectorizers, arguments, message):
     with pytest.raises(ValueError, match=message):
         Seq2SeqHyperModel(*vectorizers, **arguments)
+
+
+def build_with(hypermodel, **values):
+    hp = keras_tuner.HyperParameters()
+    for name, value in values.items():
+        hp.Fixed(name, value)
+    return hypermodel.build(hp)
+
+
+def test_the_options_of_deep_models_reach_encoder_and_decoder(vectorizers):
+    cell = layers.LSTMCell(6, layer_norm=True)
+    lists = {
+        "cell": ["gru", cell],
+        "num_layers": [1, 3],
+        "bidirectional": [True, False],
+        "tie_embeddings": [True, False],
+    }
+    hypermodel = Seq2SeqHyperModel(*vectorizers, **RANGES, **lists, recurrent_dropout=[0.0, 0.25])
+    model = build_with(hypermodel, num_layers=3, bidirectional=0, tie_embeddings=1, recurrent_dropout=0.25)
+    assert (model.encoder.num_layers, model.decoder.num_layers) == (3, 3)
+    assert (model.encoder.bidirectional, model.decoder.tie_embeddings) == (False, True)
+    assert model.encoder.recurrent_dropout == model.decoder.recurrent_dropout == 0.25
+    model = build_with(hypermodel, cell="LSTMCell_1")
+    assert model.encoder.cell is model.decoder.cell is cell
+    assert model.encoder.units == 6
+
+
+def test_any_encoder(vectorizers):
+    cnn = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3)])
+    models = [Seq2SeqHyperModel(None, vectorizers[1], **RANGES, encoder=cnn).build(keras_tuner.HyperParameters())]
+    models += [build_with(Seq2SeqHyperModel(None, vectorizers[1], **RANGES, encoder=cnn))]
+    for model in models:  # each trains a copy
+        assert isinstance(model.encoder, keras.Sequential)
+        assert model.encoder is not cnn
+        for weight, original in zip(model.encoder.get_weights(), cnn.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, original)
+        model.fit(np.ones((4, 8, 8, 1)), ["K AE T"] * 4, verbose=0)
+    assert np.any(models[0].encoder.get_weights()[0] != cnn.get_weights()[0])
+
+    def make_encoder(hp):
+        filters = hp.Choice("filters", [3, 5])
+        return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(filters, 3)])
+
+    model = build_with(Seq2SeqHyperModel(None, vectorizers[1], **RANGES, encoder=make_encoder), filters=5)
+    assert model.encoder.layers[0].filters == 5
+
+
+def test_a_source_vectorizer_or_an_encoder_is_needed(vectorizers):
+    with pytest.raises(ValueError, match="`source_vectorizer` must be a vectorizer unless `encoder` is given"):
+        Seq2SeqHyperModel(None, vectorizers[1])
+
+
+def test_the_options_of_a_language_model(vectorizers):
+    hypermodel = LanguageModelHyperModel(vectorizers[0], units=[8, 16], embedding_dim=[4], num_layers=[1, 2])
+    model = build_with(hypermodel, units=16, num_layers=2, dropout=0.2)
+    assert (model.units, model.num_layers, model.embedding_dim) == (16, 2, 4)
+    assert model.input_dropout == model.hidden_dropout == model.output_dropout == 0.2
+    assert model.optimizer.built
+
+
+def test_the_options_of_a_forecaster():
+    inputs = {"past": np.zeros((1, 12, 2)), "static": np.zeros((1, 3))}
+    hypermodel = ForecasterHyperModel(4, inputs, units=[8], attention=[None, "bahdanau"], bidirectional=[False, True])
+    model = build_with(hypermodel, attention="bahdanau", bidirectional=1, num_layers=2)
+    assert (model.horizon, model.attention, model.bidirectional, model.num_layers) == (4, "bahdanau", True, 2)
+    assert build_with(hypermodel, attention="none").attention is None
+    assert model.optimizer.built
+
+
+class CustomHyperModel(ChoiceHyperModel):
+    def __init__(self, **choices):
+        super().__init__(choices)
+
+    def make_model(self, hp, **chosen):
+        self.chosen = chosen
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+    def compile_model(self, model, optimizer):
+        model.compile(optimizer, "mse")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([1, 2], [1, 2]),
+        ([0, 0.5], [0.0, 0.5]),
+        ([True, False], [1, 0]),
+        (["a", "b"], ["a", "b"]),
+        ([None, "luong"], ["none", "luong"]),
+        ([None, 3], ["none", "3"]),
+        (["lstm", keras.layers.GRUCell(2), keras.layers.GRUCell(2)], ["lstm", "GRUCell_1", "GRUCell_2"]),
+    ],
+)
+def test_values_of_any_type_can_be_chosen(values, shown):
+    for value, label in zip(values, shown, strict=True):
+        hp = keras_tuner.HyperParameters()
+        hypermodel = CustomHyperModel(option=values)
+        hypermodel.build(hp)
+        assert hp.space[0].values == shown
+        build_with(hypermodel, option=label)
+        assert hypermodel.chosen == {"option": value}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["LanguageModel", "Forecaster"])
+def test_a_search_with_other_models(name, vectorizers, pairs, tmp_path):
+    if name == "LanguageModel":
+        hypermodel = LanguageModelHyperModel(vectorizers[0], ["gru"], [8], [4], [0.0, 0.2])
+        data, held_out = pairs[0][:60], pairs[0][60:80]
+        arguments = {"x": data, "validation_data": held_out}
+    else:
+        windows = np.random.default_rng(0).normal(size=(40, 12, 1)).cumsum(axis=1)
+        hypermodel = ForecasterHyperModel(4, windows[:, :8], ["gru"], [8])
+        arguments = {"x": windows[:, :8], "y": windows[:, 8:], "validation_split": 0.25}
+    tuner = keras_tuner.Hyperband(hypermodel, "val_loss", max_epochs=2, factor=2, seed=1, directory=tmp_path)
+    tuner.search(**arguments, verbose=0)
+    (best,) = tuner.get_best_models(1)
+    assert type(best).__name__ == name
+    assert [trial.status for trial in tuner.oracle.get_best_trials(10)].count("COMPLETED") >= 2
 
 
 def test_without_keras_tuner_the_error_names_the_extra(monkeypatch):

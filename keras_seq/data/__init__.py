@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data: TSV files, vocabularies, length buckets, windows of series and the CMUdict pronunciations."""
+"""Data: TSV files, vocabularies, length buckets, streams, windows of series and the CMUdict pronunciations."""
 
 from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.cmudict import group_by_source as group_by_source
 from keras_seq.data.cmudict import load_cmudict as load_cmudict
 from keras_seq.data.forecasting import forecasting_windows as forecasting_windows
 from keras_seq.data.load_tfds import load_tfds_cmudict as load_tfds_cmudict
+from keras_seq.data.streams import stream_batches as stream_batches
 from keras_seq.data.tsv import read_pairs as read_pairs
 from keras_seq.data.vocabulary import END as END
 from keras_seq.data.vocabulary import END_ID as END_ID

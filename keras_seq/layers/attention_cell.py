@@ -72,7 +72,7 @@ class AttentiveLayer(keras.layers.Layer):
         """Whether the next step reads the output of attention, which is then a state."""
         return self.attend == "after" and self.input_feeding
 
-    def _fed_units(self, memory_features):
+    def fed_units(self, memory_features):
         """Return how many features enter the cell beside the inputs."""
         return (self.attentional_units or memory_features) * bool(self.input_feeding)
 
@@ -95,7 +95,7 @@ class AttentiveLayer(keras.layers.Layer):
     def attention_state_shapes(self, memory_shape):
         """Return the shapes of the attention's states, for a memory (batch, source, features)."""
         batch, source, features = memory_shape
-        fed = [(batch, self._fed_units(features))] if self._feeds_next_step else []
+        fed = [(batch, self.fed_units(features))] if self._feeds_next_step else []
         return [*fed, *[(batch, source)] * self.attention.states]
 
     def initial_attention_state(self, memory):
@@ -103,7 +103,7 @@ class AttentiveLayer(keras.layers.Layer):
         own = self.attention.get_initial_state(memory)
         if not self._feeds_next_step:
             return own
-        return ops.zeros((ops.shape(memory)[0], self._fed_units(memory.shape[-1])), memory.dtype), *own
+        return ops.zeros((ops.shape(memory)[0], self.fed_units(memory.shape[-1])), memory.dtype), *own
 
     @property
     def cell_output_size(self):
@@ -115,7 +115,7 @@ class AttentiveLayer(keras.layers.Layer):
         if memory_shape is None or len(memory_shape) != 3:
             raise ValueError(f"`memory` must be (batch, source, features). Received: shape {memory_shape}")
         if not self.cell.built:  # it is if it is shared, or comes from the config of a built layer
-            self.cell.build((memory_shape[0], features + self._fed_units(memory_shape[-1])))
+            self.cell.build((memory_shape[0], features + self.fed_units(memory_shape[-1])))
         if not self.attention.built:
             query_units = self.state_size[0] if self.attend == "before" else self.cell_output_size
             self.attention.build([(memory_shape[0], None, query_units), memory_shape])
@@ -190,7 +190,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _fed_part(self, output, memory):
         """Return the part of an output that the next step reads."""
-        return output[..., output.shape[-1] - self._fed_units(memory.shape[-1]) :]
+        return output[..., output.shape[-1] - self.fed_units(memory.shape[-1]) :]
 
     def run(self, sequences, memory, initial_state=None, mask=None, memory_mask=None, training=False, **options):
         """Runs all steps of sequences.

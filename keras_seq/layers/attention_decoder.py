@@ -175,6 +175,18 @@ class AttentionDecoder(AttentiveLayer):
             results += tuple(states)
         return results if len(results) > 1 else outputs
 
+    def compute_output_shape(self, inputs_shape, memory_shape):
+        batch, time, _ = inputs_shape
+        outputs_shape = batch, time, self._output_units(memory_shape[-1])
+        if not self.return_state:
+            return outputs_shape
+        of_attention = self.attention_state_shapes((batch, *memory_shape[1:]))
+        return outputs_shape, *((batch, size) for size in self.state_size), *of_attention
+
+    def compute_output_spec(self, *args, **kwargs):
+        # The base class would take `compute_output_shape`, which knows nothing of `return_attention_scores`.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def compute_mask(self, inputs, previous_mask=None):
         return previous_mask
 

@@ -227,8 +227,8 @@ class EmbeddingDropout(keras.layers.Wrapper):
     def compute_mask(self, inputs, mask=None):
         return self.layer.compute_mask(inputs)
 
-    def compute_output_shape(self, inputs_shape):
-        return self.layer.compute_output_shape(inputs_shape)
+    def compute_output_shape(self, input_shape):  # `summary` needs the name of `build`
+        return self.layer.compute_output_shape(input_shape)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

@@ -33,10 +33,7 @@ class ForeignCellEquations:
         self.training = training
         self.states = 1 + len(states)
         if training:
-            if context_units and not _takes_context(cell):
-                context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
-                inputs = ops.concatenate([inputs, context], axis=-1)
-            _draw_dropout_masks(cell, inputs, _pack_states(cell, states))
+            draw_all_dropout_masks(cell, inputs, states, context_units)
 
     def describe(self):
         """Return a short name for messages."""
@@ -66,14 +63,14 @@ def call_cell(cell, inputs, flat_states, training, context=None):
     options = {"training": training} if "training" in inspect.signature(cell.call).parameters else {}
     if context is not None:
         options["context"] = context
-    output, states = cell(inputs, _pack_states(cell, flat_states), **options)
+    output, states = cell(inputs, pack_states(cell, flat_states), **options)
     return ops.cast(output, inputs.dtype), [ops.cast(state, inputs.dtype) for state in tree.flatten(states)]
 
 
 def _call_stack(stack, output, flat_states, training, context):
     """Run one step of a stack. Its own `call` would pass the context to all of its cells."""
     new_states = []
-    for cell, states in zip(stack.cells, _pack_states(stack, flat_states), strict=True):
+    for cell, states in zip(stack.cells, pack_states(stack, flat_states), strict=True):
         output, states = call_cell(cell, output, tree.flatten(states), training, context)
         new_states += states
         context = None
@@ -91,11 +88,26 @@ def _is_stack(cell):
     return isinstance(cell, keras.layers.StackedRNNCells)
 
 
-def _pack_states(cell, flat_states):
+def pack_states(cell, flat_states):
     """Put a flat list of states into the structure that the cell expects."""
     if isinstance(cell.state_size, int):
         return [flat_states[0]]
     return tree.pack_sequence_as(cell.state_size, list(flat_states))
+
+
+def draw_all_dropout_masks(cell, inputs, flat_states, context_units=0):
+    """Draw the masks that all steps share; the cell keeps them until `reset_all_dropout_masks`.
+
+    Args:
+        cell: any cell, or a stack.
+        inputs: (batch, features) of one step, for the shape of the masks.
+        flat_states: flat list of (batch, size), likewise.
+        context_units: number of features of the context that each step gets beside the inputs; 0 for none.
+    """
+    if context_units and not _takes_context(cell):
+        context = ops.zeros((ops.shape(inputs)[0], context_units), inputs.dtype)
+        inputs = ops.concatenate([inputs, context], axis=-1)
+    _draw_dropout_masks(cell, inputs, pack_states(cell, flat_states))
 
 
 def reset_all_dropout_masks(cell):
@@ -111,7 +123,7 @@ def _flat_cells(cell):
 
 
 def _draw_dropout_masks(cell, inputs, states):
-    """Draw the masks that all steps share, as `keras.layers.RNN` does before its loop; the cells keep them."""
+    """Draw masks as `keras.layers.RNN` does before its loop."""
     if _is_stack(cell):
         for inner, inner_states in zip(cell.cells, states, strict=True):
             inner_states = inner_states if isinstance(inner_states, (list, tuple)) else [inner_states]

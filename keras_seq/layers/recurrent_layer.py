@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`RecurrentLayer` and `GatedLayer`, the base classes of the recurrent layers, and `resolve_layer`."""
 
+import numbers
 from collections.abc import Callable
 
 import keras
@@ -81,6 +82,7 @@ def resolve_layer(
         >>> resolve_layer("gru", 4, dropout=0.2).units, resolve_layer(keras.layers.LSTMCell(3)).cell.units
         (4, 3)
     """
+    check_num_layers(num_layers, residual, cell)
     arguments = {"return_sequences": True, "return_state": True, "dtype": dtype}
     if isinstance(cell, str):
         if units is None:
@@ -94,11 +96,9 @@ def resolve_layer(
                 f"cell={cell!r}"
             )
     if isinstance(cell, keras.layers.RNN):
-        layer = _copy_layer(cell, num_layers, residual, seed, path, implementation, dtype)
+        layer = _copy_layer(cell, seed, path, implementation, dtype)
     else:
         _check_cell(cell)
-        if not isinstance(num_layers, int) or num_layers < 1:
-            raise ValueError(f"`num_layers` must be at least 1. Received: {num_layers}")
         cells = [_copy_cell(cell, child_seed(seed, "cell", i), (*path, i), dtype, i) for i in range(num_layers)]
         arguments["dtype"] = dtype or cell.dtype_policy
         layer = RNN(
@@ -110,9 +110,41 @@ def resolve_layer(
     return layer
 
 
+def check_num_layers(num_layers: int, residual: bool, cell: str | keras.layers.Layer):
+    """Check the size of a stack, which a layer has of its own."""
+    if not isinstance(num_layers, numbers.Integral) or num_layers < 1:
+        raise ValueError(f"`num_layers` must be at least 1. Received: {num_layers}")
+    if isinstance(cell, keras.layers.RNN) and (num_layers > 1 or residual):
+        raise ValueError(
+            "`num_layers` must be 1 and `residual` False where `cell` is a layer, which has its own. "
+            f"Received: num_layers={num_layers}, residual={residual}"
+        )
+
+
 def output_units(cell) -> int:
     """Return the size of the output of any cell, or of the last one of a stack."""
     return getattr(cell, "output_size", None) or keras.tree.flatten(cell.state_size)[0]
+
+
+class CellArgument:
+    """The argument `cell` of a model: a name, or an object that the model copies.
+
+    A model keeps it in this wrapper, because Keras takes a layer in an attribute for a part of the model.
+    """
+
+    def __init__(self, cell: str | keras.layers.Layer):
+        self.cell = cell
+
+    def get_config(self) -> str | dict:
+        """Return what the configuration of the model holds: the name, or the configuration of the object."""
+        return self.cell if isinstance(self.cell, str) else keras.saving.serialize_keras_object(self.cell)
+
+    @staticmethod
+    def restore(config: dict) -> dict:
+        """Return the configuration of a model with an object in the place of its configuration."""
+        if not isinstance(config.get("cell"), dict):
+            return config
+        return {**config, "cell": keras.saving.deserialize_keras_object(config["cell"])}
 
 
 def _check_cell(cell):
@@ -124,15 +156,10 @@ def _check_cell(cell):
         )
 
 
-def _copy_layer(layer, num_layers, residual, seed, path, implementation, dtype):
+def _copy_layer(layer, seed, path, implementation, dtype):
     """Return a copy of a recurrent layer; a layer of Keras becomes an `RNN` around its cell."""
     is_own = isinstance(layer, RNN)
     _check_cell(layer.cell if is_own or type(layer) in _KERAS_LAYERS else layer)
-    if num_layers != 1 or residual:
-        raise ValueError(
-            "`num_layers` must be 1 and `residual` False where `cell` is a layer, which has its own. "
-            f"Received: num_layers={num_layers}, residual={residual}"
-        )
     if layer.go_backwards or layer.stateful:
         raise ValueError(
             "`cell` must be a layer with `go_backwards=False` and `stateful=False`. "
@@ -164,11 +191,15 @@ def _copy_cell(cell, seed, path, dtype, index=0):
 
 def _child_config(layer, seed, path, dtype):
     """Return the configuration of a copy. A seed that is None becomes `seed`."""
-    config = with_child_seeds(layer.get_config(), *path, "copy")
+    try:
+        config = with_child_seeds(layer.get_config(), *path, "copy")
+    except NotImplementedError as error:  # Keras cannot generate the configuration of this class
+        raise ValueError(f"`cell` must be an object that can be copied. {str(error).strip()}") from error
     if "seed" in config and config["seed"] is None:
         config["seed"] = seed
     if dtype is not None and "dtype" in config:
-        config["dtype"] = dtype
+        # With an object in the place of the name, Keras does not generate a configuration for the copy.
+        config["dtype"] = dtype.name if type(dtype) is keras.DTypePolicy else dtype
     return config
 
 

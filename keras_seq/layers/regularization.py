@@ -60,8 +60,8 @@ class ActivationRegularization(keras.layers.Layer):
             self.add_loss(self.tar * _mean_square(h[:, 1:] - h[:, :-1], both_visible))
         return inputs
 
-    def compute_output_shape(self, inputs_shape):
-        return inputs_shape
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def get_config(self):
         return {**super().get_config(), "ar": self.ar, "tar": self.tar}

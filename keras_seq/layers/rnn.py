@@ -347,6 +347,11 @@ def last_output(outputs, reverse=False):
     return ops.sum(outputs[:, :1] if reverse else outputs[:, -1:], axis=1)  # one step or none
 
 
+def flat_cells(layer):
+    """Return the cells of a recurrent layer, one or those of its stack, foreign ones included."""
+    return list(layer.cell.cells) if type(layer.cell) is keras.layers.StackedRNNCells else [layer.cell]
+
+
 def first_mask(mask):
     """Return the mask of the sequences from what Keras passes: a mask, or a list with one for each tensor."""
     return mask[0] if isinstance(mask, (list, tuple)) else mask

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a recurrent layer step by step, as a search does: what all steps share is computed once."""
 
-import keras
 from keras import ops, tree
 
 from keras_seq.layers.attention_cell import AttentiveLayer
 from keras_seq.layers.foreign_cell import call_cell
 from keras_seq.layers.recurrent_cell import has_cell_equations
+from keras_seq.layers.rnn import flat_cells
 from keras_seq.ops import native
 from keras_seq.ops.equations.protocol import RecurrentWeights
 from keras_seq.ops.implementation import Choice, choose_implementation
@@ -44,7 +44,7 @@ def choose_search_implementation(layer):
     choice = layer.choose_implementation()
     if isinstance(layer, AttentiveLayer):
         return _describe_steps(choice, layer.reads_context_products())
-    choices = [_describe_steps(_choose(layer, cell), has_cell_equations(cell)) for cell in _cells(layer)]
+    choices = [_describe_steps(_choose(layer, cell), has_cell_equations(cell)) for cell in flat_cells(layer)]
     return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
 
@@ -55,11 +55,6 @@ def _describe_steps(choice, has_search_step):
         return choice._replace(reason=f"steps of a search; {choice.reason}")
     needs = "a cell of keras_seq, without attention or with additive attention before it"
     return Choice("xla", f"steps of a search; native ones need {needs}")
-
-
-def _cells(layer):
-    """Return the cells of a layer without attention, foreign ones included."""
-    return layer.cell.cells if type(layer.cell) is keras.layers.StackedRNNCells else [layer.cell]
 
 
 def _choose(layer, cell):
@@ -114,7 +109,7 @@ def _start_attending(layer, embedding, memory, memory_mask, num_beams):
 
 def _start_stack(layer, embedding):
     """Return the step of a layer without attention: that of each of its cells, one on another."""
-    cells = _cells(layer)
+    cells = flat_cells(layer)
     counts = [len(tree.flatten(cell.state_size)) for cell in cells]
     starts = [_start_equations if has_cell_equations(cell) else _start_calling for cell in cells]
     steps = [

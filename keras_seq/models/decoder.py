@@ -2,14 +2,19 @@
 """The decoder: maps a memory and the previous tokens to logits of the next token."""
 
 import contextlib
+import functools
 
 import keras
-from keras import ops
+from keras import ops, tree
 
-from keras_seq.layers import AttentionDecoder, LockedDropout, LuongAttention
-from keras_seq.layers.recurrent_layer import make_layer
+from keras_seq.layers import AttentionDecoder, LockedDropout
+from keras_seq.layers.foreign_cell import pack_states
+from keras_seq.layers.recurrent_layer import CellArgument, output_units
 from keras_seq.layers.search_step import choose_search_implementation, start_search
-from keras_seq.ops.masks import zero_masked_positions
+from keras_seq.layers.training_step import training_step
+from keras_seq.models.decoder_layers import make_decoder_layers
+from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
+from keras_seq.ops.implementation import Choice
 from keras_seq.ops.random import child_seed
 
 
@@ -26,21 +31,34 @@ class Decoder(keras.layers.Layer):
       from the attentional vector `tanh([h, context] W)` of size `units`. With `input_feeding`, the next step reads this
       vector beside its token. Without it, the cell first runs over the whole target, which is faster.
 
+    With several layers, the first one attends "before", and the others read its outputs; or the last one attends
+    "after", and what it attended is fed to its own cell. The states of all layers start from the summary.
+
     Args:
         vocabulary_size: number of target tokens, including the special ones.
         embedding_dim: size of the embeddings.
-        units: size of the state.
-        cell: "lstm", "gru", "mgu" or "simple_rnn".
+        units: size of the output of each layer. It may be None if `cell` is an object, which has its own.
+        cell: "lstm", "gru", "mgu" or "simple_rnn" ("rnn" is the same); a cell of keras_seq, of Keras or your own, as
+            `keras_seq.layers.LSTMCell(256, layer_norm=True)`; or a recurrent layer of keras_seq or Keras. An object is
+            copied for each layer. Copies have their own weights, initial values and seeds.
         attention: "bahdanau", "luong" (`LuongAttention("general")`), "monotonic", an attention layer of
             `keras_seq.layers`, or None.
-        dropout: fraction of the features of embeddings and outputs to drop. All time steps share a mask.
-        recurrent_dropout: see `keras_seq.layers.LSTM`.
+        dropout: fraction of the features to drop: of the embeddings, between layers, and of the outputs. All time steps
+            share a mask.
+        recurrent_dropout: see `keras_seq.layers.LSTM`. An object has its own.
         seed: random seed of the dropout masks, and of the noise of an attention given by name. Each part draws its own
             numbers, which also differ from those of an `Encoder` with the same seed.
         implementation: see `keras_seq.layers.LSTM`.
         attend: whether to attend "before" or "after" the cell. The default is "after" for "luong", a `LuongAttention`
             and `input_feeding=False`, else "before", as in the papers.
         input_feeding: whether the cell reads the context or the attentional vector.
+        num_layers: number of recurrent layers; 1 if `cell` is a layer, which may be a stack itself.
+        residual: whether each layer adds its inputs to its outputs (Wu et al. 2016), except the first one and the one
+            that attends.
+        embeddings_initializer: initializer of the embeddings, or a matrix (vocabulary_size, embedding_dim) of their
+            initial values. A matrix is saved with the weights, not in the configuration.
+        tie_embeddings: whether logits are products with the embeddings instead of with a matrix of their own (Press &
+            Wolf 2017). If outputs and embeddings differ in size, a linear layer maps the outputs first.
 
     Call arguments:
         tokens: integers (batch, time), the target shifted right.
@@ -78,13 +96,16 @@ class Decoder(keras.layers.Layer):
         *,
         attend=None,
         input_feeding=True,
+        num_layers=1,
+        residual=False,
+        embeddings_initializer="uniform",
+        tie_embeddings=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.embedding_dim = embedding_dim
-        self.units = units
-        self.cell = cell
+        self._cell_argument = CellArgument(cell)
         self.attention = attention
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
@@ -92,85 +113,127 @@ class Decoder(keras.layers.Layer):
         self.implementation = implementation
         self.attend = attend
         self.input_feeding = input_feeding
-        self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, dtype=self.dtype_policy)
-        seeds = {part: child_seed(seed, "Decoder", part) for part in ("input_dropout", "recurrence", "output_dropout")}
-        self.input_dropout = LockedDropout(dropout, seed=seeds["input_dropout"], dtype=self.dtype_policy)
-        self.recurrent_layer = self._make_recurrent_layer(seeds["recurrence"])
-        state_sizes = self.recurrent_layer.state_size
-        self.bridges = [keras.layers.Dense(n, activation="tanh", dtype=self.dtype_policy) for n in state_sizes]
-        self.output_dropout = LockedDropout(dropout, seed=seeds["output_dropout"], dtype=self.dtype_policy)
-        self.readout = keras.layers.Dense(vocabulary_size, dtype=self.dtype_policy)
+        self.num_layers = num_layers
+        self.residual = residual
+        self.tie_embeddings = tie_embeddings
         self.supports_masking = True
+        options = {"tied": tie_embeddings, "dtype": self.dtype_policy}
+        self.embedding = make_embedding(vocabulary_size, embedding_dim, embeddings_initializer, **options)
+        self.input_dropout = self._make_dropout("input_dropout")
+        layers = self._make_layers(units)
+        self.layer_dropouts = [self._make_dropout("layer_dropout", i) for i in range(len(layers) - 1)]
+        sizes = tree.flatten([layer.state_size for layer in layers])
+        self.bridges = [keras.layers.Dense(n, activation="tanh", dtype=self.dtype_policy) for n in sizes]
+        self.output_dropout = self._make_dropout("output_dropout")
+        self.readout = make_readout(self.embedding, tie_embeddings, self.dtype_policy)
+        self.units = output_units(layers[-1].cell)
 
-    def _make_recurrent_layer(self, seed):
-        options = {
-            "recurrent_dropout": self.recurrent_dropout,
-            "seed": seed,
-            "implementation": self.implementation,
-            "dtype": self.dtype_policy,
-        }
-        if self.attention is None:
-            if self.attend is not None or not self.input_feeding:
-                raise ValueError(
-                    "`attend` must be None and `input_feeding` True if `attention` is None. Received: "
-                    f"attend={self.attend!r}, input_feeding={self.input_feeding}"
-                )
-            return make_layer(self.cell, self.units, return_sequences=True, **options)
-        attend = self.attend
-        if attend is None and (self.attention == "luong" or isinstance(self.attention, LuongAttention)):
-            attend = "after"
-        attends_after = attend == "after" or (attend is None and not self.input_feeding)
-        return AttentionDecoder(
-            self.units,
-            cell=self.cell,
-            attention=self.attention,
-            input_feeding=self.input_feeding,
-            attend=attend,
-            attentional_units=self.units if attends_after else None,
-            **options,
+    def _make_dropout(self, *path):
+        return LockedDropout(self.dropout, seed=child_seed(self.seed, "Decoder", *path), dtype=self.dtype_policy)
+
+    def _make_layers(self, units):
+        names = "attention attend input_feeding seed recurrent_dropout implementation"
+        options = {name: getattr(self, name) for name in names.split()}
+        layers, self._has_residual = make_decoder_layers(
+            self.cell, units, self.num_layers, self.residual, dtype=self.dtype_policy, **options
         )
+        # The layer that attends, else the first one. Files of earlier versions have its weights by this name.
+        self.recurrent_layer = next((layer for layer in layers if isinstance(layer, AttentionDecoder)), layers[0])
+        self.other_layers = [layer for layer in layers if layer is not self.recurrent_layer]
+        return layers
+
+    @property
+    def cell(self):
+        """The argument `cell`, a name or the object that was given."""
+        return self._cell_argument.cell
+
+    @property
+    def embeddings_initializer(self):
+        """The initializer of the embeddings; the default one in the place of a matrix, once it is in the weights."""
+        return self.embedding.embeddings_initializer
+
+    @property
+    def layers(self):
+        """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
+        return [self.embedding, *self.bridges, *self.recurrent_layers(), self.readout]
+
+    def recurrent_layers(self):
+        """Return the recurrent layers, a list from the first to the last one."""
+        if getattr(self.recurrent_layer, "attend", "before") == "after":
+            return [*self.other_layers, self.recurrent_layer]
+        return [self.recurrent_layer, *self.other_layers]
 
     def build(self, tokens_shape, memory_shape, summary_shape):
-        self.embedding.build((None, None))
-        inputs_shape = (None, None, self.embedding_dim)
-        if self.attention is None:
-            self.recurrent_layer.build(inputs_shape)
-        else:
-            self.recurrent_layer.build(inputs_shape, (None, None, memory_shape[-1]))
+        build_embedding(self.embedding)
+        features = self.embedding_dim
+        for layer in self.recurrent_layers():
+            memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
+            layer.build((None, None, features), *memory_shapes)
+            features = output_units(layer.cell)
         for bridge in self.bridges:
             bridge.build((None, summary_shape[-1]))
-        self.readout.build((None, None, self.units))
+        self.readout.build((None, None, features))
 
     def call(self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False):
+        def run(layer, inputs, state):
+            options = {"mask": mask, "training": training}
+            if isinstance(layer, AttentionDecoder):
+                options |= {"memory_mask": memory_mask, "return_attention_scores": True}
+                outputs, weights = layer(inputs, memory, initial_state=state, **options)
+            else:
+                outputs = layer(inputs, initial_state=pack_states(layer.cell, state), **options)[0]
+                weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
+            return outputs, state, weights
+
         inputs = self.input_dropout(self.embedding(tokens), training=training)
-        initial_state = self.get_initial_state(summary)
-        if self.attention is None:
-            outputs = self.recurrent_layer(inputs, initial_state=initial_state, mask=mask, training=training)
-            weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
-        else:
-            outputs, weights = self.recurrent_layer(
-                inputs,
-                memory,
-                initial_state=initial_state,
-                mask=mask,
-                memory_mask=memory_mask,
-                return_attention_scores=True,
-                training=training,
-            )
+        dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
+        outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
         logits = self.readout(self.output_dropout(outputs, training=training))
         logits = ops.copy(logits)  # the copy has no mask, because the loss itself excludes padding
         return (logits, weights) if return_attention_scores else logits
 
+    def _run_layers(self, run, outputs, state, dropouts=None):
+        """Runs the layers one on another, over whole sequences or one step.
+
+        Args:
+            run: function `(layer, inputs, state) -> (outputs, state, attention_weights)`.
+            outputs: what the first layer reads.
+            state: list of tensors; see `get_initial_state`.
+            dropouts: functions, one between any two layers.
+
+        Returns:
+            `(outputs, state, attention_weights)` of the last layer, all layers, and the one that attends.
+        """
+        new_state, attention_weights = [], None
+        for i, layer in enumerate(self.recurrent_layers()):
+            attends = isinstance(layer, AttentionDecoder)
+            count = len(tree.flatten(layer.state_size)) + (layer.attention_states if attends else 0)
+            inputs = dropouts[i - 1](outputs) if i and dropouts else outputs
+            outputs, layer_state, weights = run(layer, inputs, state[:count])
+            if i and self._has_residual and not attends:
+                outputs = outputs + inputs
+            if layer is self.recurrent_layer:
+                attention_weights = weights
+            state = state[count:]
+            new_state += layer_state
+        return outputs, new_state, attention_weights
+
     def get_initial_state(self, summary, memory=None):
         """Returns the initial state, a list of tensors (batch, units), from the encoder's summary.
 
-        Given a memory, the list continues with the states of the attention, which a search needs. There are some with
-        input feeding after the cell, coverage or monotonic attention.
+        It has the states of the first layer, then those of the second one, and so on. Given a memory, those of the
+        layer that attends are followed by the states of the attention, which a search needs. There are some with input
+        feeding after the cell, coverage or monotonic attention.
         """
         state = [bridge(summary) for bridge in self.bridges]
         if memory is None or self.attention is None:
             return state
-        return [*state, *self.recurrent_layer.initial_attention_state(memory)]
+        position = 0
+        for layer in self.recurrent_layers():
+            position += len(tree.flatten(layer.state_size))
+            if layer is self.recurrent_layer:
+                break
+        return [*state[:position], *self.recurrent_layer.initial_attention_state(memory), *state[position:]]
 
     def start_search(self, memory, summary, memory_mask=None, num_beams=1):
         """Prepares a search: computes what all of its steps share.
@@ -188,17 +251,24 @@ class Decoder(keras.layers.Layer):
             vocabulary), attention weights (rows, source), or (rows, 0) without attention. The memory keeps one row for
             each source.
         """
-        run_layer, tensors = start_search(self.recurrent_layer, self.embedding, memory, memory_mask, num_beams)
+        steps, tensors = {}, {}
+        for i, layer in enumerate(self.recurrent_layers()):
+            embedding = None if i else self.embedding
+            steps[layer], attended = start_search(layer, embedding, memory, memory_mask, num_beams)
+            tensors |= attended
 
         def step(tokens, state, memory, is_live=None):
-            output, state, weights = run_layer(tokens, state, memory, is_live)
+            output, state, weights = self._run_layers(
+                lambda layer, inputs, state: steps[layer](inputs, state, memory, is_live), tokens, state
+            )
             return self.readout(output), state, weights
 
         return step, self.get_initial_state(summary, memory), tensors
 
     def choose_implementation(self):
         """Return what runs the steps of a search, and why: a `Choice` of `keras_seq.ops.implementation`."""
-        return choose_search_implementation(self.recurrent_layer)
+        choices = [choose_search_implementation(layer) for layer in self.recurrent_layers()]
+        return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     @contextlib.contextmanager
     def training_step_function(self, memory, memory_mask=None):
@@ -206,41 +276,32 @@ class Decoder(keras.layers.Layer):
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
         memory)` as its first state. All steps share their dropout masks, which are the masks that the next `call` in
-        training draws. Noise of the attention is drawn anew in each step.
+        training draws. Noise of the attention and zoneout are drawn anew in each step.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
-        inputs, outputs = ops.ones((batch, self.embedding_dim), dtype), ops.ones((batch, self.units), dtype)
-        cell = self.recurrent_layer.cell
+        sizes = [self.embedding_dim, *(output_units(layer.cell) for layer in self.recurrent_layers())]
+        ones = [ops.ones((batch, size), dtype) for size in sizes]
+        dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
         with keras.StatelessScope():  # does not advance the seeds
-            masks = (
-                self.input_dropout(inputs[:, None], training=True)[:, 0],
-                self.output_dropout(outputs[:, None], training=True)[:, 0],
-            )
-            cell.get_dropout_mask(inputs)  # the cell keeps its masks until they are reset
-            cell.get_recurrent_dropout_mask(outputs)
-        try:
-            yield self._training_step(memory, memory_mask, *masks)
-        finally:
-            cell.reset_dropout_mask()
-            cell.reset_recurrent_dropout_mask()
+            masks = [drop(x[:, None], training=True)[:, 0] for drop, x in zip(dropouts, ones, strict=True)]
+        between = [functools.partial(ops.multiply, mask) for mask in masks[1:-1]]
+        with contextlib.ExitStack() as stack:
+            steps = {
+                layer: stack.enter_context(training_step(layer, inputs, memory, memory_mask))
+                for layer, inputs in zip(self.recurrent_layers(), ones[:-1], strict=True)
+            }
 
-    def _training_step(self, memory, memory_mask, input_mask, output_mask):
-        """Returns the function of a step, with dropout masks for inputs (batch, embedding_dim) and outputs."""
-        keys = None
-        if self.attention is not None:
-            memory = zero_masked_positions(memory, memory_mask)
-            keys = self.recurrent_layer.project_memory(memory)
+            def step(tokens, state):
+                inputs = self.embedding(tokens) * masks[0]  # (batch, embedding_dim)
+                output, state, weights = self._run_layers(
+                    lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
+                )
+                return self.readout(output * masks[-1]), state, weights
 
-        def step(tokens, state):
-            inputs = self.embedding(tokens) * input_mask  # (batch, embedding_dim)
-            if keys is None:
-                output, state = self.recurrent_layer.cell(inputs, state, training=True)
-                weights = ops.zeros((ops.shape(output)[0], 0), output.dtype)
-            else:
-                output, state, weights = self.recurrent_layer.step(inputs, state, memory, keys, memory_mask, True)
-            return self.readout(output * output_mask), state, weights
+            yield step
 
-        return step
+    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None):
+        return *tokens_shape, self.vocabulary_size
 
     def compute_output_spec(
         self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False
@@ -255,8 +316,13 @@ class Decoder(keras.layers.Layer):
         return None
 
     def get_config(self):
-        names = "vocabulary_size embedding_dim units cell attention dropout recurrent_dropout seed implementation"
-        config = {name: getattr(self, name) for name in [*names.split(), "attend", "input_feeding"]}
+        names = (
+            "vocabulary_size embedding_dim units attention dropout recurrent_dropout seed implementation attend "
+            "input_feeding num_layers residual tie_embeddings"
+        )
+        config = {name: getattr(self, name) for name in names.split()}
+        config["cell"] = self._cell_argument.get_config()
+        config["embeddings_initializer"] = serialize_initializer(self.embedding)
         if isinstance(self.attention, keras.layers.Layer):
             config["attention"] = keras.saving.serialize_keras_object(self.attention)
         return {**super().get_config(), **config}
@@ -265,4 +331,4 @@ class Decoder(keras.layers.Layer):
     def from_config(cls, config):
         if isinstance(config["attention"], dict):
             config = {**config, "attention": keras.saving.deserialize_keras_object(config["attention"])}
-        return cls(**config)
+        return cls(**CellArgument.restore(config))

@@ -5,11 +5,16 @@ import collections.abc
 import math
 
 import keras
-from keras import ops
+from keras import ops, tree
 
+from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import inside_xla
+from keras_seq.models.array_side import ArraySide
+from keras_seq.models.encoder import Encoder
 from keras_seq.models.evaluation import Evaluation
 from keras_seq.models.generation import GenerativeModel
 from keras_seq.models.seq2seq import Seq2Seq
+from keras_seq.models.token_side import TokenSide, require
 from keras_seq.models.training_pairs import TrainingPairs
 
 _AVERAGES = ("probabilities", "log_probabilities")
@@ -20,12 +25,13 @@ _TEXT_OPTIONS = ("standardize", "split", "ngrams", "encoding", "output_sequence_
 class Ensemble(Evaluation, GenerativeModel):
     """Several trained models that predict each token together, by the average of their probabilities.
 
-    The members may differ in everything except their vocabularies: in cells, sizes, attention, dtype and initial
-    weights. An ensemble usually makes fewer errors than each of its members (Sutskever, Vinyals & Le 2014), and costs
-    as much as all of them. It generates, scores, evaluates, saves and exports like a `Seq2Seq`.
+    The members may differ in everything except their sources and vocabularies: in encoders, cells, sizes, attention,
+    dtype and initial weights. An ensemble usually makes fewer errors than each of its members (Sutskever, Vinyals & Le
+    2014), and costs as much as all of them. It generates, scores, evaluates, saves and exports like a `Seq2Seq`.
 
     The members' weights are used where they are, not copied: if you train a member further, the ensemble changes too.
-    The ensemble itself does not train. Its attention weights are the mean over those members that have attention.
+    The ensemble itself does not train. Its attention weights are the mean over those members that have attention; their
+    memories must have the same positions. The default limit of an output is that of the first member.
 
     Args:
         models: list of `Seq2Seq`, the members, with the same tokens in their vocabularies.
@@ -69,7 +75,7 @@ class Ensemble(Evaluation, GenerativeModel):
             raise ValueError(f'`average` must be "probabilities" or "log_probabilities". Received: {average!r}')
         models = _check_models(models)
         sides = models[0]._sides
-        super().__init__(sides.source, sides.target, **kwargs)
+        super().__init__(_shared_source_side(models), sides.target, **{"autocast": False, **kwargs})
         self.models = models
         self.average = average
         self._pairs = TrainingPairs(self._sides.source, self._sides.target)
@@ -85,9 +91,9 @@ class Ensemble(Evaluation, GenerativeModel):
     def has_attention(self):
         return any(model.has_attention for model in self.models)
 
-    def start_search(self, source_ids, num_beams=1):
+    def start_search(self, source, num_beams=1):
         """Encodes sources with each member. State and memory are tuples with one item per member."""
-        started = [model.start_search(source_ids, num_beams) for model in self.models]
+        started = [model.start_search(source, num_beams) for model in self.models]
         steps, states, memories, *_ = zip(*started, strict=True)
 
         def step(tokens, state, memory, is_live=None):
@@ -96,8 +102,11 @@ class Ensemble(Evaluation, GenerativeModel):
             logits, states, attention_weights = zip(*results, strict=True)
             return _average_logits(logits, self.average), states, self._average_attention(attention_weights)
 
-        # First tokens, limits and masks depend on the sources alone.
-        return started[0]._replace(step=step, state=states, memory=memories)
+        attending = [start for start, model in zip(started, self.models, strict=True) if model.has_attention]
+        mask = attending[0].memory_mask if attending else None
+        if not all(isinstance(model.encoder, Encoder) for model in self.models):  # its memory has a position per token
+            mask = _check_positions([start.memory_mask for start in attending]) if attending else None
+        return started[0]._replace(step=step, state=states, memory=memories, memory_mask=mask)
 
     def fit(self, *args, **kwargs):
         """Raises a NotImplementedError: an ensemble averages models that are trained already."""
@@ -137,6 +146,35 @@ class Ensemble(Evaluation, GenerativeModel):
         return cls(**{**config, "models": models})
 
 
+def _shared_source_side(models):
+    """Returns the side of the sources that all members read. If it takes sources of other shapes, so do the members."""
+    side = models[0]._sides.source
+    if not isinstance(side, ArraySide):
+        return side
+    sides = [model._sides.source for model in models]
+
+    def accept(spec):
+        for member in sides:
+            member.observe(spec)
+
+    return ArraySide(side.name, side.label, accept, side.spec, side.is_fixed)
+
+
+def _check_positions(masks):
+    """Returns the first mask (sources, positions), and raises an error if others have other numbers of positions."""
+    message = (
+        "The members of an `Ensemble` that attend must have memories with the same number of positions, because their "
+        "attention weights are averaged."
+    )
+    if not all(mask.shape.is_compatible_with(masks[0].shape) for mask in masks):
+        raise ValueError(f"{message} Received: {[mask.shape[1] for mask in masks]}")
+    if inside_xla():  # all sizes are known
+        return masks[0]
+    positions = tf.stack([tf.shape(mask)[1] for mask in masks])
+    with tf.control_dependencies([require(tf.reduce_all(positions == positions[0]), message, positions)]):
+        return tf.identity(masks[0])
+
+
 def _average_logits(logits, average):
     """Returns the logarithm of the average of several models' probabilities.
 
@@ -167,12 +205,23 @@ def _check_models(models):
         if first < i:
             raise ValueError(f"`models` must be different objects. Received: the same model at indices {first} and {i}")
         for side in ("source", "target"):
-            difference = _vocabulary_difference(members[0], model, side)
+            sides = [getattr(m._sides, side) for m in (members[0], model)]
+            if all(isinstance(side, TokenSide) for side in sides):
+                what, difference = f"{side} vocabulary", _vocabulary_difference(members[0], model, side)
+            else:
+                what, difference = "sources", _source_difference(*sides)
             if difference is not None:
-                raise ValueError(
-                    f"`models` must have the same {side} vocabulary. Received: models 0 and {i}, with {difference}"
-                )
+                raise ValueError(f"`models` must have the same {what}. Received: models 0 and {i}, with {difference}")
     return members
+
+
+def _source_difference(side, other):
+    """Describes how the sources of two models differ, or returns None if they may be the same."""
+    specs = [s.spec for s in (side, other)]
+    if None in specs:
+        return "sources of unknown shape. Train the members first, or give each a `source_spec`"
+    forms = [tree.map_structure(lambda leaf: (leaf.dtype.name, leaf.shape.rank), spec) for spec in specs]
+    return None if forms[0] == forms[1] else f"sources of (dtype, rank) {forms[0]} and {forms[1]}"
 
 
 def _vocabulary_difference(model, other, side):
@@ -185,8 +234,7 @@ def _vocabulary_difference(model, other, side):
         difference = _vectorizer_difference(*vectorizers)
         if difference is not None:
             return difference
-    parts = [m.encoder if side == "source" else m.decoder for m in (model, other)]
-    sizes = [part.vocabulary_size for part in parts]
+    sizes = [getattr(m._sides, side).vocabulary_size for m in (model, other)]
     return None if sizes[0] == sizes[1] else f"a `vocabulary_size` of {sizes[0]} and {sizes[1]}"
 
 

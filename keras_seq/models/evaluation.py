@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of pairs of source and target."""
 
-import keras
-from keras import ops
-
-from keras_seq._lazy_tensorflow import tf
-from keras_seq.data.vocabulary import PAD_ID
+from keras_seq.models.token_loss import TokenLoss
 from keras_seq.training import TokenAccuracy, masked_crossentropy
 
 
-class Evaluation:
+class Evaluation(TokenLoss):
     """The part of a `GenerativeModel` that evaluates pairs of source and target with teacher forcing, a mixin.
 
     The model has `_pairs`, its `TrainingPairs`, and a `call` that maps `(source ids, decoder inputs)` to logits.
@@ -51,20 +47,6 @@ class Evaluation:
             ValueError: if the data have another form, or if token ids are outside the vocabulary.
         """
         return self._pairs.prepare(source, target, sample_weight)
-
-    def test_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self(x, training=False)
-        self._track_loss(self.compute_loss(x, y, y_pred, sample_weight, training=False), y)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def _track_loss(self, loss, target):
-        """Adds the loss of a batch to the mean of the epoch, weighted by its number of tokens."""
-        tokens = ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
-        # Under a distribution strategy, Keras divides the loss of each replica by the number of replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
-        reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
         """Computes the loss and metrics for pairs of source and target, with teacher forcing.

@@ -15,13 +15,13 @@ from keras_seq.decoding import BeamSampler, check_processors, get_sampler, searc
 from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
+from keras_seq.models.sides import Sides, is_batched, source_windows
 from keras_seq.models.token_rows import in_order, length_batches
-from keras_seq.models.token_side import Sides, check_sources, is_batched, shorten, source_windows
+from keras_seq.models.token_side import shorten
 from keras_seq.models.training_pairs import holds_call_inputs
 from keras_seq.ops.implementation import implementation_in_use
 
 MAX_LENGTH = 100_000  # of an output
-_WINDOW = 64  # batches whose sources are sorted by length together
 _EXPORTED_BEAMS = 5
 _FORBIDDEN = (PAD_ID, START_ID)  # never chosen
 
@@ -43,7 +43,7 @@ class GenerativeModel(keras.Model):
     A subclass defines `call` and `start_search`.
 
     Args:
-        source_side: `TokenSide` of the sources.
+        source_side: `TokenSide` or `ArraySide` of the sources.
         target_side: `TokenSide` of the targets.
         **kwargs: arguments of `keras.Model`.
     """
@@ -55,11 +55,12 @@ class GenerativeModel(keras.Model):
         self._sides = Sides(source_side, target_side)
         self._functions = FunctionCache()
 
-    def start_search(self, source_ids, num_beams=1):
+    def start_search(self, source, num_beams=1):
         """Encodes sources for a search.
 
         Args:
-            source_ids: int32 token ids (batch, source), 0 = padding.
+            source: what `call` takes as its source: int32 token ids (batch, source), 0 = padding; or nested tensors
+                (batch, ...).
             num_beams: number of rows of each source in a step.
 
         Returns:
@@ -110,8 +111,8 @@ class GenerativeModel(keras.Model):
 
     @property
     def source_spec(self):
-        """The `tf.TensorSpec` of the sources: strings (batch,) or int32 token ids (batch, source)."""
-        return _source_spec(self.source_vectorizer is not None)
+        """The `tf.TensorSpec` of sources: strings (batch,), token ids (batch, source) or arrays; or a dict of specs."""
+        return self._sides.source.signature()
 
     def generate(
         self,
@@ -208,10 +209,10 @@ class GenerativeModel(keras.Model):
         progress = Progress(_count(inputs), verbose)
         batches = []
         for positions, sources in self._source_batches(inputs, batch_size):
-            are_texts = sources.dtype == tf.string
+            spec = self._sides.source.signature(sources)
             decode = self._functions.get(
-                (*key, are_texts, implementation_in_use()),
-                lambda are_texts=are_texts: self._compile_decode(sampler, processors, return_dict, are_texts),
+                (*key, str(spec), implementation_in_use()),
+                lambda spec=spec: self._compile_decode(sampler, processors, return_dict, spec),
             )
             decoded = decode(sources, limit, tf.constant(positions), seed)
             names = decoded if return_dict else ["text" if "text" in decoded else "token_ids"]
@@ -227,21 +228,21 @@ class GenerativeModel(keras.Model):
         return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
 
     def _source_batches(self, inputs, batch_size):
-        """Yields `(positions, sources)`: an array (batch,), and a tensor of strings (batch,) or ids (batch, source)."""
+        """Yields `(positions, sources)`: an array (batch,), and tensors (batch, ...)."""
         side = self._sides.source
         inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
-        if not is_batched(inputs):
-            inputs = check_sources(side, inputs)
-            if inputs.dtype == tf.string and inputs.shape[0] == 1:  # one call from string to string
+        if side.vectorizer is not None and not is_batched(inputs):
+            inputs = side.check_sources(inputs)
+            if inputs.shape[0] == 1:  # one call from string to string
                 yield np.zeros(1, "int32"), inputs
                 return
         first = 0
-        for rows in source_windows(side, inputs, _WINDOW * batch_size):
+        for rows in source_windows(side, inputs, batch_size):
             for indices in length_batches(rows.lengths, batch_size):
-                yield (first + indices).astype("int32"), tf.constant(rows.padded(indices))
+                yield (first + indices).astype("int32"), _constants(rows.padded(indices))
             first += len(rows)
 
-    def _compile_decode(self, sampler, processors, return_attention_weights, are_texts):
+    def _compile_decode(self, sampler, processors, return_attention_weights, source_spec):
         def decode(sources, max_length, positions, seed):
             return self.decode(
                 sources,
@@ -251,10 +252,10 @@ class GenerativeModel(keras.Model):
                 positions=positions,
                 seed=seed,
                 return_attention_weights=return_attention_weights,
-                drop_ended=not are_texts,  # texts come one by one
+                drop_ended=getattr(source_spec, "dtype", None) != tf.string,  # texts come one by one
             )
 
-        specs = [_source_spec(are_texts), *(tf.TensorSpec(shape, tf.int32) for shape in ([], [None], [2]))]
+        specs = [source_spec, *(tf.TensorSpec(shape, tf.int32) for shape in ([], [None], [2]))]
         return SequentialFunction(decode, specs)
 
     def decode(
@@ -299,9 +300,7 @@ class GenerativeModel(keras.Model):
                     f"decoding (`jit_compile`). Received: drop_ended={drop_ended!r}, max_length={max_length!r}"
                 )
             max_steps = max_length
-        inputs = tf.convert_to_tensor(inputs)
-        source = self._sides.source.texts_to_ids(inputs) if inputs.dtype == tf.string else inputs
-        start = self.start_search(source, sampler.num_beams)
+        start = self.start_search(self._sides.source.cast(inputs), sampler.num_beams)
         hypotheses = search(
             start.step,
             start.state,
@@ -372,18 +371,20 @@ class GenerativeModel(keras.Model):
                 f"Received: {len(source)} sources and {len(target)} targets"
             )
         _check_targets(target)
-        compute = self._functions.get(
-            ("score", implementation_in_use()),
-            lambda: compile_once(self._score_tokens, [tf.TensorSpec([None, None], tf.int32)] * 2),
-        )
-        batches = []
+        compute, batches = None, []
         for indices in length_batches(source.lengths + target.lengths, batch_size):
-            token_ids = target.padded(indices)
-            scores = compute(tf.constant(source.padded(indices)), tf.constant(token_ids)).numpy()
+            source_batch, token_ids = _constants(source.padded(indices)), target.padded(indices)
+            compute = compute or self._compile_score(source_batch)
+            scores = compute(source_batch, tf.constant(token_ids)).numpy()
             batches.append((indices, {"token_log_probabilities": scores, "token_ids": token_ids}))
         results = in_order(batches)
         results["log_probabilities"] = results["token_log_probabilities"].sum(axis=1)
         return results if return_dict else results["log_probabilities"]
+
+    def _compile_score(self, source):
+        specs = [self._sides.source.signature(source), tf.TensorSpec([None, None], tf.int32)]
+        key = ("score", str(specs), implementation_in_use())
+        return self._functions.get(key, lambda: compile_once(self._score_tokens, specs))
 
     def _score_tokens(self, source, target):
         """Computes the log-probabilities (batch, time) of target ids, zeros for padding."""
@@ -409,7 +410,7 @@ class GenerativeModel(keras.Model):
             For sources, the outputs of `generate` as a NumPy array. For `(source ids, decoder inputs)`, the teacher-
             forced logits (batch, time, target vocabulary), a NumPy array.
         """
-        if holds_call_inputs(x):
+        if holds_call_inputs(x, self._sides.source):
             return super().predict(x, batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
         if steps is not None or callbacks is not None:
             raise ValueError(
@@ -421,14 +422,14 @@ class GenerativeModel(keras.Model):
 
     def predict_on_batch(self, x):
         """Decodes one batch of sources, or computes its logits. See `predict`."""
-        return super().predict_on_batch(x) if holds_call_inputs(x) else np.asarray(self.generate(x))
+        return super().predict_on_batch(x) if holds_call_inputs(x, self._sides.source) else np.asarray(self.generate(x))
 
     def export(self, path):
         """Writes a SavedModel that maps strings to strings and runs with TensorFlow alone. See `keras_seq.export`."""
         export.export_saved_model(self, path)
 
     def endpoints(self):
-        """Returns the functions of sources that `export` writes, by name."""
+        """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
         num_beams = min(_EXPORTED_BEAMS, self._sides.target.vocabulary_size - len(_FORBIDDEN))
         beam = BeamSampler(num_beams, num_return_sequences=num_beams)
 
@@ -437,22 +438,26 @@ class GenerativeModel(keras.Model):
             del results["scores"]  # those of greedy search are the log-probabilities
             return results
 
+        def five_best(inputs):
+            return self.decode(inputs, sampler=beam, return_attention_weights=False)
+
         return {
-            "serving_default": greedy,
-            "generate_beam": lambda inputs: self.decode(inputs, sampler=beam, return_attention_weights=False),
+            name: (function, [self.source_spec])
+            for name, function in (("serving_default", greedy), ("generate_beam", five_best))
         }
 
 
-def _source_spec(are_texts):
-    if are_texts:
-        return tf.TensorSpec([None], tf.string, name="inputs")
-    return tf.TensorSpec([None, None], tf.int32, name="inputs")
+def _constants(arrays):
+    """Returns nested arrays as tensors."""
+    return keras.tree.map_structure(tf.constant, arrays)
 
 
 def _count(inputs):
     """Returns the number of sources, or None if it is not known."""
     if isinstance(inputs, (str, bytes)):
         return 1
+    while isinstance(inputs, dict) and inputs:
+        inputs = next(iter(inputs.values()))
     return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
 
 

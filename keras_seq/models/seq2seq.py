@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sequence-to-sequence model: an encoder, a decoder and the vocabularies of both sides."""
 
-import warnings
-
 import keras
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
+from keras_seq.models.array_side import ArraySide, deserialize_spec, serialize_spec
+from keras_seq.models.encoder import Encoder
+from keras_seq.models.encoding import encode
 from keras_seq.models.evaluation import Evaluation
 from keras_seq.models.generation import MAX_LENGTH, GenerativeModel, SearchStart
 from keras_seq.models.token_side import source_side, target_side
 from keras_seq.models.training_pairs import TrainingPairs
 from keras_seq.training import ScheduledSampling
 from keras_seq.training.callbacks import order_callbacks
+
+_PARTS = ("encoder", "decoder", "source_vectorizer", "target_vectorizer")
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -27,18 +30,37 @@ class Seq2Seq(Evaluation, GenerativeModel):
     SavedModel. The model adds `[END]` to sources and targets. Without vectorizers, it maps token ids to token ids: 0 is
     padding, 2 is `[START]` and 3 is `[END]`. The targets of `fit` must then end with 3.
 
+    The encoder can be any Keras layer or model, for example a CNN over images. It returns one of
+
+    - the memory, which attention reads: (batch, positions, features). The axes of a feature map (batch, height, width,
+      features) are flattened to positions.
+    - a tuple `(memory, *states)`, as a recurrent layer with `return_sequences=True` and `return_state=True` does.
+      States are (batch, features).
+    - a dict with "memory" and optionally "mask", booleans (batch, positions), and "states".
+
+    The decoder's initial state is computed from the states; without states, from the mean of the memory. Positions that
+    the mask excludes do not count. Without one in a dict, the mask is that of Keras, as after an `Embedding` with
+    `mask_zero=True` or a `Masking` layer. Sources are then what the encoder takes: arrays (batch, ...) of any dtype, or
+    a dict of arrays. Arrays of unequal shapes, in a list or a ragged tensor, are padded with zeros at the end; the
+    encoder must mask them if zeros are to differ from values. The model is built by the first sources that it sees, if
+    neither the encoder has a `keras.Input` nor `source_spec` is given.
+
     The decoder's input is the target shifted right by one, beginning with `[START]`. The loss that `fit` and `evaluate`
     report is a mean over tokens.
 
     Args:
-        encoder: an `Encoder`.
+        encoder: an `Encoder`, or any Keras layer or model that returns a memory, as described above.
         decoder: a `Decoder`.
-        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are token ids.
+        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are no strings.
         target_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if targets are token ids.
+        source_spec: dtype and shape of the sources, with the batch as first axis: a `tf.TensorSpec`,
+            `keras.KerasTensor` or `keras.InputSpec`, or a dict of them. By default those of the encoder's `keras.Input`
+            if it has one, else those of the first sources that the model sees. Only for encoders other than `Encoder`.
         **kwargs: arguments of `keras.Model`.
 
     Call arguments:
-        inputs: `(source, decoder_inputs)`, integers (batch, source) and (batch, time).
+        inputs: `(source, decoder_inputs)`: integers (batch, source), or what the encoder takes; and integers (batch,
+            time).
         training: whether to apply dropout and scheduled sampling.
 
     Returns:
@@ -59,34 +81,63 @@ class Seq2Seq(Evaluation, GenerativeModel):
         >>> history = model.fit(tf.data.Dataset.from_tensor_slices((words, sounds)).batch(3), verbose=0)
         >>> len(model.generate(["cat", "tact"]))
         2
+
+        Captions of images: a CNN is the encoder, and attention reads its feature map.
+
+        >>> import keras, numpy as np
+        >>> images = np.random.default_rng(0).random((3, 8, 8, 1))
+        >>> cnn = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(16, 3, activation="relu")])
+        >>> model = keras_seq.Seq2Seq(cnn, keras_seq.Decoder(9, 8, 16), target_vectorizer=source)
+        >>> model.compile("adam")
+        >>> history = model.fit(images, words, verbose=0)
+        >>> model.generate(images, return_dict=True)["attention_weights"].shape[-1]  # 6 * 6 positions
+        36
     """
 
     scheduled_sampling = None  # set by `compile`
 
-    def __init__(self, encoder, decoder, source_vectorizer=None, target_vectorizer=None, **kwargs):
-        for side, vectorizer, part in (("source", source_vectorizer, encoder), ("target", target_vectorizer, decoder)):
-            if vectorizer is not None and vectorizer.vocabulary_size() > part.vocabulary_size:
+    def __init__(self, encoder, decoder, source_vectorizer=None, target_vectorizer=None, *, source_spec=None, **kwargs):
+        source = self._make_source_side(encoder, source_vectorizer, source_spec)
+        target = target_side(target_vectorizer, decoder.vocabulary_size)
+        for side in (source, target):
+            if side.vectorizer is not None and side.vectorizer.vocabulary_size() > side.vocabulary_size:
+                part = encoder if side is source else decoder
                 raise ValueError(
-                    f"`{side}_vectorizer` must have at most {part.vocabulary_size} tokens, the `vocabulary_size` of "
-                    f"the {type(part).__name__}. Received: a vectorizer with {vectorizer.vocabulary_size()} tokens"
+                    f"`{side.name}_vectorizer` must have at most {side.vocabulary_size} tokens, the `vocabulary_size` "
+                    f"of the {type(part).__name__}. Received: a vectorizer with {side.vectorizer.vocabulary_size()} "
+                    "tokens"
                 )
-        super().__init__(
-            source_side(source_vectorizer, encoder.vocabulary_size),
-            target_side(target_vectorizer, decoder.vocabulary_size),
-            **kwargs,
-        )
+        # Sources are passed as they are, for the encoder to cast.
+        super().__init__(source, target, **{"autocast": False, **kwargs})
         self.encoder = encoder
         self.decoder = decoder
-        self._pairs = TrainingPairs(self._sides.source, self._sides.target)
-        self.build()
+        self._pairs = TrainingPairs(source, target)
+        if source.spec is not None:
+            self.build()
+
+    def _make_source_side(self, encoder, vectorizer, spec):
+        """Returns the side of the sources: tokens if there is a vectorizer or an `Encoder`, else arrays."""
+        if not isinstance(encoder, keras.layers.Layer):
+            raise ValueError(f"`encoder` must be a Keras layer or model. Received: {encoder!r}")
+        if isinstance(encoder, Encoder) or vectorizer is not None:
+            if spec is not None:
+                raise ValueError(f"`source_spec` must be None if sources are tokens. Received: {spec!r}")
+            is_own = isinstance(encoder, Encoder)
+            return source_side(vectorizer, encoder.vocabulary_size if is_own else vectorizer.vocabulary_size())
+        spec = _input_spec(encoder) if spec is None else spec
+        return ArraySide("source", "`x` (sources)", self._build_parts, spec, is_fixed=spec is not None)
 
     def build(self, input_shape=None):
-        # Encoder and decoder may be built already if they come from a file or another model.
-        if not self.encoder.built:
-            self.encoder.build((None, None))
-        if not self.decoder.built:
-            memory_shape = (None, None, self.encoder.memory_units)
-            self.decoder.build((None, None), memory_shape, (None, self.encoder.summary_units))
+        spec = self._sides.source.spec
+        if spec is not None:  # else `call` builds encoder and decoder
+            self._build_parts(spec)
+
+    def _build_parts(self, spec):
+        """Builds encoder and decoder for such sources, or raises a ValueError if the encoder cannot read them."""
+        source = keras.tree.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype.name), spec)
+        encoding = encode(self.encoder, source)
+        if not self.decoder.built:  # it is if it comes from a file or another model
+            self.decoder.build((None, None), tuple(encoding.memory.shape), tuple(encoding.summary.shape))
 
     def compile(
         self, optimizer="adam", loss="auto", metrics="auto", *, scheduled_sampling=None, sampler="greedy", **kwargs
@@ -127,8 +178,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
                 f"Received: {inputs}"
             )
         source, decoder_inputs = inputs
-        memory, summary = self.encoder(source, training=training)
-        masks = {"mask": _decoder_mask(decoder_inputs), "memory_mask": ops.not_equal(source, PAD_ID)}
+        memory, memory_mask, summary = encode(self.encoder, self._sides.source.cast(source), training)
+        masks = {"mask": _decoder_mask(decoder_inputs), "memory_mask": memory_mask}
         if training and self.scheduled_sampling is not None:
             decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, masks)
         return self.decoder(decoder_inputs, memory, summary, **masks, training=training)
@@ -143,21 +194,6 @@ class Seq2Seq(Evaluation, GenerativeModel):
         with keras.StatelessScope():  # does not advance the seeds, so the trained pass draws the same masks
             logits = self.decoder(tokens, memory, summary, **masks, training=True)
         return sampling.mix_parallel(tokens, logits, draws)
-
-    def train_step(self, data):
-        # As in Keras, except that batches are weighted by their tokens in the reported loss.
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        self._track_loss(loss, y)
-        if self.trainable_weights:
-            gradients = tape.gradient(scaled_loss, self.trainable_weights)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        else:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def fit(
         self,
@@ -240,31 +276,51 @@ class Seq2Seq(Evaluation, GenerativeModel):
         x, y, sample_weight = self._pairs.arrays(x, y, sample_weight, class_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
-    def start_search(self, source_ids, num_beams=1):
-        mask = ops.not_equal(source_ids, PAD_ID)  # (batch, source)
-        memory, summary = self.encoder(source_ids)
-        step, state, memory = self.decoder.start_search(memory, summary, mask, num_beams)
+    def start_search(self, source, num_beams=1):
+        memory, mask, summary = encode(self.encoder, source)
+        step, state, tensors = self.decoder.start_search(memory, summary, mask, num_beams)
+        if mask is None:
+            mask = ops.ones(ops.shape(memory)[:2], "bool")
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
         # The limit depends only on the length of each source, not on the rest of the batch.
         limits = ops.minimum(2 * lengths + 10, MAX_LENGTH)
-        return SearchStart(step, state, memory, tf.fill(tf.shape(limits), START_ID), limits, mask)
+        return SearchStart(step, state, tensors, tf.fill(tf.shape(limits), START_ID), limits, mask)
 
     @property
     def has_attention(self):
         return self.decoder.attention is not None
 
     def get_config(self):
-        parts = ("encoder", "decoder", "source_vectorizer", "target_vectorizer")
-        serialized = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in parts}
-        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **serialized}
+        serialized = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
+        config = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **serialized}
+        if isinstance(self._sides.source, ArraySide):
+            config["source_spec"] = serialize_spec(self._sides.source.spec)
+            config["has_fixed_sources"] = self._sides.source.is_fixed
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        parts = ("encoder", "decoder", "source_vectorizer", "target_vectorizer")
         restored = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in parts
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in _PARTS
         }
-        return cls(**{**config, **restored})
+        config = {**config, **restored}
+        has_fixed_sources = config.pop("has_fixed_sources", True)
+        if config.get("source_spec") is not None:
+            config["source_spec"] = deserialize_spec(config["source_spec"])
+        model = cls(**config)
+        if not has_fixed_sources:  # the first sources decided about their spec, and others may differ
+            model._sides.source.is_fixed = False
+        return model
+
+
+def _input_spec(encoder):
+    """Returns the inputs of a functional or sequential model, a KerasTensor or a dict of them, or None."""
+    inputs = getattr(encoder, "inputs", None) if isinstance(encoder, keras.Model) else None
+    if not inputs:
+        return None
+    if not isinstance(encoder, keras.Sequential) and isinstance(encoder.input, dict):
+        return encoder.input
+    return inputs[0] if len(inputs) == 1 else {tensor.name: tensor for tensor in inputs}
 
 
 def _decoder_mask(decoder_inputs):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of sources or targets, in any form that users pass, to token ids; and the layers that do it."""
 
-import collections.abc
 import dataclasses
 import functools
 
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, detokenizer, text_to_ids
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, text_to_ids
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.token_rows import TokenRows
 
@@ -25,7 +24,9 @@ class TokenSide:
     adds_start: bool = False  # whether `[START]` is put before the tokens of a string
     adds_end: bool = True  # whether `[END]` is put after them
 
-    def token_ids(self, values, label=None):
+    window = 64  # batches whose sequences are sorted by length together
+
+    def convert(self, values, label=None):
         """Returns int32 token ids (batch, time). Strings are converted; token ids are checked.
 
         Args:
@@ -39,11 +40,55 @@ class TokenSide:
         return ids.to_tensor(PAD_ID) if isinstance(ids, tf.RaggedTensor) else ids
 
     def rows(self, values, label):
-        """Returns values that `token_ids` takes as `TokenRows`. Not for use in a graph."""
+        """Returns values that `convert` takes as `TokenRows`. Not for use in a graph."""
         values = self.check_form(values, label)
         if values.dtype == tf.string:
             return TokenRows(*(part.numpy() for part in self._compiled_conversion(values)))
         return TokenRows.from_ids(self._check_ids(values, label))
+
+    def source_rows(self, inputs, size):
+        """Yields the sources of a search as `TokenRows`, about `size` at a time."""
+        sources = self.check_sources(inputs)
+        for start in range(0, sources.shape[0], size):
+            yield self.rows(sources[start : start + size], "`inputs`")
+
+    def check_sources(self, inputs):
+        """Returns sources as a tensor of strings or token ids, and raises a ValueError if they have another form."""
+        sources = as_tensor(inputs, "`inputs`")
+        if sources.shape == (0,):
+            return sources  # an empty list has no dtype to check
+        if self.vectorizer is None:
+            return self.check_form(sources, "`inputs`")
+        if sources.dtype != tf.string or sources.shape.rank != 1:
+            hint = ". Use `dataset.batch(n)` to make batches" if sources.shape.rank == 0 else ""
+            raise ValueError(
+                f"`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`{hint}. "
+                f"Received: dtype {sources.dtype.name}, shape {sources.shape}"
+            )
+        return sources
+
+    def cast(self, source):
+        """Returns a batch of strings (batch,) or token ids (batch, time) as token ids, without checks."""
+        if isinstance(source, keras.KerasTensor):
+            return source
+        source = tf.convert_to_tensor(source)
+        return self.texts_to_ids(source) if source.dtype == tf.string else source
+
+    @property
+    def spec(self):
+        """The `tf.TensorSpec` of token ids."""
+        return tf.TensorSpec([None, None], tf.int32, "inputs")
+
+    def signature(self, sources=None):
+        """Returns the `tf.TensorSpec` of given sources, by default of those that users pass to the model."""
+        are_texts = self.vectorizer is not None if sources is None else sources.dtype == tf.string
+        return tf.TensorSpec([None], tf.string, "inputs") if are_texts else self.spec
+
+    def are_call_inputs(self, x):
+        """Whether `x` is `(source ids, decoder inputs)`, the inputs of the model's `call`."""
+        # The items of a list of two sources are rows of token ids or strings, not matrices.
+        is_pair = isinstance(x, (tuple, list)) and len(x) == 2
+        return is_pair and all(len(getattr(part, "shape", ())) == 2 for part in x)
 
     def texts_to_ids(self, texts):
         """Converts strings (batch,) to int32 token ids (batch, time), with `[START]` and `[END]` as the side says."""
@@ -68,7 +113,7 @@ class TokenSide:
         return compile_once(convert, [tf.TensorSpec([None], tf.string)])
 
     def check_form(self, values, label):
-        """Returns values as a tensor, and raises a ValueError if they are not what `token_ids` takes."""
+        """Returns values as a tensor, and raises a ValueError if they are not what `convert` takes."""
         values = as_tensor(values, label)
         dtype, rank = values.dtype, values.shape.rank
         if dtype == tf.string:
@@ -110,84 +155,6 @@ def source_side(vectorizer, vocabulary_size):
 def target_side(vectorizer, vocabulary_size):
     """Returns the `TokenSide` of targets that end with `[END]`."""
     return TokenSide("target", "`y` (targets)", vectorizer, vocabulary_size)
-
-
-class Sides:
-    """Holds the sides of a model and the layers that process strings, so that Keras does not track these layers.
-
-    As layers of the model they would turn off XLA, although no training step calls them.
-
-    Args:
-        source: `TokenSide` of the sources.
-        target: `TokenSide` of the targets.
-    """
-
-    def __init__(self, source, target):
-        self.source = source
-        self.target = target
-        self.detokenizer = None if target.vectorizer is None else detokenizer(target.vectorizer)
-        for layer in self.layers:
-            layer.build((None,))  # an export needs built layers
-
-    @property
-    def layers(self):
-        layers = [self.source.vectorizer, self.target.vectorizer, self.detokenizer]
-        return [layer for layer in layers if layer is not None]
-
-
-def source_windows(side, inputs, size):
-    """Yields the sources of a search as `TokenRows`, none of them empty.
-
-    Args:
-        side: `TokenSide` of the sources.
-        inputs: sources, or an iterable of batches of sources or of tuples that begin with sources. Batches are read as
-            they are needed.
-        size: about how many sources to yield at once.
-
-    Raises:
-        ValueError: if `inputs` have another form or are empty.
-    """
-    if isinstance(inputs, keras.utils.PyDataset) and inputs.num_batches is None:
-        raise ValueError("`inputs` must be finite. Received: an infinite `keras.utils.PyDataset`")
-    if is_batched(inputs):
-        parts = (check_sources(side, batch[0] if isinstance(batch, tuple) else batch) for batch in inputs)
-    else:
-        sources = check_sources(side, inputs)
-        parts = (sources[start : start + size] for start in range(0, sources.shape[0], size))
-    is_empty, waiting, count = True, [], 0
-    for part in parts:
-        if part.shape[0] == 0:
-            continue
-        waiting.append(side.rows(part, "`inputs`"))
-        is_empty, count = False, count + part.shape[0]
-        if count >= size:
-            yield TokenRows.concatenate(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield TokenRows.concatenate(waiting)
-    if is_empty:
-        raise ValueError("`inputs` must contain at least one source. Received: none")
-
-
-def is_batched(inputs):
-    """Whether `inputs` are an iterable of batches, rather than sequences."""
-    return isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, collections.abc.Iterator))
-
-
-def check_sources(side, inputs):
-    """Returns sources as a tensor of strings or token ids, and raises a ValueError if they have another form."""
-    sources = as_tensor(inputs, "`inputs`")
-    if sources.shape == (0,):
-        return sources  # an empty list has no dtype to check
-    if side.vectorizer is None:
-        return side.check_form(sources, "`inputs`")
-    if sources.dtype != tf.string or sources.shape.rank != 1:
-        hint = ". Use `dataset.batch(n)` to make batches" if sources.shape.rank == 0 else ""
-        raise ValueError(
-            f"`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`{hint}. "
-            f"Received: dtype {sources.dtype.name}, shape {sources.shape}"
-        )
-    return sources
 
 
 def as_tensor(values, label):

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import START_ID
+from keras_seq.models.array_side import ArraySide
 from keras_seq.models.token_side import as_tensor, require, shorten
 
 _BATCH_FORMS = "`(sources, targets)` or `(sources, targets, sample_weight)`"
@@ -22,7 +23,7 @@ class TrainingPairs:
     because Keras's `fit` passes prepared validation data to `evaluate`.
 
     Args:
-        source: `TokenSide` of the sources.
+        source: `TokenSide` or `ArraySide` of the sources.
         target: `TokenSide` of the targets.
     """
 
@@ -42,14 +43,15 @@ class TrainingPairs:
         Returns:
             `((source ids, decoder inputs), target ids)`, and the weights (batch, time) if there are any.
         """
-        is_prepared = _are_call_inputs(x)
-        source = self.source.token_ids(x[0] if is_prepared else x)  # (batch, source)
+        is_prepared = self.source.are_call_inputs(x)
+        source = self.source.convert(x[0] if is_prepared else x)  # (batch, ...)
         targets = as_tensor(y, self.target.label)
-        target = self.target.token_ids(targets)  # (batch, time)
-        sizes = tf.stack([tf.shape(source)[0], tf.shape(target)[0]])
-        require(sizes[0] == sizes[1], "`x` and `y` must contain the same number of sequences.", sizes)
+        target = self.target.convert(targets)  # (batch, time)
+        for part in keras.tree.flatten(source):
+            sizes = tf.stack([tf.shape(part)[0], tf.shape(target)[0]])
+            require(sizes[0] == sizes[1], "`x` and `y` must contain the same number of sequences.", sizes)
         if is_prepared:
-            decoder_inputs = self.target.token_ids(x[1])
+            decoder_inputs = self.target.convert(x[1])
             shapes = tf.stack([tf.shape(decoder_inputs), tf.shape(target)])
             require(
                 tf.reduce_all(shapes[0] == shapes[1]), "Decoder inputs and targets must have the same shape.", shapes
@@ -86,7 +88,7 @@ class TrainingPairs:
                 "`y` must be the targets, unless `x` is a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of "
                 f"batches {_BATCH_FORMS}. Received: y=None and `x` of type {type(x).__name__}"
             )
-        prepared = keras.tree.map_structure(np.asarray, self.prepare(x, y, sample_weight, class_weight))
+        prepared = keras.tree.map_structure(_as_array, self.prepare(x, y, sample_weight, class_weight))
         return prepared if len(prepared) == 3 else (*prepared, None)
 
     def data(self, x, y=None, sample_weight=None, class_weight=None):
@@ -136,7 +138,9 @@ class TrainingPairs:
             return np.pad(ids, [(0, 0), (0, padding)])
 
         prepared = self.prepare(*batch, class_weight=class_weight)
-        return keras.tree.map_structure(lambda ids: pad(np.asarray(ids)), prepared)
+        (source, decoder_inputs), *targets = keras.tree.map_structure(_as_array, prepared)
+        decoder_inputs, *targets = map(pad, (decoder_inputs, *targets))
+        return ((source if isinstance(self.source, ArraySide) else pad(source), decoder_inputs), *targets)
 
 
 class _PreparedBatches(keras.utils.PyDataset):
@@ -161,18 +165,16 @@ class _PreparedBatches(keras.utils.PyDataset):
         self.batches.on_epoch_end()
 
 
-def holds_call_inputs(x):
-    """Whether `x` contains `(source ids, decoder inputs)`, the inputs of the model's `call`."""
+def holds_call_inputs(x, source):
+    """Whether `x` contains `(source ids, decoder inputs)`, the inputs of the model's `call`; `source` is its side."""
     if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
         spec = x.element_spec
         return isinstance(spec, tuple) and isinstance(spec[0], tuple)
-    return _are_call_inputs(x)
+    return source.are_call_inputs(x)
 
 
-def _are_call_inputs(x):
-    # The items of a list of two sources are rows of token ids or strings, not matrices.
-    is_pair = isinstance(x, (tuple, list)) and len(x) == 2
-    return is_pair and all(len(getattr(part, "shape", ())) == 2 for part in x)
+def _as_array(values):
+    return values if values.dtype == tf.string else np.asarray(values)  # Keras takes strings as tensors only
 
 
 def _check_batch(batch):

@@ -4,11 +4,12 @@
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import masked_crossentropy
-from keras_seq.training.metrics import Perplexity, TokenAccuracy
+from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, error_rates
 
 __all__ = [
+    "BitsPerToken",
     "DecodingReport",
     "ErrorRates",
     "ExponentialGrowth",

@@ -2,6 +2,7 @@
 """Callbacks for `fit`."""
 
 import keras
+import numpy as np
 
 from keras_seq.data.vocabulary import END_ID, PAD_ID
 from keras_seq.training.scores import error_rates, group_references, tokenize_references
@@ -18,7 +19,8 @@ class DecodingReport(keras.callbacks.Callback):
     others, whatever its position in their list.
 
     Args:
-        sources: held-out sources, strings or token ids, in a form that `Seq2Seq.generate` takes.
+        sources: held-out sources: a list or array of strings, token ids or arrays, or a dict of arrays, as
+            `Seq2Seq.generate` takes them.
         references: list with one entry per source: a target string, or a list of one or more targets. Targets of token
             ids are lists of integers, in which `[END]` and padding are ignored.
         samples: number of sources to print together with their outputs.
@@ -30,17 +32,19 @@ class DecodingReport(keras.callbacks.Callback):
 
     def __init__(self, sources, references, samples=3, separator=" "):
         super().__init__()
-        self.sources = list(sources)
+        is_plain = isinstance(sources, (dict, np.ndarray)) or hasattr(sources, "shape")
+        self.sources = sources if is_plain else list(sources)
         self.references = [
             [r if isinstance(r, str) else _without_end(r) for r in group] for group in group_references(references)
         ]
         self.samples = samples
         self.separator = separator
         tokenize_references(self.references, separator)  # raises here instead of after the first epoch
-        if len(self.sources) != len(self.references):
+        count = _count(self.sources)
+        if count != len(self.references):
             raise ValueError(
                 "`sources` and `references` must have the same length. "
-                f"Received: {len(self.sources)} sources and {len(self.references)} references"
+                f"Received: {count} sources and {len(self.references)} references"
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -52,8 +56,21 @@ class DecodingReport(keras.callbacks.Callback):
         rates = error_rates(outputs, self.references, self.separator)
         logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
         if self.samples:
-            samples = zip(self.sources[: self.samples], outputs[: self.samples], strict=True)
+            samples = zip(self._sample_names(), outputs[: self.samples], strict=False)
             print("\n" + "\n".join(f"  {source} → {output}" for source, output in samples))
+
+    def _sample_names(self):
+        """Returns what is printed of the first sources: themselves, or their numbers if they are arrays."""
+        sources = self.sources if isinstance(self.sources, dict) else self.sources[: self.samples]
+        if isinstance(sources, dict) or np.ndim(sources[0]) > 1:
+            return [f"source {i}" for i in range(self.samples)]
+        return sources
+
+
+def _count(sources):
+    while isinstance(sources, dict):
+        sources = next(iter(sources.values()))
+    return len(sources)
 
 
 def order_callbacks(callbacks):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics for token sequences."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -41,8 +43,18 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
         super().update_state(y_true, y_pred, sample_weight=weights)
 
 
+class _TokenCrossentropy(keras.metrics.Mean):
+    """Mean cross-entropy of the tokens, in nats."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        logits = ops.cast(y_pred, self.dtype)
+        losses = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)  # (batch, time)
+        weights = _token_weights(y_true, sample_weight, self.dtype)
+        super().update_state(ops.reshape(losses, (-1,)), sample_weight=ops.reshape(weights, (-1,)))
+
+
 @keras.saving.register_keras_serializable("keras_seq")
-class Perplexity(keras.metrics.Mean):
+class Perplexity(_TokenCrossentropy):
     """Exponential of the mean cross-entropy of the tokens (teacher-forced). Padding does not count.
 
     The mean is over all tokens since the last reset, whatever their batch, weighted by their sample weights if there
@@ -69,14 +81,42 @@ class Perplexity(keras.metrics.Mean):
     def __init__(self, name="perplexity", dtype=None):
         super().__init__(name=name, dtype=dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        logits = ops.cast(y_pred, self.dtype)
-        losses = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)  # (batch, time)
-        weights = _token_weights(y_true, sample_weight, self.dtype)
-        super().update_state(ops.reshape(losses, (-1,)), sample_weight=ops.reshape(weights, (-1,)))
-
     def result(self):
         return ops.exp(super().result())
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class BitsPerToken(_TokenCrossentropy):
+    """Mean cross-entropy of the tokens in bits (teacher-forced): bits per character if tokens are characters.
+
+    It is the binary logarithm of `Perplexity`. Padding does not count.
+
+    The mean is over all tokens since the last reset, whatever their batch, weighted by their sample weights if there
+    are any. Without any token the result is 0. Keras passes sample weights to the `weighted_metrics` of `compile`, not
+    to its `metrics`.
+
+    Args:
+        name: name of the metric.
+        dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand tokens.
+
+    Arguments of `update_state`:
+        y_true: token ids (batch, time), 0 = padding.
+        y_pred: logits (batch, time, vocabulary).
+        sample_weight: weights (batch,) or (batch, time), or None.
+
+    Example:
+        >>> import numpy as np
+        >>> metric = BitsPerToken()
+        >>> metric.update_state(np.array([[4, 5, 0]]), np.zeros((1, 3, 8)))
+        >>> round(float(metric.result()), 4)
+        3.0
+    """
+
+    def __init__(self, name="bits_per_token", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def result(self):
+        return super().result() / math.log(2)
 
 
 def _token_weights(y_true, sample_weight, dtype):

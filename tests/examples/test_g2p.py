@@ -43,9 +43,9 @@ def as_arguments(files):
 
 def test_help_documents_every_option(tmp_path):
     text = run("--help", cwd=tmp_path).stdout
-    for option in ("source", "train", "dev", "test", "cell", "units", "epochs", "seed", "output"):
+    for option in ("source", "train", "dev", "test", "cell", "units", "num-layers", "epochs", "seed", "output"):
         assert f"--{option} " in text
-    assert "lstm,gru,rnn" in text
+    assert "lstm,gru,mgu,simple_rnn,rnn" in text
     assert "None" not in text  # options without a default print none
 
 
@@ -98,6 +98,16 @@ def test_a_bad_option_is_reported(arguments, message, capsys):
         train.parse_arguments(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_options_of_the_model_reach_it():
+    options = "--cell rnn --num-layers 2 --units 6 --recurrent-dropout 0.2 --tie-embeddings --no-attention"
+    sources, targets = zip(*PAIRS, strict=True)
+    model = train.build_model(train.parse_arguments(options.split()), {"train": (sources, targets)}, 3)
+    for part in (model.encoder, model.decoder):
+        assert (part.cell, part.num_layers, part.units, part.recurrent_dropout) == ("rnn", 2, 6, 0.2)
+    assert model.decoder.tie_embeddings
+    assert not model.has_attention
 
 
 @pytest.mark.parametrize("folder", ["a_file/out", "a_file/runs/out"])
@@ -166,6 +176,7 @@ def test_trains_on_tsv_files_and_writes_all_results(files, tmp_path):
     for earlier in ("saved_model/old.txt", "metrics.json"):
         (output / earlier).write_text("old")
     sizes = ("--units", "8", "--embedding-dim", "4", "--epochs", "2", "--batch-size", "2", "--cell", "gru")
+    sizes += ("--num-layers", "2", "--tie-embeddings", "--recurrent-dropout", "0.1")
     result = run(*as_arguments(files), *sizes, "--output", output, cwd=tmp_path, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
     # The output is a pipe: one line for each epoch, and no control characters of a progress bar.

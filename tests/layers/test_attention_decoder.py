@@ -177,6 +177,6 @@ def test_results_come_in_the_documented_order():
 
 def test_an_unknown_cell_raises():
     with pytest.raises(
-        ValueError, match=r"`cell` must be one of \['gru', 'lstm', 'mgu', 'rnn'\]. Received: 'transformer'"
+        ValueError, match=r"`cell` must be one of \['gru', 'lstm', 'mgu', 'simple_rnn'\]. Received: 'transformer'"
     ):
         layers.AttentionDecoder(4, cell="transformer")

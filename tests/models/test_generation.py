@@ -112,7 +112,7 @@ class TestBatches:
         assert merged["b"].tolist() == [2.0, 3.0, 1.0]
 
     def test_a_generator_is_read_as_it_is_needed(self, model, monkeypatch):
-        monkeypatch.setattr("keras_seq.models.generation._WINDOW", 2)
+        monkeypatch.setattr("keras_seq.models.token_side.TokenSide.window", 2)
         words, decoded = random_words(20), []
 
         def note(*args, **kwargs):

@@ -194,6 +194,9 @@ class AttentionMechanism(keras.layers.Layer):
     def compute_mask(self, inputs, mask=None):
         return mask[0] if mask is not None else None
 
+    def compute_output_shape(self, input_shape):
+        return *input_shape[0][:-1], input_shape[1][-1]
+
     def compute_output_spec(self, inputs, mask=None, return_attention_scores=False, training=False):
         query, value = inputs[:2]
         context = keras.KerasTensor((*query.shape[:2], value.shape[-1]), dtype=self.compute_dtype)

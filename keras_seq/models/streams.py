@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and evaluation on streams of documents, whose state is carried from batch to batch."""
+
+from keras_seq._lazy_tensorflow import tf
+from keras_seq.data.streams import Streams
+from keras_seq.models.token_loss import TokenLoss
+from keras_seq.training import Perplexity, masked_crossentropy
+
+
+class StreamTraining(TokenLoss):
+    """The part of a `LanguageModel` that trains and evaluates, a mixin."""
+
+    def compile(self, optimizer="adam", loss="auto", metrics="auto", *, sampler="greedy", **kwargs):
+        """Configures the model for training.
+
+        Args:
+            optimizer: see `keras.Model.compile`.
+            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
+                tokens.
+            metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.Perplexity()`. For models of
+                characters you can use `keras_seq.training.BitsPerToken()`.
+            sampler: how `generate` chooses tokens by default; see there.
+            **kwargs: other arguments of `keras.Model.compile`.
+        """
+        loss = masked_crossentropy() if loss == "auto" else loss
+        metrics = [Perplexity()] if metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, sampler=sampler, **kwargs)
+
+    def start_states(self, sizes):
+        """Makes the carried states, whose tensors have these sizes. Training and evaluation have their own."""
+        self._training_state = CarriedState(sizes, self.compute_dtype)
+        self._evaluation_state = CarriedState(sizes, self.compute_dtype)
+
+    def run_batch(self, x, training):
+        carried = self._training_state if training else self._evaluation_state
+        logits, state = self(x, initial_state=carried.read(), return_state=True, training=training)
+        carried.assign(state)
+        return logits
+
+    def fit(self, x=None, y=None, batch_size=32, *, window=64, validation_data=None, shuffle=True, seed=None, **kwargs):
+        """Trains the model on documents, by truncated backpropagation through time.
+
+        Args:
+            x: the documents, in a form that `keras_seq.data.stream_batches` takes: strings, or sequences of token ids,
+                as a list, array, tensor, `tf.data.Dataset` or generator; a single string or sequence of token ids is
+                one document. Or the `tf.data.Dataset` that it returns.
+            y: None. The targets are the tokens of `x`.
+            batch_size: number of streams. Not used for a dataset of streams, like `window`, `shuffle` and `seed`.
+            window: number of steps through which gradients flow.
+            validation_data: documents or a dataset of streams, as in `x`. No document of these is cut.
+            shuffle: whether to shuffle the documents in every epoch.
+            seed: seed of their order. Defaults to that of the model.
+            **kwargs: other arguments of `keras.Model.fit`: `epochs`, `callbacks`, `verbose`, ...
+
+        Returns:
+            A `keras.callbacks.History`. Its `loss` and `val_loss` are means over tokens.
+
+        Raises:
+            ValueError: if the data have another form, or if token ids are outside the vocabulary.
+        """
+        _check_none(y=y)
+        x = self._streams(x, "`x`", batch_size, window, shuffle=shuffle, seed=self.seed if seed is None else seed)
+        if validation_data is not None:
+            validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)
+        self._training_state.start(_batch_size(x))
+        return super().fit(x, validation_data=validation_data, shuffle=False, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=32, window=64, sample_weight=None, **kwargs):
+        """Computes the loss and metrics for documents.
+
+        The loss is a mean over all tokens, `[END]` included. Its exponential is the perplexity
+        (`keras_seq.training.Perplexity`), and divided by log(2) it is in bits per token
+        (`keras_seq.training.BitsPerToken`). It depends on neither the batch size nor the window, because each document
+        is read from its start.
+
+        Args:
+            x: documents or a dataset of streams; see `fit`.
+            y: None.
+            batch_size: maximum number of documents to read side by side.
+            window: number of steps to compute at once.
+            sample_weight: None.
+            **kwargs: other arguments of `keras.Model.evaluate`: `verbose`, `return_dict`, `callbacks`.
+
+        Returns:
+            See `keras.Model.evaluate`.
+        """
+        _check_none(y=y, sample_weight=sample_weight)
+        x = self._streams(x, "`x`", batch_size, window, cut=False)
+        self._evaluation_state.start(_batch_size(x))
+        return super().evaluate(x, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """Trains on one batch of streams. The state goes on from the batch before, if that had as many streams."""
+        self._training_state.ensure(len(x[0]))
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Evaluates one batch of streams. The state goes on from the batch before, if that had as many streams."""
+        self._evaluation_state.ensure(len(x[0]))
+        return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    def _streams(self, documents, label, batch_size, window, *, cut=True, **order):
+        """Returns the batches of streams of documents, or those that are given."""
+        if isinstance(documents, tf.data.Dataset) and isinstance(documents.element_spec, tuple):
+            return documents
+        return Streams(*self._document_ids(documents, label), batch_size, window, cut).dataset(**order)
+
+
+class CarriedState:
+    """The recurrent state of each stream, a list of tensors (batch, size).
+
+    Keras does not see the variables, so they are neither weights nor saved. Their batch size is open: the same training
+    step serves streams of any number.
+
+    Args:
+        sizes: list of integers.
+        dtype: dtype of the state.
+    """
+
+    def __init__(self, sizes, dtype):
+        self._sizes = sizes
+        self._dtype = dtype
+        self._variables = None  # made before the training step is traced
+        self._batch_size = None
+
+    def start(self, batch_size):
+        """Sets the state of `batch_size` streams to zeros."""
+        zeros = [tf.zeros([batch_size, size], self._dtype) for size in self._sizes]
+        if self._variables is None:
+            self._variables = [tf.Variable(z, trainable=False, shape=[None, z.shape[1]]) for z in zeros]
+        for variable, value in zip(self._variables, zeros, strict=True):
+            variable.assign(value)
+        self._batch_size = batch_size
+
+    def ensure(self, batch_size):
+        """Sets the state to zeros unless it is one of `batch_size` streams."""
+        if batch_size != self._batch_size:
+            self.start(batch_size)
+
+    def read(self):
+        return [variable.read_value() for variable in self._variables]
+
+    def assign(self, state):
+        for variable, value in zip(self._variables, state, strict=True):
+            variable.assign(value)
+
+
+def _check_none(**arguments):
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must be None: the targets of a language model are the tokens of `x`. Received: {name} of "
+                f"type {type(value).__name__}"
+            )
+
+
+def _batch_size(streams):
+    """Returns the number of streams of a dataset of batches, or raises a ValueError."""
+    spec = streams.element_spec
+    try:
+        (tokens, is_start), targets = spec
+        sizes = {tokens.shape[0], is_start.shape[0], targets.shape[0]}
+    except (TypeError, ValueError, AttributeError, IndexError):
+        sizes = {None}
+    if len(sizes) > 1 or None in sizes:
+        raise ValueError(
+            "`x` must be documents, or batches `((tokens, is_start), targets)` of a static batch size, as from "
+            f"`keras_seq.data.stream_batches`. Received: a dataset of {spec}"
+        )
+    return sizes.pop()
