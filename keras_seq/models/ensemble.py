@@ -74,7 +74,7 @@ class Ensemble(Evaluation, GenerativeModel):
         if average not in _AVERAGES:
             raise ValueError(f'`average` must be "probabilities" or "log_probabilities". Received: {average!r}')
         models = _check_models(models)
-        sides = models[0]._sides
+        sides = models[0].sides
         super().__init__(_shared_source_side(models), sides.target, **{"autocast": False, **kwargs})
         self.models = models
         self.average = average
@@ -148,10 +148,10 @@ class Ensemble(Evaluation, GenerativeModel):
 
 def _shared_source_side(models):
     """Returns the side of the sources that all members read. If it takes sources of other shapes, so do the members."""
-    side = models[0]._sides.source
+    side = models[0].sides.source
     if not isinstance(side, ArraySide):
         return side
-    sides = [model._sides.source for model in models]
+    sides = [model.sides.source for model in models]
 
     def accept(spec):
         for member in sides:
@@ -205,7 +205,7 @@ def _check_models(models):
         if first < i:
             raise ValueError(f"`models` must be different objects. Received: the same model at indices {first} and {i}")
         for side in ("source", "target"):
-            sides = [getattr(m._sides, side) for m in (members[0], model)]
+            sides = [getattr(m.sides, side) for m in (members[0], model)]
             if all(isinstance(side, TokenSide) for side in sides):
                 what, difference = f"{side} vocabulary", _vocabulary_difference(members[0], model, side)
             else:
@@ -234,7 +234,7 @@ def _vocabulary_difference(model, other, side):
         difference = _vectorizer_difference(*vectorizers)
         if difference is not None:
             return difference
-    sizes = [getattr(m._sides, side).vocabulary_size for m in (model, other)]
+    sizes = [getattr(m.sides, side).vocabulary_size for m in (model, other)]
     return None if sizes[0] == sizes[1] else f"a `vocabulary_size` of {sizes[0]} and {sizes[1]}"
 
 

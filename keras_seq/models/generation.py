@@ -95,6 +95,11 @@ class GenerativeModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     @property
+    def sides(self):
+        """How sources and targets become tensors: a `Sides`."""
+        return self._sides
+
+    @property
     def source_vectorizer(self):
         """The layer that maps source strings to token ids, or None."""
         return self._sides.source.vectorizer

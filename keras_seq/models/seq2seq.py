@@ -309,7 +309,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
             config["source_spec"] = deserialize_spec(config["source_spec"])
         model = cls(**config)
         if not has_fixed_sources:  # the first sources decided about their spec, and others may differ
-            model._sides.source.is_fixed = False
+            model.sides.source.is_fixed = False
         return model
 
 
