@@ -30,6 +30,7 @@ def make_embedding(vocabulary_size, embedding_dim, initializer=_DEFAULT, *, tied
         return keras.layers.Embedding(vocabulary_size, embedding_dim, **options)
     embedding = keras.layers.ReversibleEmbedding(vocabulary_size, embedding_dim, **options)
     embedding.reverse_dtype = embedding.compute_dtype  # Keras would compute logits in the dtype of the weights
+    embedding.supports_masking = True  # else Keras warns that the readout destroys the mask of its inputs
     return embedding
 
 
@@ -76,6 +77,7 @@ class TiedReadout(keras.layers.Layer):
 
     def __init__(self, embedding, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.vocabulary_size = embedding.input_dim
         self.embedding_dim = embedding.output_dim
         self.projection = None
