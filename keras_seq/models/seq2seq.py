@@ -213,8 +213,9 @@ class Seq2Seq(Evaluation, GenerativeModel):
         """Trains the model on pairs of source and target.
 
         Pass sources as `x` and targets as `y`, or batches of pairs as `x`. Sources and targets are strings (batch,) or
-        token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. Target token ids must end with 3,
-        `[END]`. If a string contains the text "[END]", it is read as an unknown token.
+        token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. Sources of other encoders than
+        `Encoder` are arrays (batch, ...), lists of arrays of unequal shapes, or a dict of these. Target
+        token ids must end with 3, `[END]`. If a string contains the text "[END]", it is read as an unknown token.
 
         Args:
             x: one of
