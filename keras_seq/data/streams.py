@@ -11,6 +11,8 @@ import numpy as np
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, text_to_ids
 
+_LARGEST_ID = 2**31 - 1
+
 
 def stream_batches(documents, batch_size=32, window=64, *, vectorizer=None, cut=True, shuffle=False, seed=None):
     """Batches documents for truncated backpropagation through time (Williams & Peng 1990).
@@ -83,6 +85,8 @@ def list_documents(documents, label="`documents`"):
     if is_document(documents):
         documents = [np.asarray(documents).item() if len(getattr(documents, "shape", [0])) == 0 else documents]
     elif isinstance(documents, (tf.data.Dataset, collections.abc.Iterator)):
+        if isinstance(documents, tf.data.Dataset) and documents.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(f"{label} must be finite. Received: an infinite `tf.data.Dataset`")
         documents = [document for element in documents for document in list_documents(element, label)]
     elif isinstance(documents, tf.RaggedTensor):
         documents = [row.numpy() for row in documents]
@@ -129,6 +133,8 @@ def _checked_ids(document, label):
     ids = ids[: tokens[-1] + 1] if len(tokens) else ids[:0]
     ids = ids[:-1] if len(ids) and ids[-1] == END_ID else ids
     special = np.isin(ids, (PAD_ID, START_ID, END_ID)) | (ids < 0)
+    if ids.size and ids.max() > _LARGEST_ID:  # would become another id as int32
+        raise ValueError(f"{expected} less than 2^31. Received: {int(ids.max())}")
     if special.any():
         raise ValueError(
             f"{expected} without `[START]`, `[END]` and padding between them. "

@@ -6,7 +6,7 @@ from keras import backend, ops
 
 from keras_seq.layers.attention.mechanism import check_units
 from keras_seq.ops.crf import crf_decode, crf_log_probabilities
-from keras_seq.ops.masks import as_bool_mask
+from keras_seq.ops.masks import as_bool_mask, check_step_mask
 from keras_seq.ops.random import child_initializer
 
 
@@ -119,6 +119,7 @@ class CRF(keras.layers.Layer):
 
     def call(self, inputs, mask=None, decode=False):
         mask = as_bool_mask(mask)
+        check_step_mask(inputs, mask)
         if mask is not None:  # NaN in a masked step must not reach the gradient of the kernel
             inputs = ops.where(mask[:, :, None], inputs, 0)
         scores = ops.matmul(inputs, self.kernel) if self.use_kernel else inputs

@@ -21,6 +21,9 @@ AXES = {
 SIZED = ("past", "past_covariates", "future_covariates", "static")
 _MASKS = {"past": "past_mask", "targets": "target_mask"}
 _BATCH_FORMS = "`(x, y)` or `(x, y, sample_weight)`"
+_BAD_WEIGHTS = (
+    "`sample_weight` must be finite and not negative. Received: other values"  # the loss divides by their sum
+)
 
 
 def as_dict(x):
@@ -61,9 +64,9 @@ class ForecastInputs:
             inputs: dict from names to arrays or tensors.
             horizon: number of steps to forecast, which `future_covariates` must cover, or None for training.
         """
+        for name, value in inputs.items():
+            _check_rank(name, value.shape)
         shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-        for name, shape in shapes.items():
-            _check_rank(name, shape)
         if self.sizes is not None:
             given = {name: shapes[name][-1] for name in SIZED if name in shapes}
             if given != self.sizes:
@@ -112,11 +115,15 @@ class ForecastInputs:
 
     def convert_pair(self, x, y, sample_weight=None):
         """Returns `(x, y)`, or `(x, y, sample_weight)` if there are weights, as NumPy arrays, after checks."""
+        if y is None:
+            raise ValueError(f"`y` must be the targets, (batch, {self.horizon}, series). Received: None")
         inputs = self.convert({**as_dict(x), "targets": y})
         y = inputs.pop("targets")
         if sample_weight is None:
             return inputs, y
         weights = _expand_weights(_as_array("sample_weight", sample_weight), y.shape)
+        if not np.all(np.isfinite(weights) & (weights >= 0)):
+            raise ValueError(_BAD_WEIGHTS)
         return inputs, y, np.broadcast_to(weights, y.shape)
 
     def data(self, x, y=None, sample_weight=None):
@@ -135,6 +142,8 @@ class ForecastInputs:
                 f"batches {_BATCH_FORMS}. Received: y=None and `x` of type {type(x).__name__}"
             )
         x, y, *weights = self.convert_pair(x, y, sample_weight)
+        if len(y) == 0:
+            raise ValueError("`x` and `y` must contain at least one sample. Received: none")
         return x, y, weights[0] if weights else None
 
     def validation_data(self, data):
@@ -181,17 +190,24 @@ class ForecastInputs:
             if sample_weight is None:
                 return inputs, y
             weights = _expand_weights(tf.cast(sample_weight, tf.float32), y.shape)
-            return inputs, y, tf.broadcast_to(weights, tf.shape(y))
+            is_valid = tf.reduce_all(tf.math.is_finite(weights) & (weights >= 0))
+            with tf.control_dependencies([tf.debugging.Assert(is_valid, [_BAD_WEIGHTS])]):
+                return inputs, y, tf.broadcast_to(weights, tf.shape(y))
 
         return dataset.map(check, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def checked_tensors(self, inputs, horizon=None):
         """Returns a dict of tensors, float32 and booleans, with operations that check their values."""
+        checks = []
+        for name, value in inputs.items():
+            if name in _MASKS.values() and value.dtype != tf.bool:
+                is_valid = tf.reduce_all((value == 0) | (value == 1))
+                message = f"`{name}` must be an array of booleans. Received: other values"
+                checks.append(tf.debugging.Assert(is_valid, [message]))
         inputs = {
             name: tf.cast(value, tf.bool if name in _MASKS.values() else tf.float32) for name, value in inputs.items()
         }
         self.check_shapes(inputs, horizon)
-        checks = []
         for name, value in inputs.items():
             if name not in _MASKS.values():
                 is_valid = tf.reduce_all(tf.math.is_finite(value) | ~mask_of(inputs, name))
@@ -271,7 +287,10 @@ def _as_array(name, value):
             if array.dtype != bool and not np.all((array == 0) | (array == 1)):
                 raise ValueError(f"values other than booleans, of dtype {array.dtype}")
             return array != 0  # as bytes 0 and 1: those of a view may be others
-        return array.astype("float32")
+        if array.dtype.kind == "c":
+            raise ValueError(f"values of dtype {array.dtype}")
+        with np.errstate(over="ignore"):  # infinite values are an error if they count
+            return array.astype("float32")
     except (TypeError, ValueError) as error:
         kind = "booleans" if name in _MASKS.values() else "numbers"
         raise ValueError(f"`{label}` must be an array of {kind}. Received: {error}") from None
@@ -279,9 +298,10 @@ def _as_array(name, value):
 
 def _check_rank(name, shape):
     ranks = (2, 3) if name in _MASKS.values() else (len(AXES[name]),)
-    if len(shape) not in ranks:
+    if tf.TensorShape(shape).rank not in ranks:
         axes = ", ".join(AXES[name])
-        raise ValueError(f"`{_label(name)}` must have the shape ({axes}). Received: {tuple(shape)}")
+        received = shape if isinstance(shape, tf.TensorShape) else tuple(shape)
+        raise ValueError(f"`{_label(name)}` must have the shape ({axes}). Received: {received}")
 
 
 def _label(name):

@@ -146,7 +146,7 @@ class ForecastTraining:
         callbacks=None,
         validation_split=0.0,
         validation_data=None,
-        shuffle=True,
+        shuffle=None,
         class_weight=None,
         sample_weight=None,
         **kwargs,
@@ -161,9 +161,12 @@ class ForecastTraining:
             y: the targets (batch, horizon, series), if `x` holds the inputs. Missing ones are marked in the entry
                 `target_mask` of `x`.
             validation_data: `(x, y)`, `(x, y, sample_weight)`, or batches as in `x`.
-            sample_weight: (batch,), (batch, horizon) or (batch, horizon, series). The loss is a mean by these weights.
+            sample_weight: (batch,), (batch, horizon) or (batch, horizon, series), not negative. The loss is a mean by
+                these weights.
             class_weight: None.
-            batch_size, epochs, verbose, callbacks, validation_split, shuffle: see `keras.Model.fit`.
+            batch_size, epochs, verbose, callbacks, validation_split: see `keras.Model.fit`.
+            shuffle: see `keras.Model.fit`. Defaults to True, except for datasets and generators, which you shuffle
+                yourself.
             **kwargs: other arguments of `keras.Model.fit`: `initial_epoch`, `steps_per_epoch`, `validation_steps`, ...
 
         Returns:
@@ -175,6 +178,8 @@ class ForecastTraining:
         """
         if class_weight is not None:
             raise ValueError(f"`class_weight` must be None: targets are numbers. Received: {class_weight!r}")
+        if shuffle is None:
+            shuffle = y is not None or getattr(x, "num_batches", None) is not None  # arrays or a finite PyDataset
         x, y, sample_weight = self._inputs.data(x, y, sample_weight)
         if validation_data is not None:
             validation_data = self._inputs.validation_data(validation_data)

@@ -100,6 +100,8 @@ class Forecasting:
         """
         horizon = self._resolve_horizon(horizon)
         x = self._inputs.sources(x, horizon)
+        if isinstance(x, dict) and len(x["past"]) == 0:  # Keras fails for no batches
+            return np.zeros((0, horizon, x["past"].shape[-1]), "float32")
         options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
         if horizon == self.horizon:
             return super().predict(x, batch_size, **options)

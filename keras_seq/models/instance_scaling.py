@@ -44,9 +44,14 @@ def measure_scale(past, observed, scaling):
     relative = past / largest[:, None]  # in [-1, 1], so that squares do not overflow
     if scaling == "mean_abs":
         scale = ops.sum(ops.abs(relative), axis=1) / count
-        return InstanceScale(zeros, ops.where(scale > 0, scale * largest, 1))
+        return InstanceScale(zeros, _positive(scale * largest))
     mean = ops.sum(relative, axis=1) / count
     variance = ops.sum(observed * ops.square(relative - mean[:, None]), axis=1) / count
     varies = variance > _LEAST_SPREAD**2
     deviation = ops.sqrt(ops.where(varies, variance, 1))
-    return InstanceScale(mean * largest, ops.where(varies, deviation * largest, 1))
+    return InstanceScale(mean * largest, _positive(ops.where(varies, deviation * largest, 1)))
+
+
+def _positive(scale):
+    """Returns a scale with 1 in place of 0: that of a missing series, or of one so small that its scale underflows."""
+    return ops.where(scale > 0, scale, 1)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and evaluation on streams of documents, whose state is carried from batch to batch."""
 
+import contextlib
+
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import Streams
 from keras_seq.models.token_loss import TokenLoss
@@ -58,12 +60,18 @@ class StreamTraining(TokenLoss):
         Raises:
             ValueError: if the data have another form, or if token ids are outside the vocabulary.
         """
-        _check_none(y=y)
+        weights = {name: kwargs.get(name) for name in ("sample_weight", "class_weight")}
+        _check_none(y=y, **weights)
+        if kwargs.get("validation_split"):
+            raise ValueError(
+                "`validation_split` must be 0: pass documents as `validation_data`. "
+                f"Received: {kwargs['validation_split']}"
+            )
         x = self._streams(x, "`x`", batch_size, window, shuffle=shuffle, seed=self.seed if seed is None else seed)
         if validation_data is not None:
             validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)
-        self._training_state.start(_batch_size(x))
-        return super().fit(x, validation_data=validation_data, shuffle=False, **kwargs)
+        with self._training_state.started(_batch_size(x)):
+            return super().fit(x, validation_data=validation_data, shuffle=False, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=32, window=64, sample_weight=None, **kwargs):
         """Computes the loss and metrics for documents.
@@ -86,8 +94,8 @@ class StreamTraining(TokenLoss):
         """
         _check_none(y=y, sample_weight=sample_weight)
         x = self._streams(x, "`x`", batch_size, window, cut=False)
-        self._evaluation_state.start(_batch_size(x))
-        return super().evaluate(x, **kwargs)
+        with self._evaluation_state.started(_batch_size(x)):
+            return super().evaluate(x, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Trains on one batch of streams. The state goes on from the batch before, if that had as many streams."""
@@ -131,6 +139,18 @@ class CarriedState:
         for variable, value in zip(self._variables, zeros, strict=True):
             variable.assign(value)
         self._batch_size = batch_size
+
+    @contextlib.contextmanager
+    def started(self, batch_size):
+        """Sets the state of `batch_size` streams to zeros, and afterwards to what it was: a callback may call `fit`."""
+        outer = None if self._variables is None else self.read(), self._batch_size
+        self.start(batch_size)
+        try:
+            yield
+        finally:
+            state, self._batch_size = outer
+            if state is not None:
+                self.assign(state)
 
     def ensure(self, batch_size):
         """Sets the state to zeros unless it is one of `batch_size` streams."""

@@ -29,6 +29,7 @@ def make_embedding(vocabulary_size, embedding_dim, initializer=_DEFAULT, *, tied
     if not tied:
         return keras.layers.Embedding(vocabulary_size, embedding_dim, **options)
     embedding = keras.layers.ReversibleEmbedding(vocabulary_size, embedding_dim, **options)
+    embedding.supports_masking = True  # of the outputs that a readout multiplies; it has no mask of its own
     embedding.reverse_dtype = embedding.compute_dtype  # Keras would compute logits in the dtype of the weights
     return embedding
 
@@ -76,11 +77,14 @@ class TiedReadout(keras.layers.Layer):
 
     def __init__(self, embedding, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True  # as `Dense` does: outputs of a recurrent layer carry masks
         self.vocabulary_size = embedding.input_dim
         self.embedding_dim = embedding.output_dim
         self.projection = None
         # A layer in an attribute would belong to this one, too: its weights would be counted twice in a summary.
-        self._multiply = functools.partial(embedding, reverse=True)
+        # Its `call` alone, because Keras warns where outputs carry a mask, which that layer does not take.
+        self._multiply = functools.partial(embedding.call, reverse=True)
+        self.supports_masking = True
 
     def build(self, inputs_shape):
         if inputs_shape[-1] != self.embedding_dim:

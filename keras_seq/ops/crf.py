@@ -8,7 +8,7 @@ of each tag given the tag before. One loop over time computes them; the function
 from keras import backend, ops
 
 from keras_seq.ops.equations.protocol import Tensor
-from keras_seq.ops.masks import as_bool_mask
+from keras_seq.ops.masks import as_bool_mask, check_step_mask
 from keras_seq.ops.time_loop import time_loop
 
 
@@ -50,6 +50,7 @@ def crf_log_probabilities(
         x if x is None else ops.cast(x, dtype) for x in (scores, transitions, start, end)
     )
     mask = ops.ones(ops.shape(scores)[:2], "bool") if mask is None else as_bool_mask(mask)
+    check_step_mask(scores, mask)
     scores = ops.where(mask[:, :, None], scores, 0)  # NaN in a masked step must reach nothing
     if end is not None:
         scores = scores + ops.where(_is_first(mask, reverse=True)[:, :, None], end, 0)
@@ -114,7 +115,7 @@ def crf_log_likelihood(
         tags: integers (batch, time), the true tags. Those of masked steps do not matter.
 
     Returns:
-        (batch, time), zero at masked steps.
+        (batch, time), zero at masked steps. NaN at a tag that does not exist, and at the step after it.
 
     Example:
         >>> import numpy as np
@@ -124,10 +125,13 @@ def crf_log_likelihood(
     """
     mask, size = crf_mask(log_probabilities), log_probabilities.shape[-1]
     tags = ops.where(mask, ops.cast(tags, "int32"), 0)
-    pairs = _previous(tags, mask) * size + tags
+    before = _previous(tags, mask)
+    exists = ops.logical_and(ops.minimum(before, tags) >= 0, ops.maximum(before, tags) < size)
+    pairs = ops.where(exists, before * size + tags, 0)  # the number of a pair with another tag is that of a wrong pair
     batch, time = ops.shape(log_probabilities)[:2]
     flat = ops.reshape(log_probabilities, (batch, time, size * size))
-    return ops.squeeze(ops.take_along_axis(flat, pairs[:, :, None], axis=-1), axis=-1)
+    chosen = ops.squeeze(ops.take_along_axis(flat, pairs[:, :, None], axis=-1), axis=-1)
+    return ops.where(ops.logical_or(exists, ops.logical_not(mask)), chosen, float("nan"))
 
 
 def crf_decode(
@@ -152,14 +156,17 @@ def crf_decode(
     log_probabilities = ops.convert_to_tensor(log_probabilities)
     visible = _time_first(crf_mask(log_probabilities))[:, :, None]
 
-    def forward(best, slices):
-        log_probability, visible = slices
+    def forward(carry, slices):
+        (best, total), (log_probability, visible) = carry, slices
         candidates = best[:, :, None] + log_probability
-        new = ops.where(visible, _max(candidates, axis=1), best)
-        return new, ops.cast(ops.argmax(candidates, axis=1), "int32")
+        new = _max(candidates, axis=1)
+        largest = _max(new, axis=-1)[:, None]  # summed apart, so that the others stay small and exact in long sequences
+        carry = ops.where(visible, new - largest, best), ops.where(visible, total + largest, total)
+        return carry, ops.cast(ops.argmax(candidates, axis=1), "int32")
 
     sequences = _time_first(log_probabilities), visible
-    best, origins = time_loop(forward, _zeros(log_probabilities), sequences)  # origins: the tag before, for each tag
+    zeros = _zeros(log_probabilities)
+    (best, total), origins = time_loop(forward, (zeros, zeros[:, :1]), sequences)  # origins: the tag before each tag
 
     def backward(tag, slices):
         origin, visible = slices
@@ -167,7 +174,7 @@ def crf_decode(
 
     last = ops.cast(ops.argmax(best, axis=-1, keepdims=True), "int32")
     _, tags = time_loop(backward, last, (origins, visible), reverse=True)
-    return ops.transpose(tags[:, :, 0]), _max(best, axis=-1)
+    return ops.transpose(tags[:, :, 0]), total[:, 0]
 
 
 def crf_marginals(
@@ -214,7 +221,10 @@ def _previous(
 
 
 def _log_softmax(x: Tensor) -> Tensor:
-    return x - ops.logsumexp(x, axis=-1, keepdims=True)  # Keras's own warns about a single tag
+    # Keras's own warns about a single tag. The largest is subtracted first: beside -1e30, log(tags) would be lost, and
+    # a tag that all others exclude in this way would make its step look masked.
+    x = x - ops.stop_gradient(_max(x, axis=-1))[..., None]
+    return x - ops.log(ops.sum(ops.exp(x), axis=-1, keepdims=True))
 
 
 def _max(x: Tensor, axis: int) -> Tensor:

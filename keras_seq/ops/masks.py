@@ -42,6 +42,14 @@ def check_memory_mask(memory: Tensor, memory_mask: Tensor | None) -> None:
         )
 
 
+def check_step_mask(x: Tensor, mask: Tensor | None) -> None:
+    """Check that a mask has the shape (batch, time) of values (batch, time, ...)."""
+    if mask is not None and not shapes_match(tuple(mask.shape), tuple(x.shape[:2])):
+        raise ValueError(
+            f"`mask` must have shape (batch, time) = {tuple(x.shape[:2])}. Received: shape {tuple(mask.shape)}"
+        )
+
+
 def has_started(
     mask: Tensor,  # (batch, time) booleans
     reverse: bool = False,

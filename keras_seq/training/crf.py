@@ -24,7 +24,8 @@ class CRFLoss(keras.losses.Loss):
         dtype: dtype of the sums; by default `keras.config.floatx()`.
 
     Call arguments:
-        y_true: the true tags, integers (batch, time). Those of masked steps do not matter.
+        y_true: the true tags, integers (batch, time). Those of masked steps do not matter. A tag that does not exist
+            makes the loss NaN.
         y_pred: the result of `keras_seq.layers.CRF`, (batch, time, tags, tags).
 
     Example:
@@ -82,7 +83,9 @@ class CRFAccuracy(keras.metrics.Mean):
         if sample_weight is not None:
             weights = weights * ops.cast(_expand(sample_weight), self.dtype)
         matches = ops.equal(ops.cast(_squeeze(y_true, y_pred), "int32"), tags)
-        super().update_state(ops.cast(matches, self.dtype), sample_weight=weights)
+        # Keras averages over the time axis first, so tags of a wide batch would count less. Hence the flat shapes.
+        flat = ops.reshape(ops.cast(matches, self.dtype), (-1,))
+        super().update_state(flat, sample_weight=ops.reshape(ops.broadcast_to(weights, ops.shape(matches)), (-1,)))
 
 
 def _expand(sample_weight):

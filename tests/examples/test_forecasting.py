@@ -36,6 +36,7 @@ def test_targets_of_the_splits_do_not_overlap_and_test_is_last():
     np.testing.assert_array_equal(x["past"][:, -1] + 1, y[:, 0])
 
 
+@pytest.mark.slow
 def test_baselines_of_a_daily_pattern():
     tables = weather.load_weather()
     pattern = np.sin(2 * np.pi * np.arange(len(weather.HOURS)) / 24)

@@ -64,6 +64,13 @@ def test_accuracy_counts_the_best_tags():
     right = (best == TRUE_TAGS) & MASK
     metric.update_state(TRUE_TAGS, y_pred)
     assert_close(metric.result(), right.sum() / MASK.sum(), 1e-6)
+    wider = [np.pad(x, [(0, 0), (0, 9)]) for x in (TRUE_TAGS, MASK)]
+    metric.update_state(wider[0], layer(np.pad(inputs, [(0, 0), (0, 9), (0, 0)]), mask=wider[1]))  # counts as much
+    assert_close(metric.result(), right.sum() / MASK.sum(), 1e-6)
+    short = inputs[:1, :2]
+    right_in_short = np.sum(layer(short, decode=True) == TRUE_TAGS[:1, :2])
+    metric.update_state(TRUE_TAGS[:1, :2], layer(short))
+    assert_close(metric.result(), (2 * right.sum() + right_in_short) / (2 * MASK.sum() + 2), 1e-6)
     metric.reset_state()
     weights = np.array([1.0, 2.0, 3.0, 4.0])
     metric.update_state(TRUE_TAGS, y_pred, sample_weight=weights)

@@ -221,6 +221,16 @@ def test_attention_against_numpy(cell, options):
         np.testing.assert_allclose(actual[i], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("units", [4, 6])
+def test_a_tied_readout_takes_outputs_that_carry_a_mask(units):
+    """Without a warning of Keras, which pytest turns into an error."""
+    decoder = Decoder(VOCABULARY, 4, units, attention=None, tie_embeddings=True, num_layers=2)
+    mask = np.ones(TOKENS.shape, bool)
+    mask[:, -1] = False
+    logits = decoder(TOKENS, MEMORY, STARTS, mask=mask)
+    np.testing.assert_allclose(logits[:, :-1], decoder(TOKENS, MEMORY, STARTS)[:, :-1], atol=1e-6)
+
+
 @needs_kernels
 def test_explain_has_a_row_for_the_search_and_for_each_layer():
     rows = keras_seq.explain(make("before"), print_fn=None)

@@ -14,6 +14,7 @@ from conftest import JIT, draw, needs_kernels
 
 import keras_seq
 from keras_seq import layers
+from keras_seq.models.forecast_inputs import ForecastInputs
 from keras_seq.training import Gaussian, Quantiles, ScheduledSampling
 
 BATCH, TIME, HORIZON, SERIES = 5, 7, 3, 2
@@ -172,6 +173,45 @@ def test_constant_and_missing_series_have_the_scale_1(scaling):
         np.testing.assert_allclose(forecasts[0], zeros[0] + np.float32([0.1, 0]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("scaling", ["standard", "mean_abs"])
+def test_a_series_too_small_for_its_scale_has_the_scale_1(scaling):
+    past = np.float32(1.2e-38) * np.random.default_rng(0).normal(size=(1, TIME, SERIES)).astype("float32")
+    assert np.all(np.isfinite(make_model(inputs={"past": past}, scaling=scaling)(past)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "weight", "message"),
+    [
+        ({}, -1.0, "`sample_weight` must be finite and not negative"),
+        ({}, np.inf, "`sample_weight` must be finite and not negative"),
+        ({"past_mask": np.full((BATCH, TIME), np.nan)}, 1.0, "`past_mask` must be an array of booleans"),
+        ({"past_mask": np.full((BATCH, TIME), 255)}, 1.0, "`past_mask` must be an array of booleans"),
+    ],
+)
+def test_a_dataset_is_checked_as_arrays_are(changes, weight, message):
+    inputs, weights = {"past": np.zeros((BATCH, TIME, SERIES)), **changes}, np.full(BATCH, weight)
+    data = tf.data.Dataset.from_tensors((inputs, make_targets(), weights))
+    checks = ForecastInputs(HORIZON)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(checks.data(data)[0])
+    with pytest.raises(ValueError, match=message):
+        checks.data(inputs, make_targets(), weights)
+
+
+def test_masked_values_too_large_for_float32_are_no_matter():
+    past = np.zeros((1, TIME, SERIES))
+    past[0, 2] = 1e300
+    mask = np.arange(TIME)[None] != 2
+    assert np.array_equal(ForecastInputs(HORIZON).convert({"past": past, "past_mask": mask})["past_mask"], mask)
+
+
+def test_a_dataset_is_fit_without_a_warning_about_its_order():
+    model = make_model("simple_rnn")
+    model.compile("sgd")
+    history = model.fit(tf.data.Dataset.from_tensors((make_inputs(), make_targets())), verbose=0)
+    assert np.all(np.isfinite(history.history["loss"]))
+
+
 def test_what_is_masked_reaches_no_result_and_no_gradient():
     model, inputs, targets = make_model(), make_inputs(), make_targets()
     target_mask = np.random.default_rng(2).random(targets.shape) > 0.3
@@ -192,7 +232,13 @@ def test_what_is_masked_reaches_no_result_and_no_gradient():
             np.testing.assert_array_equal(value, expected)
 
 
-def test_the_loss_is_the_mean_over_observed_targets_whatever_the_batches():
+WEIGHT_SHAPES = [(BATCH,), (BATCH, HORIZON), (BATCH, HORIZON, SERIES)]
+
+
+@pytest.mark.parametrize(
+    "shape", [None, *(pytest.param(shape, marks=pytest.mark.slow) for shape in WEIGHT_SHAPES)], ids=str
+)
+def test_the_loss_is_the_mean_over_observed_targets_by_weight_whatever_the_batches(shape):
     model, inputs, targets = make_model(), make_inputs(), make_targets()
     inputs["target_mask"] = np.random.default_rng(2).random(targets.shape) > 0.3
     targets[~inputs["target_mask"]] = np.nan
@@ -200,18 +246,14 @@ def test_the_loss_is_the_mean_over_observed_targets_whatever_the_batches():
     parameters = np.asarray(model({**inputs, "targets": targets}))
     losses = -scipy.stats.norm.logpdf((targets - shift) / scale, parameters[..., 0], parameters[..., 1])
     errors = np.abs(model(inputs) - targets)
+    given = None if shape is None else np.random.default_rng(3).random(shape)
+    weights = np.ones(BATCH) if given is None else given
+    weights = weights.reshape(*weights.shape, *[1] * (3 - weights.ndim)) * inputs["target_mask"]
     model.compile("sgd", metrics=["mae"])
-    for batch_size in (1, 3):
-        results = model.evaluate(inputs, targets, batch_size=batch_size, verbose=0, return_dict=True)
-        assert results["loss"] == pytest.approx(np.nanmean(losses), rel=1e-5)
-        assert results["mae"] == pytest.approx(np.nanmean(errors), rel=1e-5)
-    for shape in ((BATCH,), (BATCH, HORIZON), (BATCH, HORIZON, SERIES)):
-        weights = np.random.default_rng(3).random(shape)
-        results = model.evaluate(inputs, targets, batch_size=3, sample_weight=weights, verbose=0, return_dict=True)
-        weights = weights.reshape(*shape, *[1] * (3 - len(shape))) * np.where(inputs["target_mask"], 1, np.nan)
+    for batch_size in (2, 3):
+        results = model.evaluate(inputs, targets, batch_size, sample_weight=given, verbose=0, return_dict=True)
         for name, values in (("loss", losses), ("mae", errors)):
-            expected = np.nansum(weights * values) / np.nansum(weights * np.ones(values.shape))
-            assert results[name] == pytest.approx(expected, rel=1e-5)
+            assert results[name] == pytest.approx(np.nansum(weights * values) / weights.sum(), rel=1e-5)
 
 
 class Batches(keras.utils.PyDataset):
@@ -409,6 +451,7 @@ def test_an_empty_batch_gives_an_empty_forecast():
     forecast = make_model().forecast(make_inputs(0), num_samples=2)
     assert forecast.mean.shape == (0, HORIZON, SERIES)
     assert forecast.quantiles.shape == (0, HORIZON, SERIES, 3)
+    assert make_model().predict(make_inputs(0), verbose=0, horizon=2).shape == (0, 2, SERIES)
 
 
 INPUT_ERRORS = {
@@ -466,7 +509,16 @@ ARGUMENT_ERRORS = [
     ),
     (lambda m, x, y: m.fit(x, y[:3]), f"`y` must have the shape ({BATCH}, {HORIZON}, {SERIES}). Received: (3, 3, 2)"),
     (lambda m, x, y: m.fit(x, y, sample_weight=np.ones(3)), "`sample_weight` must have the shape"),
+    (lambda m, x, y: m.fit(x, y, sample_weight=-np.ones(BATCH)), "`sample_weight` must be finite and not negative"),
+    (lambda m, x, y: m.fit(x, y, sample_weight=np.full(BATCH, np.nan)), "`sample_weight` must be finite and not"),
     (lambda m, x, y: m.fit(x, y, class_weight={0: 1}), "`class_weight` must be None"),
+    (lambda m, x, y: m.train_on_batch(x), "`y` must be the targets, (batch, 3, series). Received: None"),
+    (lambda m, x, y: m.fit(make_inputs(0), y[:0]), "`x` and `y` must contain at least one sample"),
+    (lambda m, x, y: m.fit(x, y + 0j), "`y` must be an array of numbers. Received: values of dtype complex"),
+    (
+        lambda m, x, y: m.fit(tf.data.Dataset.from_generator(lambda: [(y, y)], output_types=("float32", "float32"))),
+        "`past` must have the shape (batch, time, series). Received: <unknown>",
+    ),
     (lambda m, x, y: make_model(output="mse").forecast(x), "need an `output` with a distribution"),
 ]
 

@@ -104,6 +104,23 @@ def test_training_carries_the_state_and_validation_does_not_disturb_it(batch_siz
 
 
 @pytest.mark.slow
+def test_a_callback_may_fit_and_evaluate_the_model():
+    """In the middle of streams, with as many others and with more. Without an update the losses stay the same."""
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.0))
+    streams = stream_batches(TEXTS, 2, 4, vectorizer=model.vectorizer, cut=False)
+    options = {"verbose": 0, "epochs": 3, "steps_per_epoch": 1}
+    expected = model.fit(streams.repeat(), **options).history["loss"]
+
+    def run(epoch, logs):
+        model.fit(TEXTS[:2], batch_size=2 + epoch, window=4, verbose=0)
+        model.evaluate(TEXTS, batch_size=2, verbose=0)
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=run)
+    losses = model.fit(streams.repeat(), callbacks=[callback], **options).history["loss"]
+    assert losses == pytest.approx(expected, rel=1e-6)
+
+
 def test_batches_one_by_one_carry_the_state():
     model = make_model()
     model.compile(keras.optimizers.SGD(0.0))
@@ -375,6 +392,9 @@ def compiled_model():
         (lambda model: model.fit([]), "`x` must contain at least one document"),
         (lambda model: model.fit(TEXTS, batch_size=0), "`batch_size` must be a positive integer"),
         (lambda model: model.fit(TEXTS, TEXTS), "`y`"),
+        (lambda model: model.fit(TEXTS, sample_weight=[1.0]), "`sample_weight` must be None"),
+        (lambda model: model.fit(TEXTS, class_weight={4: 2.0}), "`class_weight` must be None"),
+        (lambda model: model.fit(TEXTS, validation_split=0.5), "`validation_split` must be 0"),
         (lambda model: model.fit(tf.data.Dataset.from_tensors((["a"], ["b"]))), "static batch size"),
         (lambda model: model.evaluate(TEXTS, TEXTS), "`y` must be None"),
         (lambda model: model.fit(TEXTS, window=-1), "`window` must be a positive integer"),

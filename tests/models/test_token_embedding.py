@@ -80,6 +80,12 @@ def test_the_gradient_of_tied_embeddings_is_the_sum_over_both_uses():
     assert np.abs(of_kernel).max() > 0.1
 
 
+def test_outputs_with_a_mask_give_no_warning():
+    _, readout = make_pair(True, MATRIX, DIM)
+    outputs = keras.layers.Masking()(OUTPUTS[..., :DIM])
+    np.testing.assert_array_equal(readout(outputs), readout(OUTPUTS[..., :DIM]))
+
+
 def test_mixed_precision_has_one_dtype():
     embedding, readout = make_pair(True, MATRIX, dtype="mixed_bfloat16")
     assert embedding.embeddings.dtype == "float32"

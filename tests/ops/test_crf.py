@@ -158,3 +158,37 @@ def test_compiled_for_any_shape(jit):
         assert_close(compiled[0], log_probabilities, 1e-12)
         assert_close(compiled[4], ops.crf_marginals(log_probabilities), 1e-12)
         np.testing.assert_array_equal(compiled[2], ops.crf_decode(log_probabilities)[0])
+
+
+def test_a_tag_that_forbids_all_others_by_a_large_score_hides_no_step():
+    scores, transitions = np.zeros((1, 3, 3), "float32"), np.zeros((3, 3), "float32")
+    transitions[0] = -1e30
+    log_probabilities = ops.crf_log_probabilities(scores, transitions)
+    np.testing.assert_allclose(np.sum(ops.crf_marginals(log_probabilities), axis=-1), 1, rtol=1e-6)
+    # 2 * 2 * 3 sequences are left, all alike.
+    likelihood = ops.crf_log_likelihood(log_probabilities, np.array([[1, 2, 0]]))
+    np.testing.assert_allclose(np.sum(likelihood), -np.log(12), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tag", [3, -1, -100, 99])
+@pytest.mark.parametrize("jit", [False, True])
+def test_tags_that_do_not_exist_have_no_likelihood(tag, jit):
+    scores, mask = np.zeros((2, 4, 3), "float32"), np.array([[1, 1, 1, 1], [1, 0, 1, 0]], bool)
+    tags = np.array([[0, tag, 1, 2], [0, tag, 1, tag]])  # those of the second sentence are masked
+    compute = tf.function(ops.crf_log_likelihood, jit_compile=jit)
+    likelihood = compute(ops.crf_log_probabilities(scores, np.zeros((3, 3), "float32"), mask=mask), tf.constant(tags))
+    assert np.isnan(likelihood).tolist() == [[False, True, True, False], [False] * 4]
+
+
+def test_the_best_tags_of_a_long_sequence_are_those_of_float64():
+    rng = np.random.default_rng(0)
+    scores, transitions = rng.normal(0, 0.1, (1, 3000, 5)), rng.normal(0, 0.1, (5, 5))
+    decode = tf.function(lambda *x: ops.crf_decode(ops.crf_log_probabilities(*x))[0])
+    tags = decode(*(tf.constant(x, "float32") for x in (scores, transitions)))
+    np.testing.assert_array_equal(tags, decode(tf.constant(scores), tf.constant(transitions)))
+
+
+def test_a_mask_of_another_shape():
+    for shape in ((1, 4), (2, 1), (2, 4, 1), (4,)):
+        with pytest.raises(ValueError, match=r"`mask` must have shape \(batch, time\) = \(2, 4\)"):
+            ops.crf_log_probabilities(np.zeros((2, 4, 3)), np.zeros((3, 3)), mask=np.ones(shape, bool))
