@@ -95,7 +95,7 @@ def test_hops_of_a_training_batch():
     model = make_model()
     model.compile()
     listed = listed_hops("One batch of `Seq2Seq.fit`")
-    assert len(listed) <= 14
+    assert len(listed) <= 17
     assert_listed(hops_to_the_ops(lambda: model.fit(SOURCES, TARGETS, verbose=0)), listed)
 
 
@@ -103,7 +103,23 @@ def test_hops_of_a_training_batch():
 def test_hops_of_a_search():
     model = make_model()
     listed = listed_hops("One `generate`")
-    assert len(listed) <= 22
+    assert len(listed) <= 24
     beside = ["Decoder.start_search", "BeamSampler.step", "BeamSampler.hypotheses"]  # run no recurrence
     hops = hops_to_the_ops(lambda: model.generate(SOURCES, sampler=BeamSampler(2)))
     assert_listed(hops, listed, not_active=beside)
+
+
+@needs_kernels
+def test_hops_of_a_batch_of_a_language_model():
+    vectorizer = keras_seq.data.text_vectorizer(SOURCES)
+    model = keras_seq.LanguageModel(embedding_dim=3, units=4, vectorizer=vectorizer)
+    model.compile()
+    listed = listed_hops("One batch of a language model")
+    assert_listed(hops_to_the_ops(lambda: model.fit(SOURCES, batch_size=2, window=4, verbose=0)), listed)
+
+
+@needs_kernels
+def test_hops_of_a_forecast():
+    model, past = keras_seq.Forecaster(horizon=2, units=4), np.ones((2, 3, 1), "float32")
+    model(past)
+    assert_listed(hops_to_the_ops(lambda: model.forecast(past)), listed_hops("One `forecast`"))
