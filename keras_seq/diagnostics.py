@@ -154,6 +154,8 @@ def gates(layer, inputs, initial_state=None, mask=None):
     cells = _check_cells(layer)
     mask = get_mask(inputs) if mask is None else mask
     inputs = keras.ops.convert_to_tensor(inputs, dtype=layer.compute_dtype)
+    if len(inputs.shape) != 3:
+        raise ValueError(f"`inputs` must be (batch, time, features). Received: shape {tuple(inputs.shape)}")
     results = {}
     for i, (cell, state) in enumerate(zip(cells, layer.resolve_initial_states(inputs, initial_state), strict=True)):
         call = cell.recurrent_call(inputs, state, reverse=layer.go_backwards).prepare()

@@ -71,6 +71,8 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
             chosen[name] = labels[hp.Choice(name, list(labels))]
         learning_rate = hp.Float("learning_rate", *self.learning_rate, sampling="log")
         model = self.make_model(hp, **chosen)
+        if not model.built:
+            raise ValueError("`make_model` must return a model that is built. Received: a model without weights")
         self.compile_model(model, keras.optimizers.Adam(learning_rate))
         # Hyperband resumes from checkpoints. Keras loads optimizer variables only into an optimizer that is built.
         model.optimizer.build(model.trainable_variables)
@@ -210,7 +212,13 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
             tie_embeddings=tie_embeddings,
             **shared,
         )
-        return Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, source_spec=self.source_spec)
+        model = Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, source_spec=self.source_spec)
+        if not model.built:
+            raise ValueError(
+                "`source_spec` must be given, because the encoder has no `keras.Input` and reads no tokens. For "
+                "example: source_spec=tf.TensorSpec((None, None, 3)) for series of 3 features. Received: None"
+            )
+        return model
 
 
 def _copy(layer):

@@ -123,6 +123,13 @@ def test_no_steps():
     }
 
 
+def test_inputs_without_features_are_refused():
+    layer = layers.LSTM(3)
+    layer.build((None, None, 2))
+    with pytest.raises(ValueError, match=r"`inputs` must be \(batch, time, features\)\. Received: shape \(4, 5\)"):
+        gates(layer, np.zeros((4, 5)))
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [

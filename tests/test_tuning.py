@@ -229,6 +229,26 @@ def test_a_source_vectorizer_or_an_encoder_is_needed(vectorizers):
         Seq2SeqHyperModel(None, vectorizers[1])
 
 
+def test_an_encoder_of_unknown_inputs_needs_a_source_spec(vectorizers):
+    encoder = layers.GRU(4, return_sequences=True)  # it has no `keras.Input`
+    with pytest.raises(ValueError, match=r"`source_spec` must be given, because the encoder has no `keras\.Input`"):
+        Seq2SeqHyperModel(None, vectorizers[1], **RANGES, encoder=encoder).build(keras_tuner.HyperParameters())
+    spec = tf.TensorSpec((None, None, 3))
+    hypermodel = Seq2SeqHyperModel(None, vectorizers[1], **RANGES, encoder=encoder, source_spec=spec)
+    model = hypermodel.build(keras_tuner.HyperParameters())
+    history = model.fit(np.ones((2, 5, 3), "float32"), ["K AE T", "T"], verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+
+
+def test_a_model_of_make_model_must_be_built():
+    class Unbuilt(ChoiceHyperModel):
+        def make_model(self, hp):
+            return keras.Sequential([keras.layers.Dense(1)])
+
+    with pytest.raises(ValueError, match="`make_model` must return a model that is built"):
+        Unbuilt({}, (1e-3, 1e-2), None, True).build(keras_tuner.HyperParameters())
+
+
 def test_the_options_of_a_language_model(vectorizers):
     hypermodel = LanguageModelHyperModel(vectorizers[0], units=[8, 16], embedding_dim=[4], num_layers=[1, 2])
     model = build_with(hypermodel, units=16, num_layers=2, dropout=0.2)

@@ -76,7 +76,10 @@ def _batches(texts):
             raise ValueError(f"`texts` must be a dataset of strings. Received: elements {spec}")
         return texts.batch(_ADAPT_BATCH) if spec.shape.rank == 0 else texts
     if isinstance(texts, str | bytes):
-        raise ValueError(f"`texts` must be an iterable of strings. Received a single string: {texts!r}")
+        raise ValueError(
+            "`texts` must be an iterable of strings. For a single text, pass [text]. "
+            f"Received a single string: {texts[:40]!r}"
+        )
     texts = list(texts)
     for text in texts:
         if not isinstance(text, str | bytes):

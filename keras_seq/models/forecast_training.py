@@ -42,6 +42,11 @@ class ForecastTraining:
                 raise ValueError(
                     f"`{name}` must be None: `Forecaster(output=...)` decides the loss, and `metrics` are weighted."
                 )
+        if isinstance(metrics, str):
+            raise ValueError(
+                "`metrics` must be a list, or None. It is the second argument: `Forecaster(output=...)` decides the "
+                f"loss. Received: {metrics!r}"
+            )
         self.scheduled_sampling = scheduled_sampling
         super().compile(optimizer=optimizer, weighted_metrics=metrics, **kwargs)
 

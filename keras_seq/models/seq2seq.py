@@ -213,8 +213,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
         """Trains the model on pairs of source and target.
 
         Pass sources as `x` and targets as `y`, or batches of pairs as `x`. Sources and targets are strings (batch,) or
-        token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. With an encoder other than
-        `Encoder`, sources may also be arrays (batch, ...) or dicts of arrays, as it takes them. Target token ids must
+        token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. Sources of other encoders than
+        `Encoder` are arrays (batch, ...), lists of arrays of unequal shapes, or a dict of these. Target token ids must
         end with 3, `[END]`. If a string contains the text "[END]", it is read as an unknown token.
 
         Args:

@@ -52,7 +52,8 @@ class StreamTraining(TokenLoss):
             validation_data: documents or a dataset of streams, as in `x`. No document of these is cut.
             shuffle: whether to shuffle the documents in every epoch.
             seed: seed of their order. Defaults to that of the model.
-            **kwargs: other arguments of `keras.Model.fit`: `epochs`, `callbacks`, `verbose`, ...
+            **kwargs: other arguments of `keras.Model.fit`: `epochs`, `callbacks`, `verbose`, ..., but no
+                `validation_split`, `sample_weight` and `class_weight`.
 
         Returns:
             A `keras.callbacks.History`. Its `loss` and `val_loss` are means over tokens.
@@ -60,13 +61,18 @@ class StreamTraining(TokenLoss):
         Raises:
             ValueError: if the data have another form, or if token ids are outside the vocabulary.
         """
-        weights = {name: kwargs.get(name) for name in ("sample_weight", "class_weight")}
-        _check_none(y=y, **weights)
+        _check_none(y=y)
         if kwargs.get("validation_split"):
             raise ValueError(
-                "`validation_split` must be 0: pass documents as `validation_data`. "
-                f"Received: {kwargs['validation_split']}"
+                "`validation_split` must be 0: documents are joined to streams. Pass the held-out documents as "
+                f"`validation_data`. Received: {kwargs['validation_split']}"
             )
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` must be None: all tokens of a language model have the same weight. Received: {name} of "
+                    f"type {type(kwargs[name]).__name__}"
+                )
         x = self._streams(x, "`x`", batch_size, window, shuffle=shuffle, seed=self.seed if seed is None else seed)
         if validation_data is not None:
             validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)

@@ -199,7 +199,8 @@ def test_special_tokens_in_a_text_are_characters():
         (["a\0"], {"split": "character"}, "`texts` must not contain the NUL character"),
         ([], {}, "`texts` must contain at least one token. Received: none"),
         (["", " "], {}, "`texts` must contain at least one token. Received: none"),
-        ("abc", {}, "`texts` must be an iterable of strings. Received a single string: 'abc'"),
+        ("abc", {}, r"`texts` must be an iterable of strings. For a single text, pass \[text\]. .* string: 'abc'"),
+        ("abcd" * 1000, {}, "Received a single string: '(abcd){10}'$"),  # not the whole of a long text
         (["a", 5], {}, "`texts` must contain strings. Received: 5"),
         (tf.data.Dataset.range(3), {}, "`texts` must be a dataset of strings. Received: elements Tensor"),
         (["a"], {"max_tokens": 4}, "`max_tokens` must be None or greater than 4, .* Received: 4"),

@@ -501,6 +501,7 @@ ARGUMENT_ERRORS = [
     (lambda m, x, y: m.forecast(x, quantiles=(0.5, 1)), "`quantiles` must be numbers in (0, 1). Received: (0.5, 1)"),
     (lambda m, x, y: m.forecast(x, seed=0.5), "`seed` must be an integer or None. Received: 0.5"),
     (lambda m, x, y: m.compile(loss="mse"), "`loss` must be None"),
+    (lambda m, x, y: m.compile("adam", "mse"), "`metrics` must be a list, or None. .* Received: 'mse'"),
     (lambda m, x, y: m.compile(scheduled_sampling=0.5), "`scheduled_sampling` must be a"),
     (lambda m, x, y: m.fit(x), "`y` must be the targets"),
     (

@@ -2,12 +2,14 @@
 """Embeddings with given values, and readouts that share them."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_seq
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 
 TOKENS, DIM, UNITS = 7, 4, 6
@@ -109,3 +111,12 @@ def test_mixed_precision_has_one_dtype():
 def test_bad_matrices_raise(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_embedding(TOKENS, DIM, values)
+
+
+def test_tied_embeddings_train_without_warnings():
+    model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4, tie_embeddings=True))
+    model.compile("adam")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Keras warns of a layer that is passed a mask and does not support it
+        model.fit([[4, 5, 6], [7]], [[4, 5, 3], [6, 3]], verbose=0)
+        model.score([[4, 5, 6], [7]], [[4, 5, 3], [6, 3]])
