@@ -36,9 +36,8 @@ def gradient_flow(model, batch, training=False):
     depends on it. With zoneout, h_t is the new state before it is mixed with the old one.
 
     L is the loss of `model.compute_loss`, as in `train_on_batch`, with sample weights and regularization. The model
-    does not
-    change: weights, states of stateful layers, metrics and random seeds are restored. Everything runs eagerly and
-    without native kernels, which takes longer than a training step.
+    does not change: weights, states of stateful layers, metrics and random seeds are restored. Everything runs eagerly
+    and without native kernels, which takes longer than a training step.
 
     Args:
         model: a compiled Keras model with recurrent layers of `keras_seq`, at any depth.

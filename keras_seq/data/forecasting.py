@@ -7,18 +7,18 @@ import numpy as np
 def forecasting_windows(
     series, past, horizon, *, known_covariates=None, observed_covariates=None, static=None, stride=1
 ):
-    """Cuts series into overlapping windows of past and future, as a `keras_seq.Forecaster` is trained on.
+    """Cuts series into overlapping windows of past and horizon, to train a `keras_seq.Forecaster` on.
 
-    Window i begins at step `i * stride`: its past are the next `past` steps, its targets the `horizon` steps after
-    these. Missing values are NaN; the windows then have masks.
+    Window i begins at step `i * stride`: its past is the next `past` steps, its targets are the `horizon` steps
+    after these. Missing values are NaN; the windows then have masks.
 
     Args:
         series: (time,) or (time, series), at regular time steps.
         past: number of steps of the past.
         horizon: number of steps to forecast.
         known_covariates: (time, features), known ahead, such as the hour of the day, or None.
-        observed_covariates: (time, features), known only when they have happened, or None. They come after the known
-            ones in `past_covariates`.
+        observed_covariates: (time, features), known for the past only, or None. They come after the known ones in
+            `past_covariates`.
         static: (features,), the same for all windows, or None.
         stride: number of steps between windows.
 

@@ -19,16 +19,16 @@ def stream_batches(documents, batch_size=32, window=64, *, vectorizer=None, cut=
 
     A batch has one window of each of `batch_size` streams. A stream is a sequence of documents; its next window is in
     the same row of the next batch, so a model that carries the state of each row from batch to batch reads documents
-    of any length. A document begins with a window of its own, and its last window is padded with 0. So states are reset
-    exactly where documents begin, which `is_start` tells.
+    of any length. Each document begins in a new window, and its last window is padded with 0. So states are reset only
+    before the first step of a window, in the rows that `is_start` marks.
 
     The inputs of a document are `[START]` and its tokens, the targets are its tokens and `[END]`. Each token is a
     target once in an epoch.
 
-    With `cut`, all streams have equally many windows: the windows of all documents, one after the other, are cut into
-    `batch_size` parts. A stream may then begin in the middle of a document, with a reset state. Without `cut`, no
+    With `cut`, all streams have the same number of windows: the windows of all documents, one after the other, are cut
+    into `batch_size` parts. A stream may then begin in the middle of a document, with a reset state. Without `cut`, no
     document is cut: the longest one goes first, each to the stream that is shortest so far. There are then no more
-    streams than documents, and one long document makes a long stream, beside which the others wait.
+    streams than documents, and one long document makes a long stream, beside which the others are padded.
 
     Args:
         documents: a list of strings, or of sequences of token ids, of any lengths; a single string or sequence of token

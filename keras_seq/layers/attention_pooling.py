@@ -14,10 +14,10 @@ from keras_seq.ops.random import check_rate, child_initializer, dropout_mask
 class AttentionPooling(keras.layers.Layer):
     """Sums a sequence by learned attention weights (Yang et al. 2016).
 
-    `u_t = tanh(h_t W + b)`, `a = softmax_t(u_t . v)`, `s = sum_t a_t h_t`. The vector v plays the part of a query:
-    "what matters here?". Above a recurrent layer this often classifies better than the last output. For documents, the
-    paper does it twice: `TimeDistributed(AttentionPooling(...))` makes vectors of sentences from those of words, and
-    another `AttentionPooling` a vector of the document.
+    `u_t = tanh(h_t W + b)`, `a = softmax_t(u_t . v)`, `s = sum_t a_t h_t`. The vector v is a learned query, the
+    same for all sequences. Use the layer above a recurrent layer in place of its last output. The paper uses it twice:
+    `TimeDistributed(AttentionPooling(...))` computes the vectors of sentences from those of their words, and another
+    `AttentionPooling` the vector of the document.
 
     The softmax and its sums are in float32 at least.
 

@@ -19,24 +19,25 @@ class CRF(keras.layers.Layer):
     inputs and Z makes all sequences sum to 1. A masked step is left out: the tags around it are neighbours.
 
     Given the inputs, the tags form a Markov chain. The layer returns its log-probabilities, those of each tag given the
-    tag before. All that one may ask is read from them:
+    tag before. Everything else is computed from them:
 
-    - `keras_seq.training.CRFLoss` is the negative log-likelihood, `keras_seq.training.CRFAccuracy` the share of tags
-      that decoding finds. Both are for `compile`.
-    - `keras_seq.ops.crf_decode` finds the best tags of each sequence, `keras_seq.ops.crf_marginals` the probability of
-      each tag, and `keras_seq.ops.crf_log_likelihood` that of given tags.
+    - `keras_seq.training.CRFLoss` is the negative log-likelihood, `keras_seq.training.CRFAccuracy` the fraction of
+      tags that decoding gets right. Pass both to `compile`.
+    - `keras_seq.ops.crf_decode` finds the most likely tags of each sequence. `keras_seq.ops.crf_marginals` computes the
+      probability of each tag at each step, `keras_seq.ops.crf_log_likelihood` that of given tags.
 
-    With `decode=True`, a call returns the best tags. A model with that output predicts tags, and shares its weights
-    with the model that is trained.
+    With `decode=True`, a call returns the most likely tags. A model with that output predicts tags, and shares its
+    weights with the model that is trained.
 
     Args:
         num_tags: number of tags.
         use_kernel: whether to score the tags by `h W + b`. Without it the inputs are the scores, (batch, time, tags).
-        use_bias: whether there is a bias b, with the kernel.
+        use_bias: whether to add the bias b, if there is a kernel.
         use_boundary: whether there are scores for the first and the last tag.
         kernel_initializer: initializer of W.
         bias_initializer: initializer of b.
-        transition_initializer: initializer of the transitions. With zeros the tags start independent of each other.
+        transition_initializer: initializer of the transitions. With zeros the tags are independent of each other
+            before training.
         boundary_initializer: initializer of start and end.
         kernel_regularizer: regularizer of W.
         transition_regularizer: regularizer of the transitions.
@@ -45,7 +46,7 @@ class CRF(keras.layers.Layer):
     Call arguments:
         inputs: (batch, time, features).
         mask: (batch, time) booleans, True = keep, in any pattern. By default the mask that `inputs` carry.
-        decode: whether to return the best tags instead of log-probabilities.
+        decode: whether to return the most likely tags instead of log-probabilities.
 
     Returns:
         `log p(y_t = j | y_{t-1} = i)` at [t, i, j], (batch, time, tags, tags). Masked steps are zero. The sums over

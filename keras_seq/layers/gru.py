@@ -166,8 +166,8 @@ class GRU(GatedLayer):
 
     On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are tanh and
     sigmoid, `layer_norm` is off, and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind
-    and zoneout. On a GPU, cuDNN runs the same layers, unless `reset_after` or `use_bias` is False, `recurrent_dropout`,
-    `zoneout` or `unroll` is set, XLA compiles the call, or Keras runs on JAX. Everything else runs on xla, a loop of
+    and zoneout. On TensorFlow with a GPU, cuDNN runs the same layers, unless `reset_after` or `use_bias` is False,
+    `recurrent_dropout`, `zoneout` or `unroll` is set, or XLA compiles the call. Everything else runs on xla, a loop of
     Keras operations that computes the same. `keras_seq.explain` tells you which one runs, and why.
 
     Args:

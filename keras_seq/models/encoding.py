@@ -13,7 +13,7 @@ from keras_seq.ops.masks import shapes_match, zero_masked_positions
 
 _FORMS = (
     "The encoder must return a memory (batch, positions, features); or a tuple `(memory, *states)`; or a dict with "
-    '"memory" and, if you like, "mask" and "states".'
+    '"memory" and optionally "mask" and "states".'
 )
 _KEYS = {"memory", "mask", "states"}
 

@@ -163,8 +163,8 @@ class ForecastTraining:
         Args:
             x: the inputs of `call` without `targets`, an array or a dict of arrays; or a `tf.data.Dataset`,
                 `keras.utils.PyDataset` or generator of batches `(x, y)` or `(x, y, sample_weight)`.
-            y: the targets (batch, horizon, series), if `x` holds the inputs. Missing ones are marked in the entry
-                `target_mask` of `x`.
+            y: the targets (batch, horizon, series), if `x` contains the inputs. The entry `target_mask` of `x` marks
+                those that are observed.
             validation_data: `(x, y)`, `(x, y, sample_weight)`, or batches as in `x`.
             sample_weight: (batch,), (batch, horizon) or (batch, horizon, series), not negative. The loss is a mean by
                 these weights.
@@ -178,7 +178,7 @@ class ForecastTraining:
             A `keras.callbacks.History`.
 
         Raises:
-            ValueError: if the data have another form, or hold NaN or infinite values that are not masked.
+            ValueError: if the data have another form, or contain NaN or infinite values that are not masked.
             tf.errors.InvalidArgumentError: if such values are in a `tf.data.Dataset`. They are checked in its graph.
         """
         if class_weight is not None:

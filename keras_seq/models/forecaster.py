@@ -39,16 +39,17 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
     distribution of the next one. It is trained with teacher forcing. To forecast, it runs free: the next step reads
     what the model predicts, for as many steps as you like.
 
-    With values z, scaled for each series of each sample (see `scaling`), observed-flags o, covariates c and static
-    features s, and with T past steps:
+    With values z, scaled for each series of each sample (see `scaling`), flags o (1 = observed), covariates c and
+    static features s, and with T past steps:
 
     - encoder, for t = 1 ... T: `h_t = cell([z_t, o_t, past_c_t, s], h_{t-1})`; z_t is 0 where o_t is 0.
     - decoder, for t = T + 1 ...: `h_t = cell([z_{t-1}, o_{t-1}, future_c_t, s], h_{t-1})`. It starts from the final
       state of the encoder, or with `bidirectional` from `tanh(states W + b)`.
     - with attention: `a_t = tanh([h_t, context_t] W)`, where h_t is the query and all h_1 ... h_T are the memory (Luong
       et al. 2015), else `a_t = h_t`.
-    - output: the parameters of `output` from `[a_t, z_{t-1}, o_{t-1}, future_c_t, s] W + b`. That the inputs of the
-      step are read too makes the model at least a linear autoregression, as in LSTNet (Lai et al. 2018).
+    - output: the parameters of `output` from `[a_t, z_{t-1}, o_{t-1}, future_c_t, s] W + b`. Because they also
+      depend on the inputs of the step directly, the model is at least a linear autoregression, as in LSTNet (Lai et al.
+      2018).
 
     Covariates and static features are read as they are: scale them yourself, to about [-1, 1].
 
@@ -57,16 +58,16 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         units: size of the output of each cell; None if `cell` is an object.
         cell: "lstm", "gru", "mgu" or "simple_rnn"; or a cell or recurrent layer, which is copied.
         num_layers: number of stacked cells in the encoder and in the decoder.
-        output: what the model predicts of a value, which decides about the loss: "gaussian", "student_t", "quantiles",
+        output: what the model predicts of each value. It also decides the loss. "gaussian", "student_t", "quantiles",
             "mse", "mae", "huber", or an object, such as `keras_seq.training.Quantiles([0.1, 0.5, 0.9])`.
         scaling: how each series of each sample is scaled by its own observed past; forecasts are in the units of the
             data. "standard" shifts by the mean and scales by the standard deviation; "mean_abs" scales by the mean of
-            the absolute values, which keeps zero where it is; None does nothing. The loss is that of scaled values, so
-            that each series counts alike. A constant or missing series has the scale 1.
+            the absolute values, which keeps zero at zero; None does nothing. The loss is computed on scaled values, so
+            that all series have equal weight. A constant or missing series has the scale 1.
         attention: "bahdanau", "luong", "monotonic", an attention layer of `keras_seq.layers`, or None.
         bidirectional: whether the encoder runs in both directions.
         dropout, recurrent_dropout: see `keras_seq.layers.LSTM`.
-        seed: random seed of the dropout masks. Each part draws its own.
+        seed: random seed of the dropout masks. Each part draws its own masks.
         implementation: see `keras_seq.layers.LSTM`.
         **kwargs: arguments of `keras.Model`.
 
@@ -74,16 +75,16 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         inputs: an array (batch, time, series), or a dict with
 
             - `past`: (batch, time, series), the observed values.
-            - `past_mask`: booleans (batch, time, series) or (batch, time), True = observed. What is masked may be
-              anything, NaN included.
+            - `past_mask`: booleans (batch, time, series) or (batch, time), True = observed. Masked values may
+              be anything, NaN included.
             - `past_covariates`: (batch, time, features).
             - `future_covariates`: (batch, steps, features), known ahead, for at least as many steps as are forecast.
             - `static`: (batch, features), of the whole sample.
             - `targets`: (batch, horizon, series), for teacher forcing; `fit` and `evaluate` put `y` here.
-            - `target_mask`: booleans (batch, horizon, series) or (batch, horizon), True = observed. Other targets may
-              be anything; they count in no loss. Only for `fit` and `evaluate`.
+            - `target_mask`: booleans (batch, horizon, series) or (batch, horizon), True = observed. Masked targets
+              may be anything; they do not count in the loss. Only for `fit` and `evaluate`.
 
-            Only `past` is needed. The first data decide which of the covariates and static features there are.
+            Only `past` is needed. The first data decide which covariates and static features the model reads.
         training: whether to apply dropout and scheduled sampling.
 
     Returns:
@@ -91,7 +92,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         the distribution of each scaled value, (batch, horizon, series, parameters).
 
     Raises:
-        ValueError: if an argument or an input is invalid, or if a value is NaN or infinite that is not masked. In a
+        ValueError: if an argument or an input is invalid, or if a value that is not masked is NaN or infinite. In a
             `tf.data.Dataset` the latter is a `tf.errors.InvalidArgumentError`.
 
     Example:

@@ -141,8 +141,8 @@ class Forecasting:
     ):
         """Forecasts with quantiles, by sampled paths.
 
-        Each path reads its own draws from the predicted distributions, so the quantiles contain the uncertainty of all
-        steps before. All paths of a batch run in one loop, beside the path of point forecasts.
+        Each path reads its own draws from the predicted distributions, so the quantiles include the uncertainty of all
+        earlier steps. All paths of a batch run in one loop, beside the path of point forecasts.
 
         Args:
             x: the inputs of `call` without `targets`, an array or a dict of arrays.
@@ -150,8 +150,8 @@ class Forecasting:
                 must then cover it.
             quantiles: levels in (0, 1), or () for none.
             num_samples: number of sampled paths.
-            seed: integer, for the same paths in every call, or None. The paths of a sample depend on the seed and its
-                position in `x`, not on `batch_size`.
+            seed: integer that makes the paths the same in every call, or None. The paths of a sample depend on the seed
+                and its position in `x`, not on `batch_size`.
             batch_size: number of samples at once. Each has `num_samples + 1` rows in the loop.
             return_samples: whether to return the paths too.
 
@@ -161,8 +161,8 @@ class Forecasting:
             `levels`, as given; and `samples` (batch, samples, horizon, series), or None.
 
         Raises:
-            ValueError: if an argument is invalid, or if the model's `output` has no distribution. Then `predict`
-                forecasts, as does `quantiles=()`.
+            ValueError: if an argument is invalid, or if the model's `output` has no distribution. Use `predict` or
+                `quantiles=()` then.
         """
         horizon = self._resolve_horizon(horizon)
         levels = check_levels("quantiles", quantiles)

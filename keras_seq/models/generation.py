@@ -138,11 +138,13 @@ class GenerativeModel(keras.Model):
 
         Args:
             inputs: the sources. Strings, or token ids (batch, source) if the model has no source vectorizer, as a list,
-                array or tensor; a single string, or a scalar array or tensor of one; or a `tf.data.Dataset`,
+                array or tensor, or the arrays (batch, ...) that the encoder takes, or a dict of them; a single string,
+                or a scalar array or tensor of one; or a `tf.data.Dataset`,
                 `keras.utils.PyDataset` or generator of batches of sources or of tuples `(sources, targets, ...)`, of
                 which only the sources are used.
             max_length: maximum number of tokens of an output, including `[END]`, at most 100,000. Defaults to twice
-                the length of the source, including `[END]`, plus 10.
+                the length of the source, including `[END]`, plus 10. The length of a source that is an array is the
+                number of positions in its memory.
             batch_size: maximum number of sources to decode at once.
             return_dict: whether to return a dict with scores and attention weights.
             sampler: how to choose tokens: "greedy", "random", "top_k", "top_p", "beam", or a sampler of
@@ -336,7 +338,7 @@ class GenerativeModel(keras.Model):
         It includes the probability of `[END]`. For an output of `generate` that ended, it is its log-probability.
 
         Args:
-            sources: strings or token ids, as a list, array or tensor; or a single string.
+            sources: strings or token ids, as a list, array or tensor; or a single string; or arrays, see `generate`.
             targets: one target for each source, strings or token ids. Token ids of each sequence must end with 3,
                 `[END]`. The model adds it to strings.
             batch_size: maximum number of pairs to score at once.

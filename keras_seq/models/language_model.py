@@ -63,7 +63,8 @@ class LanguageModel(StreamTraining, Continuation):
             excludes `recurrent_dropout`.
         ar: coefficient of activation regularization, on the outputs of the last layer after dropout; see
             `keras_seq.layers.ActivationRegularization`. It is a part of the loss in training only.
-        tar: coefficient of temporal activation regularization, on these outputs before dropout. Likewise.
+        tar: coefficient of temporal activation regularization, on these outputs before dropout. In training
+            only, too.
         tie_embeddings: whether the readout multiplies with the transposed embeddings (Press & Wolf 2017). If the last
             layer has another size than the embeddings, a projection comes between.
         embeddings_initializer: initializer of the embeddings, or a matrix (vocabulary_size, embedding_dim).

@@ -39,11 +39,11 @@ class Seq2Seq(Evaluation, GenerativeModel):
     - a dict with "memory" and optionally "mask", booleans (batch, positions), and "states".
 
     The decoder's initial state is computed from the states; without states, from the mean of the memory. Positions that
-    the mask excludes do not count. Without one in a dict, the mask is that of Keras, as after an `Embedding` with
-    `mask_zero=True` or a `Masking` layer. Sources are then what the encoder takes: arrays (batch, ...) of any dtype, or
-    a dict of arrays. Arrays of unequal shapes, in a list or a ragged tensor, are padded with zeros at the end; the
-    encoder must mask them if zeros are to differ from values. The model is built by the first sources that it sees, if
-    neither the encoder has a `keras.Input` nor `source_spec` is given.
+    the mask excludes do not count. Unless a dict has a mask, it is the Keras mask of the memory, as after an
+    `Embedding` with `mask_zero=True` or a `Masking` layer. Sources are then what the encoder takes: arrays (batch, ...)
+    of any dtype, or a dict of arrays. Arrays of unequal shapes, in a list or a ragged tensor, are padded with zeros at
+    the end; the encoder must mask this padding itself. If the encoder has no `keras.Input` and there is no
+    `source_spec`, the first sources build the model.
 
     The decoder's input is the target shifted right by one, beginning with `[START]`. The loss that `fit` and `evaluate`
     report is a mean over tokens.
@@ -51,7 +51,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
     Args:
         encoder: an `Encoder`, or any Keras layer or model that returns a memory, as described above.
         decoder: a `Decoder`.
-        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are no strings.
+        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are not strings.
         target_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if targets are token ids.
         source_spec: dtype and shape of the sources, with the batch as first axis: a `tf.TensorSpec`,
             `keras.KerasTensor` or `keras.InputSpec`, or a dict of them. By default those of the encoder's `keras.Input`
@@ -174,7 +174,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
     def call(self, inputs, training=False):
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise ValueError(
-                "`inputs` must be a pair `(source, decoder_inputs)` of token ids. Use `prepare` to convert strings. "
+                "`inputs` must be a pair `(source, decoder_inputs)`, as `prepare` returns for sources and targets. "
                 f"Received: {inputs}"
             )
         source, decoder_inputs = inputs
@@ -214,8 +214,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
         Pass sources as `x` and targets as `y`, or batches of pairs as `x`. Sources and targets are strings (batch,) or
         token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. Sources of other encoders than
-        `Encoder` are arrays (batch, ...), lists of arrays of unequal shapes, or a dict of these. Target
-        token ids must end with 3, `[END]`. If a string contains the text "[END]", it is read as an unknown token.
+        `Encoder` are arrays (batch, ...), lists of arrays of unequal shapes, or a dict of these. Target token ids must
+        end with 3, `[END]`. If a string contains the text "[END]", it is read as an unknown token.
 
         Args:
             x: one of

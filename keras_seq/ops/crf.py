@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A linear-chain conditional random field (Lafferty et al. 2001) as functions of tensors.
 
-Given the inputs, the tags of a sequence form a Markov chain. So everything about the field is in the log-probabilities
-of each tag given the tag before. One loop over time computes them; the functions below only read them.
+Given the inputs, the tags of a sequence form a Markov chain. So the log-probabilities of each tag given the tag before
+describe the field completely. One loop over time computes them; the functions below only read them.
 """
 
 from keras import backend, ops
@@ -35,8 +35,8 @@ def crf_log_probabilities(
 
     Returns:
         `log p(y_t = j | y_{t-1} = i)` at [t, i, j], (batch, time, tags, tags), in float32 at least. At the first
-        unmasked step it is the same for all i. Masked steps are zero, which the other functions recognise: a
-        probability of 1 for several tags is none.
+        unmasked step it is the same for all i. Masked steps are zero. The other functions recognise them
+        by that, because several tags cannot all have the probability 1.
 
     Example:
         >>> import numpy as np
@@ -91,7 +91,7 @@ def _future_scores(
 def crf_mask(
     log_probabilities: Tensor,  # (batch, time, tags, tags)
 ) -> Tensor:  # (batch, time) booleans
-    """Returns which steps count, True = keep. With a single tag, of which nothing is to be told, these are all steps.
+    """Returns which steps count, True = keep. With a single tag, these are all steps: its log-probabilities are zero.
 
     Args:
         log_probabilities: the result of `crf_log_probabilities`.

@@ -52,7 +52,7 @@ class CRFLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("keras_seq")
 class CRFAccuracy(keras.metrics.Mean):
-    """The fraction of tags that the most likely sequence has right, for a model that ends in `keras_seq.layers.CRF`.
+    """The fraction of the most likely tags that are right, for a model that ends in `keras_seq.layers.CRF`.
 
     Masked steps do not count. The sequence is found by `keras_seq.ops.crf_decode`, which takes two loops over time.
 

@@ -71,7 +71,7 @@ class Point(Likelihood):
 
     Args:
         error: "mse", "mae" or "huber".
-        delta: where "huber" turns from squares to absolute values, in units of the scaled values.
+        delta: the error, of scaled values, at which "huber" changes from squares to absolute values.
 
     Example:
         >>> output = Point("huber")
@@ -122,7 +122,7 @@ class Gaussian(Likelihood):
     `((y - m) / s)^2 / 2 + log(s) + log(2 pi) / 2`.
 
     Args:
-        min_scale: least standard deviation, of scaled values.
+        min_scale: smallest standard deviation, of scaled values.
 
     Example:
         >>> output = Gaussian()
@@ -170,7 +170,7 @@ class StudentT(Likelihood):
     Draws use the polar method of Bailey (1994), `m + s sqrt(v (p^(-2 / v) - 1)) cos(2 pi q)` for uniform p and q.
 
     Args:
-        min_scale: least scale, of scaled values.
+        min_scale: smallest s, of scaled values.
 
     Example:
         >>> output = StudentT()
@@ -224,8 +224,8 @@ class Quantiles(Likelihood):
     0.5 alone it is the absolute error.
 
     The point forecast is the median. Between the levels, quantiles are interpolated linearly; below the lowest and
-    above the highest level they are those of these levels, and so are samples. So choose levels that include the
-    outermost ones that you need.
+    above the highest level they are those of these levels, and so are samples. Include the outermost levels that
+    you need.
 
     Args:
         levels: ascending numbers in (0, 1).
