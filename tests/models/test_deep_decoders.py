@@ -453,9 +453,9 @@ def test_training_compiled_by_xla(name, mode, policy):
         for jit_compile in (True, False):
             keras.utils.set_random_seed(1)
             model = make_model(name, dropout=0.2, seed=4)
-            sampling = keras_seq.training.ScheduledSampling(0.5, mode, "argmax", seed=1)
+            sampling = keras_seq.training.ScheduledSampling(1.0, mode, "argmax")  # XLA draws other numbers
             model.compile("sgd", jit_compile=jit_compile, scheduled_sampling=sampling)
-            losses.append(model.fit(*PAIRS, epochs=3, verbose=0).history["loss"])
+            losses.append(model.fit(*PAIRS, epochs=3, shuffle=False, verbose=0).history["loss"])
             assert len(model.generate(PAIRS[0][0])) == 2
         np.testing.assert_allclose(*losses, rtol=1e-4 if policy == "float32" else 5e-2)
     finally:
