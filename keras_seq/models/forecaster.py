@@ -9,7 +9,7 @@ from keras import ops, tree
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.layers import Bidirectional
 from keras_seq.layers.attention import get_attention
-from keras_seq.layers.recurrent_layer import output_units, resolve_layer
+from keras_seq.layers.recurrent_layer import CellArgument, output_units, resolve_layer
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.models.forecast_inputs import ForecastInputs, as_dict, check_positive, observed_flags, observed_values
 from keras_seq.models.forecast_training import ForecastTraining
@@ -132,7 +132,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             raise ValueError(f"`scaling` must be one of {SCALINGS}. Received: {scaling!r}")
         self.horizon = horizon
         self.units = units
-        self.cell = cell
+        self._cell_argument = CellArgument(cell)
         self.num_layers = num_layers
         self.likelihood = get_likelihood(output)
         self.scaling = scaling
@@ -156,6 +156,11 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             )
         self._inputs = ForecastInputs(horizon)
         self._functions = FunctionCache()
+
+    @property
+    def cell(self):
+        """The argument `cell`."""
+        return self._cell_argument.cell
 
     def _make_recurrent_layer(self, name):
         return resolve_layer(
@@ -317,12 +322,12 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         return self.likelihood.parameters(ops.reshape(raw, shape))
 
     def get_config(self):
-        names = "horizon units cell num_layers scaling attention bidirectional dropout recurrent_dropout seed"
+        names = "horizon units num_layers scaling attention bidirectional dropout recurrent_dropout seed"
         config = {name: getattr(self, name) for name in [*names.split(), "implementation"]}
+        config["cell"] = self._cell_argument.get_config()
         config["output"] = keras.saving.serialize_keras_object(self.likelihood)
-        for name in ("cell", "attention"):
-            if isinstance(config[name], keras.layers.Layer):
-                config[name] = keras.saving.serialize_keras_object(config[name])
+        if isinstance(self.attention, keras.layers.Layer):
+            config["attention"] = keras.saving.serialize_keras_object(self.attention)
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **config}
 
     @classmethod

@@ -9,7 +9,7 @@ from keras_seq._private_api import set_mask
 from keras_seq.data.vocabulary import PAD_ID, START_ID
 from keras_seq.decoding.checks import check_count
 from keras_seq.layers import ActivationRegularization, EmbeddingDropout, LockedDropout
-from keras_seq.layers.recurrent_layer import output_units, resolve_layer
+from keras_seq.layers.recurrent_layer import CellArgument, output_units, resolve_layer
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.models.continuation import DEFAULT_LENGTH, Continuation
 from keras_seq.models.generation import SearchStart
@@ -127,7 +127,7 @@ class LanguageModel(StreamTraining, Continuation):
         super().__init__(vectorizer, vocabulary_size, **kwargs)
         self.embedding_dim = embedding_dim
         self.units = units
-        self._get_cell = lambda: cell  # the layers copy it, so it is not itself a part of the model
+        self._cell_argument = CellArgument(cell)
         self.num_layers = num_layers
         self.embedding_dropout = check_rate("embedding_dropout", embedding_dropout)
         self.input_dropout = check_rate("input_dropout", input_dropout)
@@ -206,7 +206,7 @@ class LanguageModel(StreamTraining, Continuation):
     @property
     def cell(self):
         """The argument `cell`."""
-        return self._get_cell()
+        return self._cell_argument.cell
 
     @property
     def embeddings_initializer(self):
@@ -286,19 +286,16 @@ class LanguageModel(StreamTraining, Continuation):
 
     def get_config(self):
         names = (
-            "vocabulary_size embedding_dim cell num_layers vectorizer embedding_dropout input_dropout hidden_dropout "
+            "vocabulary_size embedding_dim num_layers vectorizer embedding_dropout input_dropout hidden_dropout "
             "output_dropout recurrent_dropout recurrent_weight_dropout dropout_mode ar tar tie_embeddings seed "
             "implementation"
         )
         config = {name: getattr(self, name) for name in names.split()}
         config |= {name: _plain(getattr(self, name)) for name in ("units", "zoneout")}
+        config["cell"] = self._cell_argument.get_config()
         config["embeddings_initializer"] = serialize_initializer(self.embedding)
-        serialized = {
-            name: keras.saving.serialize_keras_object(config[name])
-            for name in ("cell", "vectorizer")
-            if isinstance(config[name], keras.layers.Layer)
-        }
-        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **config, **serialized}
+        config["vectorizer"] = keras.saving.serialize_keras_object(self.vectorizer)
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **config}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

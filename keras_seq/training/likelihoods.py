@@ -314,7 +314,8 @@ def _check_min_scale(min_scale):
 def no_distribution(output):
     """Returns the error of an output that has no quantiles and samples."""
     return ValueError(
-        "Quantiles and samples need an `output` with a distribution: 'gaussian', 'student_t' or 'quantiles'. "
+        "Quantiles and samples need an `output` with a distribution: 'gaussian', 'student_t' or 'quantiles'. With "
+        "another one use `predict`, or `forecast` with `quantiles=()`. "
         f"Received: {output.error!r}"
     )
 

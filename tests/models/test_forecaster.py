@@ -501,7 +501,7 @@ ARGUMENT_ERRORS = [
     (lambda m, x, y: m.forecast(x, quantiles=(0.5, 1)), "`quantiles` must be numbers in (0, 1). Received: (0.5, 1)"),
     (lambda m, x, y: m.forecast(x, seed=0.5), "`seed` must be an integer or None. Received: 0.5"),
     (lambda m, x, y: m.compile(loss="mse"), "`loss` must be None"),
-    (lambda m, x, y: m.compile("adam", "mse"), "`metrics` must be a list, or None. .* Received: 'mse'"),
+    (lambda m, x, y: m.compile("adam", "mse"), "`metrics` must be a list, or None. It is the second argument"),
     (lambda m, x, y: m.compile(scheduled_sampling=0.5), "`scheduled_sampling` must be a"),
     (lambda m, x, y: m.fit(x), "`y` must be the targets"),
     (
@@ -546,3 +546,13 @@ def test_a_mask_of_whole_steps_counts_for_all_series():
     mask = np.tile(mask, (BATCH, 1))
     expected = model({**inputs, "past_mask": np.repeat(mask[..., None], SERIES, axis=-1)})
     np.testing.assert_array_equal(model({**inputs, "past_mask": mask}), expected)
+
+
+def test_a_cell_object_is_copied_and_no_part_of_the_model():
+    cell = keras_seq.layers.GRUCell(3)
+    model = keras_seq.Forecaster(2, None, cell=cell)
+    model.predict(np.ones((2, 4, 1), "float32"), verbose=0)
+    assert model.cell is cell
+    assert not cell.built
+    assert all(layer is not cell for layer in model.layers)
+    assert keras_seq.Forecaster.from_config(model.get_config()).cell.get_config()["units"] == 3
