@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.models.prepared_batches import PreparedBatches
 
 # The axes of each input. Those in `SIZED` end with a size that weights depend on.
 AXES = {
@@ -131,7 +132,7 @@ class ForecastInputs:
         if isinstance(x, tf.data.Dataset):
             return self._dataset(x), y, sample_weight
         if isinstance(x, keras.utils.PyDataset):
-            return x if isinstance(x, _CheckedBatches) else _CheckedBatches(x, self._batch), y, sample_weight
+            return x if isinstance(x, PreparedBatches) else PreparedBatches(x, self._batch), y, sample_weight
         if isinstance(x, collections.abc.Iterator):
             return (self._batch(batch) for batch in x), y, sample_weight
         if isinstance(x, tf.distribute.DistributedDataset):
@@ -168,12 +169,12 @@ class ForecastInputs:
             return self.convert(_without_targets(as_dict(batch[0] if isinstance(batch, tuple) else batch)), horizon)
 
         if isinstance(x, keras.utils.PyDataset):
-            return _CheckedBatches(x, convert)
+            return PreparedBatches(x, lambda batch, index: convert(batch))
         if isinstance(x, collections.abc.Iterator):
             return ((convert(batch),) for batch in x)
         return convert(x)
 
-    def _batch(self, batch):
+    def _batch(self, batch, index=None):
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise ValueError(f"Data must consist of batches {_BATCH_FORMS}. Received: {type(batch).__name__}")
         return self.convert_pair(*batch)
@@ -214,28 +215,6 @@ class ForecastInputs:
                 checks.append(tf.debugging.Assert(is_valid, [_not_finite(name)]))
         with tf.control_dependencies([check for check in checks if check is not None]):
             return {name: tf.identity(value) for name, value in inputs.items()}
-
-
-class _CheckedBatches(keras.utils.PyDataset):
-    """A PyDataset whose batches are checked. It uses threads, because TensorFlow does not survive a fork."""
-
-    def __init__(self, batches, check):
-        super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
-        self.batches = batches
-        self.check = check
-
-    def __getitem__(self, index):
-        return self.check(self.batches[index])
-
-    @property
-    def num_batches(self):
-        return self.batches.num_batches
-
-    def on_epoch_begin(self):
-        self.batches.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.batches.on_epoch_end()
 
 
 def mask_of(inputs, name):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all models that generate sequences have in common: `generate`, `score`, `predict`, `decode` and `export`."""
 
-from typing import Any, NamedTuple
-
 import keras
 import numpy as np
 from keras import ops
@@ -24,17 +22,6 @@ from keras_seq.ops.implementation import implementation_in_use
 MAX_LENGTH = 100_000  # of an output
 _EXPORTED_BEAMS = 5
 _FORBIDDEN = (PAD_ID, START_ID)  # never chosen
-
-
-class SearchStart(NamedTuple):
-    """What a search needs of a model and its sources: what `GenerativeModel.start_search` returns."""
-
-    step: Any  # step function of `keras_seq.decoding.search`
-    state: Any  # nested tensors (sources, ...), its first state
-    memory: Any  # nested tensors (sources, ...), what it reads of each source
-    first_tokens: Any  # int32 (sources,), its first input
-    limits: Any  # int32 (sources,), the default maximum number of output tokens
-    memory_mask: Any = None  # booleans (sources, positions), True = keep, or None if all positions count
 
 
 class GenerativeModel(keras.Model):

@@ -12,7 +12,7 @@ from keras_seq.layers import ActivationRegularization, EmbeddingDropout, LockedD
 from keras_seq.layers.recurrent_layer import CellArgument, output_units, resolve_layer
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.models.continuation import DEFAULT_LENGTH, Continuation
-from keras_seq.models.generation import SearchStart
+from keras_seq.models.search_start import SearchStart
 from keras_seq.models.streams import StreamTraining
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.ops.implementation import Choice

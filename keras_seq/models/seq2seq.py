@@ -10,7 +10,8 @@ from keras_seq.models.array_side import ArraySide, deserialize_spec, serialize_s
 from keras_seq.models.encoder import Encoder
 from keras_seq.models.encoding import encode
 from keras_seq.models.evaluation import Evaluation
-from keras_seq.models.generation import MAX_LENGTH, GenerativeModel, SearchStart
+from keras_seq.models.generation import MAX_LENGTH, GenerativeModel
+from keras_seq.models.search_start import SearchStart
 from keras_seq.models.token_side import source_side, target_side
 from keras_seq.models.training_pairs import TrainingPairs
 from keras_seq.training import ScheduledSampling

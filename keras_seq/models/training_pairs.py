@@ -11,6 +11,7 @@ import numpy as np
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import START_ID
 from keras_seq.models.array_side import ArraySide
+from keras_seq.models.prepared_batches import PreparedBatches
 from keras_seq.models.token_side import as_tensor, require, shorten
 
 _BATCH_FORMS = "`(sources, targets)` or `(sources, targets, sample_weight)`"
@@ -96,8 +97,8 @@ class TrainingPairs:
         if isinstance(x, tf.data.Dataset):
             return self._dataset(x, class_weight), y, sample_weight
         if isinstance(x, keras.utils.PyDataset):
-            if not isinstance(x, _PreparedBatches):
-                x = _PreparedBatches(x, functools.partial(self._numpy_batch, class_weight=class_weight))
+            if not isinstance(x, PreparedBatches):
+                x = PreparedBatches(x, functools.partial(self._numpy_batch, class_weight=class_weight))
             return x, y, sample_weight
         if isinstance(x, collections.abc.Iterator):
             batches = (self._numpy_batch(batch, index, class_weight) for index, batch in enumerate(x))
@@ -141,28 +142,6 @@ class TrainingPairs:
         (source, decoder_inputs), *targets = keras.tree.map_structure(_as_array, prepared)
         decoder_inputs, *targets = map(pad, (decoder_inputs, *targets))
         return ((source if isinstance(self.source, ArraySide) else pad(source), decoder_inputs), *targets)
-
-
-class _PreparedBatches(keras.utils.PyDataset):
-    """A PyDataset of prepared batches. It uses threads, because TensorFlow does not survive a fork."""
-
-    def __init__(self, batches, prepare):
-        super().__init__(workers=batches.workers, max_queue_size=batches.max_queue_size)
-        self.batches = batches
-        self.prepare = prepare
-
-    def __getitem__(self, index):
-        return self.prepare(self.batches[index], index)
-
-    @property
-    def num_batches(self):
-        return self.batches.num_batches
-
-    def on_epoch_begin(self):
-        self.batches.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.batches.on_epoch_end()
 
 
 def holds_call_inputs(x, source):

@@ -21,8 +21,8 @@ SHARED = {
     "seeded instance": lambda: keras.initializers.RandomNormal(seed=3),
     "seeded generator": lambda: keras.initializers.RandomNormal(seed=keras.random.SeedGenerator(3)),
 }
-# Layers with one random weight or none.
-WITHOUT_PAIRS = ("ActivationRegularization", "EmbeddingDropout", "LockedDropout")
+# Layers with one random weight or none, as they are in the catalog.
+WITHOUT_PAIRS = ("ActivationRegularization", "CRF", "EmbeddingDropout", "LockedDropout")
 
 
 def assert_uncorrelated(weights):
@@ -42,8 +42,12 @@ def initializer_arguments(row):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, "default") for name in CATALOG if name not in WITHOUT_PAIRS]
-    + [(name, kind) for name, row in CATALOG.items() for kind in list(SHARED)[:3] if initializer_arguments(row)],
+    [
+        (name, kind)
+        for name, row in CATALOG.items()
+        for kind in ["default", *(list(SHARED)[:3] if initializer_arguments(row) else [])]
+        if name not in WITHOUT_PAIRS
+    ],
 )
 def test_weights_of_a_layer_are_uncorrelated(name, kind):
     """They are with the initializers of the catalog, and if all arguments share one initializer."""
@@ -59,6 +63,10 @@ MAKERS = {
     "Bidirectional": lambda options: layers.Bidirectional(layers.LSTM(UNITS, num_layers=2, **options)),
     "Bidirectional of Keras": lambda options: layers.Bidirectional(
         keras.layers.RNN(keras.layers.SimpleRNNCell(UNITS, kernel_initializer=options["kernel_initializer"]))
+    ),
+    "CRF": lambda options: layers.CRF(
+        UNITS,
+        **{f"{part}_initializer": options["kernel_initializer"] for part in ("kernel", "transition", "boundary")},
     ),
     "forget bias": lambda options: layers.LSTM(UNITS, **options),
     "states of cells": lambda options: layers.RNN(
