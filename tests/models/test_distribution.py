@@ -45,3 +45,29 @@ np.testing.assert_allclose(np.exp(one[::2]), one[1::2], rtol=1e-5)
 @pytest.mark.slow
 def test_two_replicas_report_the_same_loss_as_one():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+
+
+STREAMS = """
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras_seq
+
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras_seq.LanguageModel(9, 4, 8)
+    model.compile("adam")
+for call in (model.fit, model.evaluate):
+    try:
+        call([[4, 5, 3], [5, 3]])
+    except ValueError as error:
+        assert "on one device" in str(error) and "2 replicas" in str(error), error
+    else:
+        raise AssertionError(call)
+"""
+
+
+@pytest.mark.slow
+def test_streams_on_several_replicas_are_one_clear_error():
+    subprocess.run([sys.executable, "-c", STREAMS], check=True)
