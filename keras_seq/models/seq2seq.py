@@ -136,8 +136,19 @@ class Seq2Seq(Evaluation, GenerativeModel):
         """Builds encoder and decoder for such sources, or raises a ValueError if the encoder cannot read them."""
         source = keras.tree.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype.name), spec)
         encoding = encode(self.encoder, source)
+        if self.built:  # other sources than before
+            self._check_encoder(spec)
         if not self.decoder.built:  # it is if it comes from a file or another model
             self.decoder.build((None, None), tuple(encoding.memory.shape), tuple(encoding.summary.shape))
+
+    def _check_encoder(self, spec):
+        """Raises an error if the encoder cannot read such sources, which many layers of Keras find when they run."""
+
+        def run(source):
+            with keras.StatelessScope():  # leaves no losses and updates in the encoder
+                return encode(self.encoder, source).summary
+
+        tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
 
     def compile(
         self, optimizer="adam", loss="auto", metrics="auto", *, scheduled_sampling=None, sampler="greedy", **kwargs
