@@ -109,7 +109,7 @@ class ArraySide:
             try:
                 for new in (spec, merged) if merged != spec else (spec,):
                     self.accept(new)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, KeyError) as error:  # a KeyError if the encoder misses an entry of a dict
                 shapes = tree.map_structure(lambda leaf: tuple(leaf.shape), spec)
                 raise ValueError(
                     f"{label} must be sources that the encoder takes. Received: {shapes}. {error}"

@@ -99,12 +99,12 @@ def _is_tensor(value):
 def _positions(memory, mask):
     """Returns memory and mask with one axis of positions."""
     shape = tuple(memory.shape)
-    if len(shape) < 3 or shape[-1] is None:
+    if len(shape) < 3 or not shape[-1]:
         hint = ""
         if len(shape) == 2:
             hint = ". To make one vector a memory of one position, return `x[:, None]`"
         elif shape:
-            hint = ", in which the number of features must be known" if shape[-1] is None else ""
+            hint = ", in which the number of features must be known, and at least 1" if not shape[-1] else ""
         raise ValueError(f"{_FORMS} Received: a memory of shape {shape}{hint}")
     if mask is not None:
         if not _is_tensor(mask) or keras.backend.standardize_dtype(mask.dtype) != "bool":
@@ -130,7 +130,7 @@ def _reshape(x, shape):
 
 def _check_states(states, memory):
     for state in states:
-        if len(state.shape) != 2 or state.shape[-1] is None or not shapes_match(state.shape[:1], memory.shape[:1]):
+        if len(state.shape) != 2 or not state.shape[-1] or not shapes_match(state.shape[:1], memory.shape[:1]):
             raise ValueError(
                 f"{_FORMS} States must have shape (batch, features). Received: a memory of shape "
                 f"{tuple(memory.shape)} and a state of shape {tuple(state.shape)}"
@@ -141,8 +141,9 @@ def _check_states(states, memory):
 def _mean_over_positions(memory, mask):
     """Returns the mean (batch, features) of a memory over the positions that count, zeros if there are none."""
     values = ops.cast(memory, keras.backend.result_type(memory.dtype, "float32"))  # sums of many halves are inexact
-    if mask is None:
-        return ops.cast(ops.mean(values, axis=1), memory.dtype)
-    count = ops.sum(ops.cast(mask, values.dtype), axis=1, keepdims=True)  # (batch, 1)
-    total = ops.sum(zero_masked_positions(values, mask), axis=1)
+    if mask is None:  # the number of positions may be known only when the encoder runs, and be 0
+        total, count = ops.sum(values, axis=1), ops.sum(ops.ones_like(values[..., :1]), axis=1)  # (batch, 1)
+    else:
+        total = ops.sum(zero_masked_positions(values, mask), axis=1)
+        count = ops.sum(ops.cast(mask, values.dtype), axis=1, keepdims=True)
     return ops.cast(total / ops.maximum(count, 1), memory.dtype)

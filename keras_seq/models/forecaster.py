@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The forecaster: an encoder over the past of series and a decoder over the steps to come."""
 
+import threading
 from typing import NamedTuple
 
 import keras
@@ -156,6 +157,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
             )
         self._inputs = ForecastInputs(horizon)
         self._functions = FunctionCache()
+        self._prediction_lock = threading.RLock()  # Keras's `predict` reads the compiled function from the model
 
     @property
     def cell(self):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forecasts of a `Forecaster`: the free-running rollout, point forecasts, sampled paths and export."""
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +96,8 @@ class Forecasting:
             horizon: number of steps to forecast; by default that of the model. It may be larger; `future_covariates`
                 must then cover it.
 
+        Calls from several threads run one after another.
+
         Returns:
             A NumPy array (batch, horizon, series), float32, in the units of the data.
         """
@@ -102,18 +105,23 @@ class Forecasting:
         x = self._inputs.sources(x, horizon)
         if isinstance(x, dict) and len(x["past"]) == 0:  # Keras fails for no batches
             return np.zeros((0, horizon, x["past"].shape[-1]), "float32")
-        options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
-        if horizon == self.horizon:
-            return super().predict(x, batch_size, **options)
-        usual_function = self.predict_function
+        with self._prediction_lock, self._predicting(horizon):
+            return super().predict(x, batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+
+    @contextlib.contextmanager
+    def _predicting(self, horizon):
+        """Gives Keras a function that predicts so many steps. A callback of a `predict` may call another one."""
+        outer = self.predict_function, self._predicted_horizon
+        if horizon == (self._predicted_horizon or self.horizon):
+            yield
+            return
         key = ("predict", horizon, self.run_eagerly, self.jit_compile, implementation_in_use())
         self._predicted_horizon = horizon
         try:
             self.predict_function = self._functions.get(key, self._new_predict_function)
-            return super().predict(x, batch_size, **options)
+            yield
         finally:
-            self.predict_function = usual_function
-            self._predicted_horizon = None
+            self.predict_function, self._predicted_horizon = outer
 
     def _new_predict_function(self):
         self.make_predict_function(force=True)

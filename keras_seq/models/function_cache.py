@@ -24,20 +24,19 @@ class FunctionCache:
 
     def __init__(self):
         self._functions = collections.OrderedDict()
+        self._lock = threading.RLock()  # a function that is being made may ask for others
 
     def __len__(self):
         return len(self._functions)
 
     def get(self, key, make):
         """Returns the function of a hashable key, from `make()` if there is none."""
-        function = self._functions.get(key)
-        if function is None:
-            function = make()
-            self._functions[key] = function
-            if len(self._functions) > _SIZE:
+        with self._lock:
+            function = self._functions.pop(key, None)
+            function = make() if function is None else function
+            self._functions[key] = function  # the last one used is the last one here
+            while len(self._functions) > _SIZE:
                 self._functions.popitem(last=False)
-        else:
-            self._functions.move_to_end(key)
         return function
 
 

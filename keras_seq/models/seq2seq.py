@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sequence-to-sequence model: an encoder, a decoder and the vocabularies of both sides."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -126,7 +128,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
             is_own = isinstance(encoder, Encoder)
             return source_side(vectorizer, encoder.vocabulary_size if is_own else vectorizer.vocabulary_size())
         spec = _input_spec(encoder) if spec is None else spec
-        return ArraySide("source", "`x` (sources)", self._build_parts, spec, is_fixed=spec is not None)
+        return ArraySide("source", "`x` (sources)", self._accept, spec, is_fixed=spec is not None)
 
     def build(self, input_shape=None):
         spec = self._sides.source.spec
@@ -136,9 +138,26 @@ class Seq2Seq(Evaluation, GenerativeModel):
     def _build_parts(self, spec):
         """Builds encoder and decoder for such sources, or raises a ValueError if the encoder cannot read them."""
         source = keras.tree.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype.name), spec)
-        encoding = encode(self.encoder, source)
-        if not self.decoder.built:  # it is if it comes from a file or another model
-            self.decoder.build((None, None), tuple(encoding.memory.shape), tuple(encoding.summary.shape))
+        # The first sources may come after the scope of the strategy in which the model was made.
+        with contextlib.nullcontext() if tf.distribute.has_strategy() else self.distribute_strategy.scope():
+            encoding = encode(self.encoder, source)
+            if not self.decoder.built:  # it is if it comes from a file or another model
+                self.decoder.build((None, None), tuple(encoding.memory.shape), tuple(encoding.summary.shape))
+
+    def _accept(self, spec):
+        """Builds encoder and decoder for the first sources, and checks others, or raises an error."""
+        self._build_parts(spec)
+        if self._sides.source.spec is not None:
+            self._check_encoder(spec)
+
+    def _check_encoder(self, spec):
+        """Raises an error if the encoder cannot read such sources, which many layers of Keras find when they run."""
+
+        def run(source):
+            with keras.StatelessScope():  # leaves no losses and updates in the encoder
+                return encode(self.encoder, source).summary
+
+        tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
 
     def compile(
         self, optimizer="adam", loss="auto", metrics="auto", *, scheduled_sampling=None, sampler="greedy", **kwargs

@@ -115,6 +115,12 @@ class StreamTraining(TokenLoss):
 
     def _streams(self, documents, label, batch_size, window, *, cut=True, **order):
         """Returns the batches of streams of documents, or those that are given."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "A language model trains and evaluates on one device, because each stream carries its state from batch "
+                f"to batch. Received: a `tf.distribute.Strategy` of {replicas} replicas"
+            )
         if isinstance(documents, tf.data.Dataset) and isinstance(documents.element_spec, tuple):
             return documents
         return Streams(*self._document_ids(documents, label), batch_size, window, cut).dataset(**order)

@@ -16,6 +16,11 @@ class TokenLoss:
     A step minimizes the loss of its batch, a mean over its tokens. The loss of an epoch is the mean over all tokens.
     """
 
+    @property
+    def losses(self):
+        """The losses of regularization, in the dtype of Keras's losses, which does not depend on that of the model."""
+        return [ops.cast(loss, keras.config.floatx()) for loss in super().losses]
+
     def run_batch(self, x, training):
         """Returns what the loss compares with the targets of a batch."""
         return self(x, training=training)

@@ -13,6 +13,10 @@ import json
 from collections.abc import Callable, Iterable
 
 SECOND_ORDER = 'The native {op} has no second-order gradient. Use implementation="xla" for it.'
+NO_SEARCH_GRADIENT = (
+    "No gradient flows through the native steps of a search or rollout ({op}). Use `tf.stop_gradient` on what it "
+    'returns, or implementation="xla".'
+)
 _SIZES = ("batch", "time", "features", "units", "source", "memory_units", "attention_units")
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_seq._private_api import inputs_without_gradient
 from keras_seq.ops.native_library import (
+    NO_SEARCH_GRADIENT,
     SECOND_ORDER,
     Op,
     OpCall,
@@ -98,6 +99,8 @@ def _gradient(op: Op, gradient_function: Callable, node: tf.Operation, *upstream
     wanted = op.wanted_counts(arguments, {name for name in indices if not all(i in skipped for i in indices[name])})
     if not any(wanted.values()):
         return [None] * len(node.inputs)
+    if not arguments["kernel"]:  # a step of a search, whose inputs are products with the kernel
+        raise NotImplementedError(NO_SEARCH_GRADIENT.format(op=op.name))
     d_results = split(upstream, call.result_lengths)
     results = gradient_function(
         **arguments,

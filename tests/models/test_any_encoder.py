@@ -55,6 +55,10 @@ class TestEncode:
     def run(self, function, source=None):
         return encode(Returning(function), self.memory if source is None else source)
 
+    def test_no_positions_are_summarized_by_zeros(self):
+        _, _, summary = self.run(lambda x: x[:, :0])
+        np.testing.assert_array_equal(summary, np.zeros((2, 4)))
+
     def test_a_memory_alone_is_summarized_by_its_mean(self):
         memory, mask, summary = self.run(lambda x: 2 * x)
         np.testing.assert_array_equal(memory, 2 * self.memory)
@@ -112,6 +116,8 @@ class TestEncode:
             (lambda x: (x, x), r"state of shape \(2, 3, 4\)"),
             (lambda x: (x, "state"), "'state' as state"),
             (lambda x: (x, x[:1, 0]), r"state of shape \(1, 4\)"),
+            (lambda x: (x, x[:, 0, :0]), r"state of shape \(2, 0\)"),
+            (lambda x: x[..., :0], r"memory of shape \(2, 3, 0\), in which the number of features.*at least 1"),
             (lambda x: tf.cast(x, "int32"), "memory of dtype"),
             (lambda x: {"memory": x, "mask": x[..., 0]}, "tensor of booleans. Received: dtype .*float32"),
             (lambda x: {"memory": x, "mask": [True]}, "tensor of booleans"),
@@ -236,6 +242,18 @@ class TestMemoriesOfAllKinds:
         results = model.generate(WORDS, max_length=4)
         assert model.generate(WORDS[0], max_length=4) == results[0]
         assert model.generate(data, max_length=4) == results
+
+
+@pytest.mark.parametrize("encoder", [layers.GRU(5, return_sequences=True), layers.Dense(5)], ids=["gru", "dense"])
+def test_sources_of_other_features_are_refused_and_forgotten(encoder):
+    model = make_model(encoder)
+    model.generate(SERIES)
+    spec = model.source_spec
+    wrong = [np.concatenate([rows, rows], axis=-1) for rows in SERIES]
+    for call in (model.generate, lambda x: model.score(x, WORDS)):
+        with pytest.raises(ValueError, match=r"must be sources that the encoder takes. Received: \(None, None, 4\)"):
+            call(wrong)
+    assert model.source_spec == spec
 
 
 def make_dict_model(**options):

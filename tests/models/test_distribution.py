@@ -45,3 +45,32 @@ np.testing.assert_allclose(np.exp(one[::2]), one[1::2], rtol=1e-5)
 @pytest.mark.slow
 def test_two_replicas_report_the_same_loss_as_one():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+
+
+STREAMS = """
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras_seq
+
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras_seq.LanguageModel(9, 4, 8)
+    model.compile("adam")
+    captions = keras_seq.Seq2Seq(tf.keras.layers.Dense(4), keras_seq.Decoder(9, 4, 4))
+    captions.compile("adam")
+captions.fit(tf.ones((4, 3, 2)), tf.constant([[4, 5, 3]] * 4), verbose=0)  # builds the model after the scope
+for call in (model.fit, model.evaluate):
+    try:
+        call([[4, 5, 3], [5, 3]])
+    except ValueError as error:
+        assert "on one device" in str(error) and "2 replicas" in str(error), error
+    else:
+        raise AssertionError(call)
+"""
+
+
+@pytest.mark.slow
+def test_several_replicas_train_any_encoder_and_refuse_streams():
+    subprocess.run([sys.executable, "-c", STREAMS], check=True)

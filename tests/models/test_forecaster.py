@@ -4,6 +4,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -434,6 +435,30 @@ def test_predict_forecasts_any_horizon(jit_compile):
     longer = model.predict(inputs, horizon=HORIZON + 2, verbose=0)
     np.testing.assert_allclose(model.predict(inputs, verbose=0), longer[:, :HORIZON], rtol=1e-5)
     np.testing.assert_allclose(model.predict(inputs, horizon=1, verbose=0), longer[:, :1], rtol=1e-5)
+
+
+def test_predictions_of_several_horizons_do_not_disturb_each_other():
+    """In threads, and from a callback of another prediction."""
+    inputs, model, results = make_inputs(steps=HORIZON + 2), make_model(), []
+    expected = model.predict(inputs, horizon=HORIZON + 2, verbose=0)
+
+    class Predicting(keras.callbacks.Callback):
+        def on_predict_batch_end(self, batch, logs=None):
+            results.extend(model.predict(inputs, verbose=0, horizon=n) for n in (None, 1))
+
+    def run(horizon):
+        results.extend(model.predict(inputs, horizon=horizon, verbose=0) for _ in range(4))
+
+    results.append(model.predict(inputs, horizon=HORIZON + 2, verbose=0, callbacks=[Predicting()]))
+    assert [result.shape[1] for result in results] == [HORIZON, 1, HORIZON + 2]
+    threads = [threading.Thread(target=run, args=(horizon,)) for horizon in (1, 2, HORIZON, HORIZON + 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result.shape[1] for result in results[3:]) == sorted([1, 2, HORIZON, HORIZON + 2] * 4)
+    for result in results:
+        np.testing.assert_allclose(result, expected[:, : result.shape[1]], rtol=1e-5)
 
 
 def without(inputs, name):

@@ -290,6 +290,17 @@ def test_embeddings_of_a_tied_readout_get_both_gradients():
     assert np.sum(gradient * direction) == pytest.approx((differences[0] - differences[1]) / (2 * step), rel=1e-2)
 
 
+def test_activation_regularization_in_float64():
+    model = keras_seq.LanguageModel(9, 4, 8, dtype="float64", ar=2.0, tar=1.0, seed=0)
+    model.compile("adam")
+    tokens, is_start, targets = np.array([[2, 4, 5]]), np.array([True]), np.array([[4, 5, 3]])
+    logits = model((tokens, is_start), training=True)
+    crossentropy = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+    expected = np.mean(crossentropy) + sum(map(float, model.losses))
+    loss = model.train_on_batch((tokens, is_start), targets, return_dict=True)["loss"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
 def test_activation_regularization_is_a_loss_of_training_only():
     model = make_model(ar=2.0, tar=3.0)
     tokens = np.array([[4, 5, 6, 0], [5, 0, 0, 0]], "int32")

@@ -243,5 +243,17 @@ class TestPackedWeights:
         np.testing.assert_allclose(function(x), self.expected(layer, x), atol=1e-6)
 
 
+@needs_kernels
+@pytest.mark.parametrize("name", ["lstm", "no attention"])
+def test_a_gradient_through_native_steps_is_one_clear_error(name):
+    decoder = make(name, implementation="native")
+    step, state, memory = decoder.start_search(tf.constant(MEMORY), tf.constant(STARTS), None, 1)
+    with tf.GradientTape() as tape:
+        tape.watch(state)
+        logits, *_ = step(tf.constant([1, 2, 3]), state, memory)
+    with pytest.raises(NotImplementedError, match="No gradient flows through the native steps of a search"):
+        tape.gradient(logits, state)
+
+
 def ops_like(weight):
     return tf.constant(rng.normal(size=weight.shape), "float32")
