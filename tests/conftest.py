@@ -55,6 +55,11 @@ JIT = [False, pytest.param(True, marks=pytest.mark.slow)]
 MODES = ["eager", "graph", pytest.param("jit", marks=pytest.mark.slow)]
 
 
+def mostly_slow(values, every=3):
+    """Returns parameters of which one in `every` runs in `make test`, and all of them in `make test-slow`."""
+    return [value if i % every == 0 else pytest.param(value, marks=pytest.mark.slow) for i, value in enumerate(values)]
+
+
 def pytest_runtest_setup(item):
     """Start every test from the same seed, so that its random numbers do not depend on the tests before it."""
     keras.utils.set_random_seed(0)

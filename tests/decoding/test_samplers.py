@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mostly_slow
 
 from keras_seq import decoding
 from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler, TopKSampler, TopPSampler
@@ -50,7 +51,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual.attention_weights[:, :, :time], expected.attention_weights, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", mostly_slow(SAMPLERS))
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_eagerly_in_a_graph_and_without_dropping_the_results_are_the_same(name, compiled):
     options = {"return_attention_weights": True}

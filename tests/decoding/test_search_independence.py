@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import scripted_models
+from conftest import mostly_slow
 from scripted_models import Rules
 
 from keras_seq.decoding import BeamSampler, GreedySampler, RandomSampler, TopKSampler, TopPSampler
@@ -17,9 +18,9 @@ SAMPLERS = [
     TopKSampler(3),
     TopPSampler(0.8),
 ]
-each_sampler = pytest.mark.parametrize(
-    "sampler", SAMPLERS, ids=["greedy", "beam", "groups", "random", "top_k", "top_p"]
-)
+NAMES = ["greedy", "beam", "groups", "random", "top_k", "top_p"]
+each_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=NAMES)
+some_samplers = pytest.mark.parametrize("sampler", mostly_slow(SAMPLERS, every=2), ids=NAMES)  # the others are slow
 
 
 def pad(results, time):
@@ -44,7 +45,7 @@ def assert_same(actual, expected, sources=slice(None)):
         np.testing.assert_allclose(value, wanted[sources], rtol=1e-6, atol=1e-6)
 
 
-@each_sampler
+@some_samplers
 def test_a_result_does_not_depend_on_batch_mates(sampler):
     model = scripted_models.draw_model(30, 60, 9, limits=[0, 1, 3, 8, 20])
     run = scripted_models.make_search(sampler, RULES, return_attention_weights=True)
@@ -55,7 +56,7 @@ def test_a_result_does_not_depend_on_batch_mates(sampler):
         assert_same(run(model.take(sources), positions=sources), together, sources)
 
 
-@each_sampler
+@some_samplers
 def test_a_result_does_not_depend_on_the_limits_of_batch_mates(sampler):
     model = scripted_models.draw_model(31, 40, 9, limits=[4])
     run = scripted_models.make_search(sampler, RULES, return_attention_weights=True)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import MODES, assert_close, every_kind, run_with_gradients
+from conftest import MODES, assert_close, every_kind, mostly_slow, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +112,7 @@ def check(kind, options, call, mode):
     assert_agreement(ours, theirs, call, ours.state_size, mode)
 
 
+@pytest.mark.slow
 @every_kind
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data(), call=st.fixed_dictionaries(CALLS))
@@ -138,7 +139,7 @@ def test_jit_matches_keras(kind, go_backwards, training):
         check(kind, options, call | rest, "jit")
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("mode", mostly_slow(["eager", "graph"]))
 @every_kind
 def test_second_order_gradients_match_keras(kind, mode):
     """A penalty on gradients needs them: the gradients of the hand-written gradients."""

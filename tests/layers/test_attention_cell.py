@@ -22,7 +22,7 @@ from attentions import (
     fill,
     make_decoder,
 )
-from conftest import MinimalCell, assert_close, run_with_gradients
+from conftest import MinimalCell, assert_close, mostly_slow, run_with_gradients
 
 from keras_seq import layers
 
@@ -110,7 +110,7 @@ def make_cell(kind):
     }[kind]()
 
 
-@pytest.mark.parametrize("attention", ["bahdanau", "coverage", "general", "monotonic, hard"])
+@pytest.mark.parametrize("attention", mostly_slow(["bahdanau", "coverage", "general", "monotonic, hard"], every=2))
 @pytest.mark.parametrize(
     "kind", ["lstm", "normalized", "keras", *(pytest.param(k, marks=pytest.mark.slow) for k in ("minimal", "stack"))]
 )

@@ -7,7 +7,7 @@ import pytest
 import references
 import tensorflow as tf
 from attentions import CELLS
-from conftest import MODES, assert_close, run_with_gradients
+from conftest import MODES, assert_close, mostly_slow, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,7 +66,7 @@ def decode_with(decoder, training=False, **masks):
 
 
 @pytest.mark.parametrize("implementation", ["auto", "xla"])
-@pytest.mark.parametrize("memory_mask", MEMORY_MASKS)
+@pytest.mark.parametrize("memory_mask", mostly_slow(MEMORY_MASKS))
 @pytest.mark.parametrize("cell", CELLS)
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(masked=st.booleans(), training=st.booleans(), seed=st.integers(0, 999))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from catalog import BATCH, CATALOG, MASK, SOURCE, TIME, call, make, make_native
-from conftest import JIT, MODES, assert_close, run_with_gradients
+from conftest import JIT, MODES, assert_close, mostly_slow, run_with_gradients
 
 import keras_seq
 from keras_seq import layers
@@ -187,7 +187,7 @@ def test_compiled_with_dynamic_batch_and_time(name, jit, policy):
         assert_close(run(*keras.tree.map_structure(tf.convert_to_tensor, arguments)), layer(*arguments), 1e-12)
 
 
-@every_layer
+@pytest.mark.parametrize("name", mostly_slow(CATALOG))
 @pytest.mark.parametrize("mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("graph", "jit"))])
 def test_a_model_trains(name, mode):
     inputs = symbolic(CATALOG[name].inputs)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import references
-from conftest import MODES, assert_close, every_kind, run_with_gradients
+from conftest import MODES, assert_close, every_kind, mostly_slow, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,7 +55,7 @@ def reference(layer, **options):
 
 
 @every_extension
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mostly_slow(["eager", "graph", "jit"]))
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     masked=st.booleans(),

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import KINDS, MODES, MinimalCell, assert_close, every_kind, run_with_gradients
+from conftest import KINDS, MODES, MinimalCell, assert_close, every_kind, mostly_slow, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,7 +123,7 @@ INNER = ["ours", "stack of ours", "Keras's", "RNN"]  # layers inside Bidirection
 @pytest.mark.parametrize(
     "merge_mode", ["concat", None, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("sum", "mul", "ave"))]
 )
-@pytest.mark.parametrize("forward", INNER)
+@pytest.mark.parametrize("forward", mostly_slow(INNER, every=2))
 def test_bidirectional_around_any_layer_matches_keras(merge_mode, forward):
     # Each merge mode and each layer occurs with and without states among the results.
     return_state = (MERGE_MODES.index(merge_mode) + INNER.index(forward)) % 2 == 0

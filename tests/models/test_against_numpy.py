@@ -140,7 +140,9 @@ def check_beam(model, expected, sources, array, options, processors=NO_PROCESSOR
     assert_equal_results(model, expected, results, sources, rankings, [limit] * len(sources))
 
 
-@pytest.mark.parametrize(("name", "processors"), [("lstm", "repetition"), ("luong gru", "lexicon")])
+@pytest.mark.parametrize(
+    ("name", "processors"), [("lstm", "repetition"), pytest.param("luong gru", "lexicon", marks=pytest.mark.slow)]
+)
 def test_a_model_generates_what_the_reference_does(name, processors):
     model = make_model(name, seed=5)
     sources, array = draw_sources(6, 9)

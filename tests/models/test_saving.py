@@ -141,6 +141,7 @@ def test_every_attention_in_a_new_process(tmp_path):
     np.testing.assert_allclose(results["exported"], model(list(arrays)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_saved_model_contains_only_stock_operations(tmp_path):
     make_trained_model().export(tmp_path / "saved_model")
     from tensorflow.core.protobuf import saved_model_pb2

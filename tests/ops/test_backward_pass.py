@@ -4,7 +4,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import assert_close, run_with_gradients, without_derivative
+from conftest import assert_close, mostly_slow, run_with_gradients, without_derivative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import activations
@@ -125,7 +125,7 @@ def assert_gradients_agree(cell, call, mode):
     assert_close(run(cell, recompute=call["recompute"], **options), run(without_derivative(cell), **options), TOLERANCE)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", mostly_slow(CELLS))
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(call=st.fixed_dictionaries(CALLS))
 def test_eager_mode_matches_automatic_differentiation(name, call):

@@ -100,7 +100,7 @@ def assert_same(function, reference, differentiated):
 
 
 @pytest.mark.parametrize(("kind", "cell"), CELLS, ids=str)
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(call=CALLS)
 def test_recurrences_match_numpy(kind, cell, call):
     differentiated, options = draw(kind, cell, call, np.random.default_rng(call["seed"]))
