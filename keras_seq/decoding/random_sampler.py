@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random sampling from the model's distribution."""
 
+import functools
+
 import keras
 
 from keras_seq._lazy_tensorflow import tf
@@ -36,7 +38,11 @@ class RandomSampler(Sampler):
             "temperature", temperature, lambda value: 1e-30 <= value <= 1e30, "a positive number (1e-30 to 1e30)"
         )
         self.seed = None if seed is None else check_seed(seed)
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    @functools.cached_property
+    def seed_generator(self):
+        # Made when it is needed: TensorFlow keeps 20 kB for each variable that was ever made.
+        return keras.random.SeedGenerator(self.seed)
 
     def next_seed(self):
         words = tf.bitcast(tf.cast(self.seed_generator.next(), tf.int64), tf.int32)  # (2, 2)

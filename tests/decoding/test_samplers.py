@@ -220,3 +220,12 @@ def test_a_search_without_attention_by_the_name_of_a_sampler():
     run = tf.function(lambda: decoding.search(call, (), (), [2], [9], sampler="beam", end_id=END, forbidden_ids=(0,)))
     expected = search(BeamSampler(5), TABLES[:1], [9]).token_ids
     np.testing.assert_array_equal(run().token_ids, expected)
+
+
+def test_a_given_seed_makes_no_variable():
+    """TensorFlow never frees all of a variable, and `generate` makes a sampler of a name in each call."""
+    sampler = RandomSampler()
+    sampler.initial_state(tf.range(2), tf.constant([1, 2]), None)
+    assert "seed_generator" not in vars(sampler)
+    assert sampler.next_seed().shape == (2,)
+    assert "seed_generator" in vars(sampler)
