@@ -104,6 +104,7 @@ def test_attention_panels_neither_overlap_nor_leave_the_figure(name):
     assert 0.18 < cells[0][0, 0] / figure.dpi < 0.5  # inches; text of 9 points fits
 
 
+@pytest.mark.slow
 def test_attention_weights_of_a_model_are_plotted():
     source = keras_seq.data.text_vectorizer(WORDS)
     target = keras_seq.data.text_vectorizer(PHONES, split="whitespace")

@@ -212,6 +212,7 @@ def test_a_learned_initial_state_acts_like_a_given_one():
     assert_close(outputs, plain(INPUTS, memory=SOURCES, initial_state=[np.ones((BATCH, UNITS))]), 1e-6)
 
 
+@pytest.mark.slow
 def test_jit_matches_eager_mode():
     decoder = make_decoder("gru", "monotonic, soft")
     run = decode_with(decoder, training=True, mask=tf.constant(MASK), memory_mask=tf.constant(MEMORY_MASK))

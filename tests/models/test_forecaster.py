@@ -437,6 +437,7 @@ def test_predict_forecasts_any_horizon(jit_compile):
     np.testing.assert_allclose(model.predict(inputs, horizon=1, verbose=0), longer[:, :1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_of_several_horizons_do_not_disturb_each_other():
     """In threads, and from a callback of another prediction."""
     inputs, model, results = make_inputs(steps=HORIZON + 2), make_model(), []

@@ -230,6 +230,7 @@ def test_a_continuation_does_not_depend_on_the_other_prompts(sampler):
     assert model.generate(prompts[0], max_length=15, sampler=sampler, seed=3) == outputs[0]
 
 
+@pytest.mark.slow
 def test_a_generated_document_has_the_score_of_its_log_probability():
     model = make_model()
     results = model.generate([None] * 4, max_length=300, sampler="random", seed=1, return_dict=True)

@@ -113,6 +113,7 @@ def test_bad_matrices_raise(values, message):
         make_embedding(TOKENS, DIM, values)
 
 
+@pytest.mark.slow
 def test_tied_embeddings_train_without_warnings():
     model = keras_seq.Seq2Seq(keras_seq.Encoder(9, 4, 4), keras_seq.Decoder(9, 4, 4, tie_embeddings=True))
     model.compile("adam")

@@ -65,7 +65,8 @@ def test_likelihood_best_tags_and_marginals_are_those_of_the_enumeration(field):
         of_tags = np.zeros(marginals[b].shape)
         for tags, log_probability in sequences.items():
             of_tags[steps, list(tags)] += np.exp(log_probability)
-        np.testing.assert_allclose(marginals[b], of_tags, atol=1e-9)
+        if field.scores.shape[-1] > 1:  # with a single tag, masked steps look like the others
+            np.testing.assert_allclose(marginals[b], of_tags, atol=1e-9)
     assert not np.any(best[~field.mask])
     if field.scores.shape[-1] > 1:
         np.testing.assert_array_equal(np.any(likelihood, axis=1), field.mask.any(axis=1))
