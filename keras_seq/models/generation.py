@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all models that generate sequences have in common: `generate`, `score`, `predict`, `decode` and `export`."""
 
+import random
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,7 +11,7 @@ from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
-from keras_seq.decoding import BeamSampler, check_processors, get_sampler, search
+from keras_seq.decoding import BeamSampler, Sampler, check_processors, get_sampler, search
 from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
@@ -184,6 +186,7 @@ class GenerativeModel(keras.Model):
         if max_length is not None:
             check_count("max_length", max_length, MAX_LENGTH)
         batch_size = check_count("batch_size", batch_size)
+        is_named = isinstance(sampler, str)
         sampler = get_sampler(next((choice for choice in (sampler, self.sampler) if choice is not None), "greedy"))
         size = self._sides.target.vocabulary_size
         sampler.check(size - len(_FORBIDDEN))
@@ -194,7 +197,7 @@ class GenerativeModel(keras.Model):
             )
         processors = check_processors(processors, max_length, size, _FORBIDDEN)
         limit = tf.constant(max_length or 0, tf.int32)
-        seed = _seed_tensor(seed, sampler)
+        seed = _seed_tensor(seed, sampler, is_named)
         key = (
             configuration_key(sampler, ignored=("seed", "seed_generator")),
             configuration_key(processors),
@@ -475,8 +478,10 @@ def _check_targets(rows):
             )
 
 
-def _seed_tensor(seed, sampler):
-    """Returns the seed of a search, int32 (2,)."""
+def _seed_tensor(seed, sampler, is_named):
+    """Returns the seed of a search, int32 (2,). `is_named` tells that the sampler was made for this search only."""
+    if seed is None and is_named and type(sampler).next_seed is not Sampler.next_seed:
+        seed = random.getrandbits(63)  # as in Keras; the generator of the sampler would be one more variable
     if seed is None:
         seed = sampler.next_seed()
         return tf.constant([0, 0]) if seed is None else seed  # None: the sampler draws nothing

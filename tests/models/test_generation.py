@@ -544,3 +544,15 @@ def test_odd_arguments(model):
             model.generate(words, sampler=sampler)
     for scalar in (tf.constant("abc"), np.array("abc")):
         assert model.generate(scalar) == model.generate("abc")
+
+
+def test_a_sampler_by_name_draws_anew_in_each_call_and_makes_no_variable(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(keras.random, "SeedGenerator", lambda *args: made.append(args))
+    keras.utils.set_random_seed(4)
+    first = [model.generate(["abcabc"] * 8, sampler="random") for _ in range(2)]
+    keras.utils.set_random_seed(4)
+    again = [model.generate(["abcabc"] * 8, sampler="random") for _ in range(2)]
+    assert first[0] != first[1]
+    assert again == first
+    assert not made
