@@ -12,8 +12,8 @@ from decoding_case import BATCH, spread
 
 PATHS = {  # names in weights.npz, and the paths of the layers
     "source_embedding": "encoder.embedding",
-    "forward": "encoder.layers.0.forward_layer.cell",
-    "backward": "encoder.layers.0.backward_layer.cell",
+    "forward": "encoder.recurrent_layers.0.forward_layer.cell",
+    "backward": "encoder.recurrent_layers.0.backward_layer.cell",
     "target_embedding": "decoder.embedding",
     "attention": "decoder.recurrent_layer.attention",
     "cell": "decoder.recurrent_layer.cell",

@@ -98,6 +98,9 @@ def test_saved_model_in_a_process_with_only_tensorflow(kind, attention, tmp_path
     expected = {name: value.numpy() for name, value in decoded.items() if name != "scores"}
     expected["text"] = expected["text"].astype("S")
     results = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", kind, "serving_default")
+    # TensorFlow optimizes the graph of the file in its own way, which may change the last bit of a sum.
+    for name in ("attention_weights", "log_probabilities"):
+        np.testing.assert_allclose(results.pop(name), expected.pop(name), rtol=1e-6, atol=1e-7, err_msg=name)
     assert_equal(results, expected)
     beam = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", kind, "generate_beam")
     assert beam["text"].shape == (3, 5)
