@@ -109,6 +109,24 @@ class Continuation(GenerativeModel):
     def decode(self, inputs, max_length=0, **options):
         return super().decode(inputs, max_length, **{**options, "return_attention_weights": False})
 
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Continues prompts like `generate`.
+
+        Args:
+            x: prompts in a form that `generate` takes.
+            batch_size: maximum number of prompts to continue at once. Defaults to 256.
+            verbose: see `generate`.
+            steps: None, as in `Seq2Seq.predict`.
+            callbacks: None, as in `Seq2Seq.predict`.
+
+        Returns:
+            The continuations of `generate` as a NumPy array: strings (batch,) or int32 token ids (batch, time).
+
+        Raises:
+            ValueError: if an argument is invalid.
+        """
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
     def score(self, documents, batch_size=32, return_dict=False, *, window=64):
         """Computes the natural logarithm of the probability of each document, including that of `[END]`.
 

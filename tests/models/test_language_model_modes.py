@@ -147,5 +147,5 @@ def test_every_cell_learns_under_every_dropout(cell, dropout_mode):
     rates = {"input_dropout": 0.1, "hidden_dropout": 0.1, "recurrent_dropout": 0.1, "embedding_dropout": 0.1}
     model = make_model(cell=cell, dropout_mode=dropout_mode, recurrent_weight_dropout=0.1, **rates)
     model.compile(keras.optimizers.Adam(2e-2))
-    losses = fit(model, epochs=15, validation_data=TEXTS)["val_loss"]
-    assert losses[-1] < 0.95 * losses[0]
+    losses = fit(model, epochs=30, validation_data=TEXTS)["val_loss"]
+    assert losses[-1] < 0.8 * losses[0]
