@@ -13,9 +13,12 @@ from keras_seq.layers.recurrent_layer import CellArgument, output_units
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.layers.training_step import training_step
 from keras_seq.models.decoder_layers import make_decoder_layers
+from keras_seq.models.deep_readout import compute_contexts, make_deep_readout, readable_memory
+from keras_seq.models.layer_norms import make_layer_norms
+from keras_seq.models.token_dropout import TokenDropout
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.ops.implementation import Choice
-from keras_seq.ops.random import child_seed
+from keras_seq.ops.random import check_rate, child_seed
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -59,6 +62,16 @@ class Decoder(keras.layers.Layer):
             initial values. A matrix is saved with the weights, not in the configuration.
         tie_embeddings: whether logits are products with the embeddings instead of with a matrix of their own (Press &
             Wolf 2017). If outputs and embeddings differ in size, a linear layer maps the outputs first.
+        readout: how logits follow from the output s of the last layer. "linear": `s W + b`. "maxout": a deep readout
+            (Bahdanau et al. 2015, appendix A.2.2), `t W + b` with `u = [s, e, c] U + d` and
+            `t_j = max(u_j, u_{j + readout_units})`, for the embedding e of the previous token and the context c of the
+            step, which is not there without attention. "tanh": `t = tanh([s, e, c] U + d)`.
+        readout_units: size of t, by default that of s. `dropout` drops features of t, in the place of the outputs.
+        layer_norm: whether to normalize the outputs of each recurrent layer (Ba, Kiros & Hinton 2016), after its
+            residual connection. The recurrences are the same, and run on the native kernels. Layer normalization inside
+            a recurrence is an option of the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`, and runs on xla.
+        token_dropout: probability that a token is replaced by `[UNK]` in training, each one independently (Bowman et
+            al. 2016). `[START]` and padding stay. With scheduled sampling, predictions are replaced as true tokens are.
 
     Call arguments:
         tokens: integers (batch, time), the target shifted right.
@@ -102,6 +115,10 @@ class Decoder(keras.layers.Layer):
         residual=False,
         embeddings_initializer="uniform",
         tie_embeddings=False,
+        readout="linear",
+        readout_units=None,
+        layer_norm=False,
+        token_dropout=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -118,6 +135,9 @@ class Decoder(keras.layers.Layer):
         self.num_layers = num_layers
         self.residual = residual
         self.tie_embeddings = tie_embeddings
+        self.readout_units = readout_units
+        self.layer_norm = layer_norm
+        self.token_dropout = check_rate("token_dropout", token_dropout)
         self.supports_masking = True
         options = {"tied": tie_embeddings, "dtype": self.dtype_policy}
         self.embedding = make_embedding(vocabulary_size, embedding_dim, embeddings_initializer, **options)
@@ -129,6 +149,12 @@ class Decoder(keras.layers.Layer):
         self.output_dropout = self._make_dropout("output_dropout")
         self.readout = make_readout(self.embedding, tie_embeddings, self.dtype_policy)
         self.units = output_units(layers[-1].cell)
+        self._readout_name = readout  # the attribute `readout` is the layer
+        self.deep_readout = make_deep_readout(readout, readout_units, self.units, self.dtype_policy)
+        self.layer_norms = make_layer_norms(layer_norm, len(layers), self.dtype_policy)
+        self._token_dropout = None
+        if token_dropout:  # else it draws no seed, which would change those of what is made after it
+            self._token_dropout = TokenDropout(token_dropout, child_seed(seed, "Decoder", "token_dropout"))
 
     def _make_dropout(self, *path):
         return LockedDropout(self.dropout, seed=child_seed(self.seed, "Decoder", *path), dtype=self.dtype_policy)
@@ -157,7 +183,11 @@ class Decoder(keras.layers.Layer):
     @property
     def layers(self):
         """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
-        return [self.embedding, *self.bridges, *self.recurrent_layers(), self.readout]
+        deep_readout = [] if self.deep_readout is None else [self.deep_readout]
+        return [
+            *(self.embedding, *self.bridges, *self.recurrent_layers()),
+            *(*self.layer_norms, *deep_readout, self.readout),
+        ]
 
     def recurrent_layers(self):
         """Return the recurrent layers, a list from the first to the last one."""
@@ -168,12 +198,18 @@ class Decoder(keras.layers.Layer):
     def build(self, tokens_shape, memory_shape, summary_shape):
         build_embedding(self.embedding)
         features = self.embedding_dim
-        for layer in self.recurrent_layers():
+        for i, layer in enumerate(self.recurrent_layers()):
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
             layer.build((None, None, features), *memory_shapes)
             features = output_units(layer.cell)
+            if self.layer_norm:
+                self.layer_norms[i].build((None, None, features))
         for bridge in self.bridges:
             bridge.build((None, summary_shape[-1]))
+        if self.deep_readout is not None:
+            sizes = [features, self.embedding_dim, *([] if self.attention is None else [memory_shape[-1]])]
+            self.deep_readout.build(*((None, None, size) for size in sizes))
+            features = self.deep_readout.units
         self.readout.build((None, None, features))
 
     def call(
@@ -197,9 +233,13 @@ class Decoder(keras.layers.Layer):
                 weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
             return outputs, state, weights
 
+        if self._token_dropout is not None:
+            tokens = self._token_dropout(tokens, training=training)
         inputs = self.input_dropout(self.embedding(tokens), training=training)
         dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
+        if self.deep_readout is not None:
+            outputs = self._read_out(outputs, inputs, weights, readable_memory(memory, memory_mask, outputs.dtype))
         features = self.output_dropout(outputs, training=training)
         results = features if return_features else self.readout(features)
         results = ops.copy(results)  # the copy has no mask, because the loss itself excludes padding
@@ -225,11 +265,19 @@ class Decoder(keras.layers.Layer):
             outputs, layer_state, weights = run(layer, inputs, state[:count])
             if i and self._has_residual and not attends:
                 outputs = outputs + inputs
+            if self.layer_norm:
+                outputs = self.layer_norms[i](outputs)
             if layer is self.recurrent_layer:
                 attention_weights = weights
             state = state[count:]
             new_state += layer_state
         return outputs, new_state, attention_weights
+
+    def _read_out(self, outputs, embeddings, attention_weights, memory, num_beams=1):
+        """Returns what the last product of a deep readout reads; see `compute_contexts` for memory and beams."""
+        if self.attention is None:
+            return self.deep_readout(outputs, embeddings)
+        return self.deep_readout(outputs, embeddings, compute_contexts(attention_weights, memory, num_beams))
 
     def get_initial_state(self, summary, memory=None):
         """Returns the initial state, a list of tensors (batch, units), from the encoder's summary.
@@ -269,11 +317,16 @@ class Decoder(keras.layers.Layer):
             embedding = None if i else self.embedding
             steps[layer], attended = start_search(layer, embedding, memory, memory_mask, num_beams)
             tensors |= attended
+        if self.deep_readout is not None and self.attention is not None:
+            tensors["readout_memory"] = readable_memory(memory, memory_mask, self.compute_dtype)
 
         def step(tokens, state, memory, is_live=None):
             output, state, weights = self._run_layers(
                 lambda layer, inputs, state: steps[layer](inputs, state, memory, is_live), tokens, state
             )
+            if self.deep_readout is not None:
+                embeddings = self.embedding(tokens)
+                output = self._read_out(output, embeddings, weights, memory.get("readout_memory"), num_beams)
             return self.readout(output), state, weights
 
         return step, self.get_initial_state(summary, memory), tensors
@@ -289,10 +342,13 @@ class Decoder(keras.layers.Layer):
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
         memory)` as its first state. All steps share their dropout masks, which are the masks that the next `call` in
-        training draws. Noise of the attention and zoneout are drawn anew in each step.
+        training draws. Noise of the attention and zoneout are drawn anew in each step. Token dropout is that of
+        `draw_dropped_tokens`, not a part of the steps.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
         sizes = [self.embedding_dim, *(output_units(layer.cell) for layer in self.recurrent_layers())]
+        if self.deep_readout is not None:
+            sizes[-1], readout_memory = self.deep_readout.units, readable_memory(memory, memory_mask, dtype)
         ones = [ops.ones((batch, size), dtype) for size in sizes]
         dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
         with keras.StatelessScope():  # does not advance the seeds
@@ -309,9 +365,18 @@ class Decoder(keras.layers.Layer):
                 output, state, weights = self._run_layers(
                     lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
                 )
+                if self.deep_readout is not None:
+                    output = self._read_out(output, inputs, weights, readout_memory)
                 return self.readout(output * masks[-1]), state, weights
 
             yield step
+
+    def draw_dropped_tokens(self, tokens):
+        """Returns which tokens (batch, time) the next `call` in training replaces by `[UNK]`, booleans."""
+        if self._token_dropout is None:
+            return ops.zeros_like(tokens, dtype="bool")
+        with keras.StatelessScope():  # does not advance the seed
+            return self._token_dropout.draw(tokens)
 
     def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None):
         return *tokens_shape, self.vocabulary_size
@@ -327,7 +392,8 @@ class Decoder(keras.layers.Layer):
         training=False,
         return_features=False,
     ):
-        size = self.units if return_features else self.vocabulary_size
+        units = self.units if self.deep_readout is None else self.deep_readout.units
+        size = units if return_features else self.vocabulary_size
         results = keras.KerasTensor((*tokens.shape, size), dtype=self.compute_dtype)
         if not return_attention_scores:
             return results
@@ -340,9 +406,10 @@ class Decoder(keras.layers.Layer):
     def get_config(self):
         names = (
             "vocabulary_size embedding_dim units attention dropout recurrent_dropout seed implementation attend "
-            "input_feeding num_layers residual tie_embeddings"
+            "input_feeding num_layers residual tie_embeddings readout_units layer_norm token_dropout"
         )
         config = {name: getattr(self, name) for name in names.split()}
+        config["readout"] = self._readout_name
         config["cell"] = self._cell_argument.get_config()
         config["embeddings_initializer"] = serialize_initializer(self.embedding)
         if isinstance(self.attention, keras.layers.Layer):
