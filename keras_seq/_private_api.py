@@ -149,3 +149,41 @@ def run_one_after_another():
     from tensorflow.python.eager import context
 
     return context.function_executor_type("SINGLE_THREADED_EXECUTOR")
+
+
+def set_initial_epoch(model, epoch):
+    """Have a `fit` that begins start at this epoch, from within `on_train_begin`; None forgets it.
+
+    Keras's own `BackupAndRestore` does so. Public API is the argument `initial_epoch`, which comes too late for a
+    callback. Without this, a restored training runs its first epochs again.
+    """
+    model._initial_epoch = epoch
+
+
+def default_seed_generator():
+    """The `keras.random.SeedGenerator` of all random functions of Keras that are called without a seed.
+
+    It has no public name. Without this, a restored training draws other numbers in layers that have no seed generator
+    of their own.
+    """
+    from keras.src.random.seed_generator import global_seed_generator
+
+    return global_seed_generator()
+
+
+def training_state_names(callback):
+    """The attributes in which a callback of Keras keeps what it has seen of a training; empty for others.
+
+    Public API has no state of callbacks; most of these attributes are public, though not documented. Without this, a
+    restored training stops at another epoch, changes its learning rate later, or takes other weights for the best.
+    """
+    from keras import callbacks
+
+    names = {
+        callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
+        callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
+        callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+        callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+        callbacks.History: ("epoch", "history"),
+    }
+    return next((value for kind, value in names.items() if isinstance(callback, kind)), ())

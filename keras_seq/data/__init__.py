@@ -4,6 +4,7 @@
 from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.cmudict import group_by_source as group_by_source
 from keras_seq.data.cmudict import load_cmudict as load_cmudict
+from keras_seq.data.epoch_order import shuffled_batches as shuffled_batches
 from keras_seq.data.forecasting import forecasting_windows as forecasting_windows
 from keras_seq.data.load_tfds import load_tfds_cmudict as load_tfds_cmudict
 from keras_seq.data.streams import stream_batches as stream_batches

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of texts of similar length."""
 
-import functools
-
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.data.epoch_order import index_batches
 
 _LENGTHS = {"character": len, "whitespace": lambda text: len(text.split())}
 _MAX_BUCKETS = 32
@@ -42,7 +41,8 @@ def bucket_by_length(
             `"character"` or `"whitespace"` (tokens separated by whitespace).
         shuffle: whether to shuffle the pairs within each bucket and the order of all batches, anew
             in every epoch. If False, batches are ordered from the shortest bucket to the longest.
-        seed: integer that makes the order of all epochs reproducible.
+        seed: integer that makes the order of all epochs reproducible. The order of an epoch depends on
+            the seed and its number alone, so `keras_seq.training.BackupAndRestore` can find it again.
 
     Returns:
         A `tf.data.Dataset` of `(sources, targets)`, two string tensors (batch,), of known
@@ -68,16 +68,17 @@ def bucket_by_length(
         raise ValueError(f"`boundaries` must be lengths in ascending order. Received: {boundaries!r}")
     buckets = np.searchsorted(boundaries, lengths, side="right")  # (pairs,)
 
-    def batch_bucket(bucket):
-        indices = tf.data.Dataset.from_tensor_slices(np.flatnonzero(buckets == bucket))
-        if shuffle:
-            indices = indices.shuffle(indices.cardinality(), seed=seed)
-        return indices.batch(batch_size)
+    def arrange(generator):
+        batches = []
+        for bucket in members:
+            indices = generator.permutation(bucket) if shuffle else bucket
+            batches += np.split(indices, np.arange(batch_size, len(indices), batch_size))
+        return [batches[i] for i in generator.permutation(len(batches))] if shuffle else batches
 
+    members = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
+    num_batches = sum(-(-len(bucket) // batch_size) for bucket in members)
     # The dataset holds indices, which are cheap to shuffle, until the last step looks up the texts.
-    dataset = functools.reduce(tf.data.Dataset.concatenate, [batch_bucket(bucket) for bucket in np.unique(buckets)])
-    if shuffle:
-        dataset = dataset.shuffle(dataset.cardinality(), seed=seed)
+    dataset = index_batches(arrange, num_batches, shuffle, seed)
     texts = tf.constant(sources, tf.string), tf.constant(targets, tf.string)  # (pairs,) each
 
     def gather(indices):

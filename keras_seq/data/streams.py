@@ -9,6 +9,7 @@ import numbers
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.data.epoch_order import index_batches
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, text_to_ids
 
 _LARGEST_ID = 2**31 - 1
@@ -39,8 +40,8 @@ def stream_batches(documents, batch_size=32, window=64, *, vectorizer=None, cut=
         vectorizer: layer from `keras_seq.data.text_vectorizer`, if the documents are strings.
         cut: whether a stream may begin in the middle of a document.
         shuffle: whether to shuffle the documents, anew in every epoch.
-        seed: integer that makes the order of all epochs reproducible, together with the global seed of TensorFlow, if
-            `keras.utils.set_random_seed` has set one.
+        seed: integer that makes the order of all epochs reproducible. The order of an epoch depends on the seed and its
+            number alone, so `keras_seq.training.BackupAndRestore` can find it again.
 
     Returns:
         A `tf.data.Dataset` of `((tokens, is_start), targets)`, of known cardinality: int32 (batch, window), booleans
@@ -176,9 +177,10 @@ class Streams:
 
     def dataset(self, shuffle=False, seed=None):
         """Returns the batches of `stream_batches`."""
-        documents = tf.data.Dataset.range(len(self.lengths))
-        if shuffle:
-            documents = documents.shuffle(len(self.lengths), seed=seed)
+
+        def arrange(generator):
+            return [generator.permutation(len(self.lengths)) if shuffle else np.arange(len(self.lengths))]
+
         ids = tf.constant(add_special_ids(self.values, self.lengths))
 
         def read(starts, lengths, is_start):
@@ -188,7 +190,7 @@ class Streams:
             tokens, targets = (tf.where(is_token, tf.gather(ids, places + i), PAD_ID) for i in (0, 1))
             return (tokens, is_start), targets
 
-        layouts = documents.batch(len(self.lengths)).flat_map(self._layout)
+        layouts = index_batches(arrange, 1, shuffle, seed).flat_map(self._layout)  # all documents are one batch
         batches = layouts.map(read, num_parallel_calls=tf.data.AUTOTUNE)
         return batches.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(tf.data.AUTOTUNE)
 

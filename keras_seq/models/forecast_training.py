@@ -9,8 +9,10 @@ from keras import ops
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.models.forecast_inputs import as_dict, observed_flags, observed_values
 from keras_seq.models.instance_scaling import measure_scale
+from keras_seq.models.shuffled_arrays import shuffle_arrays
 from keras_seq.ops.time_loop import time_loop
 from keras_seq.training import ScheduledSampling
+from keras_seq.training.callbacks import order_callbacks
 
 
 class ForecastTraining:
@@ -154,6 +156,7 @@ class ForecastTraining:
         shuffle=None,
         class_weight=None,
         sample_weight=None,
+        seed=None,
         **kwargs,
     ):
         """Trains the model.
@@ -172,6 +175,8 @@ class ForecastTraining:
             batch_size, epochs, verbose, callbacks, validation_split: see `keras.Model.fit`.
             shuffle: see `keras.Model.fit`. Defaults to True, except for datasets and generators, which you shuffle
                 yourself.
+            seed: integer that makes the order of all epochs reproducible, if `x` contains the inputs. Defaults to a
+                random one. The order of an epoch depends on the seed and its number alone.
             **kwargs: other arguments of `keras.Model.fit`: `initial_epoch`, `steps_per_epoch`, `validation_steps`, ...
 
         Returns:
@@ -185,22 +190,22 @@ class ForecastTraining:
             raise ValueError(f"`class_weight` must be None: targets are numbers. Received: {class_weight!r}")
         if shuffle is None:
             shuffle = y is not None or getattr(x, "num_batches", None) is not None  # arrays or a finite PyDataset
+        callbacks = order_callbacks(callbacks, kwargs.get("steps_per_epoch"))
         x, y, sample_weight = self._inputs.data(x, y, sample_weight)
         if validation_data is not None:
             validation_data = self._inputs.validation_data(validation_data)
-        return super().fit(
+        arguments = shuffle_arrays(
             x,
             y,
             batch_size,
-            epochs,
-            verbose=verbose,
-            callbacks=callbacks,
+            sample_weight=sample_weight,
+            shuffle=shuffle,
+            seed=seed,
             validation_split=validation_split,
             validation_data=validation_data,
-            shuffle=shuffle,
-            sample_weight=sample_weight,
             **kwargs,
         )
+        return super().fit(epochs=epochs, verbose=verbose, callbacks=callbacks, **arguments)
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
         """Computes the loss, with teacher forcing, and the metrics, of free-running forecasts. See `fit` for the data.

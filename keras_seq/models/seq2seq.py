@@ -14,6 +14,7 @@ from keras_seq.models.encoding import encode
 from keras_seq.models.evaluation import Evaluation
 from keras_seq.models.generation import MAX_LENGTH, GenerativeModel
 from keras_seq.models.search_start import SearchStart
+from keras_seq.models.shuffled_arrays import shuffle_arrays
 from keras_seq.models.token_side import source_side, target_side
 from keras_seq.models.training_pairs import TrainingPairs
 from keras_seq.training import ScheduledSampling
@@ -250,6 +251,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
         shuffle=None,
         class_weight=None,
         sample_weight=None,
+        seed=None,
         **kwargs,
     ):
         """Trains the model on pairs of source and target.
@@ -281,6 +283,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
                 weight 1. Cannot be combined with `sample_weight` or `validation_split`.
             sample_weight: weights (batch,), one per pair; or weights (batch, time), one per token, if the targets are
                 token ids.
+            seed: integer that makes the order of all epochs reproducible, if `x` contains the sources. Defaults to a
+                random one. The order of an epoch depends on the seed and its number alone.
             **kwargs: other arguments of `keras.Model.fit`: `initial_epoch`, `steps_per_epoch`, `validation_steps`, ...
 
         Returns:
@@ -297,22 +301,22 @@ class Seq2Seq(Evaluation, GenerativeModel):
             )
         if shuffle is None:
             shuffle = y is not None or getattr(x, "num_batches", None) is not None  # arrays or a finite PyDataset
+        callbacks = order_callbacks(callbacks, kwargs.get("steps_per_epoch"))
         x, y, sample_weight = self._pairs.data(x, y, sample_weight, class_weight)
         if validation_data is not None:
             validation_data = self._pairs.validation_data(validation_data)
-        return super().fit(
+        arguments = shuffle_arrays(
             x,
             y,
             batch_size,
-            epochs,
-            verbose=verbose,
-            callbacks=order_callbacks(callbacks),
+            sample_weight=sample_weight,
+            shuffle=shuffle,
+            seed=seed,
             validation_split=validation_split,
             validation_data=validation_data,
-            shuffle=shuffle,
-            sample_weight=sample_weight,
             **kwargs,
         )
+        return super().fit(epochs=epochs, verbose=verbose, callbacks=callbacks, **arguments)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Trains on one batch of sources `x` and targets `y` as in `fit`. See `keras.Model.train_on_batch`."""

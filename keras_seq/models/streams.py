@@ -7,6 +7,7 @@ from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import Streams
 from keras_seq.models.token_loss import TokenLoss
 from keras_seq.training import Perplexity
+from keras_seq.training.callbacks import order_callbacks
 from keras_seq.training.losses import resolve_loss
 
 
@@ -43,7 +44,19 @@ class StreamTraining(TokenLoss):
         carried.assign(state)
         return logits
 
-    def fit(self, x=None, y=None, batch_size=32, *, window=64, validation_data=None, shuffle=True, seed=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=32,
+        *,
+        window=64,
+        callbacks=None,
+        validation_data=None,
+        shuffle=True,
+        seed=None,
+        **kwargs,
+    ):
         """Trains the model on documents, by truncated backpropagation through time.
 
         Args:
@@ -53,10 +66,11 @@ class StreamTraining(TokenLoss):
             y: None. The targets are the tokens of `x`.
             batch_size: number of streams. Not used for a dataset of streams, like `window`, `shuffle` and `seed`.
             window: number of steps through which gradients flow.
+            callbacks: see `keras.Model.fit`.
             validation_data: documents or a dataset of streams, as in `x`. No document of these is cut.
             shuffle: whether to shuffle the documents in every epoch.
             seed: seed of their order. Defaults to that of the model.
-            **kwargs: other arguments of `keras.Model.fit`: `epochs`, `callbacks`, `verbose`, ..., but no
+            **kwargs: other arguments of `keras.Model.fit`: `epochs`, `verbose`, ..., but no
                 `validation_split`, `sample_weight` and `class_weight`.
 
         Returns:
@@ -66,6 +80,7 @@ class StreamTraining(TokenLoss):
             ValueError: if the data have another form, or if token ids are outside the vocabulary.
         """
         _check_none(y=y)
+        callbacks = order_callbacks(callbacks, kwargs.get("steps_per_epoch"))
         if kwargs.get("validation_split"):
             raise ValueError(
                 "`validation_split` must be 0: documents are joined to streams. Pass the held-out documents as "
@@ -81,7 +96,7 @@ class StreamTraining(TokenLoss):
         if validation_data is not None:
             validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)
         with self._training_state.started(_batch_size(x)):
-            return super().fit(x, validation_data=validation_data, shuffle=False, **kwargs)
+            return super().fit(x, callbacks=callbacks, validation_data=validation_data, shuffle=False, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=32, window=64, sample_weight=None, **kwargs):
         """Computes the loss and metrics for documents.

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
 
-from keras_seq.training.callbacks import DecodingReport
+from keras_seq.training.averaging import CheckpointAveraging, average_checkpoints
+from keras_seq.training.backup import BackupAndRestore
+from keras_seq.training.callbacks import DecodingReport, order_callbacks
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
@@ -10,9 +12,11 @@ from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigm
 from keras_seq.training.scores import ErrorRates, error_rates
 
 __all__ = [
+    "BackupAndRestore",
     "BitsPerToken",
     "CRFAccuracy",
     "CRFLoss",
+    "CheckpointAveraging",
     "DecodingReport",
     "ErrorRates",
     "ExponentialGrowth",
@@ -26,6 +30,8 @@ __all__ = [
     "ScheduledSampling",
     "StudentT",
     "TokenAccuracy",
+    "average_checkpoints",
     "error_rates",
     "masked_crossentropy",
+    "order_callbacks",
 ]

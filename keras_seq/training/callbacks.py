@@ -5,6 +5,7 @@ import keras
 import numpy as np
 
 from keras_seq.data.vocabulary import END_ID, PAD_ID
+from keras_seq.training.backup import BackupAndRestore
 from keras_seq.training.scores import error_rates, group_references, tokenize_references
 
 
@@ -15,8 +16,9 @@ class DecodingReport(keras.callbacks.Callback):
 
     The callback adds `val_token_error_rate` and `val_sequence_error_rate`, in percent, to the logs of the epoch. The
     progress bar shows them, the history keeps them and other callbacks can monitor them, for example
-    `keras.callbacks.EarlyStopping("val_token_error_rate", mode="min")`. `Seq2Seq.fit` runs this callback before all
-    others, whatever its position in their list.
+    `keras.callbacks.EarlyStopping("val_token_error_rate", mode="min")`. `Seq2Seq.fit` runs this callback before these,
+    whatever its position in their list. With `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` it decodes with the
+    averaged weights.
 
     Args:
         sources: held-out sources: a list or array of strings, token ids or arrays, or a dict of arrays, as
@@ -73,14 +75,56 @@ def _count(sources):
     return len(sources)
 
 
-def order_callbacks(callbacks):
-    """Returns the callbacks with each `DecodingReport` first, so that the others can monitor what it adds to the logs.
+def order_callbacks(callbacks, steps_per_epoch=None):
+    """Returns the callbacks of a `fit` in the order that they need. The `fit` of the models of keras_seq calls this.
 
-    Keras calls them in this order. A `keras.callbacks.CallbackList` is returned unchanged.
+    `keras.callbacks.SwapEMAWeights` comes first, so that others see the averaged weights that it puts into the model.
+    Then comes each `DecodingReport`, so that others can monitor what it adds to the logs. `BackupAndRestore` comes last
+    and learns of the others, whose states it backs up. To use it with another model, pass what this function returns to
+    `keras.Model.fit`.
+
+    Args:
+        callbacks: list of callbacks, `keras.callbacks.CallbackList`, whose list is ordered in place, or None.
+        steps_per_epoch: that of `fit`.
+
+    Returns:
+        A list of callbacks, or `callbacks` if that is a `keras.callbacks.CallbackList` or None.
+
+    Raises:
+        ValueError: if there are a `BackupAndRestore` and `steps_per_epoch`.
+
+    Example:
+        >>> from keras_seq.training import BackupAndRestore
+        >>> stopping = keras.callbacks.EarlyStopping("val_token_error_rate", mode="min")
+        >>> report = DecodingReport(["cat"], ["K AE T"])
+        >>> callbacks = order_callbacks([BackupAndRestore("backup"), stopping, report])
+        >>> [type(callback).__name__ for callback in callbacks]
+        ['DecodingReport', 'EarlyStopping', 'History', 'BackupAndRestore']
     """
-    if callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks
-    return sorted(keras.tree.flatten(callbacks), key=lambda callback: not isinstance(callback, DecodingReport))
+    if callbacks is None:
+        return None
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    ordered = callbacks.callbacks if is_list else keras.tree.flatten(callbacks)
+    backups = [callback for callback in ordered if isinstance(callback, BackupAndRestore)]
+    if backups and steps_per_epoch:
+        raise ValueError(
+            "`steps_per_epoch` must be None with a `BackupAndRestore`: it restarts a training at the beginning of an "
+            "epoch, and with `steps_per_epoch` an epoch begins wherever the last one ended in the data. "
+            f"Received: {steps_per_epoch}"
+        )
+    if backups and not any(isinstance(callback, keras.callbacks.History) for callback in ordered):
+        ordered.append(keras.callbacks.History())  # which Keras would add after the backup
+    ordered.sort(key=_rank)
+    for backup in backups:
+        backup.set_callbacks(callback for callback in ordered if callback not in backups)
+    return callbacks if is_list else ordered
+
+
+def _rank(callback):
+    """Returns the place of a callback among those of other classes."""
+    kinds = (keras.callbacks.SwapEMAWeights, DecodingReport)
+    ranks = [rank for rank, kind in enumerate(kinds) if isinstance(callback, kind)]
+    return ranks[0] if ranks else len(kinds) + isinstance(callback, BackupAndRestore)
 
 
 def _without_end(tokens):
