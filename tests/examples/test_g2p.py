@@ -16,9 +16,16 @@ EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "g2p" / "train.py"
 PAIRS = [("cat", "K AE T"), ("act", "AE K T"), ("tack", "T AE K"), ("at", "AE T"), ("cat", "K AA T")]
 
 
-spec = importlib.util.spec_from_file_location("train", EXAMPLE)
-train = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(train)
+@pytest.fixture
+def train(monkeypatch):
+    """The module train.py, as its own folder sees it."""
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    specification = importlib.util.spec_from_file_location("g2p_train", EXAMPLE)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    yield module
+    for name in ("options", "results", "checkpoint", "clock"):
+        sys.modules.pop(name, None)
 
 
 def run(*arguments, cwd, stderr=subprocess.PIPE):
@@ -60,7 +67,7 @@ def test_help_documents_every_option(tmp_path):
     ],
 )
 @pytest.mark.parametrize("option", ["--train", "--test"])
-def test_a_bad_file_is_reported_with_its_line(option, content, message, files, tmp_path, capsys):
+def test_a_bad_file_is_reported_with_its_line(train, option, content, message, files, tmp_path, capsys):
     files[option] = tmp_path / "bad.tsv"
     if content is not None:
         files[option].write_text(content)
@@ -93,25 +100,40 @@ def test_a_bad_file_in_a_shell_gives_no_traceback(files, tmp_path):
         (["--output", str(EXAMPLE)], "train.py is a file"),
     ],
 )
-def test_a_bad_option_is_reported(arguments, message, capsys):
+def test_a_bad_option_is_reported(train, arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         train.parse_arguments(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_options_of_the_model_reach_it():
-    options = "--cell rnn --num-layers 2 --units 6 --recurrent-dropout 0.2 --tie-embeddings --no-attention"
+def test_the_options_of_the_model_reach_it(train):
+    options = "--cell rnn --num-layers 2 --decoder-layers 3 --units 6 --recurrent-dropout 0.2 --tie-embeddings"
+    options = train.parse_arguments([*options.split(), "--attention", "none", "--readout", "tanh", "--layer-norm"])
     sources, targets = zip(*PAIRS, strict=True)
-    model = train.build_model(train.parse_arguments(options.split()), {"train": (sources, targets)}, 3)
-    for part in (model.encoder, model.decoder):
-        assert (part.cell, part.num_layers, part.units, part.recurrent_dropout) == ("rnn", 2, 6, 0.2)
+    model = train.build_model(options, {"train": (sources, targets)}, 3)
+    for part, num_layers in ((model.encoder, 2), (model.decoder, 3)):
+        assert (part.cell, part.num_layers, part.units, part.recurrent_dropout) == ("rnn", num_layers, 6, 0.2)
+    assert model.encoder.layer_norm
     assert model.decoder.tie_embeddings
+    assert model.decoder.get_config()["readout"] == "tanh"
     assert not model.has_attention
 
 
+def test_a_preset_sets_what_is_not_given(train):
+    options = train.parse_arguments(["--preset", "standard", "--units", "8", "--no-layer-norm", "--dropout", "0"])
+    assert (options.cell, options.readout, options.label_smoothing) == ("lstm", "maxout", 0.1)
+    assert (options.units, options.layer_norm, options.dropout) == (8, False, 0.0)
+
+
+def test_a_small_file_is_read_more_often(train):
+    options = train.parse_arguments(["--preset", "standard"])
+    assert [train.choose_epochs(options, pairs) for pairs in (8_000, 55_000, 110_000, 900_000)] == [60, 40, 20, 20]
+    assert train.choose_epochs(train.parse_arguments(["--epochs", "7"]), 8_000) == 7
+
+
 @pytest.mark.parametrize("folder", ["a_file/out", "a_file/runs/out"])
-def test_an_unwritable_output_folder_is_reported_before_training(folder, files, tmp_path, capsys):
+def test_an_unwritable_output_folder_is_reported_before_training(train, folder, files, tmp_path, capsys):
     (tmp_path / "a_file").write_text("keep")
     with pytest.raises(SystemExit) as stop:
         train.main([*map(str, as_arguments(files)), "--output", str(tmp_path / folder)])
@@ -121,11 +143,53 @@ def test_an_unwritable_output_folder_is_reported_before_training(folder, files, 
     assert printed.out == ""  # no epoch ran
 
 
-def test_a_failed_run_leaves_no_files(tmp_path):
-    with pytest.raises(KeyboardInterrupt), train.staged(tmp_path / "runs" / "out") as folder:
-        (folder / "metrics.json").write_text("half")
-        raise KeyboardInterrupt
-    assert not (tmp_path / "runs" / "out").exists()
+class TestCheckpoint:
+    @pytest.fixture
+    def checkpoint(self, train, tmp_path):
+        """Function that opens the checkpoint of a program with these arguments."""
+
+        def open_checkpoint(*arguments):
+            return train.Checkpoint(train.parse_arguments([*arguments, "--output", str(tmp_path / "runs" / "out")]))
+
+        return open_checkpoint
+
+    def test_a_run_that_fails_before_the_first_epoch_leaves_no_files(self, checkpoint, tmp_path):
+        with pytest.raises(KeyboardInterrupt), checkpoint() as unfinished, unfinished.results() as folder:
+            (folder / "metrics.json").write_text("half")
+            raise KeyboardInterrupt
+        assert not (tmp_path / "runs" / "out").exists()
+
+    def test_a_run_that_fails_later_leaves_what_it_needs_to_go_on(self, checkpoint, tmp_path):
+        with pytest.raises(KeyboardInterrupt), checkpoint("--units", "8") as unfinished:
+            (unfinished.folder / "backup-0").mkdir()
+            raise KeyboardInterrupt
+        assert (tmp_path / "runs" / "out" / "unfinished" / "backup-0").exists()
+        with checkpoint("--units", "8", "--resume", "--ensemble", "2"):
+            pass
+        assert not (tmp_path / "runs" / "out" / "unfinished").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "has an unfinished training. Go on with it by --resume"),
+            (["--resume", "--units", "9"], "--resume: the training was started with --units 8, got 9"),
+            (["--resume", "--preset", "standard"], "was started with --preset demo, got standard"),
+        ],
+    )
+    def test_an_unfinished_training_goes_on_only_as_it_began(self, checkpoint, arguments, message, capsys):
+        with pytest.raises(KeyboardInterrupt), checkpoint("--units", "8") as unfinished:
+            (unfinished.folder / "backup-0").mkdir()
+            raise KeyboardInterrupt
+        with pytest.raises(SystemExit) as stop:
+            checkpoint(*arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+        assert (unfinished.folder / "backup-0").exists()
+
+    def test_resume_needs_an_unfinished_training(self, checkpoint, capsys):
+        with pytest.raises(SystemExit):
+            checkpoint("--resume")
+        assert "--resume: there is no unfinished training in" in capsys.readouterr().err
 
 
 class TestUseSavedModel:
@@ -146,7 +210,7 @@ class TestUseSavedModel:
         assert result.stderr.startswith("usage: use_saved_model.py")
         assert message in result.stderr
 
-    def test_train_shows_its_errors_and_fails_with_it(self, tmp_path, capsys):
+    def test_train_shows_its_errors_and_fails_with_it(self, train, tmp_path, capsys):
         with pytest.raises(SystemExit, match=r"use_saved_model\.py ended with status 2"):
             train.use_saved_model(tmp_path, ["cat"])
         assert f"{tmp_path} is not a SavedModel" in capsys.readouterr().err
@@ -163,8 +227,8 @@ class TestUseSavedModel:
             ("Traceback (most recent call last):", True),
         ],
     )
-    def test_only_startup_lines_of_tensorflow_are_hidden(self, line, is_shown):
-        assert bool(train.STARTUP_LINE.match(line)) != is_shown
+    def test_only_startup_lines_of_tensorflow_are_hidden(self, train, line, is_shown):
+        assert bool(sys.modules["results"].STARTUP_LINE.match(line)) != is_shown
 
 
 @pytest.mark.slow
