@@ -39,8 +39,8 @@ def fail(message):
 
 
 def choose_epochs(options, pairs):
-    """Returns the number of epochs: without one, as many as read 2.2 million pairs, from 20 to 60."""
-    return options.epochs or min(60, max(20, round(2.2e6 / pairs)))
+    """Returns the number of epochs: without one, as many as read a million pairs, from 20 to 60."""
+    return options.epochs or min(60, max(20, round(1e6 / pairs)))
 
 
 def build_model(options, splits, steps):

@@ -128,7 +128,7 @@ def test_a_preset_sets_what_is_not_given(train):
 
 def test_a_small_file_is_read_more_often(train):
     options = train.parse_arguments(["--preset", "standard"])
-    assert [train.choose_epochs(options, pairs) for pairs in (8_000, 55_000, 110_000, 900_000)] == [60, 40, 20, 20]
+    assert [train.choose_epochs(options, pairs) for pairs in (8_000, 25_000, 110_000, 900_000)] == [60, 40, 20, 20]
     assert train.choose_epochs(train.parse_arguments(["--epochs", "7"]), 8_000) == 7
 
 
