@@ -23,7 +23,7 @@ def make(dtype="float64", **options):
     decoder = Decoder(VOCABULARY, 4, 6, "gru", dtype=dtype, **options)
     decoder.build((None, None), (None, None, FEATURES), (None, SUMMARY))
     for weight in decoder.trainable_weights:
-        weight.assign(rng.normal(size=weight.shape) / (weight.shape[0] if weight.shape else 1) ** 0.5)
+        weight.assign(rng.normal(size=weight.shape) / (weight.shape[0] if len(weight.shape) else 1) ** 0.5)
     return decoder
 
 
