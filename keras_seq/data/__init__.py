@@ -16,5 +16,6 @@ from keras_seq.data.vocabulary import START_ID as START_ID
 from keras_seq.data.vocabulary import UNKNOWN_ID as UNKNOWN_ID
 from keras_seq.data.vocabulary import Detokenizer as Detokenizer
 from keras_seq.data.vocabulary import detokenizer as detokenizer
+from keras_seq.data.vocabulary import split_tokens as split_tokens
 from keras_seq.data.vocabulary import text_to_ids as text_to_ids
 from keras_seq.data.vocabulary import text_vectorizer as text_vectorizer

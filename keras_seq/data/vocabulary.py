@@ -3,6 +3,7 @@
 
 import keras
 
+from keras_seq import _private_api
 from keras_seq._lazy_tensorflow import tf
 
 PAD_ID = 0
@@ -121,6 +122,27 @@ def text_to_ids(vectorizer, texts):
     return tf.ragged.map_flat_values(
         lambda flat_ids: tf.where(flat_ids < len(_SPECIAL_TOKENS), tf.cast(UNKNOWN_ID, flat_ids.dtype), flat_ids), ids
     )
+
+
+def split_tokens(vectorizer, texts):
+    """Splits texts into tokens as `vectorizer` does, in a graph too.
+
+    There is a token for each id that `text_to_ids` returns. Tokens outside the vocabulary are kept as they are written.
+
+    Args:
+        vectorizer: layer from `text_vectorizer` or `subword_vectorizer`.
+        texts: string tensor (batch,).
+
+    Returns:
+        Ragged string tensor (batch, None) of tokens.
+
+    Example:
+
+    >>> vectorizer = text_vectorizer(["K AE T"], split="whitespace")
+    >>> split_tokens(vectorizer, tf.constant(["K OW T"])).to_list()
+    [[b'K', b'OW', b'T']]
+    """
+    return _private_api.split_texts(vectorizer, texts)
 
 
 def detokenizer(vectorizer, separator=None):
