@@ -17,8 +17,8 @@ class Evaluation(TokenLoss):
 
         Args:
             optimizer: None, or see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy(label_smoothing)`,
-                a mean over tokens.
+            loss: see `keras.Model.compile`. "auto" stands for
+                `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use
                 `keras_seq.training.SequenceAccuracy()` and `Perplexity()`.
             label_smoothing: see `keras_seq.training.masked_crossentropy`. Only with `loss="auto"`.

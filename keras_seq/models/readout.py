@@ -9,8 +9,8 @@ def readout_parts(readout, outputs):
     """Returns the last product of a readout, which is not computed yet.
 
     Args:
-        readout: the layer that maps outputs to logits: a `keras.layers.Dense`, or a layer with a method `parts(outputs)`
-            that returns what this function does.
+        readout: the layer that maps outputs to logits: a `keras.layers.Dense`, or a layer with a method
+            `parts(outputs)` that returns what this function does.
         outputs: tensor (..., units), what the readout reads.
 
     Returns:

@@ -178,8 +178,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
         Args:
             optimizer: see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy(label_smoothing)`,
-                a mean over tokens.
+            loss: see `keras.Model.compile`. "auto" stands for
+                `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use
                 `keras_seq.training.SequenceAccuracy()` and `Perplexity()`.
             label_smoothing: see `keras_seq.training.masked_crossentropy`. Only with `loss="auto"`.

@@ -20,8 +20,8 @@ class StreamTraining(TokenLoss):
 
         Args:
             optimizer: see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy(label_smoothing)`,
-                a mean over tokens.
+            loss: see `keras.Model.compile`. "auto" stands for
+                `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.Perplexity()`. For models of
                 characters you can use `keras_seq.training.BitsPerToken()`.
             label_smoothing: see `keras_seq.training.masked_crossentropy`. Only with `loss="auto"`.

@@ -12,8 +12,8 @@ def masked_crossentropy(label_smoothing=0.0):
     """Creates the cross-entropy loss, averaged over all tokens of a batch except padding.
 
     Args:
-        label_smoothing: number s in [0, 1). The loss compares the predictions with (1 - s) times the one-hot target plus
-            s / vocabulary, as in `keras.losses.CategoricalCrossentropy` (Szegedy et al. 2016).
+        label_smoothing: number s in [0, 1). The loss compares the predictions with (1 - s) times the one-hot target
+            plus s / vocabulary, as in `keras.losses.CategoricalCrossentropy` (Szegedy et al. 2016).
 
     Returns:
         A `MaskedCrossentropy`.
@@ -34,8 +34,9 @@ class MaskedCrossentropy(keras.losses.Loss):
     Sample weights (batch, time) multiply the losses of the tokens. As in all losses of Keras, the sum is divided by the
     number of tokens, not by the sum of their weights.
 
-    In `fit` and `evaluate` of a `Seq2Seq` or `LanguageModel` with metrics of keras_seq, the logits are computed for some
-    tokens at a time, so that memory does not grow with vocabulary times tokens; see `keras_seq.ops.readout_crossentropy`.
+    In `fit` and `evaluate` of a `Seq2Seq` or `LanguageModel` with metrics of keras_seq, the logits are computed for
+    some tokens at a time, so that memory does not grow with vocabulary times tokens; see
+    `keras_seq.ops.readout_crossentropy`.
 
     Args:
         label_smoothing: see `masked_crossentropy`.
