@@ -12,6 +12,7 @@ from keras_seq.layers.foreign_cell import pack_states
 from keras_seq.layers.recurrent_layer import CellArgument, output_units
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.layers.training_step import training_step
+from keras_seq.models.copying import PointerGenerator
 from keras_seq.models.decoder_layers import make_decoder_layers
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.ops.implementation import Choice
@@ -59,6 +60,11 @@ class Decoder(keras.layers.Layer):
             initial values. A matrix is saved with the weights, not in the configuration.
         tie_embeddings: whether logits are products with the embeddings instead of with a matrix of their own (Press &
             Wolf 2017). If outputs and embeddings differ in size, a linear layer maps the outputs first.
+        copy: whether the decoder also copies tokens of the source, by its attention weights (pointer-generator; See,
+            Liu & Manning 2017). Sources and targets must share one vocabulary: `P(w) = p_gen P_vocabulary(w) +
+            (1 - p_gen) sum of the attention weights over the source positions that hold w`, where p_gen is a sigmoid of
+            a linear function of context, output and embedding of the previous token. Masked positions, padding and
+            `[START]` are not copied, and P is normalized over the others; `[END]` and `[UNK]` are copied as any token.
 
     Call arguments:
         tokens: integers (batch, time), the target shifted right.
@@ -70,10 +76,13 @@ class Decoder(keras.layers.Layer):
         return_attention_scores: whether to also return the attention weights.
         training: whether to apply dropout.
         return_features: whether to return what the readout reads (batch, time, units) in the place of the logits, for a
-            loss that does not need all logits at once.
+            loss that does not need all logits at once. Not for a decoder that copies, whose logits the readout alone
+            does not determine.
+        source_tokens: integers (batch, source), the source token at each position of the memory, if the decoder copies.
 
     Returns:
-        Logits (batch, time, vocabulary). With `return_attention_scores`, also the attention weights (batch, time,
+        Logits (batch, time, vocabulary); those of a decoder that copies are log-probabilities, float32 under every
+        dtype policy but float64. With `return_attention_scores`, also the attention weights (batch, time,
         source), or (batch, time, 0) without attention.
 
     Example:
@@ -102,6 +111,7 @@ class Decoder(keras.layers.Layer):
         residual=False,
         embeddings_initializer="uniform",
         tie_embeddings=False,
+        copy=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -118,6 +128,9 @@ class Decoder(keras.layers.Layer):
         self.num_layers = num_layers
         self.residual = residual
         self.tie_embeddings = tie_embeddings
+        self.copy = copy
+        if copy and attention is None:
+            raise ValueError("`copy=True` needs an `attention`, whose weights choose what to copy. Received: None")
         self.supports_masking = True
         options = {"tied": tie_embeddings, "dtype": self.dtype_policy}
         self.embedding = make_embedding(vocabulary_size, embedding_dim, embeddings_initializer, **options)
@@ -129,6 +142,7 @@ class Decoder(keras.layers.Layer):
         self.output_dropout = self._make_dropout("output_dropout")
         self.readout = make_readout(self.embedding, tie_embeddings, self.dtype_policy)
         self.units = output_units(layers[-1].cell)
+        self.pointer_generator = PointerGenerator(vocabulary_size, dtype=self.dtype_policy) if copy else None
 
     def _make_dropout(self, *path):
         return LockedDropout(self.dropout, seed=child_seed(self.seed, "Decoder", *path), dtype=self.dtype_policy)
@@ -157,7 +171,8 @@ class Decoder(keras.layers.Layer):
     @property
     def layers(self):
         """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
-        return [self.embedding, *self.bridges, *self.recurrent_layers(), self.readout]
+        copying = [self.pointer_generator] if self.copy else []
+        return [self.embedding, *self.bridges, *self.recurrent_layers(), self.readout, *copying]
 
     def recurrent_layers(self):
         """Return the recurrent layers, a list from the first to the last one."""
@@ -175,6 +190,8 @@ class Decoder(keras.layers.Layer):
         for bridge in self.bridges:
             bridge.build((None, summary_shape[-1]))
         self.readout.build((None, None, features))
+        if self.copy:
+            self.pointer_generator.build(self.embedding_dim, features, memory_shape[-1])
 
     def call(
         self,
@@ -186,7 +203,12 @@ class Decoder(keras.layers.Layer):
         return_attention_scores=False,
         training=False,
         return_features=False,
+        source_tokens=None,
     ):
+        source = self._read_source(memory, source_tokens, memory_mask)
+        if self.copy and return_features:
+            raise ValueError("`return_features` must be False for a decoder with `copy=True`. Received: True")
+
         def run(layer, inputs, state):
             options = {"mask": mask, "training": training}
             if isinstance(layer, AttentionDecoder):
@@ -202,8 +224,20 @@ class Decoder(keras.layers.Layer):
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
         features = self.output_dropout(outputs, training=training)
         results = features if return_features else self.readout(features)
+        if self.copy:
+            results = self.pointer_generator.mix(results, features, inputs, weights, source)
         results = ops.copy(results)  # the copy has no mask, because the loss itself excludes padding
         return (results, weights) if return_attention_scores else results
+
+    def _read_source(self, memory, source_tokens, memory_mask):
+        """Returns what a decoder that copies reads of the sources in every step, else None."""
+        if self.copy == (source_tokens is None):
+            received = None if source_tokens is None else f"a tensor of shape {tuple(source_tokens.shape)}"
+            raise ValueError(
+                "`source_tokens` must be the token ids of the sources (batch, source) if the decoder has `copy=True`, "
+                f"else None. Received: {received} with copy={self.copy}"
+            )
+        return self.pointer_generator.read_source(memory, source_tokens, memory_mask) if self.copy else None
 
     def _run_layers(self, run, outputs, state, dropouts=None):
         """Runs the layers one on another, over whole sequences or one step.
@@ -248,7 +282,7 @@ class Decoder(keras.layers.Layer):
                 break
         return [*state[:position], *self.recurrent_layer.initial_attention_state(memory), *state[position:]]
 
-    def start_search(self, memory, summary, memory_mask=None, num_beams=1):
+    def start_search(self, memory, summary, memory_mask=None, num_beams=1, source_tokens=None):
         """Prepares a search: computes what all of its steps share.
 
         Args:
@@ -256,6 +290,7 @@ class Decoder(keras.layers.Layer):
             summary: tensor (batch, state features).
             memory_mask: booleans (batch, source), True = keep.
             num_beams: how many hypotheses of each source a step continues.
+            source_tokens: see the call arguments.
 
         Returns:
             `(step, state, memory)`: the step function of `keras_seq.decoding.search`, its first state, and what it
@@ -270,13 +305,20 @@ class Decoder(keras.layers.Layer):
             steps[layer], attended = start_search(layer, embedding, memory, memory_mask, num_beams)
             tensors |= attended
 
-        def step(tokens, state, memory, is_live=None):
-            output, state, weights = self._run_layers(
-                lambda layer, inputs, state: steps[layer](inputs, state, memory, is_live), tokens, state
-            )
-            return self.readout(output), state, weights
+        source = self._read_source(memory, source_tokens, memory_mask)
 
-        return step, self.get_initial_state(summary, memory), tensors
+        def step(tokens, state, memory, is_live=None):
+            attended, source = memory if self.copy else (memory, None)
+            output, state, weights = self._run_layers(
+                lambda layer, inputs, state: steps[layer](inputs, state, attended, is_live), tokens, state
+            )
+            logits = self.readout(output)
+            if self.copy:
+                inputs = self.embedding(tokens)
+                logits = self.pointer_generator.mix_step(logits, output, inputs, weights, source, num_beams)
+            return logits, state, weights
+
+        return step, self.get_initial_state(summary, memory), (tensors, source) if self.copy else tensors
 
     def choose_implementation(self):
         """Return what runs the steps of a search, and why: a `Choice` of `keras_seq.ops.implementation`."""
@@ -284,7 +326,7 @@ class Decoder(keras.layers.Layer):
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     @contextlib.contextmanager
-    def training_step_function(self, memory, memory_mask=None):
+    def training_step_function(self, memory, memory_mask=None, source_tokens=None):
         """Yields a function that runs one step of the decoder in training mode, for use in a `with` block.
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
@@ -295,6 +337,7 @@ class Decoder(keras.layers.Layer):
         sizes = [self.embedding_dim, *(output_units(layer.cell) for layer in self.recurrent_layers())]
         ones = [ops.ones((batch, size), dtype) for size in sizes]
         dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
+        source = self._read_source(memory, source_tokens, memory_mask)
         with keras.StatelessScope():  # does not advance the seeds
             masks = [drop(x[:, None], training=True)[:, 0] for drop, x in zip(dropouts, ones, strict=True)]
         between = [functools.partial(ops.multiply, mask) for mask in masks[1:-1]]
@@ -309,7 +352,11 @@ class Decoder(keras.layers.Layer):
                 output, state, weights = self._run_layers(
                     lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
                 )
-                return self.readout(output * masks[-1]), state, weights
+                output = output * masks[-1]
+                logits = self.readout(output)
+                if self.copy:
+                    logits = self.pointer_generator.mix_step(logits, output, inputs, weights, source)
+                return logits, state, weights
 
             yield step
 
@@ -326,9 +373,11 @@ class Decoder(keras.layers.Layer):
         return_attention_scores=False,
         training=False,
         return_features=False,
+        source_tokens=None,
     ):
         size = self.units if return_features else self.vocabulary_size
-        results = keras.KerasTensor((*tokens.shape, size), dtype=self.compute_dtype)
+        dtype = self.pointer_generator.logits_dtype if self.copy else self.compute_dtype
+        results = keras.KerasTensor((*tokens.shape, size), dtype=dtype)
         if not return_attention_scores:
             return results
         source = 0 if self.attention is None else memory.shape[1]
@@ -340,7 +389,7 @@ class Decoder(keras.layers.Layer):
     def get_config(self):
         names = (
             "vocabulary_size embedding_dim units attention dropout recurrent_dropout seed implementation attend "
-            "input_feeding num_layers residual tie_embeddings"
+            "input_feeding num_layers residual tie_embeddings copy"
         )
         config = {name: getattr(self, name) for name in names.split()}
         config["cell"] = self._cell_argument.get_config()

@@ -9,6 +9,7 @@ from keras import ops
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.models.array_side import ArraySide, deserialize_spec, serialize_spec
+from keras_seq.models.copying import check_copying, check_positions
 from keras_seq.models.encoder import Encoder
 from keras_seq.models.encoding import encode
 from keras_seq.models.evaluation import Evaluation
@@ -111,6 +112,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
                     f"of the {type(part).__name__}. Received: a vectorizer with {side.vectorizer.vocabulary_size()} "
                     "tokens"
                 )
+        if decoder.copy:
+            check_copying(source, target)
         # Sources are passed as they are, for the encoder to cast.
         super().__init__(source, target, **{"autocast": False, **kwargs})
         self.encoder = encoder
@@ -209,28 +212,37 @@ class Seq2Seq(Evaluation, GenerativeModel):
                 f"Received: {inputs}"
             )
         source, decoder_inputs = inputs
-        memory, memory_mask, summary = encode(self.encoder, self._sides.source.cast(source), training)
-        masks = {"mask": _decoder_mask(decoder_inputs), "memory_mask": memory_mask}
+        source = self._sides.source.cast(source)
+        memory, memory_mask, summary = encode(self.encoder, source, training)
+        sources = {"memory_mask": memory_mask, **self._source_tokens(source, memory)}
+        mask = _decoder_mask(decoder_inputs)
         if training and self.scheduled_sampling is not None:
-            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, masks)
-        return self.decoder(
-            decoder_inputs, memory, summary, **masks, training=training, return_features=return_features
-        )
+            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, mask, sources)
+        options = {"mask": mask, **sources, "training": training, "return_features": return_features}
+        return self.decoder(decoder_inputs, memory, summary, **options)
+
+    def _source_tokens(self, source, memory):
+        """Returns the argument `source_tokens` of a decoder that copies, as a dict; an empty one for others."""
+        if not self.decoder.copy:
+            return {}
+        if not isinstance(self.encoder, Encoder):  # its memory has a position per token
+            source = check_positions(source, memory)
+        return {"source_tokens": source}
 
     @property
     def readout(self):
-        """The layer that maps the decoder's outputs to logits."""
-        return self.decoder.readout
+        """The layer that maps the decoder's outputs to logits, or None if these are not all that logits depend on."""
+        return None if self.decoder.copy else self.decoder.readout
 
-    def _mix_inputs(self, tokens, memory, summary, masks):
+    def _mix_inputs(self, tokens, memory, summary, mask, sources):
         """Replaces some of the decoder's inputs (batch, time) by predictions, by scheduled sampling."""
         sampling = self.scheduled_sampling
         draws = sampling.draw(tokens, self.optimizer.iterations)
         if sampling.mode == "sequential":
-            with self.decoder.training_step_function(memory, masks["memory_mask"]) as step:
+            with self.decoder.training_step_function(memory, **sources) as step:
                 return sampling.mix_sequential(tokens, step, self.decoder.get_initial_state(summary, memory), draws)
         with keras.StatelessScope():  # does not advance the seeds, so the trained pass draws the same masks
-            logits = self.decoder(tokens, memory, summary, **masks, training=True)
+            logits = self.decoder(tokens, memory, summary, mask=mask, **sources, training=True)
         return sampling.mix_parallel(tokens, logits, draws)
 
     def fit(
@@ -317,7 +329,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
     def start_search(self, source, num_beams=1):
         memory, mask, summary = encode(self.encoder, source)
-        step, state, tensors = self.decoder.start_search(memory, summary, mask, num_beams)
+        tokens = self._source_tokens(source, memory)
+        step, state, tensors = self.decoder.start_search(memory, summary, mask, num_beams, **tokens)
         if mask is None:
             mask = ops.ones(ops.shape(memory)[:2], "bool")
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
