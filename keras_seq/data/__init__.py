@@ -5,6 +5,7 @@ from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.cmudict import group_by_source as group_by_source
 from keras_seq.data.cmudict import load_cmudict as load_cmudict
 from keras_seq.data.forecasting import forecasting_windows as forecasting_windows
+from keras_seq.data.graphemes import split_graphemes as split_graphemes
 from keras_seq.data.load_tfds import load_tfds_cmudict as load_tfds_cmudict
 from keras_seq.data.streams import stream_batches as stream_batches
 from keras_seq.data.tsv import read_pairs as read_pairs

@@ -3,8 +3,9 @@
 
 import keras
 
-from keras_seq import _private_api
 from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import split_texts
+from keras_seq.data.graphemes import split_graphemes
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -14,7 +15,8 @@ START = "[START]"
 END = "[END]"
 
 _SPECIAL_TOKENS = ["", "[UNK]", START, END]  # the index of a token is its id
-_SEPARATORS = {"character": "", "whitespace": " "}
+_SPLITTERS = {"grapheme": split_graphemes}  # what `TextVectorization` takes for a name of ours
+_SEPARATORS = {"character": "", split_graphemes: "", "whitespace": " "}
 _ADAPT_BATCH = 8192  # number of texts counted at once
 
 
@@ -30,7 +32,9 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     Args:
         texts: texts of the vocabulary: an iterable of strings, or a `tf.data.Dataset` of strings,
             batched or not.
-        split: `"character"`, `"whitespace"`, or any other value that `TextVectorization` takes.
+        split: `"character"` for Unicode code points; `"grapheme"` for the characters that users see, with their
+            combining marks, see `split_graphemes`; `"whitespace"` for words between ASCII whitespace; or any other
+            value that `TextVectorization` takes.
         max_tokens: maximum size of the vocabulary, including the four special tokens, or `None`
             for no limit.
         standardize: see `TextVectorization`. By default texts are not changed.
@@ -56,6 +60,7 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
             f"`max_tokens` must be None or greater than {len(_SPECIAL_TOKENS)}, the number of special tokens. "
             f"Received: {max_tokens!r}"
         )
+    split = _SPLITTERS.get(split, split) if isinstance(split, str) else split
     options = {"standardize": standardize, "split": split, "output_mode": "int", "ragged": True}
     counter = keras.layers.TextVectorization(**options)
     counter.adapt(_batches(texts))
@@ -142,7 +147,7 @@ def split_tokens(vectorizer, texts):
     >>> split_tokens(vectorizer, tf.constant(["K OW T"])).to_list()
     [[b'K', b'OW', b'T']]
     """
-    return _private_api.split_texts(vectorizer, texts)
+    return split_texts(vectorizer, texts)
 
 
 def detokenizer(vectorizer, separator=None):
@@ -154,7 +159,7 @@ def detokenizer(vectorizer, separator=None):
     Args:
         vectorizer: layer from `text_vectorizer`.
         separator: string between two tokens. By default it depends on how `vectorizer` splits:
-            empty for `"character"`, a space for `"whitespace"`.
+            empty for `"character"` and `"grapheme"`, a space for `"whitespace"`.
 
     Returns:
         The `Detokenizer` layer.
@@ -171,8 +176,7 @@ def detokenizer(vectorizer, separator=None):
     """
     if separator is None:
         split = vectorizer.get_config()["split"]
-        # Not `split in _SEPARATORS`, because a callable may not be hashable.
-        if not isinstance(split, str):
+        if not isinstance(split, str) and split is not split_graphemes:  # another callable may not be hashable
             raise ValueError(f"`separator` must be a string for a vectorizer with split={split!r}. Received: None")
         separator = _SEPARATORS[split]
     return Detokenizer(vectorizer.get_vocabulary(), separator)
