@@ -11,10 +11,11 @@ PAD_ID = 0
 UNKNOWN_ID = 1
 START_ID = 2
 END_ID = 3
+UNKNOWN = "[UNK]"
 START = "[START]"
 END = "[END]"
 
-_SPECIAL_TOKENS = ["", "[UNK]", START, END]  # the index of a token is its id
+_SPECIAL_TOKENS = ["", UNKNOWN, START, END]  # the index of a token is its id
 _SPLITTERS = {"grapheme": split_graphemes}  # what `TextVectorization` takes for a name of ours
 _SEPARATORS = {"character": "", split_graphemes: "", "whitespace": " "}
 _ADAPT_BATCH = 8192  # number of texts counted at once
@@ -197,6 +198,8 @@ class Detokenizer(keras.layers.Layer):
 
     Call arguments:
         inputs: integer tensor (..., time), or a ragged one (batch, None).
+        unknown_tokens: string tensor (..., time) with what stands in the place of `[UNK]`, or None. Not for ragged
+            inputs.
 
     Returns:
         String tensor (...), usually (batch,).
@@ -227,7 +230,7 @@ class Detokenizer(keras.layers.Layer):
     def build(self, input_shape):
         self.lookup.build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs, unknown_tokens=None):
         ids = inputs.to_tensor(PAD_ID) if isinstance(inputs, tf.RaggedTensor) else inputs
         if not ids.dtype.is_integer:
             raise ValueError(f"`inputs` must be integer token ids. Received: dtype {ids.dtype.name}")
@@ -235,10 +238,13 @@ class Detokenizer(keras.layers.Layer):
         is_text = ~has_ended & (ids != PAD_ID) & (ids != START_ID)  # (..., time)
         needs_separator = tf.cumsum(tf.cast(is_text, tf.int32), axis=-1) > 1  # (..., time)
         tokens = self.lookup(ids)  # (..., time)
+        if unknown_tokens is not None:
+            is_known = (ids != UNKNOWN_ID) & (ids < len(self.vocabulary))
+            tokens = tf.where(is_known, tokens, unknown_tokens)
         tokens = tf.where(needs_separator, self.separator + tokens, tokens)
         return tf.strings.reduce_join(tf.where(is_text, tokens, ""), axis=-1)  # (...)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs, unknown_tokens=None):
         return keras.KerasTensor(inputs.shape[:-1], dtype="string")
 
     def get_config(self):

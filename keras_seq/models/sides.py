@@ -4,6 +4,7 @@
 import collections.abc
 
 import keras
+import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import detokenizer
@@ -66,3 +67,14 @@ def source_windows(side, inputs, batch_size):
 def is_batched(inputs):
     """Whether `inputs` are an iterable of batches, rather than sequences."""
     return isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, collections.abc.Iterator))
+
+
+def constants(arrays):
+    """Returns nested arrays as tensors."""
+    return keras.tree.map_structure(tf.constant, arrays)
+
+
+def without_scalar(inputs):
+    """Returns a string in place of an array or tensor without axes, as an element of a dataset is."""
+    is_scalar = isinstance(inputs, (np.ndarray, tf.Tensor)) and len(inputs.shape) == 0
+    return np.asarray(inputs).item() if is_scalar else inputs
