@@ -13,6 +13,7 @@ from keras_seq.layers.recurrent_layer import CellArgument, output_units
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.layers.training_step import training_step
 from keras_seq.models.decoder_layers import make_decoder_layers
+from keras_seq.models.features import append_features
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.ops.implementation import Choice
 from keras_seq.ops.random import child_seed
@@ -69,6 +70,7 @@ class Decoder(keras.layers.Layer):
         memory_mask: booleans (batch, source), True = keep.
         return_attention_scores: whether to also return the attention weights.
         training: whether to apply dropout.
+        features: tensor (batch, n) that is appended to the embedding at every step, or None.
 
     Returns:
         Logits (batch, time, vocabulary). With `return_attention_scores`, also the attention weights (batch, time,
@@ -163,9 +165,9 @@ class Decoder(keras.layers.Layer):
             return [*self.other_layers, self.recurrent_layer]
         return [self.recurrent_layer, *self.other_layers]
 
-    def build(self, tokens_shape, memory_shape, summary_shape):
+    def build(self, tokens_shape, memory_shape, summary_shape, features_shape=None):
         build_embedding(self.embedding)
-        features = self.embedding_dim
+        features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
         for layer in self.recurrent_layers():
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
             layer.build((None, None, features), *memory_shapes)
@@ -174,7 +176,17 @@ class Decoder(keras.layers.Layer):
             bridge.build((None, summary_shape[-1]))
         self.readout.build((None, None, features))
 
-    def call(self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False):
+    def call(
+        self,
+        tokens,
+        memory,
+        summary,
+        mask=None,
+        memory_mask=None,
+        return_attention_scores=False,
+        training=False,
+        features=None,
+    ):
         def run(layer, inputs, state):
             options = {"mask": mask, "training": training}
             if isinstance(layer, AttentionDecoder):
@@ -185,7 +197,8 @@ class Decoder(keras.layers.Layer):
                 weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
             return outputs, state, weights
 
-        inputs = self.input_dropout(self.embedding(tokens), training=training)
+        inputs = append_features(self.embedding(tokens), features)
+        inputs = self.input_dropout(inputs, training=training)
         dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
         logits = self.readout(self.output_dropout(outputs, training=training))
@@ -235,7 +248,7 @@ class Decoder(keras.layers.Layer):
                 break
         return [*state[:position], *self.recurrent_layer.initial_attention_state(memory), *state[position:]]
 
-    def start_search(self, memory, summary, memory_mask=None, num_beams=1):
+    def start_search(self, memory, summary, memory_mask=None, num_beams=1, features=None):
         """Prepares a search: computes what all of its steps share.
 
         Args:
@@ -243,6 +256,7 @@ class Decoder(keras.layers.Layer):
             summary: tensor (batch, state features).
             memory_mask: booleans (batch, source), True = keep.
             num_beams: how many hypotheses of each source a step continues.
+            features: tensor (batch, n), as in a call, or None.
 
         Returns:
             `(step, state, memory)`: the step function of `keras_seq.decoding.search`, its first state, and what it
@@ -253,9 +267,11 @@ class Decoder(keras.layers.Layer):
         """
         steps, tensors = {}, {}
         for i, layer in enumerate(self.recurrent_layers()):
-            embedding = None if i else self.embedding
-            steps[layer], attended = start_search(layer, embedding, memory, memory_mask, num_beams)
-            tensors |= attended
+            joined = {} if i else {"embedding": self.embedding, "features": features}
+            steps[layer], read = start_search(
+                layer, memory=memory, memory_mask=memory_mask, num_beams=num_beams, **joined
+            )
+            tensors |= read
 
         def step(tokens, state, memory, is_live=None):
             output, state, weights = self._run_layers(
@@ -271,7 +287,7 @@ class Decoder(keras.layers.Layer):
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     @contextlib.contextmanager
-    def training_step_function(self, memory, memory_mask=None):
+    def training_step_function(self, memory, memory_mask=None, features=None):
         """Yields a function that runs one step of the decoder in training mode, for use in a `with` block.
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
@@ -279,7 +295,8 @@ class Decoder(keras.layers.Layer):
         training draws. Noise of the attention and zoneout are drawn anew in each step.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
-        sizes = [self.embedding_dim, *(output_units(layer.cell) for layer in self.recurrent_layers())]
+        size = self.embedding_dim + (0 if features is None else features.shape[-1])
+        sizes = [size, *(output_units(layer.cell) for layer in self.recurrent_layers())]
         ones = [ops.ones((batch, size), dtype) for size in sizes]
         dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
         with keras.StatelessScope():  # does not advance the seeds
@@ -292,7 +309,7 @@ class Decoder(keras.layers.Layer):
             }
 
             def step(tokens, state):
-                inputs = self.embedding(tokens) * masks[0]  # (batch, embedding_dim)
+                inputs = append_features(self.embedding(tokens), features) * masks[0]  # (batch, features)
                 output, state, weights = self._run_layers(
                     lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
                 )
@@ -300,11 +317,19 @@ class Decoder(keras.layers.Layer):
 
             yield step
 
-    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None):
+    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None, features_shape=None):
         return *tokens_shape, self.vocabulary_size
 
     def compute_output_spec(
-        self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False
+        self,
+        tokens,
+        memory,
+        summary,
+        mask=None,
+        memory_mask=None,
+        return_attention_scores=False,
+        training=False,
+        features=None,
     ):
         logits = keras.KerasTensor((*tokens.shape, self.vocabulary_size), dtype=self.compute_dtype)
         if not return_attention_scores:

@@ -15,9 +15,9 @@ from keras_seq.decoding import BeamSampler, Sampler, check_processors, get_sampl
 from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
 from keras_seq.models.progress import Progress
-from keras_seq.models.sides import Sides, is_batched, source_windows
+from keras_seq.models.sides import Sides, as_batch, count_sources, is_batched, source_windows
 from keras_seq.models.token_rows import in_order, length_batches
-from keras_seq.models.token_side import shorten
+from keras_seq.models.token_side import TokenSide, shorten
 from keras_seq.models.training_pairs import holds_call_inputs
 from keras_seq.ops.implementation import implementation_in_use
 
@@ -32,7 +32,7 @@ class GenerativeModel(keras.Model):
     A subclass defines `call` and `start_search`.
 
     Args:
-        source_side: `TokenSide` or `ArraySide` of the sources.
+        source_side: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
         target_side: `TokenSide` of the targets.
         **kwargs: arguments of `keras.Model`.
     """
@@ -182,7 +182,7 @@ class GenerativeModel(keras.Model):
         """
         if tf.is_symbolic_tensor(inputs):
             raise ValueError(f"`inputs` must not be symbolic: in a graph, call `decode`. Received: {inputs}")
-        inputs = _without_scalar(inputs)
+        inputs, is_single = as_batch(self._sides.source, inputs)
         if max_length is not None:
             check_count("max_length", max_length, MAX_LENGTH)
         batch_size = check_count("batch_size", batch_size)
@@ -203,7 +203,7 @@ class GenerativeModel(keras.Model):
             configuration_key(processors),
             return_dict,
         )
-        progress = Progress(_count(inputs), verbose)
+        progress = Progress(count_sources(inputs), verbose)
         batches = []
         for positions, sources in self._source_batches(inputs, batch_size):
             spec = self._sides.source.signature(sources)
@@ -222,13 +222,12 @@ class GenerativeModel(keras.Model):
                 results["text"] = np.array(_decoded(results["text"]))
             return results
         outputs = _decoded(results["text"]) if "text" in results else results["token_ids"]
-        return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
+        return outputs[0] if is_single else outputs
 
     def _source_batches(self, inputs, batch_size):
         """Yields `(positions, sources)`: an array (batch,), and tensors (batch, ...)."""
         side = self._sides.source
-        inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
-        if side.vectorizer is not None and not is_batched(inputs):
+        if isinstance(side, TokenSide) and side.vectorizer is not None and not is_batched(inputs):
             inputs = side.check_sources(inputs)
             if inputs.shape[0] == 1:  # one call from string to string
                 yield np.zeros(1, "int32"), inputs
@@ -356,10 +355,10 @@ class GenerativeModel(keras.Model):
         """
         check_count("batch_size", batch_size)
         source, target = (
-            side.rows([values] if isinstance(values, (str, bytes)) else values, label)
+            side.rows(as_batch(side, values)[0], label)
             for side, values, label in (
-                (self._sides.source, _without_scalar(sources), "`sources`"),
-                (self._sides.target, _without_scalar(targets), "`targets`"),
+                (self._sides.source, sources, "`sources`"),
+                (self._sides.target, targets, "`targets`"),
             )
         )
         if len(source) != len(target) or len(source) == 0:
@@ -447,21 +446,6 @@ class GenerativeModel(keras.Model):
 def _constants(arrays):
     """Returns nested arrays as tensors."""
     return keras.tree.map_structure(tf.constant, arrays)
-
-
-def _count(inputs):
-    """Returns the number of sources, or None if it is not known."""
-    if isinstance(inputs, (str, bytes)):
-        return 1
-    while isinstance(inputs, dict) and inputs:
-        inputs = next(iter(inputs.values()))
-    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
-
-
-def _without_scalar(inputs):
-    """Returns a string in place of an array or tensor without axes, as an element of a dataset is."""
-    is_scalar = isinstance(inputs, (np.ndarray, tf.Tensor)) and len(inputs.shape) == 0
-    return np.asarray(inputs).item() if is_scalar else inputs
 
 
 def _check_targets(rows):
