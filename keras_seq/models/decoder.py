@@ -14,6 +14,7 @@ from keras_seq.layers.search_step import choose_search_implementation, start_sea
 from keras_seq.layers.training_step import training_step
 from keras_seq.models.copying import PointerGenerator
 from keras_seq.models.decoder_layers import make_decoder_layers
+from keras_seq.models.features import append_features
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.ops.implementation import Choice
 from keras_seq.ops.random import child_seed
@@ -79,6 +80,7 @@ class Decoder(keras.layers.Layer):
             loss that does not need all logits at once. Not for a decoder that copies, whose logits the readout alone
             does not determine.
         source_tokens: integers (batch, source), the source token at each position of the memory, if the decoder copies.
+        features: tensor (batch, n) that is appended to the embedding at every step, or None.
 
     Returns:
         Logits (batch, time, vocabulary); those of a decoder that copies are log-probabilities, float32 under every
@@ -180,9 +182,9 @@ class Decoder(keras.layers.Layer):
             return [*self.other_layers, self.recurrent_layer]
         return [self.recurrent_layer, *self.other_layers]
 
-    def build(self, tokens_shape, memory_shape, summary_shape):
+    def build(self, tokens_shape, memory_shape, summary_shape, features_shape=None):
         build_embedding(self.embedding)
-        features = self.embedding_dim
+        features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
         for layer in self.recurrent_layers():
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
             layer.build((None, None, features), *memory_shapes)
@@ -204,6 +206,7 @@ class Decoder(keras.layers.Layer):
         training=False,
         return_features=False,
         source_tokens=None,
+        features=None,
     ):
         source = self._read_source(memory, source_tokens, memory_mask)
         if self.copy and return_features:
@@ -219,13 +222,15 @@ class Decoder(keras.layers.Layer):
                 weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
             return outputs, state, weights
 
-        inputs = self.input_dropout(self.embedding(tokens), training=training)
+        inputs = append_features(self.embedding(tokens), features)
+        inputs = self.input_dropout(inputs, training=training)
         dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
-        features = self.output_dropout(outputs, training=training)
-        results = features if return_features else self.readout(features)
+        outputs = self.output_dropout(outputs, training=training)
+        results = outputs if return_features else self.readout(outputs)
         if self.copy:
-            results = self.pointer_generator.mix(results, features, inputs, weights, source)
+            embedded = inputs[..., : self.embedding_dim]
+            results = self.pointer_generator.mix(results, outputs, embedded, weights, source)
         results = ops.copy(results)  # the copy has no mask, because the loss itself excludes padding
         return (results, weights) if return_attention_scores else results
 
@@ -282,7 +287,7 @@ class Decoder(keras.layers.Layer):
                 break
         return [*state[:position], *self.recurrent_layer.initial_attention_state(memory), *state[position:]]
 
-    def start_search(self, memory, summary, memory_mask=None, num_beams=1, source_tokens=None):
+    def start_search(self, memory, summary, memory_mask=None, num_beams=1, source_tokens=None, features=None):
         """Prepares a search: computes what all of its steps share.
 
         Args:
@@ -291,6 +296,7 @@ class Decoder(keras.layers.Layer):
             memory_mask: booleans (batch, source), True = keep.
             num_beams: how many hypotheses of each source a step continues.
             source_tokens: see the call arguments.
+            features: tensor (batch, n), as in a call, or None.
 
         Returns:
             `(step, state, memory)`: the step function of `keras_seq.decoding.search`, its first state, and what it
@@ -301,9 +307,11 @@ class Decoder(keras.layers.Layer):
         """
         steps, tensors = {}, {}
         for i, layer in enumerate(self.recurrent_layers()):
-            embedding = None if i else self.embedding
-            steps[layer], attended = start_search(layer, embedding, memory, memory_mask, num_beams)
-            tensors |= attended
+            joined = {} if i else {"embedding": self.embedding, "features": features}
+            steps[layer], read = start_search(
+                layer, memory=memory, memory_mask=memory_mask, num_beams=num_beams, **joined
+            )
+            tensors |= read
 
         source = self._read_source(memory, source_tokens, memory_mask)
 
@@ -314,8 +322,8 @@ class Decoder(keras.layers.Layer):
             )
             logits = self.readout(output)
             if self.copy:
-                inputs = self.embedding(tokens)
-                logits = self.pointer_generator.mix_step(logits, output, inputs, weights, source, num_beams)
+                embedded = self.embedding(tokens)
+                logits = self.pointer_generator.mix_step(logits, output, embedded, weights, source, num_beams)
             return logits, state, weights
 
         return step, self.get_initial_state(summary, memory), (tensors, source) if self.copy else tensors
@@ -326,7 +334,7 @@ class Decoder(keras.layers.Layer):
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     @contextlib.contextmanager
-    def training_step_function(self, memory, memory_mask=None, source_tokens=None):
+    def training_step_function(self, memory, memory_mask=None, source_tokens=None, features=None):
         """Yields a function that runs one step of the decoder in training mode, for use in a `with` block.
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
@@ -334,7 +342,8 @@ class Decoder(keras.layers.Layer):
         training draws. Noise of the attention and zoneout are drawn anew in each step.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
-        sizes = [self.embedding_dim, *(output_units(layer.cell) for layer in self.recurrent_layers())]
+        size = self.embedding_dim + (0 if features is None else features.shape[-1])
+        sizes = [size, *(output_units(layer.cell) for layer in self.recurrent_layers())]
         ones = [ops.ones((batch, size), dtype) for size in sizes]
         dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
         source = self._read_source(memory, source_tokens, memory_mask)
@@ -348,19 +357,20 @@ class Decoder(keras.layers.Layer):
             }
 
             def step(tokens, state):
-                inputs = self.embedding(tokens) * masks[0]  # (batch, embedding_dim)
+                inputs = append_features(self.embedding(tokens), features) * masks[0]  # (batch, features)
                 output, state, weights = self._run_layers(
                     lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
                 )
                 output = output * masks[-1]
                 logits = self.readout(output)
                 if self.copy:
-                    logits = self.pointer_generator.mix_step(logits, output, inputs, weights, source)
+                    embedded = inputs[:, : self.embedding_dim]
+                    logits = self.pointer_generator.mix_step(logits, output, embedded, weights, source)
                 return logits, state, weights
 
             yield step
 
-    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None):
+    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None, features_shape=None):
         return *tokens_shape, self.vocabulary_size
 
     def compute_output_spec(
@@ -374,6 +384,7 @@ class Decoder(keras.layers.Layer):
         training=False,
         return_features=False,
         source_tokens=None,
+        features=None,
     ):
         size = self.units if return_features else self.vocabulary_size
         dtype = self.pointer_generator.logits_dtype if self.copy else self.compute_dtype

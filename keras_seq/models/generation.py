@@ -15,10 +15,11 @@ from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.scoring import Scoring
-from keras_seq.models.sides import Sides, constants, is_batched, source_windows, without_scalar
+from keras_seq.models.sides import Sides, as_batch, constants, count_sources, is_batched, source_windows
 from keras_seq.models.token_rows import in_order, length_batches
+from keras_seq.models.token_side import TokenSide
 from keras_seq.models.training_pairs import holds_call_inputs
-from keras_seq.models.unknown_tokens import TextSources, check_copy_unknown, most_attended_tokens
+from keras_seq.models.unknown_tokens import check_copy_unknown, most_attended_tokens, text_sources
 from keras_seq.ops.implementation import implementation_in_use
 
 MAX_LENGTH = 100_000  # of an output
@@ -32,7 +33,7 @@ class GenerativeModel(Scoring, keras.Model):
     A subclass defines `call` and `start_search`.
 
     Args:
-        source_side: `TokenSide` or `ArraySide` of the sources.
+        source_side: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
         target_side: `TokenSide` of the targets.
         **kwargs: arguments of `keras.Model`.
     """
@@ -187,7 +188,7 @@ class GenerativeModel(Scoring, keras.Model):
         """
         if tf.is_symbolic_tensor(inputs):
             raise ValueError(f"`inputs` must not be symbolic: in a graph, call `decode`. Received: {inputs}")
-        inputs = without_scalar(inputs)
+        inputs, is_single = as_batch(self._sides.source, inputs)
         if max_length is not None:
             check_count("max_length", max_length, MAX_LENGTH)
         batch_size = check_count("batch_size", batch_size)
@@ -211,7 +212,7 @@ class GenerativeModel(Scoring, keras.Model):
             return_dict,
             bool(copy_unknown),
         )
-        progress = Progress(_count(inputs), verbose)
+        progress = Progress(count_sources(inputs), verbose)
         batches = []
         for positions, sources in self._source_batches(inputs, batch_size, copy_unknown):
             spec = self._sides.source.signature(sources)
@@ -230,18 +231,17 @@ class GenerativeModel(Scoring, keras.Model):
                 results["text"] = np.array(_decoded(results["text"]))
             return results
         outputs = _decoded(results["text"]) if "text" in results else results["token_ids"]
-        return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
+        return outputs[0] if is_single else outputs
 
     def _source_batches(self, inputs, batch_size, as_texts=False):
         """Yields `(positions, sources)`: an array (batch,), and tensors (batch, ...)."""
         side = self._sides.source
-        inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
-        if side.vectorizer is not None and not is_batched(inputs):
+        if isinstance(side, TokenSide) and side.vectorizer is not None and not is_batched(inputs):
             inputs = side.check_sources(inputs)
             if inputs.shape[0] == 1:  # one call from string to string
                 yield np.zeros(1, "int32"), inputs
                 return
-        side = TextSources(side) if as_texts else side
+        side = text_sources(side) if as_texts else side
         first = 0
         for rows in source_windows(side, inputs, batch_size):
             for indices in length_batches(rows.lengths, batch_size):
@@ -313,7 +313,6 @@ class GenerativeModel(Scoring, keras.Model):
             max_steps = max_length
         if copy_unknown:
             check_copy_unknown(self)
-            inputs = tf.convert_to_tensor(inputs)
         start = self.start_search(self._sides.source.cast(inputs), sampler.num_beams)
         hypotheses = search(
             start.step,
@@ -404,15 +403,6 @@ class GenerativeModel(Scoring, keras.Model):
             name: (function, [self.source_spec])
             for name, function in (("serving_default", greedy), ("generate_beam", five_best))
         }
-
-
-def _count(inputs):
-    """Returns the number of sources, or None if it is not known."""
-    if isinstance(inputs, (str, bytes)):
-        return 1
-    while isinstance(inputs, dict) and inputs:
-        inputs = next(iter(inputs.values()))
-    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
 
 
 def _seed_tensor(seed, sampler, is_named):

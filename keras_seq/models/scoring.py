@@ -8,7 +8,7 @@ from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.decoding.checks import check_count
 from keras_seq.models.function_cache import compile_once
-from keras_seq.models.sides import constants, without_scalar
+from keras_seq.models.sides import as_batch, constants
 from keras_seq.models.token_rows import in_order, length_batches
 from keras_seq.models.token_side import shorten
 from keras_seq.ops.implementation import implementation_in_use
@@ -54,10 +54,10 @@ class Scoring:
         """
         check_count("batch_size", batch_size)
         source, target = (
-            side.rows([values] if isinstance(values, (str, bytes)) else values, label)
+            side.rows(as_batch(side, values)[0], label)
             for side, values, label in (
-                (self._sides.source, without_scalar(sources), "`sources`"),
-                (self._sides.target, without_scalar(targets), "`targets`"),
+                (self._sides.source, sources, "`sources`"),
+                (self._sides.target, targets, "`targets`"),
             )
         )
         if len(source) != len(target) or len(source) == 0:

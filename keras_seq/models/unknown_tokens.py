@@ -5,26 +5,33 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import UNKNOWN, split_tokens
+from keras_seq.models.feature_side import FeatureSide, without_features
 from keras_seq.models.token_side import require
 
 
-class TextSources:
-    """Sources of a search that stay texts, ordered by their lengths in tokens: a view of a side.
+def text_sources(side):
+    """Returns a side of sources that stay texts, for a side with a vectorizer."""
+    source, features = without_features(side)
+    return FeatureSide(_TextSide(source), features) if features else _TextSide(source)
+
+
+class _TextSide:
+    """Gives the sources of a search as texts, ordered by their lengths in tokens.
 
     Args:
-        side: the side of the sources, which has a vectorizer.
+        side: a `TokenSide` with a vectorizer.
     """
 
     def __init__(self, side):
         self.side = side
-        self.window = side.window
+        self.name, self.label, self.vectorizer, self.window = side.name, side.label, side.vectorizer, side.window
 
-    def source_rows(self, inputs, size):
-        """Yields the sources of a search as `TextRows`, about `size` at a time."""
-        texts = self.side.check_sources(inputs)
+    def source_rows(self, inputs, size, label="`inputs`"):
+        """Yields the sources as `TextRows`, about `size` at a time."""
+        texts = self.side.check_sources(inputs, label)
         for start in range(0, texts.shape[0], size):
             part = texts[start : start + size]
-            yield TextRows(part.numpy(), self.side.rows(part, "`inputs`").lengths)
+            yield TextRows(part.numpy(), self.side.rows(part, label).lengths)
 
 
 class TextRows:
@@ -71,12 +78,13 @@ def most_attended_tokens(vectorizer, texts, attention_weights):
 
     Args:
         vectorizer: the layer that splits the texts.
-        texts: strings (sources,).
+        texts: strings (sources,); or a dict that has them as "source", beside features.
         attention_weights: (sources, ..., positions).
 
     Returns:
         Strings (sources, ...).
     """
+    texts = tf.convert_to_tensor(texts["source"] if isinstance(texts, dict) else texts)
     if texts.dtype != tf.string:
         raise ValueError(f"`inputs` must be strings with `copy_unknown=True`. Received: dtype {texts.dtype.name}")
     tokens = split_tokens(vectorizer, texts)
