@@ -8,6 +8,8 @@ from keras_seq.data.forecasting import forecasting_windows as forecasting_window
 from keras_seq.data.graphemes import split_graphemes as split_graphemes
 from keras_seq.data.load_tfds import load_tfds_cmudict as load_tfds_cmudict
 from keras_seq.data.streams import stream_batches as stream_batches
+from keras_seq.data.subword_splitter import SubwordSplitter as SubwordSplitter
+from keras_seq.data.subwords import subword_vectorizer as subword_vectorizer
 from keras_seq.data.tsv import read_pairs as read_pairs
 from keras_seq.data.vocabulary import END as END
 from keras_seq.data.vocabulary import END_ID as END_ID
