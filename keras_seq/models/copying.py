@@ -19,7 +19,7 @@ _NEVER = -1e30  # in the place of the logarithm of 0, which has no derivative
 class PointerGenerator(keras.layers.Layer):
     """The mixture of generating and copying of See, Liu & Manning (2017).
 
-        p_gen = sigmoid(w_c . context + w_s . output + w_x . input + b)
+        p_gen = sigmoid(w_c . context + w_s . output + w_x . embedding + b)
         P(w) = (p_gen P_vocabulary(w) + (1 - p_gen) A(w)) / Z
         A(w) = sum of the attention weights over the source positions that hold w
         Z = p_gen + (1 - p_gen) sum over all w of A(w)
@@ -46,11 +46,11 @@ class PointerGenerator(keras.layers.Layer):
         """The dtype of the mixture: at least float32, because bfloat16 is too coarse for logarithms."""
         return keras.backend.result_type(self.compute_dtype, "float32")
 
-    def build(self, input_units, output_units, memory_units):
+    def build(self, embedding_dim, output_units, memory_units):
         def add_kernel(name, units):
             return self.add_weight((units, 1), "glorot_uniform", name=name)
 
-        self.input_kernel = add_kernel("input_kernel", input_units)
+        self.embedding_kernel = add_kernel("embedding_kernel", embedding_dim)
         self.output_kernel = add_kernel("output_kernel", output_units)
         self.context_kernel = add_kernel("context_kernel", memory_units)
         self.bias = self.add_weight((1,), "zeros", name="bias")
@@ -89,22 +89,31 @@ class PointerGenerator(keras.layers.Layer):
             "gate": ops.matmul(memory, ops.cast(self.context_kernel, self.compute_dtype))[..., 0],
         }
 
-    def mix(self, logits, outputs, inputs, attention_weights, source):
-        """Returns the logarithm of P, (sources, rows, vocabulary), in the `logits_dtype`.
-
-        The rows of a source are the steps of its target, or in a search its beams.
+    def mix(self, logits, outputs, embeddings, attention_weights, source, num_beams=1):
+        """Returns the logarithm of P in the `logits_dtype`, for all steps or one step in which beams share a source.
 
         Args:
-            logits: (sources, rows, vocabulary), those of P_vocabulary.
-            outputs: (sources, rows, units), of the last layer.
-            inputs: (sources, rows, embedding_dim), the embeddings of the previous tokens.
-            attention_weights: (sources, rows, positions).
+            logits: (sources, time, vocabulary), or (sources * beams, vocabulary): those of P_vocabulary.
+            outputs: (sources, time, units), or (sources * beams, units): what the readout reads.
+            embeddings: (sources, time, embedding_dim), or (sources * beams, embedding_dim): of the previous tokens.
+            attention_weights: (sources, time, positions), or (sources * beams, positions).
             source: the result of `read_source`.
+            num_beams: number of beams in one step.
         """
+        parts = logits, outputs, embeddings, attention_weights
+        if len(logits.shape) == 3:
+            return self._mix_rows(*parts, source)
+        sources = ops.shape(source["tokens"])[0]
+        rows = (ops.reshape(x, (sources, num_beams, ops.shape(x)[1])) for x in parts)
+        mixed = self._mix_rows(*rows, source)
+        return ops.reshape(mixed, (sources * num_beams, self.vocabulary_size))
+
+    def _mix_rows(self, logits, outputs, embeddings, attention_weights, source):
+        """Returns the logarithm of P, (sources, rows, vocabulary). A row is a step of a target, or a beam."""
         dtype = self.logits_dtype
         logits, weights = ops.cast(logits, dtype), ops.cast(attention_weights, dtype)
         gate = ops.sum(weights * ops.cast(source["gate"], dtype)[:, None], axis=-1, keepdims=True)
-        for x, kernel in ((outputs, self.output_kernel), (inputs, self.input_kernel)):
+        for x, kernel in ((outputs, self.output_kernel), (embeddings, self.embedding_kernel)):
             gate += ops.cast(ops.matmul(ops.cast(x, self.compute_dtype), ops.cast(kernel, self.compute_dtype)), dtype)
         gate += ops.cast(self.bias, dtype)  # (sources, rows, 1)
         log_generate, log_copy = ops.log_sigmoid(gate), ops.log_sigmoid(-gate)
@@ -119,15 +128,6 @@ class PointerGenerator(keras.layers.Layer):
         return ops.where(source["in_source"][:, None], mixed, generated) - _log_add(
             log_generate, log_copy + _log(total)
         )
-
-    def mix_step(self, logits, outputs, inputs, attention_weights, source, num_beams=1):
-        """Returns what `mix` does for one step of a search, whose tensors are (sources * num_beams, ...)."""
-        sources = ops.shape(source["tokens"])[0]
-        parts = (
-            ops.reshape(x, (sources, num_beams, x.shape[-1] or ops.shape(x)[-1]))
-            for x in (logits, outputs, inputs, attention_weights)
-        )
-        return ops.reshape(self.mix(*parts, source), (sources * num_beams, self.vocabulary_size))
 
     def _scatter(self, values, tokens):
         """Adds values (sources, rows, positions) at the tokens (sources, positions): (sources, rows, vocabulary)."""

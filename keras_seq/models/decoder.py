@@ -14,10 +14,13 @@ from keras_seq.layers.search_step import choose_search_implementation, start_sea
 from keras_seq.layers.training_step import training_step
 from keras_seq.models.copying import PointerGenerator
 from keras_seq.models.decoder_layers import make_decoder_layers
+from keras_seq.models.deep_readout import compute_contexts, make_deep_readout, readable_memory
 from keras_seq.models.features import append_features
+from keras_seq.models.layer_norms import make_layer_norms
+from keras_seq.models.token_dropout import TokenDropout
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
 from keras_seq.ops.implementation import Choice
-from keras_seq.ops.random import child_seed
+from keras_seq.ops.random import check_rate, child_seed
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -64,8 +67,18 @@ class Decoder(keras.layers.Layer):
         copy: whether the decoder also copies tokens of the source, by its attention weights (pointer-generator; See,
             Liu & Manning 2017). Sources and targets must share one vocabulary: `P(w) = p_gen P_vocabulary(w) +
             (1 - p_gen) sum of the attention weights over the source positions that hold w`, where p_gen is a sigmoid of
-            a linear function of context, output and embedding of the previous token. Masked positions, padding and
+            a linear function of context, embedding of the previous token, and s or t. Masked positions, padding and
             `[START]` are not copied, and P is normalized over the others; `[END]` and `[UNK]` are copied as any token.
+        readout: how logits follow from the output s of the last layer. "linear": `s W + b`. "maxout": a deep readout
+            (Bahdanau et al. 2015, appendix A.2.2), `t W + b` with `u = [s, e, c] U + d` and
+            `t_j = max(u_j, u_{j + readout_units})`, for the embedding e of the previous token and the context c of the
+            step, which is not there without attention. "tanh": `t = tanh([s, e, c] U + d)`.
+        readout_units: size of t, by default that of s. `dropout` drops features of t, in the place of the outputs.
+        layer_norm: whether to normalize the outputs of each recurrent layer (Ba, Kiros & Hinton 2016), after its
+            residual connection. The recurrences are the same, and run on the native kernels. Layer normalization inside
+            a recurrence is an option of the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`, and runs on xla.
+        token_dropout: probability that a token is replaced by `[UNK]` in training, each one independently (Bowman et
+            al. 2016). `[START]` and padding stay. With scheduled sampling, predictions are replaced as true tokens are.
 
     Call arguments:
         tokens: integers (batch, time), the target shifted right.
@@ -114,6 +127,10 @@ class Decoder(keras.layers.Layer):
         embeddings_initializer="uniform",
         tie_embeddings=False,
         copy=False,
+        readout="linear",
+        readout_units=None,
+        layer_norm=False,
+        token_dropout=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -133,6 +150,9 @@ class Decoder(keras.layers.Layer):
         self.copy = copy
         if copy and attention is None:
             raise ValueError("`copy=True` needs an `attention`, whose weights choose what to copy. Received: None")
+        self.readout_units = readout_units
+        self.layer_norm = layer_norm
+        self.token_dropout = check_rate("token_dropout", token_dropout)
         self.supports_masking = True
         options = {"tied": tie_embeddings, "dtype": self.dtype_policy}
         self.embedding = make_embedding(vocabulary_size, embedding_dim, embeddings_initializer, **options)
@@ -145,6 +165,12 @@ class Decoder(keras.layers.Layer):
         self.readout = make_readout(self.embedding, tie_embeddings, self.dtype_policy)
         self.units = output_units(layers[-1].cell)
         self.pointer_generator = PointerGenerator(vocabulary_size, dtype=self.dtype_policy) if copy else None
+        self._readout_name = readout  # the attribute `readout` is the layer
+        self.deep_readout = make_deep_readout(readout, readout_units, self.units, self.dtype_policy)
+        self.layer_norms = make_layer_norms(layer_norm, len(layers), self.dtype_policy)
+        self._token_dropout = None
+        if token_dropout:  # else it draws no seed, which would change those of what is made after it
+            self._token_dropout = TokenDropout(token_dropout, child_seed(seed, "Decoder", "token_dropout"))
 
     def _make_dropout(self, *path):
         return LockedDropout(self.dropout, seed=child_seed(self.seed, "Decoder", *path), dtype=self.dtype_policy)
@@ -173,8 +199,12 @@ class Decoder(keras.layers.Layer):
     @property
     def layers(self):
         """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
+        deep_readout = [] if self.deep_readout is None else [self.deep_readout]
         copying = [self.pointer_generator] if self.copy else []
-        return [self.embedding, *self.bridges, *self.recurrent_layers(), self.readout, *copying]
+        return [
+            *(self.embedding, *self.bridges, *self.recurrent_layers()),
+            *(*self.layer_norms, *deep_readout, self.readout, *copying),
+        ]
 
     def recurrent_layers(self):
         """Return the recurrent layers, a list from the first to the last one."""
@@ -185,12 +215,18 @@ class Decoder(keras.layers.Layer):
     def build(self, tokens_shape, memory_shape, summary_shape, features_shape=None):
         build_embedding(self.embedding)
         features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
-        for layer in self.recurrent_layers():
+        for i, layer in enumerate(self.recurrent_layers()):
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
             layer.build((None, None, features), *memory_shapes)
             features = output_units(layer.cell)
+            if self.layer_norm:
+                self.layer_norms[i].build((None, None, features))
         for bridge in self.bridges:
             bridge.build((None, summary_shape[-1]))
+        if self.deep_readout is not None:
+            sizes = [features, self.embedding_dim, *([] if self.attention is None else [memory_shape[-1]])]
+            self.deep_readout.build(*((None, None, size) for size in sizes))
+            features = self.deep_readout.units
         self.readout.build((None, None, features))
         if self.copy:
             self.pointer_generator.build(self.embedding_dim, features, memory_shape[-1])
@@ -208,7 +244,7 @@ class Decoder(keras.layers.Layer):
         source_tokens=None,
         features=None,
     ):
-        source = self._read_source(memory, source_tokens, memory_mask)
+        shared = self._read_source(memory, memory_mask, source_tokens)
         if self.copy and return_features:
             raise ValueError("`return_features` must be False for a decoder with `copy=True`. Received: True")
 
@@ -222,27 +258,32 @@ class Decoder(keras.layers.Layer):
                 weights = ops.zeros((*ops.shape(outputs)[:2], 0), outputs.dtype)
             return outputs, state, weights
 
+        if self._token_dropout is not None:
+            tokens = self._token_dropout(tokens, training=training)
         inputs = append_features(self.embedding(tokens), features)
         inputs = self.input_dropout(inputs, training=training)
         dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
+        outputs = self._read_out(outputs, inputs, weights, shared)
         outputs = self.output_dropout(outputs, training=training)
-        results = outputs if return_features else self.readout(outputs)
-        if self.copy:
-            embedded = inputs[..., : self.embedding_dim]
-            results = self.pointer_generator.mix(results, outputs, embedded, weights, source)
+        results = outputs if return_features else self._compute_logits(outputs, inputs, weights, shared)
         results = ops.copy(results)  # the copy has no mask, because the loss itself excludes padding
         return (results, weights) if return_attention_scores else results
 
-    def _read_source(self, memory, source_tokens, memory_mask):
-        """Returns what a decoder that copies reads of the sources in every step, else None."""
+    def _read_source(self, memory, memory_mask, source_tokens):
+        """Returns what the logits of all steps read of the sources, beside the outputs: a dict of tensors."""
         if self.copy == (source_tokens is None):
             received = None if source_tokens is None else f"a tensor of shape {tuple(source_tokens.shape)}"
             raise ValueError(
                 "`source_tokens` must be the token ids of the sources (batch, source) if the decoder has `copy=True`, "
                 f"else None. Received: {received} with copy={self.copy}"
             )
-        return self.pointer_generator.read_source(memory, source_tokens, memory_mask) if self.copy else None
+        shared = {}
+        if self.deep_readout is not None and self.attention is not None:
+            shared["readout_memory"] = readable_memory(memory, memory_mask, self.compute_dtype)
+        if self.copy:
+            shared["copied"] = self.pointer_generator.read_source(memory, source_tokens, memory_mask)
+        return shared
 
     def _run_layers(self, run, outputs, state, dropouts=None):
         """Runs the layers one on another, over whole sequences or one step.
@@ -264,11 +305,31 @@ class Decoder(keras.layers.Layer):
             outputs, layer_state, weights = run(layer, inputs, state[:count])
             if i and self._has_residual and not attends:
                 outputs = outputs + inputs
+            if self.layer_norm:
+                outputs = self.layer_norms[i](outputs)
             if layer is self.recurrent_layer:
                 attention_weights = weights
             state = state[count:]
             new_state += layer_state
         return outputs, new_state, attention_weights
+
+    def _read_out(self, outputs, inputs, attention_weights, shared, num_beams=1):
+        """Returns what the readout reads, for all steps or one step in which beams share what is `shared`."""
+        if self.deep_readout is None:
+            return outputs
+        embeddings = inputs[..., : self.embedding_dim]  # without features
+        if self.attention is None:
+            return self.deep_readout(outputs, embeddings)
+        contexts = compute_contexts(attention_weights, shared["readout_memory"], num_beams)
+        return self.deep_readout(outputs, embeddings, contexts)
+
+    def _compute_logits(self, outputs, inputs, attention_weights, shared, num_beams=1):
+        """Returns the logits for what `_read_out` returns; see there."""
+        logits = self.readout(outputs)
+        if not self.copy:
+            return logits
+        embeddings = inputs[..., : self.embedding_dim]
+        return self.pointer_generator.mix(logits, outputs, embeddings, attention_weights, shared["copied"], num_beams)
 
     def get_initial_state(self, summary, memory=None):
         """Returns the initial state, a list of tensors (batch, units), from the encoder's summary.
@@ -312,21 +373,17 @@ class Decoder(keras.layers.Layer):
                 layer, memory=memory, memory_mask=memory_mask, num_beams=num_beams, **joined
             )
             tensors |= read
-
-        source = self._read_source(memory, source_tokens, memory_mask)
+        tensors |= self._read_source(memory, memory_mask, source_tokens)
 
         def step(tokens, state, memory, is_live=None):
-            attended, source = memory if self.copy else (memory, None)
             output, state, weights = self._run_layers(
-                lambda layer, inputs, state: steps[layer](inputs, state, attended, is_live), tokens, state
+                lambda layer, inputs, state: steps[layer](inputs, state, memory, is_live), tokens, state
             )
-            logits = self.readout(output)
-            if self.copy:
-                embedded = self.embedding(tokens)
-                logits = self.pointer_generator.mix_step(logits, output, embedded, weights, source, num_beams)
-            return logits, state, weights
+            inputs = self.embedding(tokens) if self.copy or self.deep_readout is not None else None
+            output = self._read_out(output, inputs, weights, memory, num_beams)
+            return self._compute_logits(output, inputs, weights, memory, num_beams), state, weights
 
-        return step, self.get_initial_state(summary, memory), (tensors, source) if self.copy else tensors
+        return step, self.get_initial_state(summary, memory), tensors
 
     def choose_implementation(self):
         """Return what runs the steps of a search, and why: a `Choice` of `keras_seq.ops.implementation`."""
@@ -339,14 +396,17 @@ class Decoder(keras.layers.Layer):
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
         memory)` as its first state. All steps share their dropout masks, which are the masks that the next `call` in
-        training draws. Noise of the attention and zoneout are drawn anew in each step.
+        training draws. Noise of the attention and zoneout are drawn anew in each step. Token dropout is that of
+        `draw_dropped_tokens`, not a part of the steps.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
         size = self.embedding_dim + (0 if features is None else features.shape[-1])
         sizes = [size, *(output_units(layer.cell) for layer in self.recurrent_layers())]
+        if self.deep_readout is not None:
+            sizes[-1] = self.deep_readout.units
         ones = [ops.ones((batch, size), dtype) for size in sizes]
         dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
-        source = self._read_source(memory, source_tokens, memory_mask)
+        shared = self._read_source(memory, memory_mask, source_tokens)
         with keras.StatelessScope():  # does not advance the seeds
             masks = [drop(x[:, None], training=True)[:, 0] for drop, x in zip(dropouts, ones, strict=True)]
         between = [functools.partial(ops.multiply, mask) for mask in masks[1:-1]]
@@ -361,14 +421,17 @@ class Decoder(keras.layers.Layer):
                 output, state, weights = self._run_layers(
                     lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
                 )
-                output = output * masks[-1]
-                logits = self.readout(output)
-                if self.copy:
-                    embedded = inputs[:, : self.embedding_dim]
-                    logits = self.pointer_generator.mix_step(logits, output, embedded, weights, source)
-                return logits, state, weights
+                output = self._read_out(output, inputs, weights, shared) * masks[-1]
+                return self._compute_logits(output, inputs, weights, shared), state, weights
 
             yield step
+
+    def draw_dropped_tokens(self, tokens):
+        """Returns which tokens (batch, time) the next `call` in training replaces by `[UNK]`, booleans."""
+        if self._token_dropout is None:
+            return ops.zeros_like(tokens, dtype="bool")
+        with keras.StatelessScope():  # does not advance the seed
+            return self._token_dropout.draw(tokens)
 
     def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None, features_shape=None):
         return *tokens_shape, self.vocabulary_size
@@ -386,7 +449,8 @@ class Decoder(keras.layers.Layer):
         source_tokens=None,
         features=None,
     ):
-        size = self.units if return_features else self.vocabulary_size
+        units = self.units if self.deep_readout is None else self.deep_readout.units
+        size = units if return_features else self.vocabulary_size
         dtype = self.pointer_generator.logits_dtype if self.copy else self.compute_dtype
         results = keras.KerasTensor((*tokens.shape, size), dtype=dtype)
         if not return_attention_scores:
@@ -400,9 +464,10 @@ class Decoder(keras.layers.Layer):
     def get_config(self):
         names = (
             "vocabulary_size embedding_dim units attention dropout recurrent_dropout seed implementation attend "
-            "input_feeding num_layers residual tie_embeddings copy"
+            "input_feeding num_layers residual tie_embeddings copy readout_units layer_norm token_dropout"
         )
         config = {name: getattr(self, name) for name in names.split()}
+        config["readout"] = self._readout_name
         config["cell"] = self._cell_argument.get_config()
         config["embeddings_initializer"] = serialize_initializer(self.embedding)
         if isinstance(self.attention, keras.layers.Layer):

@@ -8,6 +8,7 @@ from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
 from keras_seq.layers.recurrent_layer import CellArgument, check_num_layers, output_units, resolve_layer
 from keras_seq.models.features import append_features
+from keras_seq.models.layer_norms import make_layer_norms
 from keras_seq.models.token_embedding import build_embedding, make_embedding, serialize_initializer
 from keras_seq.ops.random import child_seed
 
@@ -32,6 +33,9 @@ class Encoder(keras.layers.Layer):
         residual: whether each layer but the first adds its inputs to its outputs (Wu et al. 2016).
         embeddings_initializer: initializer of the embeddings, or a matrix (vocabulary_size, embedding_dim) of their
             initial values. A matrix is saved with the weights, not in the configuration.
+        layer_norm: whether to normalize the outputs of each recurrent layer (Ba, Kiros & Hinton 2016), after its
+            residual connection. The recurrences are the same, and run on the native kernels. Layer normalization inside
+            a recurrence is an option of the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`, and runs on xla.
 
     Call arguments:
         tokens: integers (batch, source), 0 = padding.
@@ -65,6 +69,7 @@ class Encoder(keras.layers.Layer):
         *,
         residual=False,
         embeddings_initializer="uniform",
+        layer_norm=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -79,6 +84,7 @@ class Encoder(keras.layers.Layer):
         self.seed = seed
         self.implementation = implementation
         self.residual = residual
+        self.layer_norm = layer_norm
         self.embedding = make_embedding(vocabulary_size, embedding_dim, embeddings_initializer, dtype=self.dtype_policy)
         seeds = [child_seed(seed, "Encoder", "dropout", i) for i in range(num_layers)]
         self.dropouts = [LockedDropout(dropout, seed=s, dtype=self.dtype_policy) for s in seeds]
@@ -86,6 +92,7 @@ class Encoder(keras.layers.Layer):
         layer = self.recurrent_layers[-1].forward_layer if bidirectional else self.recurrent_layers[-1]
         self.units = output_units(layer.cell)
         self.summary_units = sum(tree.flatten(layer.state_size)) * (2 if bidirectional else 1)
+        self.layer_norms = make_layer_norms(layer_norm, num_layers, self.dtype_policy)
         self.supports_masking = True
 
     def _make_layer(self, units, index):
@@ -113,7 +120,7 @@ class Encoder(keras.layers.Layer):
     @property
     def layers(self):
         """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
-        return [self.embedding, *self.recurrent_layers]
+        return [self.embedding, *self.recurrent_layers, *self.layer_norms]
 
     @property
     def memory_units(self):
@@ -126,6 +133,8 @@ class Encoder(keras.layers.Layer):
         for layer in self.recurrent_layers:
             layer.build((None, None, features))
             features = self.memory_units
+        for norm in self.layer_norms:
+            norm.build((None, None, features))
 
     def call(self, tokens, training=False, features=None):
         mask = ops.not_equal(tokens, PAD_ID)  # (batch, source)
@@ -134,6 +143,7 @@ class Encoder(keras.layers.Layer):
             inputs = dropout(sequences, training=training)
             outputs, *states = layer(inputs, mask=mask, training=training)
             sequences = outputs + inputs if i and self.residual else outputs
+            sequences = self.layer_norms[i](sequences) if self.layer_norm else sequences
         return sequences, ops.concatenate(tree.flatten(states), axis=-1)
 
     def compute_output_shape(self, tokens_shape, features_shape=None):
@@ -146,7 +156,7 @@ class Encoder(keras.layers.Layer):
         names = "vocabulary_size embedding_dim units num_layers bidirectional dropout recurrent_dropout seed"
         return {
             **super().get_config(),
-            **{name: getattr(self, name) for name in [*names.split(), "implementation", "residual"]},
+            **{name: getattr(self, name) for name in [*names.split(), "implementation", "residual", "layer_norm"]},
             "cell": self._cell_argument.get_config(),
             "embeddings_initializer": serialize_initializer(self.embedding),
         }

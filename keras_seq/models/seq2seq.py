@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
+from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, UNKNOWN_ID
 from keras_seq.models.array_side import ArraySide, deserialize_spec, serialize_spec
 from keras_seq.models.copying import check_copying, check_positions
 from keras_seq.models.encoder import Encoder
@@ -288,6 +288,10 @@ class Seq2Seq(Evaluation, GenerativeModel):
         sampling = self.scheduled_sampling
         draws = sampling.draw(tokens, self.optimizer.iterations)
         if sampling.mode == "sequential":
+            if self.decoder.token_dropout:  # the trained pass drops the same tokens
+                dropped = self.decoder.draw_dropped_tokens(tokens)
+                tokens = ops.where(dropped, ops.cast(UNKNOWN_ID, tokens.dtype), tokens)
+                draws = draws._replace(replaced=ops.logical_and(draws.replaced, ops.logical_not(dropped)))
             with self.decoder.training_step_function(memory, **sources) as step:
                 return sampling.mix_sequential(tokens, step, self.decoder.get_initial_state(summary, memory), draws)
         with keras.StatelessScope():  # does not advance the seeds, so the trained pass draws the same masks
