@@ -149,3 +149,12 @@ def run_one_after_another():
     from tensorflow.python.eager import context
 
     return context.function_executor_type("SINGLE_THREADED_EXECUTOR")
+
+
+def split_texts(vectorizer, texts):
+    """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
+
+    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens` would
+    repeat how that layer standardizes and splits.
+    """
+    return vectorizer._preprocess(texts)
