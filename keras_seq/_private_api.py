@@ -187,3 +187,12 @@ def training_state_names(callback):
         callbacks.History: ("epoch", "history"),
     }
     return next((value for kind, value in names.items() if isinstance(callback, kind)), ())
+
+
+def split_texts(vectorizer, texts):
+    """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
+
+    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens` would
+    repeat how that layer standardizes and splits.
+    """
+    return vectorizer._preprocess(texts)

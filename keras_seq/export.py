@@ -8,7 +8,7 @@ import keras
 from keras_seq.ops import use_implementation
 
 
-def export_saved_model(model, path):
+def export_saved_model(model, path, **options):
     """Writes a model as a SavedModel that needs neither Keras nor keras_seq. The model's method `export` calls it.
 
     This describes the SavedModel of a `Seq2Seq`; for others see their `export`.
@@ -38,11 +38,12 @@ def export_saved_model(model, path):
     Args:
         model: a `Seq2Seq`, or another model that generates.
         path: the folder to write. It is created, or it is empty, or it holds an earlier SavedModel, which is replaced.
+        **options: other arguments of the model's `export`, such as `copy_unknown`.
 
     Raises:
         FileExistsError: if `path` is a file, or a folder with anything else in it.
     """
-    write_saved_model(path, (model, *model.text_layers), model.endpoints())
+    write_saved_model(path, (model, *model.text_layers), model.endpoints(**options))
 
 
 def write_saved_model(path, layers, endpoints):

@@ -24,6 +24,7 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
             on a logarithmic scale.
         name: name of the `keras_tuner.HyperModel`.
         tunable: whether the hyperparameters are added to the search space, as in `keras_tuner.HyperModel`.
+        compile_choices: dict like `choices`, of hyperparameters that `compile_model` is given instead of `make_model`.
 
     Raises:
         ValueError: if one of the lists is empty or not a list or tuple, or if `learning_rate` is not two positive
@@ -44,13 +45,15 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
         (None, None, 5)
     """
 
-    def __init__(self, choices, learning_rate=(1e-4, 1e-2), name=None, tunable=True):
+    def __init__(self, choices, learning_rate=(1e-4, 1e-2), name=None, tunable=True, *, compile_choices=None):
         super().__init__(name, tunable)
-        for argument, values in {**choices, "learning_rate": learning_rate}.items():
+        compile_choices = compile_choices or {}
+        for argument, values in {**choices, **compile_choices, "learning_rate": learning_rate}.items():
             if not isinstance(values, (list, tuple)) or len(values) == 0:
                 raise ValueError(f"`{argument}` must be a list or tuple with at least one value. Received: {values!r}")
             setattr(self, argument, values)
         self.choices = choices
+        self.compile_choices = compile_choices
         if len(learning_rate) != 2 or not 0 < learning_rate[0] <= learning_rate[1]:
             raise ValueError(
                 f"`learning_rate` must be two positive numbers in ascending order. Received: {learning_rate!r}"
@@ -65,15 +68,12 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
         Returns:
             A compiled model, whose optimizer is built.
         """
-        chosen = {}
-        for name, values in self.choices.items():
-            labels = _label_values(values)
-            chosen[name] = labels[hp.Choice(name, list(labels))]
+        chosen, compile_options = (_choose(hp, choices) for choices in (self.choices, self.compile_choices))
         learning_rate = hp.Float("learning_rate", *self.learning_rate, sampling="log")
         model = self.make_model(hp, **chosen)
         if not model.built:
             raise ValueError("`make_model` must return a model that is built. Received: a model without weights")
-        self.compile_model(model, keras.optimizers.Adam(learning_rate))
+        self.compile_model(model, keras.optimizers.Adam(learning_rate), **compile_options)
         # Hyperband resumes from checkpoints. Keras loads optimizer variables only into an optimizer that is built.
         model.optimizer.build(model.trainable_variables)
         return model
@@ -87,9 +87,21 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `make_model`.")
 
-    def compile_model(self, model, optimizer):
-        """Compiles a model, by default with the loss of its class."""
-        model.compile(optimizer)
+    def compile_model(self, model, optimizer, **chosen):
+        """Compiles a model, by default with the loss of its class.
+
+        Args:
+            model: the model.
+            optimizer: an optimizer with the chosen learning rate.
+            **chosen: the value of each hyperparameter in `compile_choices`.
+        """
+        model.compile(optimizer, **chosen)
+
+
+def _choose(hp, choices):
+    """Returns a dict from the names of hyperparameters to the values that `hp` chooses."""
+    labels = {name: _label_values(values) for name, values in choices.items()}
+    return {name: values[hp.Choice(name, list(values))] for name, values in labels.items()}
 
 
 def _label_values(values):
@@ -140,6 +152,11 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         bidirectional: list of booleans, whether the encoder runs in both directions.
         tie_embeddings: list of booleans, whether the decoder's logits are products with its embeddings.
         recurrent_dropout: list of fractions of the previous h to drop, in encoder and decoder.
+        readout: list of readouts of the decoder: "linear", "tanh" or "maxout".
+        layer_norm: list of booleans, whether to normalize the outputs of the layers, in encoder and decoder.
+        token_dropout: list of probabilities that an input token of the decoder becomes `[UNK]` in training.
+        label_smoothing: list of values of `label_smoothing` in `Seq2Seq.compile`. It is a part of `val_loss`, so with
+            several values choose another objective.
         encoder: a Keras layer or model, or a function from a `keras_tuner.HyperParameters` to one, in the place of an
             `Encoder`. Each trial trains a copy of a layer or model, from the weights that it has.
         source_spec: see `Seq2Seq`. An encoder needs it if it has no `keras.Input` and reads no tokens.
@@ -176,6 +193,10 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         bidirectional=(True,),
         tie_embeddings=(False,),
         recurrent_dropout=(0.0,),
+        readout=("linear",),
+        layer_norm=(False,),
+        token_dropout=(0.0,),
+        label_smoothing=(0.0,),
         encoder=None,
         source_spec=None,
     ):
@@ -191,16 +212,20 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
             "bidirectional": bidirectional,
             "tie_embeddings": tie_embeddings,
             "recurrent_dropout": recurrent_dropout,
+            "readout": readout,
+            "layer_norm": layer_norm,
+            "token_dropout": token_dropout,
         }
         if encoder is not None:
             del choices["bidirectional"]
-        super().__init__(choices, learning_rate, name, tunable)
+        compile_choices = {"label_smoothing": label_smoothing}
+        super().__init__(choices, learning_rate, name, tunable, compile_choices=compile_choices)
         self.source_vectorizer = source_vectorizer
         self.target_vectorizer = target_vectorizer
         self.encoder = encoder
         self.source_spec = source_spec
 
-    def make_model(self, hp, attention, tie_embeddings, bidirectional=None, **shared):
+    def make_model(self, hp, attention, tie_embeddings, readout, token_dropout, bidirectional=None, **shared):
         shared["units"] = _units_of(shared["cell"], shared["units"])
         if self.encoder is None:
             encoder = Encoder(self.source_vectorizer.vocabulary_size(), bidirectional=bidirectional, **shared)
@@ -210,6 +235,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
             self.target_vectorizer.vocabulary_size(),
             attention=None if attention == "none" else attention,
             tie_embeddings=tie_embeddings,
+            readout=readout,
+            token_dropout=token_dropout,
             **shared,
         )
         model = Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, source_spec=self.source_spec)

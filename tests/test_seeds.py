@@ -53,6 +53,7 @@ BUILDERS = {
     "Encoder in one direction": lambda seed: [encoder(seed, num_layers=3, cell="gru", bidirectional=False)],
     "Decoder": lambda seed: [decoder(seed, attention="monotonic")],
     "Decoder without attention": lambda seed: [decoder(seed, attention=None, cell="rnn")],
+    "Decoder with token dropout": lambda seed: [decoder(seed, token_dropout=RATE, readout="maxout")],
     "deep Decoder": lambda seed: [decoder(seed, num_layers=3)],
     "Encoder and Decoder of one cell": lambda seed: [
         part(9, UNITS, None, layers.GRUCell(UNITS, **EVERY_RATE), dropout=RATE, num_layers=2, seed=seed)

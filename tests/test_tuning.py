@@ -145,6 +145,7 @@ def test_the_default_search_space(vectorizers):
     Seq2SeqHyperModel(*vectorizers).build(hp)
     space = {parameter.name: parameter for parameter in hp.space}
     fixed = {"num_layers": 1, "bidirectional": True, "tie_embeddings": False, "recurrent_dropout": 0.0}
+    fixed |= {"readout": "linear", "layer_norm": False, "token_dropout": 0.0, "label_smoothing": 0.0}
     assert set(space) == {*RANGES, *fixed, "cell", "attention"}
     assert {name: space[name].values for name in fixed} == {name: [value] for name, value in fixed.items()}
     assert space["cell"].values == ["lstm", "gru", "simple_rnn"]
@@ -202,6 +203,23 @@ def test_the_options_of_deep_models_reach_encoder_and_decoder(vectorizers):
     model = build_with(hypermodel, cell="LSTMCell_1")
     assert model.encoder.cell is model.decoder.cell is cell
     assert model.encoder.units == 6
+
+
+def test_readout_normalization_token_dropout_and_label_smoothing_reach_the_model(vectorizers):
+    lists = {
+        "readout": ["linear", "tanh", "maxout"],
+        "layer_norm": [False, True],
+        "token_dropout": [0.0, 0.1],
+        "label_smoothing": [0, 0.2],
+    }
+    hypermodel = Seq2SeqHyperModel(*vectorizers, **RANGES, **lists)
+    model = build_with(hypermodel, readout="maxout", layer_norm=1, token_dropout=0.1, label_smoothing=0.2)
+    assert model.encoder.layer_norm is model.decoder.layer_norm is True
+    config = model.decoder.get_config()
+    assert (config["readout"], config["token_dropout"]) == ("maxout", 0.1)
+    assert model.loss.label_smoothing == 0.2
+    model = build_with(hypermodel, readout="linear", layer_norm=0, token_dropout=0.0, label_smoothing=0.0)
+    assert (model.decoder.deep_readout, model.encoder.layer_norms, model.loss.label_smoothing) == (None, [], 0)
 
 
 def test_any_encoder(vectorizers):

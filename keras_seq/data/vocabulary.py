@@ -4,16 +4,21 @@
 import keras
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import split_texts
+from keras_seq.data.graphemes import split_graphemes
+from keras_seq.data.subword_splitter import WORD_START, SubwordSplitter
 
 PAD_ID = 0
 UNKNOWN_ID = 1
 START_ID = 2
 END_ID = 3
+UNKNOWN = "[UNK]"
 START = "[START]"
 END = "[END]"
 
-_SPECIAL_TOKENS = ["", "[UNK]", START, END]  # the index of a token is its id
-_SEPARATORS = {"character": "", "whitespace": " "}
+SPECIAL_TOKENS = ["", UNKNOWN, START, END]  # the index of a token is its id
+_SPLITTERS = {"grapheme": split_graphemes}  # what `TextVectorization` takes for a name of ours
+_SEPARATORS = {"character": "", split_graphemes: "", "whitespace": " "}
 _ADAPT_BATCH = 8192  # number of texts counted at once
 
 
@@ -29,7 +34,9 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     Args:
         texts: texts of the vocabulary: an iterable of strings, or a `tf.data.Dataset` of strings,
             batched or not.
-        split: `"character"`, `"whitespace"`, or any other value that `TextVectorization` takes.
+        split: `"character"` for Unicode code points; `"grapheme"` for the characters that users see, with their
+            combining marks, see `split_graphemes`; `"whitespace"` for words between ASCII whitespace; or any other
+            value that `TextVectorization` takes.
         max_tokens: maximum size of the vocabulary, including the four special tokens, or `None`
             for no limit.
         standardize: see `TextVectorization`. By default texts are not changed.
@@ -50,25 +57,26 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     >>> vectorizer(["T UW K", "OW"]).to_list()
     [[4, 5, 6], [1]]
     """
-    if max_tokens is not None and max_tokens <= len(_SPECIAL_TOKENS):
+    if max_tokens is not None and max_tokens <= len(SPECIAL_TOKENS):
         raise ValueError(
-            f"`max_tokens` must be None or greater than {len(_SPECIAL_TOKENS)}, the number of special tokens. "
+            f"`max_tokens` must be None or greater than {len(SPECIAL_TOKENS)}, the number of special tokens. "
             f"Received: {max_tokens!r}"
         )
+    split = _SPLITTERS.get(split, split) if isinstance(split, str) else split
     options = {"standardize": standardize, "split": split, "output_mode": "int", "ragged": True}
     counter = keras.layers.TextVectorization(**options)
-    counter.adapt(_batches(texts))
+    counter.adapt(text_batches(texts))
     # Keras returns NumPy strings, which cannot be part of a layer's config.
     tokens = [str(token) for token in counter.get_vocabulary(include_special_tokens=False)]
     _check_tokens(tokens)
     if max_tokens is not None:
-        tokens = tokens[: max_tokens - len(_SPECIAL_TOKENS)]
+        tokens = tokens[: max_tokens - len(SPECIAL_TOKENS)]
     # A second layer, because Keras saves a given vocabulary in the config, but a learned one in a
     # text file with one token per line, where a line break as a token is lost.
     return keras.layers.TextVectorization(vocabulary=[START, END, *tokens], **options)
 
 
-def _batches(texts):
+def text_batches(texts):
     """Returns a dataset of batches of strings."""
     if isinstance(texts, tf.data.Dataset):
         spec = texts.element_spec
@@ -119,20 +127,41 @@ def text_to_ids(vectorizer, texts):
     """
     ids = vectorizer(texts)
     return tf.ragged.map_flat_values(
-        lambda flat_ids: tf.where(flat_ids < len(_SPECIAL_TOKENS), tf.cast(UNKNOWN_ID, flat_ids.dtype), flat_ids), ids
+        lambda flat_ids: tf.where(flat_ids < len(SPECIAL_TOKENS), tf.cast(UNKNOWN_ID, flat_ids.dtype), flat_ids), ids
     )
 
 
-def detokenizer(vectorizer, separator=None):
-    """Creates the `Detokenizer` that inverts a `text_vectorizer`.
+def split_tokens(vectorizer, texts):
+    """Splits texts into tokens as `vectorizer` does, in a graph too.
 
-    It restores a text exactly if all its tokens are in the vocabulary and, with
-    `split="whitespace"`, if single spaces separate the tokens.
+    There is a token for each id that `text_to_ids` returns. Tokens outside the vocabulary are kept as they are written.
 
     Args:
-        vectorizer: layer from `text_vectorizer`.
+        vectorizer: layer from `text_vectorizer` or `subword_vectorizer`.
+        texts: string tensor (batch,).
+
+    Returns:
+        Ragged string tensor (batch, None) of tokens.
+
+    Example:
+
+    >>> vectorizer = text_vectorizer(["K AE T"], split="whitespace")
+    >>> split_tokens(vectorizer, tf.constant(["K OW T"])).to_list()
+    [[b'K', b'OW', b'T']]
+    """
+    return split_texts(vectorizer, texts)
+
+
+def detokenizer(vectorizer, separator=None):
+    """Creates the `Detokenizer` that inverts a `text_vectorizer` or a `subword_vectorizer`.
+
+    It restores a text exactly if all its tokens are in the vocabulary and, with
+    `split="whitespace"` or subwords, if single spaces separate the words.
+
+    Args:
+        vectorizer: layer from `text_vectorizer` or `subword_vectorizer`.
         separator: string between two tokens. By default it depends on how `vectorizer` splits:
-            empty for `"character"`, a space for `"whitespace"`.
+            empty for `"character"`, `"grapheme"` and subwords, a space for `"whitespace"`.
 
     Returns:
         The `Detokenizer` layer.
@@ -147,10 +176,11 @@ def detokenizer(vectorizer, separator=None):
     >>> detokenizer(vectorizer)(vectorizer(["cat", "goat"])).numpy()
     array([b'cat', b'goat'], dtype=object)
     """
+    split = vectorizer.get_config()["split"]
+    if isinstance(split, SubwordSplitter):
+        return Detokenizer(vectorizer.get_vocabulary(), separator or "", word_start=WORD_START)
     if separator is None:
-        split = vectorizer.get_config()["split"]
-        # Not `split in _SEPARATORS`, because a callable may not be hashable.
-        if not isinstance(split, str):
+        if not isinstance(split, str) and split is not split_graphemes:  # another callable may not be hashable
             raise ValueError(f"`separator` must be a string for a vectorizer with split={split!r}. Received: None")
         separator = _SEPARATORS[split]
     return Detokenizer(vectorizer.get_vocabulary(), separator)
@@ -168,9 +198,12 @@ class Detokenizer(keras.layers.Layer):
         vocabulary: list of tokens in the order of their ids, beginning with `""`, `"[UNK]"`,
             `"[START]"`, `"[END]"`.
         separator: string between two tokens.
+        word_start: character that stands for the space before a word, or None.
 
     Call arguments:
         inputs: integer tensor (..., time), or a ragged one (batch, None).
+        unknown_tokens: string tensor (..., time) with what stands in the place of `[UNK]`, or None. Not for ragged
+            inputs.
 
     Returns:
         String tensor (...), usually (batch,).
@@ -187,34 +220,54 @@ class Detokenizer(keras.layers.Layer):
     array([b'K AE T', b'T AE'], dtype=object)
     """
 
-    def __init__(self, vocabulary, separator="", **kwargs):
+    def __init__(self, vocabulary, separator="", word_start=None, **kwargs):
         super().__init__(**kwargs)
         vocabulary = [str(token) for token in vocabulary]
-        if vocabulary[: len(_SPECIAL_TOKENS)] != _SPECIAL_TOKENS:
+        if vocabulary[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
             raise ValueError(
-                f"`vocabulary` must begin with {_SPECIAL_TOKENS}. Received: {vocabulary[: len(_SPECIAL_TOKENS)]}"
+                f"`vocabulary` must begin with {SPECIAL_TOKENS}. Received: {vocabulary[: len(SPECIAL_TOKENS)]}"
             )
         self.vocabulary = vocabulary
         self.separator = separator
+        self.word_start = word_start
         self.lookup = keras.layers.StringLookup(vocabulary=vocabulary, mask_token="", invert=True)
 
     def build(self, input_shape):
         self.lookup.build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs, unknown_tokens=None):
         ids = inputs.to_tensor(PAD_ID) if isinstance(inputs, tf.RaggedTensor) else inputs
         if not ids.dtype.is_integer:
             raise ValueError(f"`inputs` must be integer token ids. Received: dtype {ids.dtype.name}")
         has_ended = tf.cumsum(tf.cast(ids == END_ID, tf.int32), axis=-1) > 0  # (..., time)
         is_text = ~has_ended & (ids != PAD_ID) & (ids != START_ID)  # (..., time)
-        needs_separator = tf.cumsum(tf.cast(is_text, tf.int32), axis=-1) > 1  # (..., time)
         tokens = self.lookup(ids)  # (..., time)
-        tokens = tf.where(needs_separator, self.separator + tokens, tokens)
-        return tf.strings.reduce_join(tf.where(is_text, tokens, ""), axis=-1)  # (...)
+        if unknown_tokens is not None:
+            is_known = (ids != UNKNOWN_ID) & (ids < len(self.vocabulary))
+            tokens = tf.where(is_known, tokens, unknown_tokens)
+        return self.join(tokens, is_text)
 
-    def compute_output_spec(self, inputs):
+    def join(self, tokens, is_text):
+        """Joins tokens to texts.
+
+        Args:
+            tokens: string tensor (..., time).
+            is_text: boolean tensor (..., time), False for tokens that are left out.
+
+        Returns:
+            String tensor (...).
+        """
+        needs_separator = tf.cumsum(tf.cast(is_text, tf.int32), axis=-1) > 1  # (..., time)
+        tokens = tf.where(needs_separator, self.separator + tokens, tokens)
+        texts = tf.strings.reduce_join(tf.where(is_text, tokens, ""), axis=-1)  # (...)
+        if self.word_start is None:
+            return texts
+        texts = tf.strings.regex_replace(texts, f"^{self.word_start}", "")
+        return tf.strings.regex_replace(texts, self.word_start, " ")
+
+    def compute_output_spec(self, inputs, unknown_tokens=None):
         return keras.KerasTensor(inputs.shape[:-1], dtype="string")
 
     def get_config(self):
-        config = {"vocabulary": list(self.vocabulary), "separator": self.separator}
+        config = {"vocabulary": list(self.vocabulary), "separator": self.separator, "word_start": self.word_start}
         return {**super().get_config(), **config}

@@ -16,7 +16,7 @@ from keras_seq.ops.search_step import AttendedMemory, run_search_step
 _LARGEST_TABLE = 256  # tokens: for more, the products with all embeddings cost more than those of a short search
 
 
-def start_search(layer, embedding=None, memory=None, memory_mask=None, num_beams=1):
+def start_search(layer, embedding=None, memory=None, memory_mask=None, num_beams=1, features=None):
     """Prepares a search with a recurrent layer that reads tokens, or anything else.
 
     Args:
@@ -26,6 +26,7 @@ def start_search(layer, embedding=None, memory=None, memory_mask=None, num_beams
         memory: (sources, positions, features), if the layer attends.
         memory_mask: (sources, positions) booleans, True = keep, or None.
         num_beams: how many rows of a step attend to each memory.
+        features: (sources, n), appended to the embedding of each token, or None.
 
     Returns:
         `(step, memory)`. The memory is a dict of tensors (sources, ...) with all that steps read of it, for which the
@@ -35,8 +36,8 @@ def start_search(layer, embedding=None, memory=None, memory_mask=None, num_beams
     """
     if isinstance(layer, AttentiveLayer):
         start = _start_additive if layer.reads_context_products() else _start_attending
-        return start(layer, embedding, memory, memory_mask, num_beams)
-    return _start_stack(layer, embedding), {}
+        return start(layer, embedding, memory, memory_mask, num_beams, features)
+    return _start_stack(layer, embedding, num_beams, features)
 
 
 def choose_search_implementation(layer):
@@ -64,93 +65,136 @@ def _choose(layer, cell):
     return choose_implementation(layer.implementation, cell.equations, layer.compute_dtype, layer.call_features(cell))
 
 
-def _start_additive(layer, embedding, memory, memory_mask, num_beams):
+def _start_additive(layer, embedding, memory, memory_mask, num_beams, features):
     """Prepares a search with additive attention before cell equations: the memory is multiplied ahead of the loop."""
     cell, dtype = layer.cell, layer.compute_dtype
     runs_native = layer.choose_implementation().implementation == "native"
     kernel = ops.cast(cell.kernel, dtype)
-    features = kernel.shape[0] - memory.shape[-1]  # of the inputs
-    input_products = _products_of_tokens(cell, embedding, kernel[:features], runs_native)
+    size = kernel.shape[0] - memory.shape[-1]  # of the inputs
+    input_products, shared = _products_of_inputs(cell, embedding, kernel[:size], runs_native, num_beams, features)
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
     query_kernel = ops.cast(layer.attention.query_kernel, dtype)
     score_vector = layer.attention.score_vector(memory)
     sources, positions, _ = ops.shape(memory)
     multiply = native.multiply if runs_native else ops.matmul
-    products = multiply(ops.reshape(memory, (sources * positions, memory.shape[-1])), kernel[features:])
+    products = multiply(ops.reshape(memory, (sources * positions, memory.shape[-1])), kernel[size:])
     products = ops.reshape(products, (sources, positions, kernel.shape[-1]))
     tensors = {"products": products, "keys": layer.project_memory(memory)}
     if memory_mask is not None:
         tensors["mask"] = as_bool_mask(memory_mask)
 
     def step(tokens, state, memory, is_live=None):
-        memory = memory if runs_native else _rows_of(memory)  # the native op reads one memory for all beams
+        call = _call_on_products(cell, input_products(tokens, memory), state)
+        if not runs_native:  # the native op reads one memory for all beams
+            memory = _rows_of({name: memory[name] for name in tensors})
         attended = AttendedMemory(memory["products"], memory["keys"], memory.get("mask"), query_kernel, score_vector)
-        call = _call_on_products(cell, input_products(tokens), state)
         state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
         return state[0], list(state), attention_weights
 
-    return step, tensors if runs_native else _repeat(tensors, num_beams)
+    return step, shared | (tensors if runs_native else _repeat(tensors, num_beams))
 
 
-def _start_attending(layer, embedding, memory, memory_mask, num_beams):
+def _start_attending(layer, embedding, memory, memory_mask, num_beams, features):
     """Prepares a search with any attention and any order: each step is one of the layer."""
     memory = zero_masked_positions(ops.cast(memory, layer.compute_dtype), memory_mask)
     tensors = {"memory": memory, "keys": layer.project_memory(memory)}
     if memory_mask is not None:
         tensors["mask"] = as_bool_mask(memory_mask)
 
+    read, shared = _input_reader(layer, embedding, num_beams, features)
+
     def step(tokens, state, memory, is_live=None):
-        memory = _rows_of(memory)
-        inputs = tokens if embedding is None else embedding(tokens)
+        inputs = read(tokens, memory)
+        memory = _rows_of({name: memory[name] for name in tensors})
         return layer.step(inputs, state, memory["memory"], memory["keys"], memory.get("mask"))
 
-    return step, _repeat(tensors, num_beams)
+    return step, shared | _repeat(tensors, num_beams)
 
 
-def _start_stack(layer, embedding):
-    """Return the step of a layer without attention: that of each of its cells, one on another."""
+def _start_stack(layer, embedding, num_beams, features):
+    """Return the step of a layer without attention, that of each of its cells, one on another; and its memory."""
     cells = flat_cells(layer)
     counts = [len(tree.flatten(cell.state_size)) for cell in cells]
     starts = [_start_equations if has_cell_equations(cell) else _start_calling for cell in cells]
-    steps = [
-        start(layer, cell, None if i else embedding) for i, (start, cell) in enumerate(zip(starts, cells, strict=True))
+    (first, shared), *others = [
+        start(layer, cell, *((None, num_beams, None) if i else (embedding, num_beams, features)))
+        for i, (start, cell) in enumerate(zip(starts, cells, strict=True))
     ]
+    steps = [first, *(step for step, _ in others)]
 
     def step(tokens, state, memory, is_live=None):
         output, state, new_state = tokens, tree.flatten(state), []
         for depth, (run_cell, count) in enumerate(zip(steps, counts, strict=True)):
-            inputs, (output, cell_state) = output, run_cell(output, state[:count], is_live)
+            inputs, (output, cell_state) = output, run_cell(output, state[:count], memory, is_live)
             output = output + inputs if depth and layer.residual else output
             state = state[count:]
             new_state += cell_state
         return output, new_state, ops.zeros((ops.shape(output)[0], 0), output.dtype)
 
-    return step
+    return step, shared
 
 
-def _start_equations(layer, cell, embedding):
-    """Return the step of a cell with cell equations: `step(tokens, state, is_live) -> (output, state)`."""
+def _start_equations(layer, cell, embedding, num_beams, features):
+    """Return the step of a cell with cell equations, `step(tokens, state, memory, is_live) -> (output, state)`."""
     runs_native = _choose(layer, cell).implementation == "native"
     kernel = ops.cast(cell.kernel, layer.compute_dtype)
-    products = _products_of_tokens(cell, embedding, kernel, runs_native)
+    products, shared = _products_of_inputs(cell, embedding, kernel, runs_native, num_beams, features)
 
-    def step(tokens, state, is_live):
-        state, _ = run_search_step(
-            _call_on_products(cell, products(tokens), state), None, is_live, layer.implementation
-        )
+    def step(tokens, state, memory, is_live):
+        call = _call_on_products(cell, products(tokens, memory), state)
+        state, _ = run_search_step(call, None, is_live, layer.implementation)
         return state[0], list(state)
 
-    return step
+    return step, shared
 
 
-def _start_calling(layer, cell, embedding):
-    """Return the step of a cell whose `call` must run."""
+def _start_calling(layer, cell, embedding, num_beams, features):
+    """Return the step of a cell whose `call` must run, and what it reads of each source."""
+    read, shared = _input_reader(layer, embedding, num_beams, features)
 
-    def step(tokens, state, is_live):
-        inputs = ops.cast(tokens if embedding is None else embedding(tokens), layer.compute_dtype)
+    def step(tokens, state, memory, is_live):
+        inputs = ops.cast(read(tokens, memory), layer.compute_dtype)
         return call_cell(cell, inputs, state, training=False)
 
-    return step
+    return step, shared
+
+
+def _input_reader(layer, embedding, num_beams, features):
+    """Return a function from tokens and the memory of a search to inputs (rows, features), and what it reads of it."""
+    if features is None:
+        return lambda tokens, memory: tokens if embedding is None else embedding(tokens), {}
+
+    def read(tokens, memory):
+        inputs = embedding(tokens)
+        return ops.concatenate([inputs, _for_each_beam(memory["features"], num_beams)], axis=-1)
+
+    return read, {"features": ops.cast(features, layer.compute_dtype)}
+
+
+def _products_of_inputs(cell, embedding, kernel, runs_native, num_beams, features):
+    """Return a function from tokens and memory to input products (rows, gates * units), and what it reads of that.
+
+    The products of features are those of a source, the same at each step, unless the sum with those of the token is
+    normalized.
+    """
+    size = kernel.shape[0] - (0 if features is None else features.shape[-1])
+    of_tokens = _products_of_tokens(cell, embedding, kernel[:size], runs_native)
+    if features is None:
+        return lambda tokens, memory: of_tokens(tokens), {}
+    features = ops.cast(features, kernel.dtype)
+    if getattr(cell, "layer_norm", False):
+        of_inputs = _products_of_tokens(cell, None, kernel, runs_native)
+
+        def join(tokens, memory):
+            inputs = ops.cast(embedding(tokens), kernel.dtype)
+            return of_inputs(ops.concatenate([inputs, _for_each_beam(memory["features"], num_beams)], axis=-1))
+
+        return join, {"features": features}
+    products = _products_of_tokens(cell, None, kernel[size:], runs_native)(features)
+    return (
+        lambda tokens, memory: of_tokens(tokens) + _for_each_beam(memory["feature_products"], num_beams),
+        {"feature_products": products},
+    )
 
 
 def _products_of_tokens(cell, embedding, kernel, runs_native):
@@ -179,6 +223,11 @@ def _call_on_products(cell, products, state):
 def _repeat(tensors, num_beams):
     """Repeat the tensors (sources, ...) of a memory for each beam: (sources, beams, ...)."""
     return {name: ops.repeat(x[:, None], num_beams, axis=1) for name, x in tensors.items()}
+
+
+def _for_each_beam(tensor, num_beams):
+    """Repeat the rows (sources, n) for each beam: (sources * beams, n)."""
+    return tensor if num_beams == 1 else ops.repeat(tensor, num_beams, axis=0)
 
 
 def _rows_of(tensors):

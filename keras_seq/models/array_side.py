@@ -29,6 +29,7 @@ class ArraySide:
     """
 
     vectorizer = None
+    layers = ()  # that process strings
     window = 1  # batches whose sources are sorted by length together: arrays may be large
 
     def __init__(self, name, label, accept, spec=None, is_fixed=False):
@@ -63,15 +64,19 @@ class ArraySide:
         self._observe(map_leaves(_spec_of, arrays, label), label)
         return ArrayRows(map_leaves(_cast_arrays, arrays, label, self.spec))
 
-    def source_rows(self, inputs, size):
+    def source_rows(self, inputs, size, label="`inputs`"):
         """Returns the sources of a search as a list of `ArrayRows`."""
-        return [self.rows(inputs, "`inputs`")]
+        return [self.rows(inputs, label)]
 
     def cast(self, source):
         """Returns a batch (batch, ...) as tensors of the dtypes that the encoder takes, without checks of values."""
         source = map_leaves(lambda x, label: _check_batched(keras.ops.convert_to_tensor(x), label), source, self.label)
         self._observe(map_leaves(_spec_of, source, self.label), self.label)
         return map_leaves(lambda x, label, spec: keras.ops.cast(x, spec.dtype.name), source, self.label, self.spec)
+
+    def map_tokens(self, function, source):
+        """Returns prepared sources as they are: they have no token ids."""
+        return source
 
     def signature(self, sources=None):
         """Returns the spec of sources, for a compiled function."""

@@ -4,6 +4,7 @@
 import numpy as np
 from keras import ops
 
+from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import add_special_ids, document_ids, is_document, list_documents
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
@@ -91,7 +92,7 @@ class Continuation(GenerativeModel):
         outputs = super().generate(prompts, max_length, batch_size, return_dict, **options)
         return outputs[0] if is_single and not return_dict else outputs
 
-    def _source_batches(self, inputs, batch_size):
+    def _source_batches(self, inputs, batch_size, as_texts=False):
         prompts = list_documents(inputs, "`prompt`")
         is_given = np.array([prompt is not None for prompt in prompts])
         lengths = np.zeros(len(prompts), "int64")
@@ -183,7 +184,7 @@ class Continuation(GenerativeModel):
             path: the folder to write. It is created, or it is empty, or it holds an earlier SavedModel, which is
                 replaced.
         """
-        super().export(path)
+        export.export_saved_model(self, path)
 
     def endpoints(self):
         sampler = RandomSampler(seed=0)

@@ -12,8 +12,10 @@ from keras_seq.layers.foreign_cell import pack_states
 from keras_seq.layers.recurrent_layer import CellArgument, output_units
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.layers.training_step import training_step
+from keras_seq.models.copying import PointerGenerator
 from keras_seq.models.decoder_layers import make_decoder_layers
 from keras_seq.models.deep_readout import compute_contexts, make_deep_readout, readable_memory
+from keras_seq.models.features import append_features
 from keras_seq.models.layer_norms import make_layer_norms
 from keras_seq.models.token_dropout import TokenDropout
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
@@ -62,6 +64,11 @@ class Decoder(keras.layers.Layer):
             initial values. A matrix is saved with the weights, not in the configuration.
         tie_embeddings: whether logits are products with the embeddings instead of with a matrix of their own (Press &
             Wolf 2017). If outputs and embeddings differ in size, a linear layer maps the outputs first.
+        copy: whether the decoder also copies tokens of the source, by its attention weights (pointer-generator; See,
+            Liu & Manning 2017). Sources and targets must share one vocabulary: `P(w) = p_gen P_vocabulary(w) +
+            (1 - p_gen) sum of the attention weights over the source positions that hold w`, where p_gen is a sigmoid of
+            a linear function of context, embedding of the previous token, and s or t. Masked positions, padding and
+            `[START]` are not copied, and P is normalized over the others; `[END]` and `[UNK]` are copied as any token.
         readout: how logits follow from the output s of the last layer. "linear": `s W + b`. "maxout": a deep readout
             (Bahdanau et al. 2015, appendix A.2.2), `t W + b` with `u = [s, e, c] U + d` and
             `t_j = max(u_j, u_{j + readout_units})`, for the embedding e of the previous token and the context c of the
@@ -83,10 +90,14 @@ class Decoder(keras.layers.Layer):
         return_attention_scores: whether to also return the attention weights.
         training: whether to apply dropout.
         return_features: whether to return what the readout reads (batch, time, units) in the place of the logits, for a
-            loss that does not need all logits at once.
+            loss that does not need all logits at once. Not for a decoder that copies, whose logits the readout alone
+            does not determine.
+        source_tokens: integers (batch, source), the source token at each position of the memory, if the decoder copies.
+        features: tensor (batch, n) that is appended to the embedding at every step, or None.
 
     Returns:
-        Logits (batch, time, vocabulary). With `return_attention_scores`, also the attention weights (batch, time,
+        Logits (batch, time, vocabulary); those of a decoder that copies are log-probabilities, float32 under every
+        dtype policy but float64. With `return_attention_scores`, also the attention weights (batch, time,
         source), or (batch, time, 0) without attention.
 
     Example:
@@ -115,6 +126,7 @@ class Decoder(keras.layers.Layer):
         residual=False,
         embeddings_initializer="uniform",
         tie_embeddings=False,
+        copy=False,
         readout="linear",
         readout_units=None,
         layer_norm=False,
@@ -135,6 +147,9 @@ class Decoder(keras.layers.Layer):
         self.num_layers = num_layers
         self.residual = residual
         self.tie_embeddings = tie_embeddings
+        self.copy = copy
+        if copy and attention is None:
+            raise ValueError("`copy=True` needs an `attention`, whose weights choose what to copy. Received: None")
         self.readout_units = readout_units
         self.layer_norm = layer_norm
         self.token_dropout = check_rate("token_dropout", token_dropout)
@@ -149,6 +164,7 @@ class Decoder(keras.layers.Layer):
         self.output_dropout = self._make_dropout("output_dropout")
         self.readout = make_readout(self.embedding, tie_embeddings, self.dtype_policy)
         self.units = output_units(layers[-1].cell)
+        self.pointer_generator = PointerGenerator(vocabulary_size, dtype=self.dtype_policy) if copy else None
         self._readout_name = readout  # the attribute `readout` is the layer
         self.deep_readout = make_deep_readout(readout, readout_units, self.units, self.dtype_policy)
         self.layer_norms = make_layer_norms(layer_norm, len(layers), self.dtype_policy)
@@ -184,9 +200,10 @@ class Decoder(keras.layers.Layer):
     def layers(self):
         """The layers with weights, in the order in which they run; `summary(expand_nested=True)` shows them."""
         deep_readout = [] if self.deep_readout is None else [self.deep_readout]
+        copying = [self.pointer_generator] if self.copy else []
         return [
             *(self.embedding, *self.bridges, *self.recurrent_layers()),
-            *(*self.layer_norms, *deep_readout, self.readout),
+            *(*self.layer_norms, *deep_readout, self.readout, *copying),
         ]
 
     def recurrent_layers(self):
@@ -195,9 +212,9 @@ class Decoder(keras.layers.Layer):
             return [*self.other_layers, self.recurrent_layer]
         return [self.recurrent_layer, *self.other_layers]
 
-    def build(self, tokens_shape, memory_shape, summary_shape):
+    def build(self, tokens_shape, memory_shape, summary_shape, features_shape=None):
         build_embedding(self.embedding)
-        features = self.embedding_dim
+        features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
         for i, layer in enumerate(self.recurrent_layers()):
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
             layer.build((None, None, features), *memory_shapes)
@@ -211,6 +228,8 @@ class Decoder(keras.layers.Layer):
             self.deep_readout.build(*((None, None, size) for size in sizes))
             features = self.deep_readout.units
         self.readout.build((None, None, features))
+        if self.copy:
+            self.pointer_generator.build(self.embedding_dim, features, memory_shape[-1])
 
     def call(
         self,
@@ -222,7 +241,13 @@ class Decoder(keras.layers.Layer):
         return_attention_scores=False,
         training=False,
         return_features=False,
+        source_tokens=None,
+        features=None,
     ):
+        shared = self._read_source(memory, memory_mask, source_tokens)
+        if self.copy and return_features:
+            raise ValueError("`return_features` must be False for a decoder with `copy=True`. Received: True")
+
         def run(layer, inputs, state):
             options = {"mask": mask, "training": training}
             if isinstance(layer, AttentionDecoder):
@@ -235,15 +260,30 @@ class Decoder(keras.layers.Layer):
 
         if self._token_dropout is not None:
             tokens = self._token_dropout(tokens, training=training)
-        inputs = self.input_dropout(self.embedding(tokens), training=training)
+        inputs = append_features(self.embedding(tokens), features)
+        inputs = self.input_dropout(inputs, training=training)
         dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
-        if self.deep_readout is not None:
-            outputs = self._read_out(outputs, inputs, weights, readable_memory(memory, memory_mask, outputs.dtype))
-        features = self.output_dropout(outputs, training=training)
-        results = features if return_features else self.readout(features)
+        outputs = self._read_out(outputs, inputs, weights, shared)
+        outputs = self.output_dropout(outputs, training=training)
+        results = outputs if return_features else self._compute_logits(outputs, inputs, weights, shared)
         results = ops.copy(results)  # the copy has no mask, because the loss itself excludes padding
         return (results, weights) if return_attention_scores else results
+
+    def _read_source(self, memory, memory_mask, source_tokens):
+        """Returns what the logits of all steps read of the sources, beside the outputs: a dict of tensors."""
+        if self.copy == (source_tokens is None):
+            received = None if source_tokens is None else f"a tensor of shape {tuple(source_tokens.shape)}"
+            raise ValueError(
+                "`source_tokens` must be the token ids of the sources (batch, source) if the decoder has `copy=True`, "
+                f"else None. Received: {received} with copy={self.copy}"
+            )
+        shared = {}
+        if self.deep_readout is not None and self.attention is not None:
+            shared["readout_memory"] = readable_memory(memory, memory_mask, self.compute_dtype)
+        if self.copy:
+            shared["copied"] = self.pointer_generator.read_source(memory, source_tokens, memory_mask)
+        return shared
 
     def _run_layers(self, run, outputs, state, dropouts=None):
         """Runs the layers one on another, over whole sequences or one step.
@@ -273,11 +313,23 @@ class Decoder(keras.layers.Layer):
             new_state += layer_state
         return outputs, new_state, attention_weights
 
-    def _read_out(self, outputs, embeddings, attention_weights, memory, num_beams=1):
-        """Returns what the last product of a deep readout reads; see `compute_contexts` for memory and beams."""
+    def _read_out(self, outputs, inputs, attention_weights, shared, num_beams=1):
+        """Returns what the readout reads, for all steps or one step in which beams share what is `shared`."""
+        if self.deep_readout is None:
+            return outputs
+        embeddings = inputs[..., : self.embedding_dim]  # without features
         if self.attention is None:
             return self.deep_readout(outputs, embeddings)
-        return self.deep_readout(outputs, embeddings, compute_contexts(attention_weights, memory, num_beams))
+        contexts = compute_contexts(attention_weights, shared["readout_memory"], num_beams)
+        return self.deep_readout(outputs, embeddings, contexts)
+
+    def _compute_logits(self, outputs, inputs, attention_weights, shared, num_beams=1):
+        """Returns the logits for what `_read_out` returns; see there."""
+        logits = self.readout(outputs)
+        if not self.copy:
+            return logits
+        embeddings = inputs[..., : self.embedding_dim]
+        return self.pointer_generator.mix(logits, outputs, embeddings, attention_weights, shared["copied"], num_beams)
 
     def get_initial_state(self, summary, memory=None):
         """Returns the initial state, a list of tensors (batch, units), from the encoder's summary.
@@ -296,7 +348,7 @@ class Decoder(keras.layers.Layer):
                 break
         return [*state[:position], *self.recurrent_layer.initial_attention_state(memory), *state[position:]]
 
-    def start_search(self, memory, summary, memory_mask=None, num_beams=1):
+    def start_search(self, memory, summary, memory_mask=None, num_beams=1, source_tokens=None, features=None):
         """Prepares a search: computes what all of its steps share.
 
         Args:
@@ -304,6 +356,8 @@ class Decoder(keras.layers.Layer):
             summary: tensor (batch, state features).
             memory_mask: booleans (batch, source), True = keep.
             num_beams: how many hypotheses of each source a step continues.
+            source_tokens: see the call arguments.
+            features: tensor (batch, n), as in a call, or None.
 
         Returns:
             `(step, state, memory)`: the step function of `keras_seq.decoding.search`, its first state, and what it
@@ -314,20 +368,20 @@ class Decoder(keras.layers.Layer):
         """
         steps, tensors = {}, {}
         for i, layer in enumerate(self.recurrent_layers()):
-            embedding = None if i else self.embedding
-            steps[layer], attended = start_search(layer, embedding, memory, memory_mask, num_beams)
-            tensors |= attended
-        if self.deep_readout is not None and self.attention is not None:
-            tensors["readout_memory"] = readable_memory(memory, memory_mask, self.compute_dtype)
+            joined = {} if i else {"embedding": self.embedding, "features": features}
+            steps[layer], read = start_search(
+                layer, memory=memory, memory_mask=memory_mask, num_beams=num_beams, **joined
+            )
+            tensors |= read
+        tensors |= self._read_source(memory, memory_mask, source_tokens)
 
         def step(tokens, state, memory, is_live=None):
             output, state, weights = self._run_layers(
                 lambda layer, inputs, state: steps[layer](inputs, state, memory, is_live), tokens, state
             )
-            if self.deep_readout is not None:
-                embeddings = self.embedding(tokens)
-                output = self._read_out(output, embeddings, weights, memory.get("readout_memory"), num_beams)
-            return self.readout(output), state, weights
+            inputs = self.embedding(tokens) if self.copy or self.deep_readout is not None else None
+            output = self._read_out(output, inputs, weights, memory, num_beams)
+            return self._compute_logits(output, inputs, weights, memory, num_beams), state, weights
 
         return step, self.get_initial_state(summary, memory), tensors
 
@@ -337,7 +391,7 @@ class Decoder(keras.layers.Layer):
         return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
     @contextlib.contextmanager
-    def training_step_function(self, memory, memory_mask=None):
+    def training_step_function(self, memory, memory_mask=None, source_tokens=None, features=None):
         """Yields a function that runs one step of the decoder in training mode, for use in a `with` block.
 
         It is `step(tokens, state) -> (logits, state, weights)`, with tokens (batch,), and `get_initial_state(summary,
@@ -346,11 +400,13 @@ class Decoder(keras.layers.Layer):
         `draw_dropped_tokens`, not a part of the steps.
         """
         batch, dtype = ops.shape(memory)[0], self.compute_dtype
-        sizes = [self.embedding_dim, *(output_units(layer.cell) for layer in self.recurrent_layers())]
+        size = self.embedding_dim + (0 if features is None else features.shape[-1])
+        sizes = [size, *(output_units(layer.cell) for layer in self.recurrent_layers())]
         if self.deep_readout is not None:
-            sizes[-1], readout_memory = self.deep_readout.units, readable_memory(memory, memory_mask, dtype)
+            sizes[-1] = self.deep_readout.units
         ones = [ops.ones((batch, size), dtype) for size in sizes]
         dropouts = [self.input_dropout, *self.layer_dropouts, self.output_dropout]
+        shared = self._read_source(memory, memory_mask, source_tokens)
         with keras.StatelessScope():  # does not advance the seeds
             masks = [drop(x[:, None], training=True)[:, 0] for drop, x in zip(dropouts, ones, strict=True)]
         between = [functools.partial(ops.multiply, mask) for mask in masks[1:-1]]
@@ -361,13 +417,12 @@ class Decoder(keras.layers.Layer):
             }
 
             def step(tokens, state):
-                inputs = self.embedding(tokens) * masks[0]  # (batch, embedding_dim)
+                inputs = append_features(self.embedding(tokens), features) * masks[0]  # (batch, features)
                 output, state, weights = self._run_layers(
                     lambda layer, inputs, state: steps[layer](inputs, state), inputs, state, between
                 )
-                if self.deep_readout is not None:
-                    output = self._read_out(output, inputs, weights, readout_memory)
-                return self.readout(output * masks[-1]), state, weights
+                output = self._read_out(output, inputs, weights, shared) * masks[-1]
+                return self._compute_logits(output, inputs, weights, shared), state, weights
 
             yield step
 
@@ -378,7 +433,7 @@ class Decoder(keras.layers.Layer):
         with keras.StatelessScope():  # does not advance the seed
             return self._token_dropout.draw(tokens)
 
-    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None):
+    def compute_output_shape(self, tokens_shape, memory_shape=None, summary_shape=None, features_shape=None):
         return *tokens_shape, self.vocabulary_size
 
     def compute_output_spec(
@@ -391,10 +446,13 @@ class Decoder(keras.layers.Layer):
         return_attention_scores=False,
         training=False,
         return_features=False,
+        source_tokens=None,
+        features=None,
     ):
         units = self.units if self.deep_readout is None else self.deep_readout.units
         size = units if return_features else self.vocabulary_size
-        results = keras.KerasTensor((*tokens.shape, size), dtype=self.compute_dtype)
+        dtype = self.pointer_generator.logits_dtype if self.copy else self.compute_dtype
+        results = keras.KerasTensor((*tokens.shape, size), dtype=dtype)
         if not return_attention_scores:
             return results
         source = 0 if self.attention is None else memory.shape[1]
@@ -406,7 +464,7 @@ class Decoder(keras.layers.Layer):
     def get_config(self):
         names = (
             "vocabulary_size embedding_dim units attention dropout recurrent_dropout seed implementation attend "
-            "input_feeding num_layers residual tie_embeddings readout_units layer_norm token_dropout"
+            "input_feeding num_layers residual tie_embeddings copy readout_units layer_norm token_dropout"
         )
         config = {name: getattr(self, name) for name in names.split()}
         config["readout"] = self._readout_name

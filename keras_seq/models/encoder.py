@@ -7,6 +7,7 @@ from keras import ops, tree
 from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.layers import Bidirectional, LockedDropout
 from keras_seq.layers.recurrent_layer import CellArgument, check_num_layers, output_units, resolve_layer
+from keras_seq.models.features import append_features
 from keras_seq.models.layer_norms import make_layer_norms
 from keras_seq.models.token_embedding import build_embedding, make_embedding, serialize_initializer
 from keras_seq.ops.random import child_seed
@@ -39,6 +40,7 @@ class Encoder(keras.layers.Layer):
     Call arguments:
         tokens: integers (batch, source), 0 = padding.
         training: whether to apply dropout.
+        features: tensor (batch, n) that is appended to the embedding at every position, or None.
 
     Returns:
         `(memory, summary)`. The memory (batch, source, features) is the output of the last layer, with `2 * units`
@@ -125,18 +127,18 @@ class Encoder(keras.layers.Layer):
         """Number of features of the memory."""
         return self.units * (2 if self.bidirectional else 1)
 
-    def build(self, tokens_shape=None):
+    def build(self, tokens_shape=None, features_shape=None):
         build_embedding(self.embedding)
-        features = self.embedding_dim
+        features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
         for layer in self.recurrent_layers:
             layer.build((None, None, features))
             features = self.memory_units
         for norm in self.layer_norms:
             norm.build((None, None, features))
 
-    def call(self, tokens, training=False):
+    def call(self, tokens, training=False, features=None):
         mask = ops.not_equal(tokens, PAD_ID)  # (batch, source)
-        sequences = self.embedding(tokens)
+        sequences = append_features(self.embedding(tokens), features)
         for i, (dropout, layer) in enumerate(zip(self.dropouts, self.recurrent_layers, strict=True)):
             inputs = dropout(sequences, training=training)
             outputs, *states = layer(inputs, mask=mask, training=training)
@@ -144,7 +146,7 @@ class Encoder(keras.layers.Layer):
             sequences = self.layer_norms[i](sequences) if self.layer_norm else sequences
         return sequences, ops.concatenate(tree.flatten(states), axis=-1)
 
-    def compute_output_shape(self, tokens_shape):
+    def compute_output_shape(self, tokens_shape, features_shape=None):
         return (*tokens_shape, self.memory_units), (tokens_shape[0], self.summary_units)
 
     def compute_mask(self, tokens, previous_mask=None):

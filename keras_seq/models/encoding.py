@@ -26,7 +26,7 @@ class Encoding(NamedTuple):
     summary: Any  # (batch, state features)
 
 
-def encode(encoder, source, training=False):
+def encode(encoder, source, training=False, features=None):
     """Runs an encoder, any Keras layer or model, on a batch of sources.
 
     The encoder returns one of
@@ -46,6 +46,8 @@ def encode(encoder, source, training=False):
         encoder: a Keras layer or model.
         source: what the encoder takes: a tensor or nested tensors, also `keras.KerasTensor`s.
         training: whether the encoder runs in training mode. It is passed if the encoder's `call` takes it.
+        features: tensor (batch, n) of conditioning features, or None. It is passed if `features` is an argument of the
+            encoder's `call` after the source.
 
     Returns:
         An `Encoding`.
@@ -60,8 +62,11 @@ def encode(encoder, source, training=False):
         >>> encoding.memory.shape, encoding.summary.shape
         (TensorShape([2, 16, 16]), TensorShape([2, 16]))
     """
-    takes_training = "training" in inspect.signature(encoder.call).parameters
-    memory, mask, states = _parts(encoder(source, training=training) if takes_training else encoder(source))
+    parameters = list(inspect.signature(encoder.call).parameters)
+    options = {"training": training} if "training" in parameters else {}
+    if features is not None and "features" in parameters[1:]:
+        options["features"] = features
+    memory, mask, states = _parts(encoder(source, **options))
     memory, mask = _positions(memory, get_mask(memory) if mask is None else mask)
     if states:
         summary = ops.concatenate([ops.cast(state, memory.dtype) for state in _check_states(states, memory)], axis=-1)

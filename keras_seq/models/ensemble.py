@@ -12,6 +12,7 @@ from keras_seq._private_api import inside_xla
 from keras_seq.models.array_side import ArraySide
 from keras_seq.models.encoder import Encoder
 from keras_seq.models.evaluation import Evaluation
+from keras_seq.models.feature_side import FeatureSide, feature_difference, without_features
 from keras_seq.models.generation import GenerativeModel
 from keras_seq.models.seq2seq import Seq2Seq
 from keras_seq.models.token_side import TokenSide, require
@@ -148,16 +149,17 @@ class Ensemble(Evaluation, GenerativeModel):
 
 def _shared_source_side(models):
     """Returns the side of the sources that all members read. If it takes sources of other shapes, so do the members."""
-    side = models[0].sides.source
+    side, features = without_features(models[0].sides.source)
     if not isinstance(side, ArraySide):
-        return side
-    sides = [model.sides.source for model in models]
+        return models[0].sides.source
+    sides = [without_features(model.sides.source)[0] for model in models]
 
     def accept(spec):
         for member in sides:
             member.observe(spec)
 
-    return ArraySide(side.name, side.label, accept, side.spec, side.is_fixed)
+    shared = ArraySide(side.name, side.label, accept, side.spec, side.is_fixed)
+    return FeatureSide(shared, features) if features else shared
 
 
 def _check_positions(masks):
@@ -206,6 +208,10 @@ def _check_models(models):
             raise ValueError(f"`models` must be different objects. Received: the same model at indices {first} and {i}")
         for side in ("source", "target"):
             sides = [getattr(m.sides, side) for m in (members[0], model)]
+            difference = feature_difference(*sides)
+            if difference is not None:
+                raise ValueError(f"`models` must have the same features. Received: models 0 and {i}, with {difference}")
+            sides = [without_features(side)[0] for side in sides]
             if all(isinstance(side, TokenSide) for side in sides):
                 what, difference = f"{side} vocabulary", _vocabulary_difference(members[0], model, side)
             else:

@@ -5,7 +5,6 @@ import random
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
@@ -13,12 +12,14 @@ from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.decoding import BeamSampler, Sampler, check_processors, get_sampler, search
 from keras_seq.decoding.checks import check_count
-from keras_seq.models.function_cache import FunctionCache, SequentialFunction, compile_once, configuration_key
+from keras_seq.models.function_cache import FunctionCache, SequentialFunction, configuration_key
 from keras_seq.models.progress import Progress
-from keras_seq.models.sides import Sides, is_batched, source_windows
+from keras_seq.models.scoring import Scoring
+from keras_seq.models.sides import Sides, as_batch, constants, count_sources, is_batched, source_windows
 from keras_seq.models.token_rows import in_order, length_batches
-from keras_seq.models.token_side import shorten
+from keras_seq.models.token_side import TokenSide
 from keras_seq.models.training_pairs import holds_call_inputs
+from keras_seq.models.unknown_tokens import check_copy_unknown, most_attended_tokens, text_sources
 from keras_seq.ops.implementation import implementation_in_use
 
 MAX_LENGTH = 100_000  # of an output
@@ -26,13 +27,13 @@ _EXPORTED_BEAMS = 5
 _FORBIDDEN = (PAD_ID, START_ID)  # never chosen
 
 
-class GenerativeModel(keras.Model):
+class GenerativeModel(Scoring, keras.Model):
     """A model that maps sources to target sequences, token by token.
 
     A subclass defines `call` and `start_search`.
 
     Args:
-        source_side: `TokenSide` or `ArraySide` of the sources.
+        source_side: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
         target_side: `TokenSide` of the targets.
         **kwargs: arguments of `keras.Model`.
     """
@@ -119,6 +120,7 @@ class GenerativeModel(keras.Model):
         processors=(),
         seed=None,
         verbose="auto",
+        copy_unknown=False,
     ):
         """Decodes sources.
 
@@ -145,6 +147,10 @@ class GenerativeModel(keras.Model):
                 seed of the sampler.
             verbose: 0 = silent, 1 = progress bar, 2 = one line at the end. "auto" shows a progress bar if decoding goes
                 on 2 seconds after the first batch.
+            copy_unknown: whether each `[UNK]` of an output text becomes the source token with the largest attention
+                weight at that step, as it is written in the source, known to the vocabulary or not (Luong et al. 2015b;
+                Jean et al. 2015). It remains `[UNK]` where that is the `[END]` of the source. The model must have
+                attention and both vectorizers. A vectorizer with `standardize` copies what that leaves of the token.
 
         Returns:
             A list of strings, or a NumPy array of token ids (batch, time) if the model has no target vectorizer. For a
@@ -182,7 +188,7 @@ class GenerativeModel(keras.Model):
         """
         if tf.is_symbolic_tensor(inputs):
             raise ValueError(f"`inputs` must not be symbolic: in a graph, call `decode`. Received: {inputs}")
-        inputs = _without_scalar(inputs)
+        inputs, is_single = as_batch(self._sides.source, inputs)
         if max_length is not None:
             check_count("max_length", max_length, MAX_LENGTH)
         batch_size = check_count("batch_size", batch_size)
@@ -196,20 +202,23 @@ class GenerativeModel(keras.Model):
                 f"the model has no attention. Received: {type(sampler).__name__} with {sampler.get_config()}"
             )
         processors = check_processors(processors, max_length, size, _FORBIDDEN)
+        if copy_unknown:
+            check_copy_unknown(self)
         limit = tf.constant(max_length or 0, tf.int32)
         seed = _seed_tensor(seed, sampler, is_named)
         key = (
             configuration_key(sampler, ignored=("seed", "seed_generator")),
             configuration_key(processors),
             return_dict,
+            bool(copy_unknown),
         )
-        progress = Progress(_count(inputs), verbose)
+        progress = Progress(count_sources(inputs), verbose)
         batches = []
-        for positions, sources in self._source_batches(inputs, batch_size):
+        for positions, sources in self._source_batches(inputs, batch_size, copy_unknown):
             spec = self._sides.source.signature(sources)
             decode = self._functions.get(
                 (*key, str(spec), implementation_in_use()),
-                lambda spec=spec: self._compile_decode(sampler, processors, return_dict, spec),
+                lambda spec=spec: self._compile_decode(sampler, processors, return_dict, copy_unknown, spec),
             )
             decoded = decode(sources, limit, tf.constant(positions), seed)
             names = decoded if return_dict else ["text" if "text" in decoded else "token_ids"]
@@ -222,24 +231,24 @@ class GenerativeModel(keras.Model):
                 results["text"] = np.array(_decoded(results["text"]))
             return results
         outputs = _decoded(results["text"]) if "text" in results else results["token_ids"]
-        return outputs[0] if isinstance(inputs, (str, bytes)) else outputs
+        return outputs[0] if is_single else outputs
 
-    def _source_batches(self, inputs, batch_size):
+    def _source_batches(self, inputs, batch_size, as_texts=False):
         """Yields `(positions, sources)`: an array (batch,), and tensors (batch, ...)."""
         side = self._sides.source
-        inputs = [inputs] if isinstance(inputs, (str, bytes)) else inputs
-        if side.vectorizer is not None and not is_batched(inputs):
+        if isinstance(side, TokenSide) and side.vectorizer is not None and not is_batched(inputs):
             inputs = side.check_sources(inputs)
             if inputs.shape[0] == 1:  # one call from string to string
                 yield np.zeros(1, "int32"), inputs
                 return
+        side = text_sources(side) if as_texts else side
         first = 0
         for rows in source_windows(side, inputs, batch_size):
             for indices in length_batches(rows.lengths, batch_size):
-                yield (first + indices).astype("int32"), _constants(rows.padded(indices))
+                yield (first + indices).astype("int32"), constants(rows.padded(indices))
             first += len(rows)
 
-    def _compile_decode(self, sampler, processors, return_attention_weights, source_spec):
+    def _compile_decode(self, sampler, processors, return_attention_weights, copy_unknown, source_spec):
         def decode(sources, max_length, positions, seed):
             return self.decode(
                 sources,
@@ -249,7 +258,9 @@ class GenerativeModel(keras.Model):
                 positions=positions,
                 seed=seed,
                 return_attention_weights=return_attention_weights,
-                drop_ended=getattr(source_spec, "dtype", None) != tf.string,  # texts come one by one
+                # Texts come one by one, unless tokens are copied from them.
+                drop_ended=copy_unknown or getattr(source_spec, "dtype", None) != tf.string,
+                copy_unknown=copy_unknown,
             )
 
         specs = [source_spec, *(tf.TensorSpec(shape, tf.int32) for shape in ([], [None], [2]))]
@@ -266,6 +277,7 @@ class GenerativeModel(keras.Model):
         positions=None,
         return_attention_weights=True,
         drop_ended=True,
+        copy_unknown=False,
     ):
         """Decodes a batch within a graph, for `generate` and for export.
 
@@ -281,12 +293,14 @@ class GenerativeModel(keras.Model):
             return_attention_weights: whether to return attention weights.
             drop_ended: whether sources that have ended leave the batch. This changes the speed only. It must be False
                 where XLA compiles the function around this call. The outputs are then `max_length` long.
+            copy_unknown: see `generate`. The inputs must then be strings.
 
         Returns:
             A dict of tensors; see `generate`.
 
         Raises:
-            ValueError: if XLA compiles the function around this call, and `max_length` or `drop_ended` do not allow it.
+            ValueError: if XLA compiles the function around this call, and `max_length` or `drop_ended` do not allow it;
+                or if `copy_unknown` is not possible.
         """
         sampler = get_sampler(sampler)
         max_steps = None
@@ -297,6 +311,8 @@ class GenerativeModel(keras.Model):
                     f"decoding (`jit_compile`). Received: drop_ended={drop_ended!r}, max_length={max_length!r}"
                 )
             max_steps = max_length
+        if copy_unknown:
+            check_copy_unknown(self)
         start = self.start_search(self._sides.source.cast(inputs), sampler.num_beams)
         hypotheses = search(
             start.step,
@@ -312,83 +328,21 @@ class GenerativeModel(keras.Model):
             positions=positions,
             memory_mask=start.memory_mask,
             max_steps=max_steps,
-            return_attention_weights=return_attention_weights,
+            return_attention_weights=return_attention_weights or copy_unknown,
             drop_ended=drop_ended,
         )
         results = {name: value for name, value in hypotheses._asdict().items() if value is not None}
         if sampler.num_return_sequences == 1:
             results = {name: value[:, 0] for name, value in results.items()}
         if self._sides.detokenizer is not None:
-            results["text"] = self._sides.detokenizer(results["token_ids"])
+            unknown_tokens = None
+            if copy_unknown:
+                vectorizer, weights = self.source_vectorizer, results["attention_weights"]
+                unknown_tokens = most_attended_tokens(vectorizer, inputs, weights)
+            results["text"] = self._sides.detokenizer(results["token_ids"], unknown_tokens)
+        if not return_attention_weights:
+            results.pop("attention_weights", None)
         return results
-
-    def score(self, sources, targets, batch_size=256, return_dict=False):
-        """Computes the natural logarithm of the probability of each target, with teacher forcing.
-
-        It includes the probability of `[END]`. For an output of `generate` that ended, it is its log-probability.
-
-        Args:
-            sources: strings or token ids, as a list, array or tensor; or a single string; or arrays, see `generate`.
-            targets: one target for each source, strings or token ids. Token ids of each sequence must end with 3,
-                `[END]`. The model adds it to strings.
-            batch_size: maximum number of pairs to score at once.
-            return_dict: whether to return a dict with the log-probability of each token.
-
-        Returns:
-            A NumPy array (batch,), float32. With `return_dict`, a dict of NumPy arrays:
-
-            - `log_probabilities` (batch,).
-            - `token_log_probabilities` (batch, time), zeros after `[END]`.
-            - `token_ids` (batch, time), int32, the targets with `[END]`, then zeros.
-
-        Raises:
-            ValueError: if the arguments have another form, differ in length or are empty, if token ids are outside the
-                vocabulary, or if target ids do not end with `[END]`.
-
-        Example:
-            >>> import keras_seq
-            >>> vectorizer = keras_seq.data.text_vectorizer(["abc"])
-            >>> model = keras_seq.Seq2Seq(
-            ...     keras_seq.Encoder(7, 4, 8), keras_seq.Decoder(7, 4, 8), vectorizer, vectorizer
-            ... )
-            >>> model.score(["abc", "abc"], ["cba", "b"]).shape
-            (2,)
-        """
-        check_count("batch_size", batch_size)
-        source, target = (
-            side.rows([values] if isinstance(values, (str, bytes)) else values, label)
-            for side, values, label in (
-                (self._sides.source, _without_scalar(sources), "`sources`"),
-                (self._sides.target, _without_scalar(targets), "`targets`"),
-            )
-        )
-        if len(source) != len(target) or len(source) == 0:
-            raise ValueError(
-                "`sources` and `targets` must contain the same number of sequences, at least one. "
-                f"Received: {len(source)} sources and {len(target)} targets"
-            )
-        _check_targets(target)
-        compute, batches = None, []
-        for indices in length_batches(source.lengths + target.lengths, batch_size):
-            source_batch, token_ids = _constants(source.padded(indices)), target.padded(indices)
-            compute = compute or self._compile_score(source_batch)
-            scores = compute(source_batch, tf.constant(token_ids)).numpy()
-            batches.append((indices, {"token_log_probabilities": scores, "token_ids": token_ids}))
-        results = in_order(batches)
-        results["log_probabilities"] = results["token_log_probabilities"].sum(axis=1)
-        return results if return_dict else results["log_probabilities"]
-
-    def _compile_score(self, source):
-        specs = [self._sides.source.signature(source), tf.TensorSpec([None, None], tf.int32)]
-        key = ("score", str(specs), implementation_in_use())
-        return self._functions.get(key, lambda: compile_once(self._score_tokens, specs))
-
-    def _score_tokens(self, source, target):
-        """Computes the log-probabilities (batch, time) of target ids, zeros for padding."""
-        start = tf.fill([tf.shape(target)[0], 1], START_ID)
-        logits = self((source, tf.concat([start, target[:, :-1]], axis=1)), training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(target, ops.cast(logits, "float32"))
-        return tf.where(target == PAD_ID, 0.0, -losses)
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Decodes sources like `generate`, or computes logits from prepared inputs.
@@ -421,61 +375,34 @@ class GenerativeModel(keras.Model):
         """Decodes one batch of sources, or computes its logits. See `predict`."""
         return super().predict_on_batch(x) if holds_call_inputs(x, self._sides.source) else np.asarray(self.generate(x))
 
-    def export(self, path):
-        """Writes a SavedModel that maps strings to strings and runs with TensorFlow alone. See `keras_seq.export`."""
-        export.export_saved_model(self, path)
+    def export(self, path, *, copy_unknown=False):
+        """Writes a SavedModel that maps strings to strings and runs with TensorFlow alone. See `keras_seq.export`.
 
-    def endpoints(self):
+        Args:
+            path: see `keras_seq.export`.
+            copy_unknown: see `generate`.
+        """
+        if copy_unknown:
+            check_copy_unknown(self)
+        export.export_saved_model(self, path, copy_unknown=copy_unknown)
+
+    def endpoints(self, copy_unknown=False):
         """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
         num_beams = min(_EXPORTED_BEAMS, self._sides.target.vocabulary_size - len(_FORBIDDEN))
         beam = BeamSampler(num_beams, num_return_sequences=num_beams)
 
         def greedy(inputs):
-            results = self.decode(inputs)
+            results = self.decode(inputs, copy_unknown=copy_unknown)
             del results["scores"]  # those of greedy search are the log-probabilities
             return results
 
         def five_best(inputs):
-            return self.decode(inputs, sampler=beam, return_attention_weights=False)
+            return self.decode(inputs, sampler=beam, return_attention_weights=False, copy_unknown=copy_unknown)
 
         return {
             name: (function, [self.source_spec])
             for name, function in (("serving_default", greedy), ("generate_beam", five_best))
         }
-
-
-def _constants(arrays):
-    """Returns nested arrays as tensors."""
-    return keras.tree.map_structure(tf.constant, arrays)
-
-
-def _count(inputs):
-    """Returns the number of sources, or None if it is not known."""
-    if isinstance(inputs, (str, bytes)):
-        return 1
-    while isinstance(inputs, dict) and inputs:
-        inputs = next(iter(inputs.values()))
-    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
-
-
-def _without_scalar(inputs):
-    """Returns a string in place of an array or tensor without axes, as an element of a dataset is."""
-    is_scalar = isinstance(inputs, (np.ndarray, tf.Tensor)) and len(inputs.shape) == 0
-    return np.asarray(inputs).item() if is_scalar else inputs
-
-
-def _check_targets(rows):
-    """Raises a ValueError unless each target ends with its only `[END]`, without padding before."""
-    is_last = np.zeros(len(rows.values), bool)
-    is_last[(rows.starts + rows.lengths - 1)[rows.lengths > 0]] = True
-    is_right = ((rows.values == END_ID) == is_last) & (rows.values != PAD_ID)
-    for start, length in zip(rows.starts, rows.lengths, strict=True):
-        if length == 0 or not is_right[start : start + length].all():
-            received = rows.values[start : start + length].tolist()
-            raise ValueError(
-                f"`targets` must end with {END_ID}, `[END]`, and contain neither it nor padding before. "
-                f"Received: {shorten(received)}"
-            )
 
 
 def _seed_tensor(seed, sampler, is_named):

@@ -12,6 +12,7 @@ from keras_seq.layers import ActivationRegularization, EmbeddingDropout, LockedD
 from keras_seq.layers.recurrent_layer import CellArgument, output_units, resolve_layer
 from keras_seq.layers.search_step import choose_search_implementation, start_search
 from keras_seq.models.continuation import DEFAULT_LENGTH, Continuation
+from keras_seq.models.layer_norms import make_layer_norms
 from keras_seq.models.search_start import SearchStart
 from keras_seq.models.streams import StreamTraining
 from keras_seq.models.token_embedding import build_embedding, make_embedding, make_readout, serialize_initializer
@@ -68,6 +69,7 @@ class LanguageModel(StreamTraining, Continuation):
         tie_embeddings: whether the readout multiplies with the transposed embeddings (Press & Wolf 2017). If the last
             layer has another size than the embeddings, a projection comes between.
         embeddings_initializer: initializer of the embeddings, or a matrix (vocabulary_size, embedding_dim).
+        layer_norm: whether to normalize the outputs of each layer (Ba, Kiros & Hinton 2016); see `Decoder`.
         seed: random seed of all masks. Each part draws its own numbers.
         implementation: see `keras_seq.layers.LSTM`.
         **kwargs: arguments of `keras.Model`.
@@ -120,6 +122,7 @@ class LanguageModel(StreamTraining, Continuation):
         tar=0.0,
         tie_embeddings=False,
         embeddings_initializer="uniform",
+        layer_norm=False,
         seed=None,
         implementation="auto",
         **kwargs,
@@ -143,6 +146,7 @@ class LanguageModel(StreamTraining, Continuation):
         self.ar = ar
         self.tar = tar
         self.tie_embeddings = tie_embeddings
+        self.layer_norm = layer_norm
         self.seed = seed
         self.implementation = implementation
         self._make_layers(embeddings_initializer)
@@ -166,6 +170,7 @@ class LanguageModel(StreamTraining, Continuation):
             dropout(rate, seed=child_seed(seed, "LanguageModel", "dropout", i), dtype=policy)
             for i, rate in enumerate(rates)
         ]
+        self.layer_norms = make_layer_norms(self.layer_norm, len(self.recurrent_layers), policy)
         self.temporal_regularization = ActivationRegularization(tar=self.tar, dtype=policy)
         self.output_regularization = ActivationRegularization(ar=self.ar, dtype=policy)
         self.readout = make_readout(self.embedding, self.tie_embeddings, dtype=policy)
@@ -197,10 +202,12 @@ class LanguageModel(StreamTraining, Continuation):
         build_embedding(self.embedding)
         self.token_dropout.build((None, None))
         features = self.embedding_dim
-        for dropout, layer in zip(self.dropouts[:-1], self.recurrent_layers, strict=True):
+        for i, (dropout, layer) in enumerate(zip(self.dropouts[:-1], self.recurrent_layers, strict=True)):
             dropout.build((None, None, features))  # for the shapes of `summary`
             layer.build((None, None, features))
             features = output_units(layer.cell)
+            if self.layer_norm:
+                self.layer_norms[i].build((None, None, features))
         for layer in (self.dropouts[-1], self.temporal_regularization, self.output_regularization, self.readout):
             layer.build((None, None, features))
 
@@ -249,6 +256,7 @@ class LanguageModel(StreamTraining, Continuation):
             outputs = self.dropouts[i](outputs, training=training)
             first = None if state is None else self._state_of_layer(state, i)
             outputs, *final = layer(outputs, initial_state=first, mask=mask, training=training)
+            outputs = self.layer_norms[i](outputs) if self.layer_norm else outputs
             new_state += tree.flatten(final)
         return outputs, new_state
 
@@ -280,6 +288,7 @@ class LanguageModel(StreamTraining, Continuation):
             outputs, new_state = tokens, []
             for i, run_layer in enumerate(steps):
                 outputs, final, _ = run_layer(outputs, self._state_of_layer(state, i), {}, is_live)
+                outputs = self.layer_norms[i](outputs) if self.layer_norm else outputs
                 new_state += final
             return self.readout(outputs), new_state, None
 
@@ -288,8 +297,8 @@ class LanguageModel(StreamTraining, Continuation):
     def get_config(self):
         names = (
             "vocabulary_size embedding_dim num_layers vectorizer embedding_dropout input_dropout hidden_dropout "
-            "output_dropout recurrent_dropout recurrent_weight_dropout dropout_mode ar tar tie_embeddings seed "
-            "implementation"
+            "output_dropout recurrent_dropout recurrent_weight_dropout dropout_mode ar tar tie_embeddings layer_norm "
+            "seed implementation"
         )
         config = {name: getattr(self, name) for name in names.split()}
         config |= {name: _plain(getattr(self, name)) for name in ("units", "zoneout")}

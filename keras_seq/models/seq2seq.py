@@ -9,9 +9,12 @@ from keras import ops
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, UNKNOWN_ID
 from keras_seq.models.array_side import ArraySide, deserialize_spec, serialize_spec
+from keras_seq.models.copying import check_copying, check_positions
 from keras_seq.models.encoder import Encoder
 from keras_seq.models.encoding import encode
 from keras_seq.models.evaluation import Evaluation
+from keras_seq.models.feature_side import FeatureSide, without_features
+from keras_seq.models.features import FeatureEmbedding, deserialize_features, make_features, serialize_features
 from keras_seq.models.generation import MAX_LENGTH, GenerativeModel
 from keras_seq.models.search_start import SearchStart
 from keras_seq.models.shuffled_arrays import shuffle_arrays
@@ -60,6 +63,10 @@ class Seq2Seq(Evaluation, GenerativeModel):
         source_spec: dtype and shape of the sources, with the batch as first axis: a `tf.TensorSpec`,
             `keras.KerasTensor` or `keras.InputSpec`, or a dict of them. By default those of the encoder's `keras.Input`
             if it has one, else those of the first sources that the model sees. Only for encoders other than `Encoder`.
+        features: conditioning features, a dict from names to what they are: a `keras.layers.StringLookup` or
+            `IntegerLookup` with a vocabulary, for tags; or an integer n, for real vectors of n dimensions. Sources are
+            then a dict, see below.
+        features_dim: size of the embedding of each feature.
         **kwargs: arguments of `keras.Model`.
 
     Call arguments:
@@ -101,7 +108,18 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
     scheduled_sampling = None  # set by `compile`
 
-    def __init__(self, encoder, decoder, source_vectorizer=None, target_vectorizer=None, *, source_spec=None, **kwargs):
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        source_vectorizer=None,
+        target_vectorizer=None,
+        *,
+        source_spec=None,
+        features=None,
+        features_dim=16,
+        **kwargs,
+    ):
         source = self._make_source_side(encoder, source_vectorizer, source_spec)
         target = target_side(target_vectorizer, decoder.vocabulary_size)
         for side in (source, target):
@@ -112,13 +130,30 @@ class Seq2Seq(Evaluation, GenerativeModel):
                     f"of the {type(part).__name__}. Received: a vectorizer with {side.vectorizer.vocabulary_size()} "
                     "tokens"
                 )
+        if decoder.copy:
+            check_copying(source, target)
+        source = FeatureSide(source, make_features(features)) if features else source
         # Sources are passed as they are, for the encoder to cast.
         super().__init__(source, target, **{"autocast": False, **kwargs})
         self.encoder = encoder
         self.decoder = decoder
+        self.feature_embedding = None
+        if features:
+            self.feature_embedding = FeatureEmbedding(source.features, features_dim, dtype=self.dtype_policy)
         self._pairs = TrainingPairs(source, target)
         if source.spec is not None:
             self.build()
+
+    @property
+    def features(self):
+        """The conditioning features, a dict of lookups and numbers of dimensions."""
+        features = without_features(self._sides.source)[1]
+        return {name: feature.size if feature.lookup is None else feature.lookup for name, feature in features.items()}
+
+    @property
+    def _encoder_side(self):
+        """The side of what the encoder reads."""
+        return without_features(self._sides.source)[0]
 
     def _make_source_side(self, encoder, vectorizer, spec):
         """Returns the side of the sources: tokens if there is a vectorizer or an `Encoder`, else arrays."""
@@ -133,7 +168,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
         return ArraySide("source", "`x` (sources)", self._accept, spec, is_fixed=spec is not None)
 
     def build(self, input_shape=None):
-        spec = self._sides.source.spec
+        spec = self._encoder_side.spec
         if spec is not None:  # else `call` builds encoder and decoder
             self._build_parts(spec)
 
@@ -142,14 +177,19 @@ class Seq2Seq(Evaluation, GenerativeModel):
         source = keras.tree.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype.name), spec)
         # The first sources may come after the scope of the strategy in which the model was made.
         with contextlib.nullcontext() if tf.distribute.has_strategy() else self.distribute_strategy.scope():
-            encoding = encode(self.encoder, source)
+            features = None
+            if self.feature_embedding is not None:
+                self.feature_embedding.build()
+                features = keras.KerasTensor((None, self.feature_embedding.units), self.feature_embedding.compute_dtype)
+            encoding = encode(self.encoder, source, features=features)
             if not self.decoder.built:  # it is if it comes from a file or another model
-                self.decoder.build((None, None), tuple(encoding.memory.shape), tuple(encoding.summary.shape))
+                shapes = [None if x is None else tuple(x.shape) for x in (encoding.memory, encoding.summary, features)]
+                self.decoder.build((None, None), *shapes)
 
     def _accept(self, spec):
         """Builds encoder and decoder for the first sources, and checks others, or raises an error."""
         self._build_parts(spec)
-        if self._sides.source.spec is not None:
+        if self._encoder_side.spec is not None:
             self._check_encoder(spec)
 
     def _check_encoder(self, spec):
@@ -157,7 +197,11 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
         def run(source):
             with keras.StatelessScope():  # leaves no losses and updates in the encoder
-                return encode(self.encoder, source).summary
+                features = None
+                if self.feature_embedding is not None:
+                    batch = ops.shape(tf.nest.flatten(source)[0])[0]
+                    features = ops.zeros((batch, self.feature_embedding.units), self.feature_embedding.compute_dtype)
+                return encode(self.encoder, source, features=features).summary
 
         tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
 
@@ -210,20 +254,37 @@ class Seq2Seq(Evaluation, GenerativeModel):
                 f"Received: {inputs}"
             )
         source, decoder_inputs = inputs
-        memory, memory_mask, summary = encode(self.encoder, self._sides.source.cast(source), training)
-        masks = {"mask": _decoder_mask(decoder_inputs), "memory_mask": memory_mask}
+        source = self._sides.source.cast(source)
+        (memory, memory_mask, summary), features = self._encode(source, training)
+        sources = {"memory_mask": memory_mask, "features": features, **self._source_tokens(source, memory)}
+        mask = _decoder_mask(decoder_inputs)
         if training and self.scheduled_sampling is not None:
-            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, masks)
-        return self.decoder(
-            decoder_inputs, memory, summary, **masks, training=training, return_features=return_features
-        )
+            decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, mask, sources)
+        options = {"mask": mask, **sources, "training": training, "return_features": return_features}
+        return self.decoder(decoder_inputs, memory, summary, **options)
+
+    def _encode(self, source, training=False):
+        """Returns the `Encoding` of a batch of sources, and the vectors of their features (batch, n) or None."""
+        features = None
+        if self.feature_embedding is not None:
+            source, features = source["source"], self.feature_embedding(source["features"])
+        return encode(self.encoder, source, training, features), features
+
+    def _source_tokens(self, source, memory):
+        """Returns the argument `source_tokens` of a decoder that copies, as a dict; an empty one for others."""
+        if not self.decoder.copy:
+            return {}
+        tokens = source if self.feature_embedding is None else source["source"]
+        if not isinstance(self.encoder, Encoder):  # its memory has a position per token
+            tokens = check_positions(tokens, memory)
+        return {"source_tokens": tokens}
 
     @property
     def readout(self):
-        """The layer that maps the decoder's outputs to logits."""
-        return self.decoder.readout
+        """The layer that maps the decoder's outputs to logits, or None if these are not all that logits depend on."""
+        return None if self.decoder.copy else self.decoder.readout
 
-    def _mix_inputs(self, tokens, memory, summary, masks):
+    def _mix_inputs(self, tokens, memory, summary, mask, sources):
         """Replaces some of the decoder's inputs (batch, time) by predictions, by scheduled sampling."""
         sampling = self.scheduled_sampling
         draws = sampling.draw(tokens, self.optimizer.iterations)
@@ -232,10 +293,10 @@ class Seq2Seq(Evaluation, GenerativeModel):
                 dropped = self.decoder.draw_dropped_tokens(tokens)
                 tokens = ops.where(dropped, ops.cast(UNKNOWN_ID, tokens.dtype), tokens)
                 draws = draws._replace(replaced=ops.logical_and(draws.replaced, ops.logical_not(dropped)))
-            with self.decoder.training_step_function(memory, masks["memory_mask"]) as step:
+            with self.decoder.training_step_function(memory, **sources) as step:
                 return sampling.mix_sequential(tokens, step, self.decoder.get_initial_state(summary, memory), draws)
         with keras.StatelessScope():  # does not advance the seeds, so the trained pass draws the same masks
-            logits = self.decoder(tokens, memory, summary, **masks, training=True)
+            logits = self.decoder(tokens, memory, summary, mask=mask, **sources, training=True)
         return sampling.mix_parallel(tokens, logits, draws)
 
     def fit(
@@ -324,8 +385,9 @@ class Seq2Seq(Evaluation, GenerativeModel):
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def start_search(self, source, num_beams=1):
-        memory, mask, summary = encode(self.encoder, source)
-        step, state, tensors = self.decoder.start_search(memory, summary, mask, num_beams)
+        (memory, mask, summary), features = self._encode(source)
+        sources = {"memory_mask": mask, "features": features, **self._source_tokens(source, memory)}
+        step, state, tensors = self.decoder.start_search(memory, summary, num_beams=num_beams, **sources)
         if mask is None:
             mask = ops.ones(ops.shape(memory)[:2], "bool")
         lengths = ops.sum(ops.cast(mask, "int32"), axis=1)
@@ -340,9 +402,12 @@ class Seq2Seq(Evaluation, GenerativeModel):
     def get_config(self):
         serialized = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
         config = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **serialized}
-        if isinstance(self._sides.source, ArraySide):
-            config["source_spec"] = serialize_spec(self._sides.source.spec)
-            config["has_fixed_sources"] = self._sides.source.is_fixed
+        if isinstance(self._encoder_side, ArraySide):
+            config["source_spec"] = serialize_spec(self._encoder_side.spec)
+            config["has_fixed_sources"] = self._encoder_side.is_fixed
+        if self.feature_embedding is not None:
+            config["features"] = serialize_features(without_features(self._sides.source)[1])
+            config["features_dim"] = self.feature_embedding.features_dim
         return config
 
     @classmethod
@@ -354,9 +419,11 @@ class Seq2Seq(Evaluation, GenerativeModel):
         has_fixed_sources = config.pop("has_fixed_sources", True)
         if config.get("source_spec") is not None:
             config["source_spec"] = deserialize_spec(config["source_spec"])
+        if "features" in config:
+            config["features"] = deserialize_features(config["features"], custom_objects)
         model = cls(**config)
         if not has_fixed_sources:  # the first sources decided about their spec, and others may differ
-            model.sides.source.is_fixed = False
+            model._encoder_side.is_fixed = False
         return model
 
 

@@ -4,9 +4,11 @@
 import collections.abc
 
 import keras
+import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import detokenizer
+from keras_seq.models.feature_side import FeatureSide
 
 
 class Sides:
@@ -15,7 +17,7 @@ class Sides:
     As layers of the model they would turn off XLA, although no training step calls them.
 
     Args:
-        source: `TokenSide` or `ArraySide` of the sources.
+        source: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
         target: `TokenSide` of the targets.
     """
 
@@ -28,15 +30,14 @@ class Sides:
 
     @property
     def layers(self):
-        layers = [self.source.vectorizer, self.target.vectorizer, self.detokenizer]
-        return [layer for layer in layers if layer is not None]
+        return [*self.source.layers, *self.target.layers, *([] if self.detokenizer is None else [self.detokenizer])]
 
 
 def source_windows(side, inputs, batch_size):
     """Yields the sources of a search as rows, see `rows` of the side, none of them empty.
 
     Args:
-        side: `TokenSide` or `ArraySide` of the sources.
+        side: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
         inputs: sources, or an iterable of batches of sources or of tuples that begin with sources. Batches are read as
             they are needed.
         batch_size: how many sources are decoded at once. The side knows how many batches a window has.
@@ -63,6 +64,35 @@ def source_windows(side, inputs, batch_size):
         raise ValueError("`inputs` must contain at least one source. Received: none")
 
 
+def as_batch(side, inputs):
+    """Returns sources as a batch, and whether they were a single string, with features or without."""
+    if isinstance(inputs, dict):
+        inputs = {name: _without_scalar(values) for name, values in inputs.items()}
+        is_single = isinstance(side, FeatureSide) and isinstance(inputs.get("source"), (str, bytes))
+        return ({name: [value] for name, value in inputs.items()} if is_single else inputs), is_single
+    inputs = _without_scalar(inputs)
+    is_single = isinstance(inputs, (str, bytes))
+    return ([inputs] if is_single else inputs), is_single
+
+
+def count_sources(inputs):
+    """Returns the number of sources in a batch, or None if it is not known."""
+    while isinstance(inputs, dict) and inputs:
+        inputs = next(iter(inputs.values()))
+    return None if is_batched(inputs) or not hasattr(inputs, "__len__") else len(inputs)
+
+
 def is_batched(inputs):
     """Whether `inputs` are an iterable of batches, rather than sequences."""
     return isinstance(inputs, (tf.data.Dataset, keras.utils.PyDataset, collections.abc.Iterator))
+
+
+def constants(arrays):
+    """Returns nested arrays as tensors."""
+    return keras.tree.map_structure(tf.constant, arrays)
+
+
+def _without_scalar(inputs):
+    """Returns a string in place of an array or tensor without axes, as an element of a dataset is."""
+    is_scalar = isinstance(inputs, (np.ndarray, tf.Tensor)) and len(inputs.shape) == 0
+    return np.asarray(inputs).item() if is_scalar else inputs

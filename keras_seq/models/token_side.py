@@ -26,6 +26,11 @@ class TokenSide:
 
     window = 64  # batches whose sequences are sorted by length together
 
+    @property
+    def layers(self):
+        """The layers that process strings."""
+        return [] if self.vectorizer is None else [self.vectorizer]
+
     def convert(self, values, label=None):
         """Returns int32 token ids (batch, time). Strings are converted; token ids are checked.
 
@@ -46,23 +51,23 @@ class TokenSide:
             return TokenRows(*(part.numpy() for part in self._compiled_conversion(values)))
         return TokenRows.from_ids(self._check_ids(values, label))
 
-    def source_rows(self, inputs, size):
+    def source_rows(self, inputs, size, label="`inputs`"):
         """Yields the sources of a search as `TokenRows`, about `size` at a time."""
-        sources = self.check_sources(inputs)
+        sources = self.check_sources(inputs, label)
         for start in range(0, sources.shape[0], size):
-            yield self.rows(sources[start : start + size], "`inputs`")
+            yield self.rows(sources[start : start + size], label)
 
-    def check_sources(self, inputs):
+    def check_sources(self, inputs, label="`inputs`"):
         """Returns sources as a tensor of strings or token ids, and raises a ValueError if they have another form."""
-        sources = as_tensor(inputs, "`inputs`")
+        sources = as_tensor(inputs, label)
         if sources.shape == (0,):
             return sources  # an empty list has no dtype to check
         if self.vectorizer is None:
-            return self.check_form(sources, "`inputs`")
+            return self.check_form(sources, label)
         if sources.dtype != tf.string or sources.shape.rank != 1:
             hint = ". Use `dataset.batch(n)` to make batches" if sources.shape.rank == 0 else ""
             raise ValueError(
-                f"`inputs` must be strings, shape (batch,), because the model has a `source_vectorizer`{hint}. "
+                f"{label} must be strings, shape (batch,), because the model has a `source_vectorizer`{hint}. "
                 f"Received: dtype {sources.dtype.name}, shape {sources.shape}"
             )
         return sources
@@ -73,6 +78,10 @@ class TokenSide:
             return source
         source = tf.convert_to_tensor(source)
         return self.texts_to_ids(source) if source.dtype == tf.string else source
+
+    def map_tokens(self, function, source):
+        """Returns prepared sources with a function applied to the token ids in them."""
+        return function(source)
 
     @property
     def spec(self):

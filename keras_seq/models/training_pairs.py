@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import START_ID
-from keras_seq.models.array_side import ArraySide
 from keras_seq.models.prepared_batches import PreparedBatches
 from keras_seq.models.token_side import as_tensor, require, shorten
 
@@ -24,7 +23,7 @@ class TrainingPairs:
     because Keras's `fit` passes prepared validation data to `evaluate`.
 
     Args:
-        source: `TokenSide` or `ArraySide` of the sources.
+        source: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
         target: `TokenSide` of the targets.
     """
 
@@ -141,7 +140,7 @@ class TrainingPairs:
         prepared = self.prepare(*batch, class_weight=class_weight)
         (source, decoder_inputs), *targets = keras.tree.map_structure(_as_array, prepared)
         decoder_inputs, *targets = map(pad, (decoder_inputs, *targets))
-        return ((source if isinstance(self.source, ArraySide) else pad(source), decoder_inputs), *targets)
+        return ((self.source.map_tokens(pad, source), decoder_inputs), *targets)
 
 
 def holds_call_inputs(x, source):

@@ -20,6 +20,15 @@ def log_softmax(x):
     return x - np.log(np.sum(np.exp(x)))
 
 
+def layer_norm(x, gamma, beta):
+    return (x - np.mean(x, axis=-1, keepdims=True)) / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-3) * gamma + beta
+
+
+def deep_readout(kind, outputs, embedding, context, kernel, bias):
+    hidden = np.concatenate([outputs, embedding, context]) @ kernel + bias
+    return np.tanh(hidden) if kind == "tanh" else np.max(np.split(hidden, 2), axis=0)
+
+
 def lstm(x, states, kernel, recurrent_kernel, bias):
     h, c = states
     i, f, g, o = np.split(x @ kernel + h @ recurrent_kernel + bias, 4)
@@ -58,12 +67,13 @@ class NumpySeq2Seq:
         model: a built `Seq2Seq`.
         cells: the names of the cells of encoder and decoder.
         attention: the name of the attention, or None.
+        readout: the argument of the decoder.
     """
 
-    def __init__(self, model, cells, attention):
+    def __init__(self, model, cells, attention, readout="linear", **_):
         encoder = [np.asarray(weight, "float64") for weight in model.encoder.weights]
         self.source_embeddings, *encoder = encoder
-        self.directions = [encoder[0:3], encoder[3:6]]
+        self.directions, self.encoder_norm = [encoder[0:3], encoder[3:6]], encoder[6:]
         decoder = {weight.path.split("/", 2)[-1]: np.asarray(weight, "float64") for weight in model.decoder.weights}
         names = list(decoder)
 
@@ -72,7 +82,9 @@ class NumpySeq2Seq:
             assert len(found) == 1, (ending, found)
             return decoder[found[0]]
 
-        dense = [name for name in names if name.split("/")[-2].startswith("dense")]
+        dense = [name for name in names if name.split("/")[-2].startswith("dense") and "deep" not in name]
+        self.readout, self.hidden = readout, [decoder[name] for name in names if "deep_readout" in name]
+        self.norm = [decoder[name] for name in names if name.endswith(("gamma", "beta"))]
         *bridges, self.readout_kernel, self.readout_bias = [decoder[name] for name in dense]
         self.bridges = [bridges[i : i + 2] for i in range(0, len(bridges), 2)]
         in_cell = [name for name in names if "_cell" in name]
@@ -104,6 +116,7 @@ class NumpySeq2Seq:
                 outputs.append(np.reshape(hs, (len(source), -1)))
                 finals.extend(states)
             memory = np.concatenate([outputs[0], outputs[1][::-1]], axis=1)
+            memory = layer_norm(memory, *self.encoder_norm) if self.encoder_norm else memory
             summary = np.concatenate(finals)
             states = [np.tanh(summary @ kernel + bias) for kernel, bias in self.bridges]
             keys = memory @ self.key_kernel if self.attention else None
@@ -128,8 +141,8 @@ class NumpySeq2Seq:
             if history:
                 state = self.step(source, history[:-1])[2]
             states, fed = state
-            x = self.target_embeddings[history[-1] if history else START]
-            weights = np.zeros(0)
+            x = embedding = self.target_embeddings[history[-1] if history else START]
+            context, weights = np.zeros(0), np.zeros(0)
             if self.attention == "bahdanau":
                 context, weights = self.attend(states[0], memory, keys)
                 x = np.concatenate([x, context])
@@ -140,6 +153,9 @@ class NumpySeq2Seq:
             if self.attention == "luong":
                 context, weights = self.attend(output, memory, keys)
                 output = fed = np.tanh(np.concatenate([output, context]) @ self.attentional_kernel)
+            output = layer_norm(output, *self.norm) if self.norm else output
+            if self.readout != "linear":
+                output = deep_readout(self.readout, output, embedding, context, *self.hidden)
             result = log_softmax(output @ self.readout_kernel + self.readout_bias)
             self.steps[source, history] = result, weights, (states, fed)
         return self.steps[source, history]

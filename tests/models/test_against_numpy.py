@@ -12,7 +12,7 @@ from keras_seq import decoding
 from keras_seq.decoding import BeamSampler, RandomSampler, TopKSampler, TopPSampler
 
 SOURCE_SIZE, TARGET_SIZE = 8, 6
-SPECS = {  # the cells of encoder and decoder, and the attention
+SPECS = {  # the cells of encoder and decoder, the attention, and options
     "lstm": (("lstm", "lstm"), "bahdanau"),
     "gru": (("gru", "gru"), "bahdanau"),
     "mgu": (("mgu", "mgu"), "bahdanau"),
@@ -22,6 +22,9 @@ SPECS = {  # the cells of encoder and decoder, and the attention
     "luong mgu": (("rnn", "mgu"), "luong"),
     "luong rnn": (("mgu", "rnn"), "luong"),
     "no attention": (("gru", "lstm"), None),
+    "maxout": (("lstm", "gru"), "bahdanau", {"readout": "maxout", "layer_norm": True}),
+    "luong tanh": (("gru", "lstm"), "luong", {"readout": "tanh", "readout_units": 5}),
+    "maxout without attention": (("gru", "rnn"), None, {"readout": "maxout", "layer_norm": True}),
 }
 NO_PROCESSORS = ([], ())
 PROCESSORS = {
@@ -54,9 +57,11 @@ FAST_BEAM = {"num_beams": 4, "num_groups": 2, "diversity_penalty": 0.5, "length_
 
 
 def make_model(name, seed, dtype="float32", units=(3, 4)):
-    cells, attention = SPECS[name]
-    encoder = keras_seq.Encoder(SOURCE_SIZE, 3, units[0], cell=cells[0], dtype=dtype)
-    decoder = keras_seq.Decoder(TARGET_SIZE, 3, units[1], cell=cells[1], attention=attention, dtype=dtype)
+    cells, attention, *options = SPECS[name]
+    options = {"dtype": dtype, **(options[0] if options else {})}
+    shared = {key: value for key, value in options.items() if "readout" not in key}
+    encoder = keras_seq.Encoder(SOURCE_SIZE, 3, units[0], cell=cells[0], **shared)
+    decoder = keras_seq.Decoder(TARGET_SIZE, 3, units[1], cell=cells[1], attention=attention, **options)
     model = keras_seq.Seq2Seq(encoder, decoder, dtype=dtype)
     model((np.array([[4, 3]]), np.array([[2]])))
     rng = np.random.default_rng(seed)
@@ -68,7 +73,8 @@ def make_model(name, seed, dtype="float32", units=(3, 4)):
 
 
 def in_numpy(model, name):
-    return reference.NumpySeq2Seq(model, *SPECS[name])
+    cells, attention, *options = SPECS[name]
+    return reference.NumpySeq2Seq(model, cells, attention, **(options[0] if options else {}))
 
 
 def draw_sources(seed, count, longest=6):
@@ -141,7 +147,7 @@ def check_beam(model, expected, sources, array, options, processors=NO_PROCESSOR
 
 
 @pytest.mark.parametrize(
-    ("name", "processors"), [("lstm", "repetition"), pytest.param("luong gru", "lexicon", marks=pytest.mark.slow)]
+    ("name", "processors"), [("maxout", "repetition"), pytest.param("luong gru", "lexicon", marks=pytest.mark.slow)]
 )
 def test_a_model_generates_what_the_reference_does(name, processors):
     model = make_model(name, seed=5)
@@ -254,7 +260,7 @@ def test_an_ensemble_generates_what_the_reference_does(average):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mgu", "luong lstm", "no attention"])
+@pytest.mark.parametrize("name", ["mgu", "luong lstm", "no attention", "maxout", "luong tanh"])
 def test_a_saved_model_generates_what_the_reference_does(name, tmp_path):
     model = make_model(name, seed=4)
     model.decoder.readout.bias.assign([0, 0, 0, 1, 0, 0])  # so that not all outputs are long

@@ -52,6 +52,10 @@ DECODERS = {
     "residual after": {"num_layers": 3, "residual": True, "attention": "luong"},
     "coverage": {"num_layers": 2, "attention": layers.BahdanauAttention(5, coverage=True)},
     "tied": {"tie_embeddings": True},
+    "maxout": {"num_layers": 2, "cell": "gru", "readout": "maxout", "layer_norm": True, "tie_embeddings": True},
+    "tanh after": {"attention": "luong", "readout": "tanh", "readout_units": 5},
+    "maxout and coverage": {"attention": layers.BahdanauAttention(5, coverage=True), "readout": "maxout"},
+    "maxout without attention": {"attention": None, "readout": "maxout", "readout_units": 3, "layer_norm": True},
     "cell": {"num_layers": 2, "cell": layers.LSTMCell(6, zoneout=0.2, layer_norm=True)},
     "cell with a projection": {"num_layers": 2, "cell": layers.LSTMCell(9, projection_units=6), "attention": None},
     "cell of Keras": {"num_layers": 2, "cell": keras.layers.GRUCell(6)},
@@ -64,7 +68,7 @@ DECODERS = {
         "attention": None,
     },
 }
-FAST = ("before", "residual after", "cell", "foreign stack", "tied")
+FAST = ("before", "residual after", "cell", "foreign stack", "maxout")
 every_decoder = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in DECODERS]
 )
@@ -180,7 +184,8 @@ class InNumPy:
                     energies = np.tanh(states[i][0] @ as64(attention.query_kernel) + keys) @ as64(
                         attention.score_kernel
                     )
-                    x = np.concatenate([x, np.exp(reference.log_softmax(energies[:, 0])) @ memory])
+                    context = np.exp(reference.log_softmax(energies[:, 0])) @ memory
+                    x = np.concatenate([x, context])
                 elif layer is attending:
                     x = np.concatenate([x, fed])
                 cell = layer.cell
@@ -191,6 +196,12 @@ class InNumPy:
                     x = fed = np.tanh(np.concatenate([x, context]) @ as64(attending.attentional_kernel))
                 elif i and decoder.residual:
                     x = x + inputs
+                if decoder.layer_norm:
+                    x = reference.layer_norm(x, *map(as64, decoder.layer_norms[i].weights))
+            if decoder.deep_readout is not None:
+                embedding = as64(decoder.embedding.embeddings)[token]
+                hidden = map(as64, decoder.deep_readout.hidden.weights)
+                x = reference.deep_readout(decoder.get_config()["readout"], x, embedding, context, *hidden)
             if decoder.tie_embeddings:
                 x = x if decoder.readout.projection is None else x @ as64(decoder.readout.projection.kernel)
                 results.append(x @ as64(decoder.embedding.embeddings).T + as64(decoder.readout.bias))
@@ -206,6 +217,8 @@ class InNumPy:
         ("gru", {"num_layers": 2, "residual": True, "tie_embeddings": True}),
         ("mgu", {"num_layers": 3, "residual": True, "attention": "luong"}),
         ("rnn", {"num_layers": 2, "attention": "luong", "tie_embeddings": True, "embedding_dim": 6}),
+        ("gru", {"num_layers": 3, "residual": True, "readout": "maxout", "readout_units": 5, "layer_norm": True}),
+        ("lstm", {"num_layers": 2, "attention": "luong", "readout": "tanh", "tie_embeddings": True}),
     ],
 )
 def test_attention_against_numpy(cell, options):
@@ -306,6 +319,17 @@ def test_the_configuration_gives_the_same_decoder(name):
             "without `activity_regularizer` in a decoder with attention",
         ),
         ({"cell": layers.LSTM(6, initial_state_initializer="zeros")}, "a layer without `initial_state_initializer`"),
+        ({"readout": "x"}, "`readout` must be one of ('linear', 'tanh', 'maxout'). Received: 'x'"),
+        ({"readout": None}, "`readout` must be one of ('linear', 'tanh', 'maxout'). Received: None"),
+        ({"readout_units": 5}, "`readout_units` must be None with `readout='linear'`. Received: 5"),
+        ({"readout": "tanh", "readout_units": 0}, "`readout_units` must be a positive integer. Received: 0"),
+        ({"readout": "maxout", "readout_units": 2.0}, "`readout_units` must be a positive integer. Received: 2.0"),
+        ({"layer_norm": "yes"}, "`layer_norm` must be True or False. Received: 'yes'"),
+        ({"token_dropout": 1.5}, "`token_dropout` must be a number in [0, 1). Received: 1.5"),
+        ({"token_dropout": -0.1}, "`token_dropout` must be a number in [0, 1). Received: -0.1"),
+        ({"token_dropout": float("nan")}, "`token_dropout` must be a number in [0, 1). Received: nan"),
+        ({"token_dropout": "0.1"}, "`token_dropout` must be a number in [0, 1). Received: '0.1'"),
+        ({"token_dropout": None}, "`token_dropout` must be a number in [0, 1). Received: None"),
         ({"embeddings_initializer": np.ones((3, 4))}, "a matrix (vocabulary_size, embedding_dim), here (7, 4)"),
     ],
 )
@@ -317,6 +341,8 @@ def test_bad_arguments_raise(arguments, message):
 def test_bad_arguments_of_an_encoder_raise():
     with pytest.raises(ValueError, match="`num_layers` must be 1 and `residual` False where `cell` is a layer"):
         Encoder(VOCABULARY, 4, 6, layers.LSTM(6), residual=True)
+    with pytest.raises(ValueError, match="`layer_norm` must be True or False"):
+        Encoder(VOCABULARY, 4, 6, layer_norm=1)
     with pytest.raises(ValueError, match="`units` must be None or 5"):
         Encoder(VOCABULARY, 4, 6, layers.LSTMCell(5))
     with pytest.raises(ValueError, match="`units` must be a positive integer where `cell` is a name"):
@@ -352,14 +378,20 @@ def test_encoders_of_any_cell(name, bidirectional):
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_residual_connections_of_an_encoder():
-    encoder = Encoder(8, 4, 6, num_layers=3, residual=True)
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_residual_connections_and_layer_normalization_of_an_encoder(layer_norm):
+    encoder = Encoder(8, 4, 6, num_layers=3, residual=True, layer_norm=layer_norm)
+    encoder.build()
+    for norm in encoder.layer_norms:
+        norm.set_weights([rng.normal(size=12) for _ in range(2)])
     tokens = np.array([[4, 5, 6]])
     x = encoder.embedding(tokens)
     for i, layer in enumerate(encoder.recurrent_layers):
         y, *_ = layer(x)
         x = x + y if i else y
-    np.testing.assert_allclose(encoder(tokens)[0], x, atol=1e-6)
+        if layer_norm:
+            x = reference.layer_norm(np.array(x), *encoder.layer_norms[i].get_weights())
+    np.testing.assert_allclose(encoder(tokens)[0], x, atol=5e-6)
 
 
 PAIRS = (np.array([[4, 5, 3], [6, 3, 0]]), np.array([[2, 4, 5], [2, 6, 0]])), np.array([[4, 5, 3], [6, 3, 0]])
@@ -391,7 +423,7 @@ np.savez(sys.argv[1] + "/results.npz", exported=exported["token_ids"].numpy(), *
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["before", "residual after", "cell", "stack without attention"])
+@pytest.mark.parametrize("name", ["before", "residual after", "cell", "stack without attention", "maxout"])
 def test_files_in_a_new_process(name, tmp_path):
     model = make_model(name)
     model.save(tmp_path / "model.keras")
@@ -444,6 +476,8 @@ def test_given_embeddings_are_in_the_weights_and_not_in_the_configuration(tmp_pa
         ("own cell", "parallel", "float32"),
         ("stack without attention", "sequential", "float32"),
         ("tied", "parallel", "mixed_bfloat16"),
+        ("maxout", "sequential", "float32"),
+        ("tanh after", "parallel", "mixed_bfloat16"),
     ],
 )
 def test_training_compiled_by_xla(name, mode, policy):

@@ -24,7 +24,7 @@ VARIANTS = [
     {"cell": "lstm", "units": [5, 7, 4], "num_layers": 3, "tie_embeddings": True, "zoneout": 0.2},
     {"cell": "gru", "units": [6, 4], "num_layers": 2, "tie_embeddings": True},
     {"cell": "mgu", "units": [5], "num_layers": 1},
-    {"cell": "rnn", "units": [6, 3], "num_layers": 2, "zoneout": 0.3},
+    {"cell": "rnn", "units": [6, 3], "num_layers": 2, "zoneout": 0.3, "layer_norm": True},
 ]
 
 
@@ -35,6 +35,8 @@ class InNumPy:
         weights = {weight.path.split("/", 1)[1]: np.asarray(weight, "float64") for weight in model.weights}
         flat = [value for path, value in weights.items() if "_cell/" in path]
         self.cells = [flat[i : i + 3] for i in range(0, len(flat), 3)]
+        norms = [value for path, value in weights.items() if path.endswith(("gamma", "beta"))]
+        self.norms = [norms[i : i + 2] for i in range(0, len(norms), 2)]
         self.embeddings, *_ = (value for path, value in weights.items() if path.endswith("embeddings"))
         kernels = [v for path, v in weights.items() if path.endswith("/kernel") and "_cell/" not in path]
         (self.bias,) = (v for path, v in weights.items() if path.endswith("bias") and "_cell/" not in path)
@@ -50,10 +52,11 @@ class InNumPy:
         logits = []
         for token in tokens:
             x, results = self.embeddings[token], []
-            for weights, state in zip(self.cells, states, strict=True):
+            for i, (weights, state) in enumerate(zip(self.cells, states, strict=True)):
                 new = self.cell(x, state, *weights)
                 results.append([self.zoneout * a + (1 - self.zoneout) * b for a, b in zip(state, new, strict=True)])
                 x = results[-1][0]
+                x = reference.layer_norm(x, *self.norms[i]) if self.norms else x
             states = results
             logits.append(x @ self.kernel + self.bias)
         return logits, states

@@ -35,6 +35,7 @@ DECODERS = {
         VOCABULARY, 3, 6, cell="gru", attention=layers.LuongAttention("concat", units=4), attend="before", **k
     ),
     "no attention": lambda **k: Decoder(VOCABULARY, 3, 6, cell="gru", attention=None, **k),
+    "maxout": lambda **k: Decoder(VOCABULARY, 3, 6, cell="gru", readout="maxout", layer_norm=True, **k),
 }
 
 
@@ -110,7 +111,7 @@ def test_rows_that_are_not_live_do_not_change_the_others():
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ["lstm", "no attention", "luong"])
+@pytest.mark.parametrize("name", ["lstm", "no attention", "luong", "maxout"])
 def test_steps_in_other_dtypes(name, policy):
     decoder = make(name, dtype=policy)
     tokens = draw_tokens(decoder, 2)
