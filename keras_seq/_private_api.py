@@ -192,7 +192,7 @@ def training_state_names(callback):
 def split_texts(vectorizer, texts):
     """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
 
-    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens` would
-    repeat how that layer standardizes and splits.
+    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens`
+    would repeat how that layer standardizes and splits.
     """
     return vectorizer._preprocess(texts)

@@ -9,7 +9,8 @@ from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantile
 from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, SequenceAccuracy, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
-from keras_seq.training.scores import ErrorRates, error_rates
+from keras_seq.training.scores import ErrorRates, bleu, chrf, error_rates
+from keras_seq.training.tensorboard import TensorBoardSamples
 
 __all__ = [
     "BackupAndRestore",
@@ -30,8 +31,11 @@ __all__ = [
     "ScheduledSampling",
     "SequenceAccuracy",
     "StudentT",
+    "TensorBoardSamples",
     "TokenAccuracy",
     "average_checkpoints",
+    "bleu",
+    "chrf",
     "error_rates",
     "masked_crossentropy",
     "order_callbacks",
