@@ -257,8 +257,8 @@ def check_built(parts, features):
         built = getattr(part, "features_units", units)
         if built != units:
             raise ValueError(
-                f"The {type(part).__name__} must be new, or built for {units} dimensions of features (`features_dim` of "
-                f"each). Received: one that was built for {built}"
+                f"The {type(part).__name__} must be new, or built for {units} dimensions of features (`features_dim` "
+                f"of each). Received: one that was built for {built}"
             )
 
 
