@@ -160,6 +160,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         encoder: a Keras layer or model, or a function from a `keras_tuner.HyperParameters` to one, in the place of an
             `Encoder`. Each trial trains a copy of a layer or model, from the weights that it has.
         source_spec: see `Seq2Seq`. An encoder needs it if it has no `keras.Input` and reads no tokens.
+        features: see `Seq2Seq`.
+        features_dim: list of sizes of the embedding of each feature, if there are `features`.
 
     Raises:
         ImportError: if keras-tuner is not installed; raised by `import keras_seq.tuning`.
@@ -199,6 +201,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         label_smoothing=(0.0,),
         encoder=None,
         source_spec=None,
+        features=None,
+        features_dim=(16,),
     ):
         if source_vectorizer is None and encoder is None:
             raise ValueError("`source_vectorizer` must be a vectorizer unless `encoder` is given. Received: None")
@@ -218,14 +222,19 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         }
         if encoder is not None:
             del choices["bidirectional"]
+        if features:
+            choices["features_dim"] = features_dim
         compile_choices = {"label_smoothing": label_smoothing}
         super().__init__(choices, learning_rate, name, tunable, compile_choices=compile_choices)
         self.source_vectorizer = source_vectorizer
         self.target_vectorizer = target_vectorizer
         self.encoder = encoder
         self.source_spec = source_spec
+        self.features = features
 
-    def make_model(self, hp, attention, tie_embeddings, readout, token_dropout, bidirectional=None, **shared):
+    def make_model(
+        self, hp, attention, tie_embeddings, readout, token_dropout, bidirectional=None, features_dim=16, **shared
+    ):
         shared["units"] = _units_of(shared["cell"], shared["units"])
         if self.encoder is None:
             encoder = Encoder(self.source_vectorizer.vocabulary_size(), bidirectional=bidirectional, **shared)
@@ -239,7 +248,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
             token_dropout=token_dropout,
             **shared,
         )
-        model = Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, source_spec=self.source_spec)
+        options = {"source_spec": self.source_spec, "features": self.features, "features_dim": features_dim}
+        model = Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, **options)
         if not model.built:
             raise ValueError(
                 "`source_spec` must be given, because the encoder has no `keras.Input` and reads no tokens. For "

@@ -60,6 +60,17 @@ def rnn(x, states, kernel, recurrent_kernel, bias):
 CELLS = {"lstm": lstm, "gru": gru, "mgu": mgu, "rnn": rnn}
 
 
+def embedded_features(model, features):
+    """Yields the vector of each feature, in the order of their names."""
+    weights = {weight.path: np.asarray(weight, "float64") for weight in model.weights if "/feature" in weight.path}
+    for name in sorted(features):
+        own = {path.split("/")[-1]: values for path, values in weights.items() if path.split("/")[-2] == name}
+        if "embeddings" in own:
+            yield own["embeddings"][features[name]]
+        else:
+            yield features[name] @ own["kernel"] + own["bias"]
+
+
 class NumpySeq2Seq:
     """One layer, with the attention "bahdanau", "luong" or None.
 
@@ -68,9 +79,11 @@ class NumpySeq2Seq:
         cells: the names of the cells of encoder and decoder.
         attention: the name of the attention, or None.
         readout: the argument of the decoder.
+        features: dict from names to the index of a tag or to a real vector; the same for all sources.
     """
 
-    def __init__(self, model, cells, attention, readout="linear", **_):
+    def __init__(self, model, cells, attention, readout="linear", features=(), **_):
+        self.features = np.concatenate([np.zeros(0), *embedded_features(model, dict(features))])
         encoder = [np.asarray(weight, "float64") for weight in model.encoder.weights]
         self.source_embeddings, *encoder = encoder
         self.directions, self.encoder_norm = [encoder[0:3], encoder[3:6]], encoder[6:]
@@ -105,7 +118,7 @@ class NumpySeq2Seq:
     def start(self, source):
         """Returns the memory, the keys and the initial state."""
         if source not in self.starts:
-            embedded = self.source_embeddings[list(source)]
+            embedded = np.stack([np.concatenate([self.source_embeddings[i], self.features]) for i in source])
             outputs, finals = [], []
             for weights, inputs in zip(self.directions, (embedded, embedded[::-1]), strict=True):
                 states = [np.zeros(len(weights[1])) for _ in range(self.encoder_states)]
@@ -141,7 +154,8 @@ class NumpySeq2Seq:
             if history:
                 state = self.step(source, history[:-1])[2]
             states, fed = state
-            x = embedding = self.target_embeddings[history[-1] if history else START]
+            embedding = self.target_embeddings[history[-1] if history else START]
+            x = np.concatenate([embedding, self.features])
             context, weights = np.zeros(0), np.zeros(0)
             if self.attention == "bahdanau":
                 context, weights = self.attend(states[0], memory, keys)
