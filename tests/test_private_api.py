@@ -43,6 +43,9 @@ NAMES = {
     "cudnn_recurrence": ["keras.src.backend.lstm", "keras.src.backend.gru"],
     "inside_xla": ["tensorflow.python.ops.control_flow_util.GraphOrParentsInXlaContext"],
     "inputs_without_gradient": [],
+    "set_initial_epoch": [],
+    "default_seed_generator": ["keras.src.random.seed_generator.global_seed_generator"],
+    "training_state_names": [],
     "run_one_after_another": ["tensorflow.python.eager.context.function_executor_type"],
 }
 # Private, though they have no underscore.
@@ -162,6 +165,52 @@ def test_rnn_of_keras_has_cells_draw_and_reset_their_masks():
 
     keras.layers.RNN(Cell(3, dropout=0.5))(np.ones((2, 4, 3), "float32"), training=True)
     assert calls == hooks, failure("draw_dropout_masks", "`keras.layers.RNN` calls other methods of cells")
+
+
+def test_a_callback_sets_the_first_epoch_of_a_fit():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    epochs = []
+
+    class Callback(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            _private_api.set_initial_epoch(self.model, 2)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            epochs.append(epoch)
+
+    model.fit(np.ones((1, 1)), np.ones((1, 1)), epochs=4, callbacks=[Callback()], verbose=0)
+    assert epochs == [2, 3], failure("set_initial_epoch", "`fit` does not read `_initial_epoch`")
+
+
+def test_random_functions_without_a_seed_share_a_generator():
+    state = _private_api.default_seed_generator().state
+    before = state.numpy()
+    first = np.array(keras.random.normal((3,)))
+    state.assign(before)
+    np.testing.assert_array_equal(
+        keras.random.normal((3,)), first, failure("default_seed_generator", "its state does not decide")
+    )
+
+
+def test_callbacks_of_keras_keep_their_states_in_these_attributes():
+    kinds = {
+        keras.callbacks.EarlyStopping: {},
+        keras.callbacks.ReduceLROnPlateau: {},
+        keras.callbacks.ModelCheckpoint: {"filepath": "x.keras", "save_best_only": True},
+        keras.callbacks.SwapEMAWeights: {},
+        keras.callbacks.History: {},
+    }
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    for kind, arguments in kinds.items():
+        callback = kind(**arguments)
+        callback.set_model(model)
+        callback.on_train_begin()
+        names = _private_api.training_state_names(callback)
+        assert names
+        missing = [name for name in names if not hasattr(callback, name)]
+        assert not missing, failure("training_state_names", f"{kind.__name__} has no {missing}")
+    assert not _private_api.training_state_names(keras.callbacks.TerminateOnNaN())
 
 
 def test_masks_for_each_gate():

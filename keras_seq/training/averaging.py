@@ -89,12 +89,13 @@ def average_checkpoints(model, paths):
         ValueError: if there are no paths, or if a file is not one of such a model.
 
     Example:
-        >>> import os, tempfile
+        >>> import pathlib, tempfile
+        >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     paths = [os.path.join(folder, f"{i}.weights.h5") for i in (1, 2)]
+        ...     paths = [pathlib.Path(folder, f"{i}.weights.h5") for i in (1, 2)]
         ...     for path, value in zip(paths, (1.0, 4.0)):
-        ...         model.set_weights([[[value]]])
+        ...         model.set_weights([np.array([[value]])])
         ...         model.save_weights(path)
         ...     average_checkpoints(model, paths)
         >>> float(model.get_weights()[0].item())

@@ -67,7 +67,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         >>> batches = keras_seq.data.shuffled_batches((np.ones((4, 2)), np.ones((4, 1))), 2, seed=1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     callbacks = keras_seq.training.order_callbacks([BackupAndRestore(folder)])
-        ...     history = model.fit(batches, epochs=3, callbacks=callbacks, verbose=0)
+        ...     history = model.fit(batches, epochs=3, shuffle=False, callbacks=callbacks, verbose=0)
     """
 
     def __init__(self, backup_dir, save_freq="epoch", double_checkpoint=False, delete_checkpoint=True):
@@ -238,7 +238,8 @@ def _simplify(config):
         return [_simplify(item) for item in config]
     if not isinstance(config, dict):
         return config
-    ignored = (*_IGNORED, "name") if "trainable" in config else _IGNORED  # names of layers count up in a process
+    # Names of layers count up in a process. A dtype policy has nothing but its name.
+    ignored = (*_IGNORED, "name") if len(config) > 1 else _IGNORED
     return {key: _simplify(value) for key, value in config.items() if key not in ignored}
 
 
