@@ -69,6 +69,8 @@ class Decoder(keras.layers.Layer):
         memory_mask: booleans (batch, source), True = keep.
         return_attention_scores: whether to also return the attention weights.
         training: whether to apply dropout.
+        return_features: whether to return what the readout reads (batch, time, units) in the place of the logits, for a
+            loss that does not need all logits at once.
 
     Returns:
         Logits (batch, time, vocabulary). With `return_attention_scores`, also the attention weights (batch, time,
@@ -174,7 +176,17 @@ class Decoder(keras.layers.Layer):
             bridge.build((None, summary_shape[-1]))
         self.readout.build((None, None, features))
 
-    def call(self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False):
+    def call(
+        self,
+        tokens,
+        memory,
+        summary,
+        mask=None,
+        memory_mask=None,
+        return_attention_scores=False,
+        training=False,
+        return_features=False,
+    ):
         def run(layer, inputs, state):
             options = {"mask": mask, "training": training}
             if isinstance(layer, AttentionDecoder):
@@ -188,9 +200,10 @@ class Decoder(keras.layers.Layer):
         inputs = self.input_dropout(self.embedding(tokens), training=training)
         dropouts = [functools.partial(dropout, training=training) for dropout in self.layer_dropouts]
         outputs, _, weights = self._run_layers(run, inputs, self.get_initial_state(summary, memory), dropouts)
-        logits = self.readout(self.output_dropout(outputs, training=training))
-        logits = ops.copy(logits)  # the copy has no mask, because the loss itself excludes padding
-        return (logits, weights) if return_attention_scores else logits
+        features = self.output_dropout(outputs, training=training)
+        results = features if return_features else self.readout(features)
+        results = ops.copy(results)  # the copy has no mask, because the loss itself excludes padding
+        return (results, weights) if return_attention_scores else results
 
     def _run_layers(self, run, outputs, state, dropouts=None):
         """Runs the layers one on another, over whole sequences or one step.
@@ -304,13 +317,22 @@ class Decoder(keras.layers.Layer):
         return *tokens_shape, self.vocabulary_size
 
     def compute_output_spec(
-        self, tokens, memory, summary, mask=None, memory_mask=None, return_attention_scores=False, training=False
+        self,
+        tokens,
+        memory,
+        summary,
+        mask=None,
+        memory_mask=None,
+        return_attention_scores=False,
+        training=False,
+        return_features=False,
     ):
-        logits = keras.KerasTensor((*tokens.shape, self.vocabulary_size), dtype=self.compute_dtype)
+        size = self.units if return_features else self.vocabulary_size
+        results = keras.KerasTensor((*tokens.shape, size), dtype=self.compute_dtype)
         if not return_attention_scores:
-            return logits
+            return results
         source = 0 if self.attention is None else memory.shape[1]
-        return logits, keras.KerasTensor((*tokens.shape, source), dtype=self.compute_dtype)
+        return results, keras.KerasTensor((*tokens.shape, source), dtype=self.compute_dtype)
 
     def compute_mask(self, inputs, previous_mask=None):
         return None

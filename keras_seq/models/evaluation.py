@@ -2,7 +2,8 @@
 """Evaluation of pairs of source and target."""
 
 from keras_seq.models.token_loss import TokenLoss
-from keras_seq.training import TokenAccuracy, masked_crossentropy
+from keras_seq.training import TokenAccuracy
+from keras_seq.training.losses import resolve_loss
 
 
 class Evaluation(TokenLoss):
@@ -11,19 +12,20 @@ class Evaluation(TokenLoss):
     The model has `_pairs`, its `TrainingPairs`, and a `call` that maps `(source ids, decoder inputs)` to logits.
     """
 
-    def compile(self, optimizer=None, loss="auto", metrics="auto", **kwargs):
+    def compile(self, optimizer=None, loss="auto", metrics="auto", *, label_smoothing=0.0, **kwargs):
         """Configures the model for evaluation.
 
         Args:
             optimizer: None, or see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
-                tokens.
+            loss: see `keras.Model.compile`. "auto" stands for
+                `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use
-                `keras_seq.training.Perplexity()`.
+                `keras_seq.training.SequenceAccuracy()` and `Perplexity()`.
+            label_smoothing: see `keras_seq.training.masked_crossentropy`. Only with `loss="auto"`.
             **kwargs: `sampler`, how `generate` chooses tokens by default, and other arguments of
                 `keras.Model.compile`.
         """
-        loss = masked_crossentropy() if loss == "auto" else loss
+        loss = resolve_loss(loss, label_smoothing)
         metrics = [TokenAccuracy()] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 

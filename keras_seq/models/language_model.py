@@ -78,6 +78,7 @@ class LanguageModel(StreamTraining, Continuation):
         initial_state: list of tensors (batch, size), by default the state in which documents begin.
         return_state: whether to return the state after the last step, which continues with the next call.
         training: whether to apply dropout and activation regularization.
+        return_features: whether to return what the readout reads (batch, time, features) in the place of the logits.
 
     Returns:
         Logits (batch, time, vocabulary) of the next tokens. Ignore those of padding. With `return_state`, a pair
@@ -222,7 +223,7 @@ class LanguageModel(StreamTraining, Continuation):
         """Returns the state in which documents begin, a list of tensors (batch, size)."""
         return tree.flatten([layer.get_initial_state(batch_size) for layer in self.recurrent_layers])
 
-    def call(self, inputs, initial_state=None, return_state=False, training=False):
+    def call(self, inputs, initial_state=None, return_state=False, training=False, return_features=False):
         tokens, is_start = inputs if _is_pair(inputs) else (inputs, None)
         if is_start is not None:
             begin = self.get_initial_state(ops.shape(tokens)[0])
@@ -237,8 +238,8 @@ class LanguageModel(StreamTraining, Continuation):
         if training:
             outputs = self.output_regularization(outputs, mask=mask)
         set_mask(outputs, None)  # the loss itself excludes padding
-        logits = self.readout(outputs)
-        return (logits, state) if return_state else logits
+        results = outputs if return_features else self.readout(outputs)
+        return (results, state) if return_state else results
 
     def _run_layers(self, tokens, state, training):
         """Returns the outputs of the last layer (batch, time, units) and the new state."""

@@ -65,6 +65,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
         inputs: `(source, decoder_inputs)`: integers (batch, source), or what the encoder takes; and integers (batch,
             time).
         training: whether to apply dropout and scheduled sampling.
+        return_features: whether to return what the decoder's readout reads in the place of the logits; see `Decoder`.
 
     Returns:
         Logits (batch, time, target vocabulary). Ignore those of padding, after `[END]`.
@@ -160,7 +161,15 @@ class Seq2Seq(Evaluation, GenerativeModel):
         tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
 
     def compile(
-        self, optimizer="adam", loss="auto", metrics="auto", *, scheduled_sampling=None, sampler="greedy", **kwargs
+        self,
+        optimizer="adam",
+        loss="auto",
+        metrics="auto",
+        *,
+        label_smoothing=0.0,
+        scheduled_sampling=None,
+        sampler="greedy",
+        **kwargs,
     ):
         """Configures the model for training.
 
@@ -169,10 +178,11 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
         Args:
             optimizer: see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
-                tokens.
+            loss: see `keras.Model.compile`. "auto" stands for
+                `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use
-                `keras_seq.training.Perplexity()`.
+                `keras_seq.training.SequenceAccuracy()` and `Perplexity()`.
+            label_smoothing: see `keras_seq.training.masked_crossentropy`. Only with `loss="auto"`.
             scheduled_sampling: a `keras_seq.training.ScheduledSampling`, used in every call with `training=True`, or
                 None for teacher forcing only. Its schedule counts the iterations of the optimizer.
             sampler: how `generate` chooses tokens by default; see there.
@@ -184,14 +194,15 @@ class Seq2Seq(Evaluation, GenerativeModel):
                 f"Received: {scheduled_sampling!r}"
             )
         self.scheduled_sampling = scheduled_sampling
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, sampler=sampler, **kwargs)
+        options = {"label_smoothing": label_smoothing, "sampler": sampler, **kwargs}
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **options)
 
     def get_compile_config(self):
         config = super().get_compile_config()  # empty if the model is not compiled
         sampling = keras.saving.serialize_keras_object(self.scheduled_sampling)
         return {**config, "scheduled_sampling": sampling} if config else config
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, return_features=False):
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise ValueError(
                 "`inputs` must be a pair `(source, decoder_inputs)`, as `prepare` returns for sources and targets. "
@@ -202,7 +213,14 @@ class Seq2Seq(Evaluation, GenerativeModel):
         masks = {"mask": _decoder_mask(decoder_inputs), "memory_mask": memory_mask}
         if training and self.scheduled_sampling is not None:
             decoder_inputs = self._mix_inputs(decoder_inputs, memory, summary, masks)
-        return self.decoder(decoder_inputs, memory, summary, **masks, training=training)
+        return self.decoder(
+            decoder_inputs, memory, summary, **masks, training=training, return_features=return_features
+        )
+
+    @property
+    def readout(self):
+        """The layer that maps the decoder's outputs to logits."""
+        return self.decoder.readout
 
     def _mix_inputs(self, tokens, memory, summary, masks):
         """Replaces some of the decoder's inputs (batch, time) by predictions, by scheduled sampling."""

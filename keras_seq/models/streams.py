@@ -6,25 +6,29 @@ import contextlib
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import Streams
 from keras_seq.models.token_loss import TokenLoss
-from keras_seq.training import Perplexity, masked_crossentropy
+from keras_seq.training import Perplexity
+from keras_seq.training.losses import resolve_loss
 
 
 class StreamTraining(TokenLoss):
     """The part of a `LanguageModel` that trains and evaluates, a mixin."""
 
-    def compile(self, optimizer="adam", loss="auto", metrics="auto", *, sampler="greedy", **kwargs):
+    def compile(
+        self, optimizer="adam", loss="auto", metrics="auto", *, label_smoothing=0.0, sampler="greedy", **kwargs
+    ):
         """Configures the model for training.
 
         Args:
             optimizer: see `keras.Model.compile`.
-            loss: see `keras.Model.compile`. "auto" stands for `keras_seq.training.masked_crossentropy()`, a mean over
-                tokens.
+            loss: see `keras.Model.compile`. "auto" stands for
+                `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.Perplexity()`. For models of
                 characters you can use `keras_seq.training.BitsPerToken()`.
+            label_smoothing: see `keras_seq.training.masked_crossentropy`. Only with `loss="auto"`.
             sampler: how `generate` chooses tokens by default; see there.
             **kwargs: other arguments of `keras.Model.compile`.
         """
-        loss = masked_crossentropy() if loss == "auto" else loss
+        loss = resolve_loss(loss, label_smoothing)
         metrics = [Perplexity()] if metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, sampler=sampler, **kwargs)
 

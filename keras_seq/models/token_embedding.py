@@ -96,6 +96,12 @@ class TiedReadout(keras.layers.Layer):
         outputs = inputs if self.projection is None else self.projection(inputs)
         return self._multiply(outputs) + self.bias
 
+    def parts(self, outputs):
+        """Returns the last product; see `readout_parts`."""
+        features = outputs if self.projection is None else self.projection(outputs)
+        kernel = ops.transpose(self._multiply.func.__self__.embeddings)  # (embedding_dim, vocabulary)
+        return tuple(ops.cast(x, self.compute_dtype) for x in (features, kernel, self.bias))
+
     def compute_output_shape(self, inputs_shape):
         return *inputs_shape[:-1], self.vocabulary_size
 

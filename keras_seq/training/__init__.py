@@ -4,7 +4,7 @@
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
-from keras_seq.training.losses import masked_crossentropy
+from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, error_rates
@@ -19,6 +19,7 @@ __all__ = [
     "Gaussian",
     "InverseSigmoidGrowth",
     "Likelihood",
+    "MaskedCrossentropy",
     "Perplexity",
     "Point",
     "Quantiles",
