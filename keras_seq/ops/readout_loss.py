@@ -13,9 +13,9 @@ from keras_seq.ops.time_loop import time_loop
 
 Tensor = Any
 
-# The logits of a chunk: fewer rows at a time add the gradient of the kernel, which is as large as the kernel, more often.
+# Logits of a chunk. Every chunk adds a gradient of the kernel, as large as the kernel, so small chunks are slow.
 _CHUNK_LOGITS = 2**22
-_CHUNK_ROWS = 512  # a chunk of a larger vocabulary has so many rows, or as many as there are features
+_CHUNK_ROWS = 512  # where the vocabulary is larger, a chunk has so many rows, or as many as there are features
 
 
 def readout_crossentropy(
@@ -26,6 +26,7 @@ def readout_crossentropy(
     weights: Tensor,
     label_smoothing: float = 0.0,
     compute_gradient: bool = True,
+    rows_per_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the weighted sum of cross-entropies of `softmax(features kernel + bias)`.
 
@@ -45,6 +46,8 @@ def readout_crossentropy(
         label_smoothing: s, in [0, 1).
         compute_gradient: whether the loss has gradients, those of `features`, `kernel` and `bias`. They are computed at
             once, whether or not they are asked for, so pass False in evaluation.
+        rows_per_chunk: largest number of rows to compute at once. By default there are 4 million logits, or as many as
+            weights in the kernel if these are more.
 
     Returns:
         `(loss, losses, predictions)`:
@@ -70,10 +73,11 @@ def readout_crossentropy(
     if bias is None:
         bias = ops.zeros((kernel.shape[1],), kernel.dtype)
     arguments = (rows, kernel, ops.convert_to_tensor(bias))
+    options = {"label_smoothing": label_smoothing, "most": rows_per_chunk or _rows_of_chunk(kernel.shape)}
     if compute_gradient:
-        results = custom_gradient(lambda *arguments: _loss_and_gradient(*arguments, label_smoothing), arguments)
+        results = custom_gradient(lambda *arguments: _loss_and_gradient(*arguments, **options), arguments)
     else:
-        results = _run(*arguments, label_smoothing)
+        results = _run(*arguments, **options)
     loss, losses, predictions = results
     return loss, ops.reshape(losses, shape), ops.reshape(predictions, shape)
 
@@ -84,12 +88,12 @@ def _sum_dtype(dtype: Any) -> str:
     return dtype if dtype == "float64" else "float32"
 
 
-def _loss_and_gradient(rows: dict, kernel: Tensor, bias: Tensor, label_smoothing: float) -> tuple[tuple, Callable]:
+def _loss_and_gradient(rows: dict, kernel: Tensor, bias: Tensor, **options: Any) -> tuple[tuple, Callable]:
     """Return the results and their gradient, for `custom_gradient`."""
     # Gradients are computed for a largest weight of one, which keeps them in the range of float16.
     scale = ops.max(ops.abs(rows["weights"]), initial=0)
     unit_rows = {**rows, "weights": rows["weights"] / ops.where(scale > 0, scale, ops.ones_like(scale))}
-    loss, losses, predictions, *sums = _run(unit_rows, kernel, bias, label_smoothing, with_gradients=True)
+    loss, losses, predictions, *sums = _run(unit_rows, kernel, bias, **options, with_gradients=True)
 
     def gradient(d_loss: Tensor, *_: Tensor) -> tuple:
         d_features, d_kernel, d_bias = (
@@ -101,15 +105,17 @@ def _loss_and_gradient(rows: dict, kernel: Tensor, bias: Tensor, label_smoothing
     return (loss * scale, losses, predictions), gradient
 
 
-def _run(rows: dict, kernel: Tensor, bias: Tensor, label_smoothing: float, with_gradients: bool = False) -> tuple:
-    """Run the loop over chunks of rows.
+def _run(
+    rows: dict, kernel: Tensor, bias: Tensor, label_smoothing: float, most: int, with_gradients: bool = False
+) -> tuple:
+    """Run the loop over chunks of at most `most` rows.
 
     Returns:
         `(loss, losses, predictions)`, with gradients followed by those of features, kernel and bias.
     """
     is_row = rows["targets"] >= 0
     size = ops.shape(is_row)[0]
-    chunks, places = _make_chunks(is_row, _rows_of_chunk(kernel.shape))
+    chunks, places = _make_chunks(is_row, most)
     dtype = rows["weights"].dtype
     # A row of zeros at the end stands for no row.
     padded = {name: ops.pad(values, [[0, 1]] + [[0, 0]] * (len(values.shape) - 1)) for name, values in rows.items()}

@@ -52,9 +52,9 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
 class SequenceAccuracy(keras.metrics.Mean):
     """Fraction of sequences of which all tokens are predicted correctly (teacher-forced). Padding does not count.
 
-    Each prediction reads the true tokens before it. So this is the fraction of targets that greedy search finds, as long
-    as the decoder has no other inputs. Sequences of padding only do not count. Keras passes sample weights to the
-    `weighted_metrics` of `compile`, not to its `metrics`.
+    Each prediction reads the true tokens before it, so this is the fraction of targets that greedy search finds.
+    Sequences of padding only do not count. Keras passes sample weights to the `weighted_metrics` of `compile`, not to
+    its `metrics`.
 
     Args:
         name: name of the metric.
