@@ -5,7 +5,7 @@ from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
-from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
+from keras_seq.training.metrics import BitsPerToken, Perplexity, SequenceAccuracy, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, error_rates
 
@@ -24,6 +24,7 @@ __all__ = [
     "Point",
     "Quantiles",
     "ScheduledSampling",
+    "SequenceAccuracy",
     "StudentT",
     "TokenAccuracy",
     "error_rates",
