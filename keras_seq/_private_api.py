@@ -66,6 +66,15 @@ def compile_arguments(layer):
     return {} if serializable is None else serializable.config
 
 
+def split_texts(vectorizer, texts):
+    """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
+
+    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens`
+    would repeat how that layer standardizes and splits.
+    """
+    return vectorizer._preprocess(texts)
+
+
 def draw_dropout_masks(cell, inputs, state):
     """Have a cell draw the dropout masks that it keeps until `reset_dropout_masks`, if it is one that draws masks.
 
@@ -149,12 +158,3 @@ def run_one_after_another():
     from tensorflow.python.eager import context
 
     return context.function_executor_type("SINGLE_THREADED_EXECUTOR")
-
-
-def split_texts(vectorizer, texts):
-    """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
-
-    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens`
-    would repeat how that layer standardizes and splits.
-    """
-    return vectorizer._preprocess(texts)
