@@ -66,6 +66,15 @@ def compile_arguments(layer):
     return {} if serializable is None else serializable.config
 
 
+def split_texts(vectorizer, texts):
+    """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
+
+    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens`
+    would repeat how that layer standardizes and splits.
+    """
+    return vectorizer._preprocess(texts)
+
+
 def draw_dropout_masks(cell, inputs, state):
     """Have a cell draw the dropout masks that it keeps until `reset_dropout_masks`, if it is one that draws masks.
 
@@ -187,12 +196,3 @@ def training_state_names(callback):
         callbacks.History: ("epoch", "history"),
     }
     return next((value for kind, value in names.items() if isinstance(callback, kind)), ())
-
-
-def split_texts(vectorizer, texts):
-    """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
-
-    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens`
-    would repeat how that layer standardizes and splits.
-    """
-    return vectorizer._preprocess(texts)

@@ -28,6 +28,7 @@ NAMES = {
     "sublayers": ["keras.layers.Layer._flatten_layers"],
     "walk_layers": ["keras.layers.Layer._flatten_layers"],
     "compile_arguments": [],
+    "split_texts": ["keras.layers.TextVectorization._preprocess"],
     "draw_dropout_masks": [
         f"keras.layers.{cell}.{method}"
         for cell in ("SimpleRNNCell", "GRUCell", "LSTMCell")

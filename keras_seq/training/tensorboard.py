@@ -77,7 +77,7 @@ class TensorBoardSamples(keras.callbacks.Callback):
         outputs = results.get("text", [" ".join(tokens) for tokens in targets])
         with self._writer.as_default(step=epoch):
             tf.summary.text("samples", self._table(outputs))
-            if "attention_weights" in results:
+            if results.get("attention_weights", np.empty(0)).shape[-1]:  # there is attention
                 self._write_heat_maps(results["attention_weights"], targets)
         self._writer.flush()
 
