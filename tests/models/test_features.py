@@ -116,7 +116,7 @@ class TestDecoder:
         tokens = rng.integers(1, decoder.vocabulary_size, (SOURCE_COUNT * beams, TIME)).astype("int32")
         memory, starts, vectors, mask = (np.repeat(x, beams, 0) for x in (MEMORY, STARTS, VECTORS, MASK))
         expected = decoder(tokens, memory, starts, memory_mask=mask, features=vectors)
-        step, state, tensors = decoder.start_search(MEMORY, STARTS, MASK, beams, tf.constant(VECTORS))
+        step, state, tensors = decoder.start_search(MEMORY, STARTS, MASK, beams, features=tf.constant(VECTORS))
         assert {len(x) for x in tensors.values()} == {SOURCE_COUNT}  # as a search takes sources out of the batch
         state = [np.repeat(x, beams, axis=0) for x in state]
         for t in range(TIME):
@@ -127,7 +127,7 @@ class TestDecoder:
     def test_training_steps_equal_the_call_over_whole_sequences(self, name):
         decoder = self.make(**DECODERS[name], dropout=0.3, seed=1)
         tokens = rng.integers(1, 7, (SOURCE_COUNT, TIME)).astype("int32")
-        with decoder.training_step_function(MEMORY, MASK, VECTORS) as step:
+        with decoder.training_step_function(MEMORY, MASK, features=VECTORS) as step:
             state, results = decoder.get_initial_state(STARTS, MEMORY), []
             for t in range(TIME):
                 logits, state, _ = step(tokens[:, t], state)
