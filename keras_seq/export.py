@@ -17,6 +17,11 @@ def export_saved_model(model, path, **options):
 
     - `inputs`: strings (batch,), or int32 token ids (batch, source) if the model has no source vectorizer.
 
+    If the model has features, it takes, instead of `inputs`:
+
+    - `source`: the same. The names of arrays in a dict begin with `source_`.
+    - each feature by its name: strings or int64 tags (batch,), or float32 vectors (batch, n).
+
     It returns a dict:
 
     - `text`: strings (batch,), if the model has a target vectorizer.

@@ -143,6 +143,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         encoder: a Keras layer or model, or a function from a `keras_tuner.HyperParameters` to one, in the place of an
             `Encoder`. Each trial trains a copy of a layer or model, from the weights that it has.
         source_spec: see `Seq2Seq`. An encoder needs it if it has no `keras.Input` and reads no tokens.
+        features: see `Seq2Seq`.
+        features_dim: list of sizes of the embedding of each feature, if there are `features`.
 
     Raises:
         ImportError: if keras-tuner is not installed; raised by `import keras_seq.tuning`.
@@ -178,6 +180,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         recurrent_dropout=(0.0,),
         encoder=None,
         source_spec=None,
+        features=None,
+        features_dim=(16,),
     ):
         if source_vectorizer is None and encoder is None:
             raise ValueError("`source_vectorizer` must be a vectorizer unless `encoder` is given. Received: None")
@@ -194,13 +198,16 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
         }
         if encoder is not None:
             del choices["bidirectional"]
+        if features:
+            choices["features_dim"] = features_dim
         super().__init__(choices, learning_rate, name, tunable)
         self.source_vectorizer = source_vectorizer
         self.target_vectorizer = target_vectorizer
         self.encoder = encoder
         self.source_spec = source_spec
+        self.features = features
 
-    def make_model(self, hp, attention, tie_embeddings, bidirectional=None, **shared):
+    def make_model(self, hp, attention, tie_embeddings, bidirectional=None, features_dim=16, **shared):
         shared["units"] = _units_of(shared["cell"], shared["units"])
         if self.encoder is None:
             encoder = Encoder(self.source_vectorizer.vocabulary_size(), bidirectional=bidirectional, **shared)
@@ -212,7 +219,8 @@ class Seq2SeqHyperModel(ChoiceHyperModel):
             tie_embeddings=tie_embeddings,
             **shared,
         )
-        model = Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, source_spec=self.source_spec)
+        options = {"source_spec": self.source_spec, "features": self.features, "features_dim": features_dim}
+        model = Seq2Seq(encoder, decoder, self.source_vectorizer, self.target_vectorizer, **options)
         if not model.built:
             raise ValueError(
                 "`source_spec` must be given, because the encoder has no `keras.Input` and reads no tokens. For "

@@ -214,7 +214,8 @@ class Decoder(keras.layers.Layer):
 
     def build(self, tokens_shape, memory_shape, summary_shape, features_shape=None):
         build_embedding(self.embedding)
-        features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
+        self.features_units = features_shape[-1] if features_shape else 0
+        features = self.embedding_dim + self.features_units
         for i, layer in enumerate(self.recurrent_layers()):
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
             layer.build((None, None, features), *memory_shapes)

@@ -129,7 +129,8 @@ class Encoder(keras.layers.Layer):
 
     def build(self, tokens_shape=None, features_shape=None):
         build_embedding(self.embedding)
-        features = self.embedding_dim + (features_shape[-1] if features_shape else 0)
+        self.features_units = features_shape[-1] if features_shape else 0
+        features = self.embedding_dim + self.features_units
         for layer in self.recurrent_layers:
             layer.build((None, None, features))
             features = self.memory_units

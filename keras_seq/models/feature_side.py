@@ -44,8 +44,8 @@ class FeatureSide:
         return None if self.source.spec is None else self._nested(self.source.spec)
 
     def signature(self, sources=None):
-        """Returns the nested `tf.TensorSpec`s of given prepared sources, by default of what users pass."""
-        if sources is None:
+        """Returns the nested `tf.TensorSpec`s of given sources, by default of those that users pass."""
+        if sources is None or not _is_prepared(sources):
             spec = {"source": _rename(self.source.signature())}
             return spec | {name: feature.signature for name, feature in self.features.items()}
         return self._nested(self.source.signature(sources["source"]))
@@ -58,18 +58,27 @@ class FeatureSide:
         """Returns prepared sources as tensors, also in a graph, and checks them. See `TokenSide.convert`."""
         label = label or self.label
         is_prepared = _is_prepared(values)
-        given = self._features_of(values, label)
+        given = self._features_of(values, label, takes_prepared=True)
         source = self.source.convert(values["source"], _label(label, "source"))
         features = {}
         for name, feature in self.features.items():
             convert = feature.check if is_prepared else feature.convert
             features[name] = convert(given[name], _label(label, name))
-        counts = [tf.shape(part)[0] for part in (_first_leaf(source), *features.values())]
-        check = require(tf.reduce_all(tf.stack(counts) == counts[0]), _lengths_message(label, features), counts)
+        counts = tf.stack([tf.shape(part)[0] for part in (_first_leaf(source), *features.values())])
+        check = self._check_lengths(counts, label)
         if not tf.executing_eagerly():
             with tf.control_dependencies([check]):
                 features = {name: tf.identity(values) for name, values in features.items()}
         return {"source": source, "features": features}
+
+    def check_sources(self, inputs, label="`inputs`"):
+        """Returns what users pass as tensors, and raises a ValueError if they have another form."""
+        given = self._features_of(inputs, label)
+        checked = {"source": self.source.check_sources(inputs["source"], _label(label, "source"))}
+        for name, feature in self.features.items():
+            checked[name] = feature.check_form(given[name], _label(label, name))
+        self._check_lengths([part.shape[0] for part in checked.values()], label)
+        return checked
 
     def rows(self, values, label):
         """Returns values that `convert` takes as `FeatureRows`. Not for use in a graph."""
@@ -89,13 +98,18 @@ class FeatureSide:
         features = {
             name: feature.convert(given[name], _label(label, name)).numpy() for name, feature in self.features.items()
         }
-        counts = [len(rows), *map(len, features.values())]
-        require(len(set(counts)) == 1, _lengths_message(label, features), tf.constant(counts))
+        self._check_lengths([len(rows), *map(len, features.values())], label)
         return FeatureRows(rows, features)
+
+    def _check_lengths(self, counts, label):
+        names = ", ".join(["source", *self.features])
+        message = f"{label} must have as many values of each feature as sources: of {names}."
+        counts = tf.convert_to_tensor(counts)
+        return require(tf.reduce_all(counts == counts[0]), message, counts)
 
     def cast(self, source):
         """Returns a batch of prepared sources, or of what users pass, as prepared sources, without checks of values."""
-        given = self._features_of(source, self.label)
+        given = self._features_of(source, self.label, takes_prepared=True)
         if _is_prepared(source):
             features = {name: given[name] for name in self.features}
         else:
@@ -113,26 +127,23 @@ class FeatureSide:
         is_pair = isinstance(x, (tuple, list)) and len(x) == 2
         return is_pair and _is_prepared(x[0]) and len(getattr(x[1], "shape", ())) == 2
 
-    def _features_of(self, values, label):
+    def _features_of(self, values, label, takes_prepared=False):
         """Returns the dict with the features in it, and raises a ValueError if there are not exactly these."""
-        if _is_prepared(values):
-            label, given, expected = f"{label}['features']", values["features"], set(self.features)
+        if takes_prepared and _is_prepared(values):
+            label, given, expected = f"{label}['features']", values["features"], [*self.features]
         else:
-            given, expected = values, {"source", *self.features}
-        if not isinstance(given, collections.abc.Mapping):
-            names = ["source", *self.features]
-            raise ValueError(
-                f"{label} must be a dict with the keys {names}, because the model has `features`. "
-                f"Received: {shorten(given)}"
-            )
-        if set(given) != expected:
-            problems = {"without": sorted(expected - set(given)), "with": sorted(map(str, set(given) - expected))}
-            received = " and ".join(f"{how} {names}" for how, names in problems.items() if names)
-            raise ValueError(
-                f"{label} must be a dict with the keys {sorted(expected)}, because the model has `features`. "
-                f"Received: a dict {received}"
-            )
-        return given
+            given, expected = values, ["source", *self.features]
+        if isinstance(given, collections.abc.Mapping) and set(given) == set(expected):
+            return given
+        if isinstance(given, collections.abc.Mapping):
+            problems = {"without": set(expected) - set(given), "with": set(given) - set(expected)}
+            received = " and ".join(f"{how} {sorted(map(str, names))}" for how, names in problems.items() if names)
+            received = f"a dict {received}"
+        else:
+            received = shorten(given)
+        raise ValueError(
+            f"{label} must be a dict with the keys {expected}, because the model has `features`. Received: {received}"
+        )
 
 
 class FeatureRows:
@@ -190,10 +201,6 @@ def _is_prepared(values):
 
 def _label(label, name):
     return f"{label}[{name!r}]"
-
-
-def _lengths_message(label, features):
-    return f"{label} must have as many values of each feature as sources: of {', '.join(['source', *features])}."
 
 
 def _rename(spec):

@@ -51,14 +51,20 @@ class TagFeature:
     def _are_texts(self):
         return isinstance(self.lookup, keras.layers.StringLookup)
 
-    def convert(self, values, label):
-        """Returns tags (batch,) as int32 indices (batch,), also in a graph."""
+    def check_form(self, values, label):
+        """Returns tags (batch,) as a tensor, and raises a ValueError if they have another form."""
         expected = f"{'strings' if self._are_texts else 'integers'}, shape (batch,)"
         tags = _as_tensor(values, label, expected, self.signature)
         if tags.dtype != self.signature.dtype and not (tags.dtype.is_integer and not self._are_texts):
             raise ValueError(f"{label} must be {expected}. Received: dtype {tags.dtype.name}, shape {tags.shape}")
+        tags = tf.cast(tags, self.signature.dtype)
+        if self.lookup.num_oov_indices == 0 and tf.executing_eagerly():
+            self._check_tags(tags, label)
+        return tags
+
+    def _check_tags(self, tags, label):
         try:
-            return self.look_up(tf.ensure_shape(tags, [None]))
+            self.look_up(tags)
         except tf.errors.InvalidArgumentError as error:  # a lookup without indices for unknown tags
             known = self.lookup.get_vocabulary(include_special_tokens=False)
             unknown = sorted({tag for tag in tags.numpy().tolist() if _as_text(tag) not in map(str, known)})
@@ -66,6 +72,10 @@ class TagFeature:
                 f"{label} must be tags of the vocabulary, because the lookup has `num_oov_indices=0`. "
                 f"Received: {shorten([*map(_as_text, unknown)])}"
             ) from error
+
+    def convert(self, values, label):
+        """Returns tags (batch,) as int32 indices (batch,), also in a graph."""
+        return self.look_up(self.check_form(values, label))
 
     def look_up(self, tags):
         """Returns a tensor of tags as int32 indices, without checks."""
@@ -132,11 +142,11 @@ class VectorFeature:
         vectors = self.look_up(vectors)
         is_finite = tf.math.is_finite(vectors)
         rows = tf.reshape(tf.where(~tf.reduce_all(is_finite, axis=1))[:5], [-1])
-        checks = [require(tf.reduce_all(is_finite), f"{label} must be {expected}.", rows, "others in the rows")]
+        checks = [require(tf.reduce_all(is_finite), f"{label} must be {expected}.", rows, "others in rows")]
         with tf.control_dependencies(checks):
             return tf.identity(vectors)
 
-    check = convert
+    check = check_form = convert
 
     def look_up(self, vectors):
         """Returns a tensor of vectors in the dtype of the feature, without checks."""
@@ -203,15 +213,23 @@ class FeatureEmbedding(keras.layers.Layer):
         self.features_dim = int(features_dim)
         self.units = len(features) * self.features_dim
         self._names = tuple(features)
-        self._shapes = [tuple(feature.spec.shape) for feature in features.values()]
+        self._shapes = {name: tuple(feature.spec.shape) for name, feature in features.items()}
         self.parts = [feature.make_layer(self.features_dim, self.dtype_policy) for feature in features.values()]
 
     def build(self, values_shape=None):
-        for part, shape in zip(self.parts, self._shapes, strict=True):
+        for part, shape in zip(self.parts, self._shapes.values(), strict=True):
             part.build(shape)
+
+    def symbolic_output(self):
+        """Builds the layer, and returns a `keras.KerasTensor` like its output."""
+        self.build(self._shapes)
+        return keras.KerasTensor(self.compute_output_shape(), self.compute_dtype)
 
     def call(self, values):
         return ops.concatenate([part(values[name]) for name, part in zip(self._names, self.parts, strict=True)], -1)
+
+    def compute_output_shape(self, values_shape=None):
+        return None, self.units
 
 
 def append_features(inputs, features):
@@ -232,6 +250,18 @@ def append_features(inputs, features):
     return ops.concatenate([inputs, features], axis=-1)
 
 
+def check_built(parts, features):
+    """Raises a ValueError if an encoder or decoder was built for another size of features, None if there are none."""
+    units = 0 if features is None else features.shape[-1]
+    for part in parts:
+        built = getattr(part, "features_units", units)
+        if built != units:
+            raise ValueError(
+                f"The {type(part).__name__} must be new, or built for {units} dimensions of features (`features_dim` "
+                f"of each). Received: one that was built for {built}"
+            )
+
+
 def _make_feature(name, feature):
     if isinstance(feature, numbers.Integral) and not isinstance(feature, bool) and feature > 0:
         return VectorFeature(name, int(feature))
@@ -239,8 +269,8 @@ def _make_feature(name, feature):
         tags = feature.get_vocabulary(include_special_tokens=False)
         if len(tags) > 0 and feature.output_mode == "int" and not feature.invert:
             return TagFeature(name, _copy_lookup(feature, tags))
-    received = feature.get_config() if isinstance(feature, keras.layers.Layer) else feature
-    raise ValueError(f"`features[{name!r}]` must be {_FORMS}. Received: {type(feature).__name__}, {shorten(received)}")
+        feature = f"a {type(feature).__name__} with {len(tags)} tags and output_mode={feature.output_mode!r}"
+    raise ValueError(f"`features[{name!r}]` must be {_FORMS}. Received: {feature}")
 
 
 def _copy_lookup(lookup, tags):
@@ -263,9 +293,8 @@ def _as_tensor(values, label, expected, spec):
     if not isinstance(tensor, tf.RaggedTensor) and tensor.shape == (0,):
         return tf.zeros([0, *spec.shape[1:]], spec.dtype)  # an empty list has no dtype
     if isinstance(tensor, tf.RaggedTensor) or not tensor.shape.is_compatible_with(spec.shape):
-        hint = ". Use `dataset.batch(n)` to make batches" if tensor.shape.rank == spec.shape.rank - 1 else ""
         raise ValueError(
-            f"{label} must be {expected}{hint}. Received: dtype {tensor.dtype.name}, shape {tuple(tensor.shape)}"
+            f"{label} must be {expected}. Received: dtype {tensor.dtype.name}, shape {tuple(tensor.shape)}"
         )
     return tf.ensure_shape(tensor, spec.shape)
 

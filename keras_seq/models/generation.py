@@ -17,7 +17,6 @@ from keras_seq.models.progress import Progress
 from keras_seq.models.scoring import Scoring
 from keras_seq.models.sides import Sides, as_batch, constants, count_sources, is_batched, source_windows
 from keras_seq.models.token_rows import in_order, length_batches
-from keras_seq.models.token_side import TokenSide
 from keras_seq.models.training_pairs import holds_call_inputs
 from keras_seq.models.unknown_tokens import check_copy_unknown, most_attended_tokens, text_sources
 from keras_seq.ops.implementation import implementation_in_use
@@ -130,9 +129,9 @@ class GenerativeModel(Scoring, keras.Model):
         Args:
             inputs: the sources. Strings, or token ids (batch, source) if the model has no source vectorizer, as a list,
                 array or tensor, or the arrays (batch, ...) that the encoder takes, or a dict of them; a single string,
-                or a scalar array or tensor of one; or a `tf.data.Dataset`,
-                `keras.utils.PyDataset` or generator of batches of sources or of tuples `(sources, targets, ...)`, of
-                which only the sources are used.
+                or a scalar array or tensor of one; if the model has features, a dict of the sources and the features,
+                or of a single string and its features; or a `tf.data.Dataset`, `keras.utils.PyDataset` or generator of
+                batches of sources or of tuples `(sources, targets, ...)`, of which only the sources are used.
             max_length: maximum number of tokens of an output, including `[END]`, at most 100,000. Defaults to twice
                 the length of the source, including `[END]`, plus 10. The length of a source that is an array is the
                 number of positions in its memory.
@@ -236,9 +235,9 @@ class GenerativeModel(Scoring, keras.Model):
     def _source_batches(self, inputs, batch_size, as_texts=False):
         """Yields `(positions, sources)`: an array (batch,), and tensors (batch, ...)."""
         side = self._sides.source
-        if isinstance(side, TokenSide) and side.vectorizer is not None and not is_batched(inputs):
+        if side.vectorizer is not None and not is_batched(inputs):
             inputs = side.check_sources(inputs)
-            if inputs.shape[0] == 1:  # one call from string to string
+            if count_sources(inputs) == 1:  # one call from string to string
                 yield np.zeros(1, "int32"), inputs
                 return
         side = text_sources(side) if as_texts else side
@@ -249,6 +248,8 @@ class GenerativeModel(Scoring, keras.Model):
             first += len(rows)
 
     def _compile_decode(self, sampler, processors, return_attention_weights, copy_unknown, source_spec):
+        spec = source_spec.get("source") if isinstance(source_spec, dict) else source_spec
+
         def decode(sources, max_length, positions, seed):
             return self.decode(
                 sources,
@@ -259,7 +260,7 @@ class GenerativeModel(Scoring, keras.Model):
                 seed=seed,
                 return_attention_weights=return_attention_weights,
                 # Texts come one by one, unless tokens are copied from them.
-                drop_ended=copy_unknown or getattr(source_spec, "dtype", None) != tf.string,
+                drop_ended=copy_unknown or getattr(spec, "dtype", None) != tf.string,
                 copy_unknown=copy_unknown,
             )
 
@@ -282,7 +283,8 @@ class GenerativeModel(Scoring, keras.Model):
         """Decodes a batch within a graph, for `generate` and for export.
 
         Args:
-            inputs: strings (batch,) or int32 token ids (batch, source), a list, array or tensor.
+            inputs: strings (batch,) or int32 token ids (batch, source), a list, array or tensor; if the model has
+                features, a dict of the sources and the features.
             max_length: int32 scalar, the maximum number of tokens; 0 for the default of `generate`. Where XLA compiles
                 the function around this call (`jit_compile`), a positive Python integer.
             sampler: see `generate`.

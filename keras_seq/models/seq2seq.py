@@ -14,7 +14,13 @@ from keras_seq.models.encoder import Encoder
 from keras_seq.models.encoding import encode
 from keras_seq.models.evaluation import Evaluation
 from keras_seq.models.feature_side import FeatureSide, without_features
-from keras_seq.models.features import FeatureEmbedding, deserialize_features, make_features, serialize_features
+from keras_seq.models.features import (
+    FeatureEmbedding,
+    check_built,
+    deserialize_features,
+    make_features,
+    serialize_features,
+)
 from keras_seq.models.generation import MAX_LENGTH, GenerativeModel
 from keras_seq.models.search_start import SearchStart
 from keras_seq.models.token_side import source_side, target_side
@@ -51,6 +57,15 @@ class Seq2Seq(Evaluation, GenerativeModel):
     the end; the encoder must mask this padding itself. If the encoder has no `keras.Input` and there is no
     `source_spec`, the first sources build the model.
 
+    With `features`, one model serves several languages, speakers or styles. Sources are then a dict everywhere, in
+    `fit`, `generate`, `score` and in the signatures of an export: `{"source": texts, "language": tags, ...}`, with a
+    value of each feature for each source, tags (batch,) or real vectors (batch, n). Each tag has an embedding of
+    `features_dim`; a real vector is mapped to this size by a linear layer. They are appended to the embeddings of an
+    `Encoder` at every position, and to those of the decoder at every step. Another encoder gets them if its `call` has
+    an argument `features`, (batch, number of features * features_dim), after its first one. A tag outside the
+    vocabulary becomes the index that its lookup has for that, whose embedding is trained only if there are such tags in
+    the training data.
+
     The decoder's input is the target shifted right by one, beginning with `[START]`. The loss that `fit` and `evaluate`
     report is a mean over tokens.
 
@@ -70,7 +85,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
     Call arguments:
         inputs: `(source, decoder_inputs)`: integers (batch, source), or what the encoder takes; and integers (batch,
-            time).
+            time). With `features`, the source is what `prepare` returns.
         training: whether to apply dropout and scheduled sampling.
         return_features: whether to return what the decoder's readout reads in the place of the logits; see `Decoder`.
 
@@ -103,6 +118,20 @@ class Seq2Seq(Evaluation, GenerativeModel):
         >>> history = model.fit(images, words, verbose=0)
         >>> model.generate(images, return_dict=True)["attention_weights"].shape[-1]  # 6 * 6 positions
         36
+
+        One model for two languages:
+
+        >>> model = keras_seq.Seq2Seq(
+        ...     keras_seq.Encoder(source.vocabulary_size(), embedding_dim=8, units=16),
+        ...     keras_seq.Decoder(target.vocabulary_size(), embedding_dim=8, units=16),
+        ...     source,
+        ...     target,
+        ...     features={"language": keras.layers.StringLookup(vocabulary=["eng", "fre"])},
+        ... )
+        >>> model.compile("adam")
+        >>> history = model.fit({"source": words, "language": ["eng", "eng", "fre"]}, sounds, verbose=0)
+        >>> len(model.generate({"source": ["cat", "cat"], "language": ["eng", "fre"]}))
+        2
     """
 
     scheduled_sampling = None  # set by `compile`
@@ -134,11 +163,11 @@ class Seq2Seq(Evaluation, GenerativeModel):
         source = FeatureSide(source, make_features(features)) if features else source
         # Sources are passed as they are, for the encoder to cast.
         super().__init__(source, target, **{"autocast": False, **kwargs})
-        self.encoder = encoder
-        self.decoder = decoder
         self.feature_embedding = None
         if features:
             self.feature_embedding = FeatureEmbedding(source.features, features_dim, dtype=self.dtype_policy)
+        self.encoder = encoder
+        self.decoder = decoder
         self._pairs = TrainingPairs(source, target)
         if source.spec is not None:
             self.build()
@@ -176,14 +205,12 @@ class Seq2Seq(Evaluation, GenerativeModel):
         source = keras.tree.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, leaf.dtype.name), spec)
         # The first sources may come after the scope of the strategy in which the model was made.
         with contextlib.nullcontext() if tf.distribute.has_strategy() else self.distribute_strategy.scope():
-            features = None
-            if self.feature_embedding is not None:
-                self.feature_embedding.build()
-                features = keras.KerasTensor((None, self.feature_embedding.units), self.feature_embedding.compute_dtype)
+            features = None if self.feature_embedding is None else self.feature_embedding.symbolic_output()
             encoding = encode(self.encoder, source, features=features)
             if not self.decoder.built:  # it is if it comes from a file or another model
                 shapes = [None if x is None else tuple(x.shape) for x in (encoding.memory, encoding.summary, features)]
                 self.decoder.build((None, None), *shapes)
+        check_built((self.encoder, self.decoder), features)
 
     def _accept(self, spec):
         """Builds encoder and decoder for the first sources, and checks others, or raises an error."""
@@ -317,8 +344,9 @@ class Seq2Seq(Evaluation, GenerativeModel):
 
         Pass sources as `x` and targets as `y`, or batches of pairs as `x`. Sources and targets are strings (batch,) or
         token ids (batch, time), as lists, NumPy arrays, tensors or ragged tensors. Sources of other encoders than
-        `Encoder` are arrays (batch, ...), lists of arrays of unequal shapes, or a dict of these. Target token ids must
-        end with 3, `[END]`. If a string contains the text "[END]", it is read as an unknown token.
+        `Encoder` are arrays (batch, ...), lists of arrays of unequal shapes, or a dict of these. With `features`,
+        sources are a dict of the sources and the features. Target token ids must end with 3, `[END]`. If a string
+        contains the text "[END]", it is read as an unknown token.
 
         Args:
             x: one of

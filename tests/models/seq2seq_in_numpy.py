@@ -51,6 +51,17 @@ def rnn(x, states, kernel, recurrent_kernel, bias):
 CELLS = {"lstm": lstm, "gru": gru, "mgu": mgu, "rnn": rnn}
 
 
+def embedded_features(model, features):
+    """Yields the vector of each feature, in the order of their names."""
+    weights = {weight.path: np.asarray(weight, "float64") for weight in model.weights if "/feature" in weight.path}
+    for name in sorted(features):
+        own = {path.split("/")[-1]: values for path, values in weights.items() if path.split("/")[-2] == name}
+        if "embeddings" in own:
+            yield own["embeddings"][features[name]]
+        else:
+            yield features[name] @ own["kernel"] + own["bias"]
+
+
 class NumpySeq2Seq:
     """One layer, with the attention "bahdanau", "luong" or None.
 
@@ -58,9 +69,11 @@ class NumpySeq2Seq:
         model: a built `Seq2Seq`.
         cells: the names of the cells of encoder and decoder.
         attention: the name of the attention, or None.
+        features: dict from names to the index of a tag or to a real vector; the same for all sources.
     """
 
-    def __init__(self, model, cells, attention):
+    def __init__(self, model, cells, attention, features=()):
+        self.features = np.concatenate([np.zeros(0), *embedded_features(model, dict(features))])
         encoder = [np.asarray(weight, "float64") for weight in model.encoder.weights]
         self.source_embeddings, *encoder = encoder
         self.directions = [encoder[0:3], encoder[3:6]]
@@ -93,7 +106,7 @@ class NumpySeq2Seq:
     def start(self, source):
         """Returns the memory, the keys and the initial state."""
         if source not in self.starts:
-            embedded = self.source_embeddings[list(source)]
+            embedded = np.stack([np.concatenate([self.source_embeddings[i], self.features]) for i in source])
             outputs, finals = [], []
             for weights, inputs in zip(self.directions, (embedded, embedded[::-1]), strict=True):
                 states = [np.zeros(len(weights[1])) for _ in range(self.encoder_states)]
@@ -128,7 +141,7 @@ class NumpySeq2Seq:
             if history:
                 state = self.step(source, history[:-1])[2]
             states, fed = state
-            x = self.target_embeddings[history[-1] if history else START]
+            x = np.concatenate([self.target_embeddings[history[-1] if history else START], self.features])
             weights = np.zeros(0)
             if self.attention == "bahdanau":
                 context, weights = self.attend(states[0], memory, keys)

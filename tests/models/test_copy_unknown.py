@@ -31,7 +31,7 @@ def make_model(split="whitespace", **options):
     for weight in model.trainable_variables:
         weight.assign(3 * weight)
     bias = model.decoder.readout.bias
-    bias.assign(bias + np.eye(len(bias))[UNK])
+    bias.assign(bias + np.eye(bias.shape[0])[UNK])
     return model
 
 
@@ -125,7 +125,7 @@ def test_ensembles_and_features(model):
     vectorizers = model.source_vectorizer, model.target_vectorizer
     conditioned = keras_seq.Seq2Seq(*parts, *vectorizers, features={"language": lookup})
     bias = conditioned.decoder.readout.bias
-    bias.assign(bias + 5 * np.eye(len(bias))[UNK])
+    bias.assign(bias + 5 * np.eye(bias.shape[0])[UNK])
     sources = {"source": TEXTS, "language": ["de", "en"] * 3}
     results = conditioned.generate(sources, return_dict=True, copy_unknown=True, batch_size=4)
     assert results["text"].tolist() == expected_texts(conditioned, TEXTS, results)
