@@ -154,7 +154,7 @@ def run_one_after_another():
 def split_texts(vectorizer, texts):
     """The tokens of texts, strings (batch, None), as a `keras.layers.TextVectorization` looks them up.
 
-    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens` would
-    repeat how that layer standardizes and splits.
+    Public API returns their ids only, in which tokens outside the vocabulary are one. Without this, `split_tokens`
+    would repeat how that layer standardizes and splits.
     """
     return vectorizer._preprocess(texts)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Character properties of Unicode 18 that decide about grapheme clusters, generated from the package `regex`.
 
-A table is a string of code points and ranges of code points, in hexadecimal. The names are those of UAX #29 and UAX #44:
-values of Grapheme_Cluster_Break, Extended_Pictographic, and values of Indic_Conjunct_Break. Hangul syllables, regional
-indicators and joiners are not here, because `graphemes.py` computes them.
+A table is a string of code points and ranges of code points, in hexadecimal. The names are those of UAX #29 and
+UAX #44: values of Grapheme_Cluster_Break, Extended_Pictographic, and values of Indic_Conjunct_Break. Hangul syllables,
+regional indicators and joiners are not here, because `graphemes.py` computes them.
 """
 
 CONTROL = """

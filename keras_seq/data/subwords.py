@@ -6,9 +6,8 @@ import io
 import keras
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq._private_api import split_texts
 from keras_seq.data.subword_splitter import WORD_START, SubwordSplitter
-from keras_seq.data.vocabulary import END, SPECIAL_TOKENS, START, text_batches
+from keras_seq.data.vocabulary import END, SPECIAL_TOKENS, START, split_tokens, text_batches
 
 
 def subword_vectorizer(texts, vocabulary_size=8000, *, character_coverage=0.9995, standardize=None):
@@ -44,7 +43,7 @@ def subword_vectorizer(texts, vocabulary_size=8000, *, character_coverage=0.9995
 
     >>> texts = ["unseen seen see", "unwell well", "undo do"] * 10
     >>> vectorizer = subword_vectorizer(texts, vocabulary_size=30)
-    >>> [token.decode() for token in split_texts(vectorizer, tf.constant(["undo well"]))[0].numpy()]
+    >>> [token.decode() for token in split_tokens(vectorizer, tf.constant(["undo well"]))[0].numpy()]
     ['▁un', 'do', '▁well']
     """
     _check_arguments(vocabulary_size, character_coverage)
@@ -76,7 +75,7 @@ def _training_lines(batches, standardizer):
     """Returns the texts as `SubwordSplitter` reads them, as bytes: words with single spaces between them."""
     lines = []
     for batch in batches:
-        texts = tf.strings.unicode_transcode(split_texts(standardizer, tf.reshape(batch, [-1])), "UTF-8", "UTF-8")
+        texts = tf.strings.unicode_transcode(split_tokens(standardizer, tf.reshape(batch, [-1])), "UTF-8", "UTF-8")
         words = tf.strings.split(tf.strings.regex_replace(texts, WORD_START, " "))
         lines += [line for line in tf.strings.reduce_join(words, -1, separator=" ").numpy() if line]
     return lines

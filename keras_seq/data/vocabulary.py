@@ -47,7 +47,8 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     Raises:
         ValueError: if `texts` contains no token, a value that is not a string, or one of the
             tokens `[START]`, `[END]` and NUL; or if `max_tokens` leaves no room for a token. The
-            token `[UNK]` is allowed and becomes `UNKNOWN_ID`.
+            token `[UNK]` is allowed and becomes `UNKNOWN_ID`. Also if words are not valid UTF-8;
+            among characters, what is not becomes U+FFFD.
 
     Example:
 
@@ -66,8 +67,11 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
     options = {"standardize": standardize, "split": split, "output_mode": "int", "ragged": True}
     counter = keras.layers.TextVectorization(**options)
     counter.adapt(text_batches(texts))
-    # Keras returns NumPy strings, which cannot be part of a layer's config.
-    tokens = [str(token) for token in counter.get_vocabulary(include_special_tokens=False)]
+    try:
+        # Keras returns NumPy strings, which cannot be part of a layer's config.
+        tokens = [str(token) for token in counter.get_vocabulary(include_special_tokens=False)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`texts` must be valid UTF-8 for split={split!r}. Received: {error.object!r}") from error
     _check_tokens(tokens)
     if max_tokens is not None:
         tokens = tokens[: max_tokens - len(SPECIAL_TOKENS)]

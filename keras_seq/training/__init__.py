@@ -7,7 +7,8 @@ from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantile
 from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
-from keras_seq.training.scores import ErrorRates, error_rates
+from keras_seq.training.scores import ErrorRates, bleu, chrf, error_rates
+from keras_seq.training.tensorboard import TensorBoardSamples
 
 __all__ = [
     "BitsPerToken",
@@ -25,7 +26,10 @@ __all__ = [
     "Quantiles",
     "ScheduledSampling",
     "StudentT",
+    "TensorBoardSamples",
     "TokenAccuracy",
+    "bleu",
+    "chrf",
     "error_rates",
     "masked_crossentropy",
 ]

@@ -5,15 +5,26 @@ import keras
 import numpy as np
 
 from keras_seq.data.vocabulary import END_ID, PAD_ID
-from keras_seq.training.scores import error_rates, group_references, tokenize_references
+from keras_seq.training.scores import (
+    bleu,
+    check_strings,
+    chrf,
+    error_rates,
+    group_references,
+    import_sacrebleu,
+    tokenize_references,
+)
+
+_METRICS = ("error_rates", "bleu", "chrf")
 
 
 class DecodingReport(keras.callbacks.Callback):
-    """Decodes held-out sources with `generate` after each epoch, reports error rates and prints samples.
+    """Decodes held-out sources with `generate` after each epoch, reports error rates, BLEU or chrF and prints samples.
 
     It uses the sampler of `Seq2Seq.compile`. If that returns several outputs for each source, the best one counts.
 
-    The callback adds `val_token_error_rate` and `val_sequence_error_rate`, in percent, to the logs of the epoch. The
+    The callback adds `val_token_error_rate` and `val_sequence_error_rate`, in percent, to the logs of the epoch, and if
+    `metrics` asks for them `val_bleu` and `val_chrf`, from 0 to 100. The
     progress bar shows them, the history keeps them and other callbacks can monitor them, for example
     `keras.callbacks.EarlyStopping("val_token_error_rate", mode="min")`. `Seq2Seq.fit` runs this callback before all
     others, whatever its position in their list.
@@ -25,12 +36,16 @@ class DecodingReport(keras.callbacks.Callback):
             ids are lists of integers, in which `[END]` and padding are ignored.
         samples: number of sources to print together with their outputs.
         separator: string between the tokens of a target, see `error_rates`; "" if each character is a token.
+        metrics: which of "error_rates", "bleu" and "chrf" to report, see `error_rates`, `bleu` and `chrf`. The last two
+            need sacreBLEU; chrF also needs strings.
 
     Raises:
-        ValueError: if `sources` and `references` differ in length, or if `error_rates` does not take the references.
+        ImportError: if `metrics` need sacreBLEU and it is not installed.
+        ValueError: if `sources` and `references` differ in length, if `error_rates` does not take the references, or
+            if `metrics` are others.
     """
 
-    def __init__(self, sources, references, samples=3, separator=" "):
+    def __init__(self, sources, references, samples=3, separator=" ", metrics=("error_rates",)):
         super().__init__()
         is_plain = isinstance(sources, (dict, np.ndarray)) or hasattr(sources, "shape")
         self.sources = sources if is_plain else list(sources)
@@ -39,8 +54,8 @@ class DecodingReport(keras.callbacks.Callback):
         ]
         self.samples = samples
         self.separator = separator
-        tokenize_references(self.references, separator)  # raises here instead of after the first epoch
-        count = _count(self.sources)
+        self.metrics = _check_metrics(metrics, self.references, separator)
+        count = count_sources(self.sources)
         if count != len(self.references):
             raise ValueError(
                 "`sources` and `references` must have the same length. "
@@ -53,8 +68,13 @@ class DecodingReport(keras.callbacks.Callback):
             outputs = [output if isinstance(output, str) else output[0] for output in outputs]  # of several the best
         else:  # token ids: the model has no target vectorizer
             outputs = [_without_end(row) for row in (outputs[:, 0] if outputs.ndim == 3 else outputs).tolist()]
-        rates = error_rates(outputs, self.references, self.separator)
-        logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
+        if "error_rates" in self.metrics:
+            rates = error_rates(outputs, self.references, self.separator)
+            logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
+        if "bleu" in self.metrics:
+            logs["val_bleu"] = bleu(outputs, self.references)
+        if "chrf" in self.metrics:
+            logs["val_chrf"] = chrf(outputs, self.references)
         if self.samples:
             samples = zip(self._sample_names(), outputs[: self.samples], strict=False)
             print("\n" + "\n".join(f"  {source} → {output}" for source, output in samples))
@@ -67,7 +87,21 @@ class DecodingReport(keras.callbacks.Callback):
         return sources
 
 
-def _count(sources):
+def _check_metrics(metrics, references, separator):
+    """Returns the names of metrics, and raises here instead of after the first epoch what they would raise."""
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    if not set(metrics) <= set(_METRICS):
+        raise ValueError(f"`metrics` must be some of {', '.join(map(repr, _METRICS))}. Received: {metrics}")
+    tokenize_references(references, separator)
+    if "chrf" in metrics:
+        check_strings("references", [reference for group in references for reference in group])
+    if {"bleu", "chrf"} & set(metrics):
+        import_sacrebleu()
+    return metrics
+
+
+def count_sources(sources):
+    """Returns the number of sources, which may be a dict of arrays."""
     while isinstance(sources, dict):
         sources = next(iter(sources.values()))
     return len(sources)
