@@ -45,10 +45,13 @@ class Moments(keras.callbacks.Callback):
 def train_seq2seq(backup):
     vectorizer = keras_seq.data.text_vectorizer(WORDS)
     size = vectorizer.vocabulary_size()
-    options = {"embedding_dim": 4, "units": 8, "dropout": 0.2, "recurrent_dropout": 0.2}
-    encoder = keras_seq.Encoder(size, cell=keras_seq.layers.LSTMCell(4, zoneout=0.1), **options)
+    options = {"embedding_dim": 4, "units": 8, "dropout": 0.2}
+    encoder = keras_seq.Encoder(size, cell=keras_seq.layers.LSTMCell(8, zoneout=0.1), **options)
     model = keras_seq.Seq2Seq(
-        encoder, keras_seq.Decoder(size, attention="monotonic", **options), vectorizer, vectorizer
+        encoder,
+        keras_seq.Decoder(size, attention="monotonic", recurrent_dropout=0.2, **options),
+        vectorizer,
+        vectorizer,
     )
     model.compile(
         keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.8),
@@ -72,9 +75,7 @@ def train_seq2seq(backup):
 def train_language_model(backup):
     dropouts = {"hidden_dropout": 0.2, "output_dropout": 0.2, "recurrent_dropout": 0.2, "zoneout": 0.1}
     vectorizer = keras_seq.data.text_vectorizer(WORDS)
-    model = keras_seq.LanguageModel(
-        vectorizer.vocabulary_size(), 8, 8, num_layers=2, dropout=0.3, vectorizer=vectorizer
-    )
+    model = keras_seq.LanguageModel(vectorizer.vocabulary_size(), 8, 8, num_layers=2, vectorizer=vectorizer, **dropouts)
     model.compile("adam")
     callbacks = [CheckpointAveraging(3), Moments(), backup]
     history = model.fit(
