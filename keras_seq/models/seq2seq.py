@@ -177,7 +177,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
         its number of target tokens without padding, so with `loss="auto"` it is the mean over all tokens.
 
         Args:
-            optimizer: see `keras.Model.compile`.
+            optimizer: see `keras.Model.compile`. "adam" stands for `keras_seq.training.Adam()`, which computes the same
+                as Keras's in less time.
             loss: see `keras.Model.compile`. "auto" stands for
                 `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.TokenAccuracy()`. You can also use

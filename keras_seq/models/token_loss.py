@@ -35,6 +35,7 @@ class TokenLoss:
         self._track_loss(loss, y)
         if self.trainable_weights:
             gradients = tape.gradient(scaled_loss, self.trainable_weights)
+            gradients = [_as_dense(gradient) for gradient in gradients]
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
@@ -53,3 +54,14 @@ class TokenLoss:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
         reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
+
+
+def _as_dense(gradient):
+    """Returns a gradient as a dense tensor, in which rows of embeddings are summed over the tokens that share them.
+
+    Keras squares the rows of `tf.IndexedSlices` one by one, before they are summed. So the second moment of Adam and
+    the norm of clipping would be those of other gradients wherever a token occurs twice in a batch.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
