@@ -25,7 +25,7 @@ def trained_weights(optimizer, dtype, steps=4):
     return [weight.numpy() for weight in weights]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -38,9 +38,24 @@ def trained_weights(optimizer, dtype, steps=4):
 def test_it_computes_what_keras_computes(arguments, dtype):
     ours, keras_weights = (trained_weights(make(0.1, **arguments), dtype) for make in (Adam, keras.optimizers.Adam))
     # In float32, TensorFlow's 1 - 0.999 is 5e-5 off, and the root of the second moment half of that. A step is 0.1.
-    tolerance = {"float32": 4 * 0.1 * 3e-5, "float64": 1e-6, "bfloat16": 0}[dtype]
+    tolerance = {"float32": 4 * 0.1 * 3e-5, "bfloat16": 0}[dtype]
     for weight, expected in zip(ours, keras_weights, strict=True):
         np.testing.assert_allclose(weight.astype("float64"), expected.astype("float64"), rtol=0, atol=tolerance)
+
+
+def test_float64_is_that_of_the_paper():
+    # Against NumPy, because Keras rounds the decay rates to float32. The learning rate is a float32 variable.
+    rate, beta_1, beta_2 = float(np.float32(0.1)), 0.9, 0.999
+    rng = np.random.default_rng(1)
+    for weight in trained_weights(Adam(0.1), "float64"):
+        expected, first, second = rng.normal(size=weight.shape), 0, 0
+        for step in range(1, 5):
+            gradient = expected**2 + 0.1
+            first = beta_1 * first + (1 - beta_1) * gradient
+            second = beta_2 * second + (1 - beta_2) * gradient**2
+            scale = rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+            expected = expected - scale * first / (np.sqrt(second) + 1e-7)
+        np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-12)
 
 
 def small_model(**options):
