@@ -187,8 +187,8 @@ class Seq2Seq(Evaluation, GenerativeModel):
             scheduled_sampling: a `keras_seq.training.ScheduledSampling`, used in every call with `training=True`, or
                 None for teacher forcing only. Its schedule counts the iterations of the optimizer.
             sampler: how `generate` chooses tokens by default; see there.
-            **kwargs: other arguments of `keras.Model.compile`. With `jit_compile="auto"` Keras does not use XLA on a CPU,
-                and that serves batches of similar length: XLA compiles the step again for each shape, which takes
+            **kwargs: other arguments of `keras.Model.compile`. With `jit_compile="auto"` Keras does not use XLA on a
+                CPU, and that serves batches of similar length: XLA compiles the step again for each shape, which takes
                 seconds, and then saves a few percent of each step. `jit_compile=True` pays where all batches have one
                 shape, as arrays have.
         """
