@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
 
+from keras_seq.training.adam import Adam
 from keras_seq.training.averaging import CheckpointAveraging, average_checkpoints
 from keras_seq.training.backup import BackupAndRestore
 from keras_seq.training.callbacks import DecodingReport, order_callbacks
@@ -13,6 +14,7 @@ from keras_seq.training.scores import ErrorRates, bleu, chrf, error_rates
 from keras_seq.training.tensorboard import TensorBoardSamples
 
 __all__ = [
+    "Adam",
     "BackupAndRestore",
     "BitsPerToken",
     "CRFAccuracy",
