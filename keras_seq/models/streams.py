@@ -37,11 +37,11 @@ class StreamTraining(TokenLoss):
         self._training_state = CarriedState(sizes, self.compute_dtype)
         self._evaluation_state = CarriedState(sizes, self.compute_dtype)
 
-    def run_batch(self, x, training):
+    def run_batch(self, x, training, **options):
         carried = self._training_state if training else self._evaluation_state
-        logits, state = self(x, initial_state=carried.read(), return_state=True, training=training)
+        results, state = self(x, initial_state=carried.read(), return_state=True, training=training, **options)
         carried.assign(state)
-        return logits
+        return results
 
     def fit(self, x=None, y=None, batch_size=32, *, window=64, validation_data=None, shuffle=True, seed=None, **kwargs):
         """Trains the model on documents, by truncated backpropagation through time.

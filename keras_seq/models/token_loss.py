@@ -1,36 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and test steps that report the mean loss over tokens."""
 
+import inspect
 import warnings
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq._private_api import compile_arguments
 from keras_seq.data.vocabulary import PAD_ID
+from keras_seq.models.readout import readout_parts
+from keras_seq.ops import readout_crossentropy
+from keras_seq.training import MaskedCrossentropy
+from keras_seq.training.metrics import reads_scores
+from keras_seq.training.token_scores import TokenScores
 
 
 class TokenLoss:
     """The part of a model of token sequences that runs a batch in training and evaluation, a mixin.
 
     A step minimizes the loss of its batch, a mean over its tokens. The loss of an epoch is the mean over all tokens.
+
+    With `masked_crossentropy` and metrics of keras_seq, a step never holds the logits of all tokens: the model is asked
+    for what its readout reads, and `readout_crossentropy` does the rest.
     """
+
+    readout = None  # the layer that maps what `call` returns with `return_features` to logits, if that gives the logits
 
     @property
     def losses(self):
         """The losses of regularization, in the dtype of Keras's losses, which does not depend on that of the model."""
         return [ops.cast(loss, keras.config.floatx()) for loss in super().losses]
 
-    def run_batch(self, x, training):
-        """Returns what the loss compares with the targets of a batch."""
-        return self(x, training=training)
+    def run_batch(self, x, training, **options):
+        """Returns what the loss compares with the targets of a batch.
+
+        Args:
+            x: the inputs of the batch.
+            training: see `call`.
+            **options: `return_features`, see `call`.
+        """
+        return self(x, training=training, **options)
 
     def train_step(self, data):
         # As in Keras, except that batches are weighted by their tokens in the reported loss.
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            y_pred = self.run_batch(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            y_pred, loss = self._predict(x, y, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         self._track_loss(loss, y)
         if self.trainable_weights:
@@ -42,9 +59,39 @@ class TokenLoss:
 
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self.run_batch(x, training=False)
-        self._track_loss(self.compute_loss(x, y, y_pred, sample_weight, training=False), y)
+        y_pred, loss = self._predict(x, y, sample_weight, training=False)
+        self._track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _predict(self, x, y, sample_weight, training):
+        """Returns logits, or `TokenScores` if these suffice, and the loss of a batch."""
+        if not self._needs_only_scores():
+            y_pred = self.run_batch(x, training)
+            return y_pred, self.compute_loss(x, y, y_pred, sample_weight, training=training)
+        features = self.run_batch(x, training, return_features=True)
+        parts = readout_parts(self.readout, features)
+        if parts is None:
+            y_pred = self.readout(features)
+            return y_pred, self.compute_loss(x, y, y_pred, sample_weight, training=training)
+        scores, loss = _score_tokens(self.loss, *parts, y, sample_weight, compute_gradient=training)
+        return scores, sum((ops.sum(regularization) for regularization in self.losses), loss)
+
+    def _needs_only_scores(self):
+        """Whether loss and metrics are known to need no logits."""
+        arguments = compile_arguments(self)
+        loss, metrics = arguments["loss"], [arguments["metrics"], arguments["weighted_metrics"]]
+        metrics = [metric for metric in tree.flatten(metrics) if metric is not None]
+        return (
+            self.readout is not None
+            and "return_features" in inspect.signature(self.call).parameters
+            and type(loss) is MaskedCrossentropy
+            and loss.reduction == "sum_over_batch_size"
+            and arguments["loss_weights"] is None
+            and all(reads_scores(metric) for metric in metrics)
+            # A subclass may read logits there.
+            and type(self).compute_loss is keras.Model.compute_loss
+            and type(self).compute_metrics is keras.Model.compute_metrics
+        )
 
     def _track_loss(self, loss, target):
         """Adds the loss of a batch to the mean of the epoch, weighted by its number of tokens."""
@@ -53,3 +100,25 @@ class TokenLoss:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
         reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
+
+
+def _score_tokens(loss, features, kernel, bias, target, sample_weight, compute_gradient):
+    """Returns the `TokenScores` of a batch, and what its loss, a `MaskedCrossentropy`, gives for the logits."""
+    is_token = ops.not_equal(target, PAD_ID)
+    weights = ops.cast(is_token, loss.dtype)
+    tokens = ops.sum(weights)
+    if sample_weight is not None:
+        sample_weight = ops.cast(sample_weight, loss.dtype)
+        weights = weights * (sample_weight if len(sample_weight.shape) > 1 else sample_weight[:, None])
+    # Like Keras's losses: under a distribution strategy, gradients of the replicas are summed.
+    replicas = ops.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+    value, losses, predictions = readout_crossentropy(
+        features,
+        kernel,
+        bias,
+        ops.where(is_token, target, -1),
+        weights / (ops.maximum(tokens, 1) * replicas),
+        loss.label_smoothing,
+        compute_gradient,
+    )
+    return TokenScores(losses, predictions), ops.cast(value, loss.dtype)

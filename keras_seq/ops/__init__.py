@@ -5,6 +5,7 @@ from keras_seq.ops.crf import crf_decode, crf_log_likelihood, crf_log_probabilit
 from keras_seq.ops.explain import explain
 from keras_seq.ops.functional import attention_decoder, gru, lstm, mgu, simple_rnn
 from keras_seq.ops.implementation import use_implementation
+from keras_seq.ops.readout_loss import readout_crossentropy
 
 __all__ = [
     "attention_decoder",
@@ -16,6 +17,7 @@ __all__ = [
     "gru",
     "lstm",
     "mgu",
+    "readout_crossentropy",
     "simple_rnn",
     "use_implementation",
 ]

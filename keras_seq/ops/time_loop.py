@@ -16,6 +16,7 @@ def time_loop(
     *,
     reverse: bool = False,
     unroll: bool = False,
+    parallel_iterations: int = 10,
 ) -> tuple[Nested, Nested]:
     """Apply `step` to one slice of `sequences` after the other, as `jax.lax.scan` does.
 
@@ -25,6 +26,8 @@ def time_loop(
         sequences: nested tuples of tensors (time, ...).
         reverse: whether to start at the last step. Results keep the order of the sequences.
         unroll: whether to write out the steps instead of looping. The number of steps must be static.
+        parallel_iterations: how many steps a graph of TensorFlow may run at once as far as they do not depend on each
+            other. With 1 the loop takes the memory of a single step.
 
     Returns:
         The last carry, and the results with a leading time axis. If there are no steps, these are `carry` and empty
@@ -40,7 +43,7 @@ def time_loop(
         import tensorflow as tf
 
         if not tf.executing_eagerly():
-            return _tensorflow_graph_loop(step, carry, sequences, reverse)
+            return _tensorflow_graph_loop(step, carry, sequences, reverse, parallel_iterations)
     return _python_loop(step, carry, sequences, reverse)
 
 
@@ -63,13 +66,15 @@ def _python_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool
     return carry, tree.map_structure(lambda *steps: ops.stack(steps, axis=0), *results)
 
 
-def _tensorflow_graph_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool) -> tuple[Nested, Nested]:
+def _tensorflow_graph_loop(
+    step: Callable, carry: Nested, sequences: Nested, reverse: bool, parallel_iterations: int
+) -> tuple[Nested, Nested]:
     """Build a loop in a graph. If the number of steps is unknown, it may turn out to be zero."""
     import tensorflow as tf
 
     flat_sequences = tree.flatten(sequences)
     if flat_sequences[0].shape[0] is not None:
-        return _tensorflow_while_loop(step, carry, sequences, reverse)
+        return _tensorflow_while_loop(step, carry, sequences, reverse, parallel_iterations)
     # Neither XLA nor a TensorArray of unknown batch size accepts a loop of zero steps. So the loop runs one step over
     # padding, and its results are dropped. `tf.cond` instead of `tf.pad` would save a copy, but crashes TensorFlow 2.21
     # when XLA compiles it.
@@ -78,12 +83,15 @@ def _tensorflow_graph_loop(step: Callable, carry: Nested, sequences: Nested, rev
     for sequence in flat_sequences:
         padding = [[0, tf.maximum(1 - steps, 0)], *[[0, 0]] * (sequence.shape.rank - 1)]
         filled.append(tf.ensure_shape(tf.pad(sequence, padding), sequence.shape))
-    new_carry, results = _tensorflow_while_loop(step, carry, tree.pack_sequence_as(sequences, filled), reverse)
+    filled = tree.pack_sequence_as(sequences, filled)
+    new_carry, results = _tensorflow_while_loop(step, carry, filled, reverse, parallel_iterations)
     new_carry = tree.map_structure(lambda new, old: tf.where(steps > 0, new, old), new_carry, carry)
     return new_carry, tree.map_structure(lambda result: result[:steps], results)
 
 
-def _tensorflow_while_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool) -> tuple[Nested, Nested]:
+def _tensorflow_while_loop(
+    step: Callable, carry: Nested, sequences: Nested, reverse: bool, parallel_iterations: int
+) -> tuple[Nested, Nested]:
     import tensorflow as tf
 
     flat_sequences = tree.flatten(sequences)
@@ -112,6 +120,7 @@ def _tensorflow_while_loop(step: Callable, carry: Nested, sequences: Nested, rev
         body,
         (0, flat_carry, outputs),
         shape_invariants=(tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(outputs)),
+        parallel_iterations=parallel_iterations,
         maximum_iterations=steps,  # XLA needs it to differentiate the loop
     )
     stacked = [array.stack() for array in outputs]

@@ -5,7 +5,7 @@ from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
-from keras_seq.training.metrics import BitsPerToken, Perplexity, TokenAccuracy
+from keras_seq.training.metrics import BitsPerToken, Perplexity, SequenceAccuracy, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, bleu, chrf, error_rates
 from keras_seq.training.tensorboard import TensorBoardSamples
@@ -25,6 +25,7 @@ __all__ = [
     "Point",
     "Quantiles",
     "ScheduledSampling",
+    "SequenceAccuracy",
     "StudentT",
     "TensorBoardSamples",
     "TokenAccuracy",

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_seq.data.vocabulary import PAD_ID
+from keras_seq.training.token_scores import TokenScores
 
 
 @keras.saving.register_keras_serializable("keras_seq")
@@ -39,16 +40,60 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
     def update_state(self, y_true, y_pred, sample_weight=None):
         # Keras averages over the time axis first, so tokens of a wide batch would count less. Hence the flat shapes.
         weights = ops.reshape(_token_weights(y_true, sample_weight, self.dtype), (-1,))
+        if isinstance(y_pred, TokenScores):
+            matches = ops.reshape(_matches(y_true, y_pred), (-1,))
+            keras.metrics.Mean.update_state(self, ops.cast(matches, self.dtype), sample_weight=weights)
+            return
         y_true, y_pred = ops.reshape(y_true, (-1,)), ops.reshape(y_pred, (-1, y_pred.shape[-1]))
         super().update_state(y_true, y_pred, sample_weight=weights)
+
+
+@keras.saving.register_keras_serializable("keras_seq")
+class SequenceAccuracy(keras.metrics.Mean):
+    """Fraction of sequences of which all tokens are predicted correctly (teacher-forced). Padding does not count.
+
+    Each prediction reads the true tokens before it, so this is the fraction of targets that greedy search finds.
+    Sequences of padding only do not count. Keras passes sample weights to the `weighted_metrics` of `compile`, not to
+    its `metrics`.
+
+    Args:
+        name: name of the metric.
+        dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand sequences.
+
+    Arguments of `update_state`:
+        y_true: token ids (batch, time), 0 = padding.
+        y_pred: logits (batch, time, vocabulary).
+        sample_weight: weights (batch,) or (batch, time), or None. The weight of a sequence is the mean of those of its
+            tokens.
+
+    Example:
+        >>> import numpy as np
+        >>> metric = SequenceAccuracy()
+        >>> metric.update_state(np.array([[1, 2, 0], [1, 1, 0]]), np.eye(3)[[[1, 1, 1], [1, 1, 2]]])
+        >>> float(metric.result())
+        0.5
+    """
+
+    def __init__(self, name="sequence_accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        is_token = ops.not_equal(y_true, PAD_ID)
+        lengths = ops.sum(ops.cast(is_token, self.dtype), axis=1)
+        weights = ops.sum(_token_weights(y_true, sample_weight, self.dtype), axis=1) / ops.maximum(lengths, 1)
+        is_correct = ops.all(ops.logical_or(_matches(y_true, y_pred), ops.logical_not(is_token)), axis=1)
+        super().update_state(ops.cast(is_correct, self.dtype), sample_weight=weights)
 
 
 class _TokenCrossentropy(keras.metrics.Mean):
     """Mean cross-entropy of the tokens, in nats."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        logits = ops.cast(y_pred, self.dtype)
-        losses = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)  # (batch, time)
+        if isinstance(y_pred, TokenScores):
+            losses = ops.cast(y_pred.losses, self.dtype)
+        else:
+            logits = ops.cast(y_pred, self.dtype)
+            losses = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)  # (batch, time)
         weights = _token_weights(y_true, sample_weight, self.dtype)
         super().update_state(ops.reshape(losses, (-1,)), sample_weight=ops.reshape(weights, (-1,)))
 
@@ -117,6 +162,20 @@ class BitsPerToken(_TokenCrossentropy):
 
     def result(self):
         return super().result() / math.log(2)
+
+
+_READ_SCORES = (TokenAccuracy, SequenceAccuracy, Perplexity, BitsPerToken)
+
+
+def reads_scores(metric):
+    """Whether a metric takes `TokenScores` in the place of logits. One that derives from ours may need the logits."""
+    return type(metric) in _READ_SCORES
+
+
+def _matches(y_true, y_pred):
+    """Returns which predictions are correct, (batch, time)."""
+    predictions = y_pred.predictions if isinstance(y_pred, TokenScores) else ops.argmax(y_pred, axis=-1)
+    return ops.equal(ops.cast(y_true, "int32"), ops.cast(predictions, "int32"))
 
 
 def _token_weights(y_true, sample_weight, dtype):
