@@ -512,3 +512,23 @@ def numerical_gradients(function, arguments):
             gradient[index] = loss(*arguments[:position], shifted, *arguments[position + 1 :]).imag / 1e-30
         gradients.append(gradient)
     return gradients
+
+
+def readout_crossentropy(features, kernel, bias, targets, weights, smoothing):
+    """Loss, losses and predictions of `keras_seq.ops.readout_crossentropy`, and the gradients, for all rows at once."""
+    vocabulary = kernel.shape[1]
+    logits = features.astype("float64") @ kernel + bias
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    is_row = targets >= 0
+    one_hot = np.eye(vocabulary)[np.where(is_row, targets, 0)]
+    wanted, factors = (1 - smoothing) * one_hot + smoothing / vocabulary, (weights * is_row)[..., None]
+    slopes = (factors * (np.exp(log_probabilities) - wanted)).reshape(-1, vocabulary)
+    return (
+        -(factors * wanted * log_probabilities).sum(),
+        -(one_hot * log_probabilities).sum(-1) * is_row,
+        np.where(is_row, logits.argmax(-1), -1),
+        (slopes @ kernel.T).reshape(features.shape),
+        features.reshape(-1, features.shape[-1]).T @ slopes,
+        slopes.sum(0),
+    )

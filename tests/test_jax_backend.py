@@ -265,6 +265,24 @@ def check_a_tagger_trains():
     assert history["crf_accuracy"][-1] == 1
 
 
+def check_readout_crossentropy():
+    import jax
+
+    targets = np.where(SCATTERED, np.arange(TIME) % UNITS, -1)
+    weights, options = np.abs(draw(BATCH, TIME, seed=3)), {"label_smoothing": 0.2, "rows_per_chunk": 3}
+    arguments = [draw(BATCH, TIME, FEATURES), draw(FEATURES, UNITS, seed=1), draw(UNITS, seed=2)]
+    loss, losses, predictions, *gradients = references.readout_crossentropy(*arguments, targets, weights, 0.2)
+
+    def run(*arguments):
+        loss, *rest = ops.readout_crossentropy(*arguments, targets, weights, **options)
+        return loss, rest
+
+    for function in (run, jax.jit(run)):
+        (value, rest), slopes = jax.value_and_grad(function, (0, 1, 2), has_aux=True)(*arguments)
+        for result, wanted in zip([value, *rest, *slopes], [loss, losses, predictions, *gradients], strict=True):
+            np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-5)
+
+
 def check_a_model_is_saved_and_loaded():
     keras.utils.set_random_seed(0)
     tokens = np.array([[1, 2, 3, 0], [4, 4, 0, 0]])

@@ -164,6 +164,24 @@ def check_crf():
     np.testing.assert_allclose(ops.crf_marginals(log_probabilities).sum(axis=-1).detach(), SCATTERED, atol=1e-5)
 
 
+def check_readout_crossentropy():
+    import torch
+
+    from keras_seq import ops
+
+    targets = np.where(SCATTERED, np.arange(TIME) % UNITS, -1)
+    weights, options = np.abs(draw(BATCH, TIME, seed=3)), {"label_smoothing": 0.2, "rows_per_chunk": 3}
+    arguments = [draw(BATCH, TIME, FEATURES), draw(FEATURES, UNITS, seed=1), draw(UNITS, seed=2)]
+    loss, losses, predictions, *gradients = references.readout_crossentropy(*arguments, targets, weights, 0.2)
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
+        tensors = [torch.tensor(x.astype(dtype), requires_grad=True) for x in arguments]
+        results = ops.readout_crossentropy(*tensors, torch.tensor(targets), torch.tensor(weights), **options)
+        results[0].backward()
+        results = [*results, *(x.grad for x in tensors)]
+        for result, wanted in zip(results, [loss, losses, predictions, *gradients], strict=True):
+            np.testing.assert_allclose(result.detach(), wanted, rtol=tolerance, atol=tolerance)
+
+
 def check_a_training_step_leaves_no_tensors_behind():
     import torch
 

@@ -289,9 +289,15 @@ def reversed_pairs(count, seed, vocabulary):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("mode", [None, "parallel", "sequential"])
+@pytest.mark.parametrize(
+    ("policy", "jit_compile", "mode"),
+    [
+        ("float32", False, "parallel"),
+        ("float32", True, "sequential"),
+        ("mixed_bfloat16", False, "sequential"),
+        ("mixed_bfloat16", True, None),
+    ],
+)
 def test_training_under_jit_policies_and_scheduled_sampling(policy, jit_compile, mode):
     keras.utils.set_random_seed(1)
     decoder = keras_seq.Decoder(VOCABULARY, 8, 16, copy=True, dropout=0.1, seed=3, dtype=policy)
