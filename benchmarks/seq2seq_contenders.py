@@ -2,9 +2,10 @@
 """The contenders of the seq2seq benchmark: a training step of the same model in several frameworks.
 
 The model has embeddings, a bidirectional GRU encoder, a tanh layer from its last states to the first state of the
-decoder, additive attention, a GRU decoder, softmax cross-entropy, and Adam. A maker is a function `(case) -> step`,
-where `step()` runs a training step with teacher forcing. A maker raises a `ValueError` if its model has another number
-of parameters.
+decoder, additive attention, a GRU decoder, softmax cross-entropy, and Adam. That of keras_seq is a `Seq2Seq`, those of
+Keras and PyTorch are written with their layers. A maker is a function `(case) -> step`, where `step()` runs a training
+step with teacher forcing and returns its loss. A maker raises a `ValueError` if its model has another number of
+parameters.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from contest import Contender
 
+START, FIRST_TOKEN = 2, 4  # ids below 4 are special in keras_seq: padding, unknown, start and end
 SIZES = [(128, 10, 9, 50, 128, 256), (64, 30, 30, 8000, 256, 512)]
 
 
@@ -51,10 +53,13 @@ class Case(NamedTuple):
         return 3 * 4 * self.parameters
 
     def draw(self):
-        """Returns random token ids of sources and targets, and the mask of the sources."""
+        """Returns random token ids of sources, of what the decoder reads, and of targets, without any padding."""
         random = np.random.default_rng(0)
-        source, target = (random.integers(self.vocabulary, size=(self.batch, n)) for n in (self.source, self.target))
-        return source, target, np.ones(source.shape, bool)
+        source, target = (
+            random.integers(FIRST_TOKEN, self.vocabulary, size=(self.batch, n), dtype="int32")
+            for n in (self.source, self.target)
+        )
+        return source, np.insert(target[:, :-1], 0, START, axis=1), target
 
     def __str__(self):
         return f"training step {tuple(self)}"
@@ -63,13 +68,15 @@ class Case(NamedTuple):
 def keras_seq_step(jit_compile, implementation, case):
     import keras_seq
 
-    def decode(inputs, memory, state, mask):
-        layer = keras_seq.layers.AttentionDecoder(case.units, cell="gru", implementation=implementation)
-        layer.choose_implementation()  # raises here rather than during tracing
-        return layer(inputs, memory, initial_state=[state], memory_mask=mask)
-
-    gru = functools.partial(keras_seq.layers.GRU, implementation=implementation)
-    return _step(build_model(case, keras_seq.layers.Bidirectional, gru, decode), jit_compile, case)
+    sizes = (case.vocabulary, case.embedding, case.units, "gru")
+    parts = [make(*sizes, implementation=implementation) for make in (keras_seq.Encoder, keras_seq.Decoder)]
+    for layer in [*parts[0].recurrent_layers, *parts[1].recurrent_layers()]:
+        getattr(layer, "forward_layer", layer).choose_implementation()  # raises here rather than during tracing
+    model = keras_seq.Seq2Seq(*parts)
+    _check_parameters(case, model.count_params())
+    model.compile("adam", metrics=None, jit_compile=jit_compile)
+    source, inputs, target = case.draw()
+    return functools.partial(model.train_on_batch, (source, inputs), target)
 
 
 def keras_step(jit_compile, case):
@@ -107,38 +114,19 @@ def keras_step(jit_compile, case):
         constants = [layers.Flatten()(keys), layers.Flatten()(memory), ops.cast(mask, "float32")]
         return layers.RNN(AttentionCell(), return_sequences=True)(inputs, initial_state=[state, *constants])
 
-    return _step(build_model(case, keras.layers.Bidirectional, keras.layers.GRU, decode), jit_compile, case)
-
-
-def build_model(case, bidirectional, gru, decode):
-    """Builds the model in Keras.
-
-    Args:
-        case: a `Case`.
-        bidirectional, gru: layer classes for the encoder.
-        decode: function `(inputs, memory, state, mask) -> outputs`, the decoder.
-    """
-    import keras
-    from keras import layers
-
     source = keras.Input((case.source,), dtype="int32")
-    target = keras.Input((case.target,), dtype="int32")
+    inputs = keras.Input((case.target,), dtype="int32")
     mask = keras.Input((case.source,), dtype="bool")
-    encoder = bidirectional(gru(case.units, return_sequences=True, return_state=True))
+    encoder = layers.Bidirectional(layers.GRU(case.units, return_sequences=True, return_state=True))
     memory, *states = encoder(layers.Embedding(case.vocabulary, case.embedding)(source))
     state = layers.Dense(case.units, activation="tanh")(layers.Concatenate()(states))
-    outputs = decode(layers.Embedding(case.vocabulary, case.embedding)(target), memory, state, mask)
-    return keras.Model([source, target, mask], layers.Dense(case.vocabulary)(outputs))
-
-
-def _step(model, jit_compile, case):
-    import keras
-
+    outputs = decode(layers.Embedding(case.vocabulary, case.embedding)(inputs), memory, state, mask)
+    model = keras.Model([source, inputs, mask], layers.Dense(case.vocabulary)(outputs))
     _check_parameters(case, model.count_params())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(), loss, jit_compile=jit_compile)
-    source, target, mask = case.draw()
-    return functools.partial(model.train_on_batch, [source, target, mask], target)
+    source, inputs, target = case.draw()
+    return functools.partial(model.train_on_batch, [source, inputs, np.ones(source.shape, bool)], target)
 
 
 def torch_model(case):
@@ -181,11 +169,12 @@ def torch_step(case):
     model = torch_model(case)
     _check_parameters(case, sum(weight.numel() for weight in model.parameters()))
     optimizer = torch.optim.Adam(model.parameters())
-    source, target, mask = map(torch.from_numpy, case.draw())
+    source, inputs, target = (torch.from_numpy(ids).long() for ids in case.draw())
+    mask = torch.ones(source.shape, dtype=torch.bool)
 
     def step():
         optimizer.zero_grad()
-        logits = model(source, target, mask)
+        logits = model(source, inputs, mask)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
         loss.backward()
         optimizer.step()
@@ -209,6 +198,6 @@ CONTENDERS = [
     Contender("torch", torch_step),
 ]
 LEGEND = (
-    "native, xla: GRU and AttentionDecoder of keras_seq with that implementation; keras: keras.layers.GRU and "
+    "native, xla: keras_seq.Seq2Seq with that implementation, without metrics; keras: keras.layers.GRU and "
     "keras.layers.RNN over an attention cell. In a TensorFlow graph; -jit: under jit_compile=True. PyTorch: eager."
 )

@@ -42,8 +42,6 @@ def write_words(folder, sources, targets, max_pairs):
 
 
 def keras_seq_epoch(case):
-    import keras
-
     import keras_seq
 
     sources, targets = keras_seq.data.read_pairs(case.path)
@@ -53,7 +51,7 @@ def keras_seq_epoch(case):
     sizes = {"embedding_dim": EMBEDDING, "units": UNITS, "cell": "lstm", "dropout": DROPOUT}
     encoder = keras_seq.Encoder(source.vocabulary_size(), **sizes)
     model = keras_seq.Seq2Seq(encoder, keras_seq.Decoder(target.vocabulary_size(), **sizes), source, target)
-    model.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP))
+    model.compile(keras_seq.training.Adam(LEARNING_RATE, global_clipnorm=CLIP))
     return lambda: model.fit(batches, verbose=0)
 
 

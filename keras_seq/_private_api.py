@@ -149,3 +149,13 @@ def run_one_after_another():
     from tensorflow.python.eager import context
 
     return context.function_executor_type("SINGLE_THREADED_EXECUTOR")
+
+
+def adam_moments(optimizer, variable):
+    """The variables in which a `keras.optimizers.Adam` keeps the two moments of a weight's gradient.
+
+    Public API is `optimizer.variables`, which does not tell which moment belongs to which weight. Without this, Adam of
+    keras_seq would have to make variables of its own, and would not continue from files of Keras's.
+    """
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]

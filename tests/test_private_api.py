@@ -43,6 +43,7 @@ NAMES = {
     "cudnn_recurrence": ["keras.src.backend.lstm", "keras.src.backend.gru"],
     "inside_xla": ["tensorflow.python.ops.control_flow_util.GraphOrParentsInXlaContext"],
     "inputs_without_gradient": [],
+    "adam_moments": ["keras.optimizers.Adam._get_variable_index"],
     "run_one_after_another": ["tensorflow.python.eager.context.function_executor_type"],
 }
 # Private, though they have no underscore.
@@ -134,6 +135,15 @@ def test_arguments_of_compile():
     arguments = _private_api.compile_arguments(model)
     assert arguments.get("loss") is loss, failure("compile_arguments", "models have no `_compile_config.config`")
     assert arguments["metrics"] == [loss]
+
+
+def test_moments_of_adam():
+    first, second = keras.Variable(np.zeros(2)), keras.Variable(np.zeros(3))
+    optimizer = keras.optimizers.Adam()
+    optimizer.build([first, second])
+    for variable in (second, first):
+        moments = _private_api.adam_moments(optimizer, variable)
+        assert all(moment.shape == variable.shape for moment in moments), failure("adam_moments", "other moments")
 
 
 @pytest.mark.parametrize("cell_type", [keras.layers.SimpleRNNCell, keras.layers.GRUCell, keras.layers.LSTMCell])

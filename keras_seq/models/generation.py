@@ -20,6 +20,7 @@ from keras_seq.models.token_rows import in_order, length_batches
 from keras_seq.models.token_side import shorten
 from keras_seq.models.training_pairs import holds_call_inputs
 from keras_seq.ops.implementation import implementation_in_use
+from keras_seq.training import Adam
 
 MAX_LENGTH = 100_000  # of an output
 _EXPORTED_BEAMS = 5
@@ -62,16 +63,18 @@ class GenerativeModel(keras.Model):
         """Whether the steps of a search return attention weights."""
         return True
 
-    def compile(self, *args, sampler="greedy", **kwargs):
+    def compile(self, optimizer=None, *args, sampler="greedy", **kwargs):
         """Configures the model for training.
 
         Args:
-            *args: arguments of `keras.Model.compile`.
+            optimizer: see `keras.Model.compile`. "adam" stands for `keras_seq.training.Adam()`.
+            *args: other arguments of `keras.Model.compile`.
             sampler: default of `generate`, see there.
             **kwargs: arguments of `keras.Model.compile`.
         """
         self.sampler = get_sampler(sampler)
-        super().compile(*args, **kwargs)
+        optimizer = Adam() if optimizer == "adam" else optimizer
+        super().compile(optimizer, *args, **kwargs)
 
     def get_compile_config(self):
         config = super().get_compile_config()  # empty if the model is not compiled

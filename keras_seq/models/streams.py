@@ -19,7 +19,8 @@ class StreamTraining(TokenLoss):
         """Configures the model for training.
 
         Args:
-            optimizer: see `keras.Model.compile`.
+            optimizer: see `keras.Model.compile`. "adam" stands for `keras_seq.training.Adam()`, which computes the same
+                as Keras's in less time.
             loss: see `keras.Model.compile`. "auto" stands for
                 `keras_seq.training.masked_crossentropy(label_smoothing)`, a mean over tokens.
             metrics: see `keras.Model.compile`. "auto" stands for `keras_seq.training.Perplexity()`. For models of

@@ -52,6 +52,7 @@ class TokenLoss:
         self._track_loss(loss, y)
         if self.trainable_weights:
             gradients = tape.gradient(scaled_loss, self.trainable_weights)
+            gradients = [_as_dense(gradient) for gradient in gradients]
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
@@ -122,3 +123,14 @@ def _score_tokens(loss, features, kernel, bias, target, sample_weight, compute_g
         compute_gradient,
     )
     return TokenScores(losses, predictions), ops.cast(value, loss.dtype)
+
+
+def _as_dense(gradient):
+    """Returns a gradient as a dense tensor, in which rows of embeddings are summed over the tokens that share them.
+
+    Keras squares the rows of `tf.IndexedSlices` one by one, before they are summed. So the second moment of Adam and
+    the norm of clipping would be those of other gradients wherever a token occurs twice in a batch.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])

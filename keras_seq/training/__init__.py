@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
 
+from keras_seq.training.adam import Adam
 from keras_seq.training.callbacks import DecodingReport
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
@@ -10,6 +11,7 @@ from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigm
 from keras_seq.training.scores import ErrorRates, error_rates
 
 __all__ = [
+    "Adam",
     "BitsPerToken",
     "CRFAccuracy",
     "CRFLoss",
