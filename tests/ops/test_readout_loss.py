@@ -75,7 +75,7 @@ def test_gradients_are_slopes_of_the_loss():
         direction = np.random.default_rng(i).normal(size=arguments[i].shape)
         ends = []
         for step in (1e-5, -1e-5):
-            moved = [x + step * direction * (j == i) for j, x in enumerate(arguments)]
+            moved = [x + step * direction if j == i else x for j, x in enumerate(arguments)]
             ends.append(readout_crossentropy(*moved, targets, weights, 0.3)[0])
         np.testing.assert_allclose(3 * (ends[0] - ends[1]) / 2e-5, np.sum(gradient * direction), rtol=1e-7)
 
