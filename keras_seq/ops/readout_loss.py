@@ -143,7 +143,7 @@ def _run(
     carry = (ops.zeros((), dtype),)
     if with_gradients:
         carry += (ops.zeros(kernel.shape, dtype), ops.zeros(bias.shape, dtype))
-    (loss, *sums), results = time_loop(step, carry, chunks, parallel_iterations=1)
+    (loss, *sums), results = time_loop(step, carry, chunks, parallel_iterations=1, never_empty=True)
     losses, predictions, *d_features = (_collect(values, places, is_row) for values in results)
     return loss, losses, ops.where(is_row, predictions, -1), *d_features, *sums
 

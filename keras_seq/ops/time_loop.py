@@ -17,6 +17,7 @@ def time_loop(
     reverse: bool = False,
     unroll: bool = False,
     parallel_iterations: int = 10,
+    never_empty: bool = False,
 ) -> tuple[Nested, Nested]:
     """Apply `step` to one slice of `sequences` after the other, as `jax.lax.scan` does.
 
@@ -28,6 +29,7 @@ def time_loop(
         unroll: whether to write out the steps instead of looping. The number of steps must be static.
         parallel_iterations: how many steps a graph of TensorFlow may run at once as far as they do not depend on each
             other. With 1 the loop takes the memory of a single step.
+        never_empty: whether there is at least one step, even if their number is unknown. Saves copies of the carry.
 
     Returns:
         The last carry, and the results with a leading time axis. If there are no steps, these are `carry` and empty
@@ -43,6 +45,8 @@ def time_loop(
         import tensorflow as tf
 
         if not tf.executing_eagerly():
+            if never_empty:
+                return _tensorflow_while_loop(step, carry, sequences, reverse, parallel_iterations)
             return _tensorflow_graph_loop(step, carry, sequences, reverse, parallel_iterations)
     return _python_loop(step, carry, sequences, reverse)
 
