@@ -70,7 +70,8 @@ class SubwordSplitter:
             with tf.device("CPU:0"):  # as all of a `TextVectorization`
                 return self._split_words(words)
 
-        return tf.function(split, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+        with tf.init_scope():  # the function outlives a graph that is being built
+            return tf.function(split, autograph=False).get_concrete_function(tf.TensorSpec([None], tf.string))
 
     def _split_words(self, words):
         """Splits strings (words,), none of them empty, into pieces, a ragged tensor (words, None)."""

@@ -44,7 +44,7 @@ def subword_vectorizer(texts, vocabulary_size=8000, *, character_coverage=0.9995
     >>> texts = ["unseen seen see", "unwell well", "undo do"] * 10
     >>> vectorizer = subword_vectorizer(texts, vocabulary_size=30)
     >>> [token.decode() for token in split_tokens(vectorizer, tf.constant(["undo well"]))[0].numpy()]
-    ['▁un', 'do', '▁well']
+    ['▁un', 'do', '▁', 'well']
     """
     _check_arguments(vocabulary_size, character_coverage)
     standardizer = keras.layers.TextVectorization(standardize=standardize, split=None)
