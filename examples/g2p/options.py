@@ -33,11 +33,11 @@ PRESETS = {
         "attention": "bahdanau",
         "readout": "maxout",
         "layer_norm": True,
-        "dropout": 0.25,
+        "dropout": 0.3,
         "recurrent_dropout": 0.0,
         "epochs": None,  # chosen by the number of pairs
         "batch_size": 128,
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-3,
         "weight_decay": 0.01,
         "label_smoothing": 0.1,
         "token_dropout": 0.0,

@@ -66,9 +66,8 @@ def build_model(options, splits, steps):
     schedule = keras.optimizers.schedules.CosineDecay(
         peak / 100, steps - warmup, alpha=0.01, warmup_target=peak, warmup_steps=warmup
     )
-    optimizer = keras.optimizers.AdamW(
-        schedule, options.weight_decay, global_clipnorm=1.0, use_ema=options.ema, ema_momentum=0.999
-    )
+    averages = {"use_ema": options.ema, "ema_momentum": 0.999}
+    optimizer = keras_seq.training.Adam(schedule, weight_decay=options.weight_decay, global_clipnorm=1.0, **averages)
     sampling = None
     if options.scheduled_sampling:
         growth = keras.optimizers.schedules.PolynomialDecay(0.0, steps, options.scheduled_sampling)

@@ -203,6 +203,7 @@ def test_special_tokens_in_a_text_are_characters():
         ("abcd" * 1000, {}, "Received a single string: '(abcd){10}'$"),  # not the whole of a long text
         (["a", 5], {}, "`texts` must contain strings. Received: 5"),
         (tf.data.Dataset.range(3), {}, "`texts` must be a dataset of strings. Received: elements Tensor"),
+        ([b"a\xff b"], {}, r"`texts` must be valid UTF-8 for split='whitespace'\. Received: b'a\\xff'"),
         (["a"], {"max_tokens": 4}, "`max_tokens` must be None or greater than 4, .* Received: 4"),
     ],
 )
