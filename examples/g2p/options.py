@@ -103,7 +103,7 @@ def add_model_options(group):
         "--layer-norm", **yes_or_no, help="normalize the outputs of the encoder's layers" + defaults("--layer-norm")
     )
     group.add_argument(
-        "--tie-embeddings", action="store_true", help="the decoder shares its embeddings with its output layer"
+        "--tie-embeddings", action="store_true", help="the decoder shares its embeddings with its readout"
     )
     add("--dropout", "fraction of the features to drop, one mask for all steps", type=rate)
     add("--recurrent-dropout", "fraction of the previous h to drop in each cell", type=rate)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data: TSV files, vocabularies, length buckets, streams, windows of series and the CMUdict pronunciations."""
+"""Data: TSV files, vocabularies, length buckets, shuffled batches, streams, windows of series and CMUdict."""
 
 from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.cmudict import group_by_source as group_by_source

@@ -51,7 +51,10 @@ class SubwordSplitter:
                 f"Received: {len(self.pieces)} pieces and {len(self.scores)} scores"
             )
         if "" in self.pieces or len(set(self.pieces)) < len(self.pieces):
-            raise ValueError("`pieces` must be strings that are not empty and all different.")
+            raise ValueError(
+                "`pieces` must be strings that are not empty and all different. "
+                f"Received: {len(self.pieces)} pieces, {len({*self.pieces} - {''})} of them different and not empty"
+            )
         self._edges, self._node_scores = _build_trie(self.pieces, self.scores)
         self._max_length = max(map(len, self.pieces))
 

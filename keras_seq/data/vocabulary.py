@@ -117,7 +117,7 @@ def text_to_ids(vectorizer, texts):
     the vocabulary.
 
     Args:
-        vectorizer: layer from `text_vectorizer`.
+        vectorizer: layer from `text_vectorizer` or `subword_vectorizer`.
         texts: string tensor (batch,).
 
     Returns:

@@ -310,7 +310,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _runs_equations(self):
         """Whether the cell equations run, with the product of the context added to the input product."""
-        # Layer normalisation needs the whole product, of inputs and context together.
+        # Layer normalization needs the whole product, of inputs and context together.
         return has_cell_equations(self.cell) and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
 
     def implementation_for(self, implementation):

@@ -26,7 +26,7 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
     ```
 
     With `reset_after=False` there is no c, and the candidate is `g = tanh(x W_g + (r * h) U_g + b_g)`. With
-    `layer_norm` every product with W or U is normalised before a bias is added.
+    `layer_norm` every product with W or U is normalized before a bias is added.
 
     Args:
         units: positive integer, size of the state.
@@ -54,7 +54,7 @@ class GRUCell(RecurrentCell, keras.layers.GRUCell):
             batch and all steps (DropConnect, as in the AWD-LSTM of Merity et al. 2018).
         zoneout: probability that a unit keeps the state of the step before, drawn for each unit and step in training.
             Inference takes the expectation, `zoneout * previous + (1 - zoneout) * new` (Krueger et al. 2017).
-        layer_norm: whether to normalise the input product and the recurrent product, with z and r together and the
+        layer_norm: whether to normalize the input product and the recurrent product, with z and r together and the
             candidate by itself, each entry with a gain (Ba et al. 2016). Its epsilon is 0.001, as in
             `keras.layers.LayerNormalization`.
         **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
@@ -162,7 +162,7 @@ class GRU(GatedLayer):
     ```
 
     With `reset_after=False` there is no c, and the candidate is `g = tanh(x_t W_g + (r * h_{t-1}) U_g + b_g)`. With
-    `layer_norm` every product with W or U is normalised before a bias is added.
+    `layer_norm` every product with W or U is normalized before a bias is added.
 
     On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are tanh and
     sigmoid, `layer_norm` is off, and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind
@@ -207,7 +207,7 @@ class GRU(GatedLayer):
             batch and all steps (DropConnect, as in the AWD-LSTM of Merity et al. 2018).
         zoneout: probability that a unit keeps the state of the step before, drawn for each unit and step in training.
             Inference takes the expectation, `zoneout * previous + (1 - zoneout) * new` (Krueger et al. 2017).
-        layer_norm: whether to normalise the input product and the recurrent product, with z and r together and the
+        layer_norm: whether to normalize the input product and the recurrent product, with z and r together and the
             candidate by itself, each entry with a gain (Ba et al. 2016). Its epsilon is 0.001, as in
             `keras.layers.LayerNormalization`.
         num_layers: number of cells in the stack; each one reads the outputs of the one below.

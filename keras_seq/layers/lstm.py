@@ -25,7 +25,7 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
     h' = sigmoid(o) * tanh(c')                  # output
     ```
 
-    With all extensions, layer normalisation N, peepholes p and the projection P:
+    With all extensions, layer normalization N, peepholes p and the projection P:
 
     ```
     i, f, g, o = split(N(x W) + N(h U) + b)
@@ -65,7 +65,7 @@ class LSTMCell(RecurrentCell, keras.layers.LSTMCell):
             where a unit reads only its own entry of c (Gers & Schmidhuber 2000). The weights start at zero.
         projection_units: size of h, which is then a projection of the output (Sak et al. 2014). None: h has `units`
             entries.
-        layer_norm: whether to normalise the input product and the recurrent product, with a gain for each entry, and c
+        layer_norm: whether to normalize the input product and the recurrent product, with a gain for each entry, and c
             before the output, with a gain and a shift (Ba et al. 2016). Its epsilon is 0.001, as in
             `keras.layers.LayerNormalization`.
         **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
@@ -211,7 +211,7 @@ class LSTM(GatedLayer):
     h_t = sigmoid(o) * tanh(c_t)                       # output
     ```
 
-    With all extensions, layer normalisation N, peepholes p and the projection P:
+    With all extensions, layer normalization N, peepholes p and the projection P:
 
     ```
     i, f, g, o = split(N(x_t W) + N(h_{t-1} U) + b)
@@ -269,7 +269,7 @@ class LSTM(GatedLayer):
             where a unit reads only its own entry of c (Gers & Schmidhuber 2000). The weights start at zero.
         projection_units: size of h, which is then a projection of the output (Sak et al. 2014). None: h has `units`
             entries.
-        layer_norm: whether to normalise the input product and the recurrent product, with a gain for each entry, and c
+        layer_norm: whether to normalize the input product and the recurrent product, with a gain for each entry, and c
             before the output, with a gain and a shift (Ba et al. 2016). Its epsilon is 0.001, as in
             `keras.layers.LayerNormalization`.
         num_layers: number of cells in the stack; each one reads the outputs of the one below.

@@ -103,7 +103,7 @@ class FeatureSide:
 
     def _check_lengths(self, counts, label):
         names = ", ".join(["source", *self.features])
-        message = f"{label} must have as many values of each feature as sources: of {names}."
+        message = f"{label} must have as many values of each feature as sources ({names})."
         counts = tf.convert_to_tensor(counts)
         return require(tf.reduce_all(counts == counts[0]), message, counts)
 

@@ -49,7 +49,8 @@ class LanguageModel(StreamTraining, Continuation):
         cell: "lstm", "gru", "mgu" or "simple_rnn"; a recurrent cell of keras_seq, of Keras or your own; or a recurrent
             layer, which has its own number of cells. Objects are copied.
         num_layers: number of layers; each one reads the outputs of the one below.
-        vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if documents are token ids.
+        vectorizer: layer from `keras_seq.data.text_vectorizer` or `subword_vectorizer`, or None if documents are
+            token ids.
         embedding_dropout: fraction of the distinct tokens of a window whose embeddings are dropped, at all their
             positions; see `keras_seq.layers.EmbeddingDropout`.
         input_dropout: fraction of the features of the embeddings to drop.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the last product of a readout multiplies, for a loss that computes its logits piece by piece."""
+"""What the last product of a readout multiplies, for a loss that computes its logits chunk by chunk."""
 
 import keras
 from keras import ops

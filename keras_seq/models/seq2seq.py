@@ -73,14 +73,15 @@ class Seq2Seq(Evaluation, GenerativeModel):
     Args:
         encoder: an `Encoder`, or any Keras layer or model that returns a memory, as described above.
         decoder: a `Decoder`.
-        source_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if sources are not strings.
-        target_vectorizer: layer from `keras_seq.data.text_vectorizer`, or None if targets are token ids.
+        source_vectorizer: layer from `keras_seq.data.text_vectorizer` or `subword_vectorizer`, or None if sources are
+            not strings.
+        target_vectorizer: layer from these, or None if targets are token ids.
         source_spec: dtype and shape of the sources, with the batch as first axis: a `tf.TensorSpec`,
             `keras.KerasTensor` or `keras.InputSpec`, or a dict of them. By default those of the encoder's `keras.Input`
             if it has one, else those of the first sources that the model sees. Only for encoders other than `Encoder`.
         features: conditioning features, a dict from names to what they are: a `keras.layers.StringLookup` or
             `IntegerLookup` with a vocabulary, for tags; or an integer n, for real vectors of n dimensions. Sources are
-            then a dict, see below.
+            then a dict, as described above.
         features_dim: size of the embedding of each feature.
         **kwargs: arguments of `keras.Model`.
 

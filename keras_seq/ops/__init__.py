@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrences as pure functions of tensors: no layers, no variables."""
+"""Recurrences, a CRF and the loss of a readout as pure functions of tensors: no layers, no variables."""
 
 from keras_seq.ops.crf import crf_decode, crf_log_likelihood, crf_log_probabilities, crf_marginals
 from keras_seq.ops.explain import explain

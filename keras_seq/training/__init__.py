@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: losses, metrics, outputs of forecasters, scheduled sampling, error rates and callbacks."""
+"""Training: losses, metrics, callbacks, backups, Adam, scheduled sampling, scores, outputs of forecasters."""
 
 from keras_seq.training.adam import Adam
 from keras_seq.training.averaging import CheckpointAveraging, average_checkpoints

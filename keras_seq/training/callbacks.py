@@ -25,14 +25,13 @@ class DecodingReport(keras.callbacks.Callback):
     It uses the sampler of `Seq2Seq.compile`. If that returns several outputs for each source, the best one counts.
 
     The callback adds `val_token_error_rate` and `val_sequence_error_rate`, in percent, to the logs of the epoch, and if
-    `metrics` asks for them `val_bleu` and `val_chrf`, from 0 to 100. The
-    progress bar shows them, the history keeps them and other callbacks can monitor them, for example
-    `keras.callbacks.EarlyStopping("val_token_error_rate", mode="min")`. `Seq2Seq.fit` runs this callback before these,
-    whatever its position in their list. With `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` it decodes with the
-    averaged weights.
+    `metrics` asks for them `val_bleu` and `val_chrf`, from 0 to 100. The progress bar shows them, the history keeps
+    them and other callbacks can monitor them, for example `keras.callbacks.EarlyStopping("val_token_error_rate",
+    mode="min")`. `Seq2Seq.fit` runs this callback before these, whatever its position in their list. With
+    `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` it decodes with the averaged weights.
 
     Args:
-        sources: held-out sources: a list or array of strings, token ids or arrays, or a dict of arrays, as
+        sources: held-out sources: a list or array of strings, token ids or arrays, or a dict of these, as
             `Seq2Seq.generate` takes them.
         references: list with one entry per source: a target string, or a list of one or more targets. Targets of token
             ids are lists of integers, in which `[END]` and padding are ignored.

@@ -30,7 +30,7 @@ class TensorBoardSamples(keras.callbacks.Callback):
 
     Args:
         log_dir: folder of the logs. The files are in its subfolder `samples`.
-        sources: a few sources: a list or array of strings, token ids or arrays, or a dict of arrays, as
+        sources: a few sources: a list or array of strings, token ids or arrays, or a dict of these, as
             `Seq2Seq.generate` takes them.
         references: list with one target string per source, shown beside the outputs, or None.
         every: number of epochs from one report to the next.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of the gated recurrent unit, plain and with layer normalisation."""
+"""One step of the gated recurrent unit, plain and with layer normalization."""
 
 import dataclasses
 from typing import NamedTuple, TypeAlias
@@ -78,11 +78,11 @@ class GRUEquations(GatedEquations):
         return Step((z * h + (1 - z) * g,), residuals=(g, *residuals))
 
     def _normalize(self, weights: _Weights, product: Tensor, gates: str) -> tuple[Tensor, ...]:
-        """Normalise a product of the named gates; return it and what `_normalize_backward` needs."""
+        """Normalize a product of the named gates; return it and what `_normalize_backward` needs."""
         return (product,)
 
     def _normalize_backward(self, weights: _Weights, d_normalized: Tensor, norms: tuple, gates: str) -> Tensor:
-        """Return the gradient of the product from that of the normalised product."""
+        """Return the gradient of the product from that of the normalized product."""
         return d_normalized
 
     def prepare_backward(self, weights: RecurrentWeights) -> _Weights:
@@ -144,7 +144,7 @@ class GRUEquations(GatedEquations):
         return RecurrentWeights(kernel=ops.concatenate(d_kernels, axis=-1))
 
     def _normalized_gradient(self, trace: Trace, d_inputs: Tensor) -> Tensor:
-        """Return the gradient of the normalised recurrent product, over all steps."""
+        """Return the gradient of the normalized recurrent product, over all steps."""
         if not self.reset_after:
             return d_inputs
         d_z, d_r, d_g = ops.split(d_inputs, 3, axis=-1)
@@ -153,10 +153,10 @@ class GRUEquations(GatedEquations):
 
 @dataclasses.dataclass(frozen=True)
 class LayerNormGRUEquations(GRUEquations):
-    """A GRU with layer normalisation N of both products (Ba et al. 2016, appendix).
+    """A GRU with layer normalization N of both products (Ba et al. 2016, appendix).
 
     `z, r = s(N(x W_zr) + N(h U_zr) + b)` and `g = f(N(x W_g) + b_g + r (N(h U_g) + c_g))` with `reset_after`, else
-    `g = f(N(x W_g) + b_g + N((r h) U_g))`. z and r are normalised together, g by itself. N has a gain for each entry;
+    `g = f(N(x W_g) + b_g + N((r h) U_g))`. z and r are normalized together, g by itself. N has a gain for each entry;
     b is the shift.
     """
 
@@ -196,7 +196,7 @@ class LayerNormGRUEquations(GRUEquations):
 
     @staticmethod
     def _split_normalized(x: Tensor, gates: str) -> list[Tensor]:
-        """Split a product into the parts that are normalised by themselves."""
+        """Split a product into the parts that are normalized by themselves."""
         cut = x.shape[-1] // 3 * 2
         return [x[..., :cut], x[..., cut:]] if gates == "zrg" else [x]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer normalisation without gain and shift (Ba et al. 2016), and its derivative."""
+"""Layer normalization without gain and shift (Ba et al. 2016), and its derivative."""
 
 from keras import backend, ops
 

@@ -74,7 +74,7 @@ class LSTMEquations(GatedEquations):
 class ExtendedLSTMEquations(LSTMEquations):
     """An LSTM with one or several extensions.
 
-    Peepholes (Gers & Schmidhuber 2000), a projected state (Sak et al. 2014), layer normalisation N (Ba et al. 2016,
+    Peepholes (Gers & Schmidhuber 2000), a projected state (Sak et al. 2014), layer normalization N (Ba et al. 2016,
     equations 20 to 22):
     `i, f, g, o = split(N(x W) + N(h U) + b)`, `c' = s(f + p_f c) c + s(i + p_i c) f(g)`,
     `h' = (s(o + p_o c') f(N(c'))) P`. Each N has a gain for every entry; the N of c' also has a shift, the others
