@@ -84,7 +84,7 @@ def train(options, splits, seed, backup=None):
         options: the options of the program.
         splits: dict from split names to (sources, targets).
         seed: seed of weights, dropout and the order of the pairs.
-        backup: folder from which a training goes on, or None. It remains: the caller deletes it once the model is saved.
+        backup: folder from which a training goes on, or None. The caller deletes it once the model is saved.
 
     Returns:
         `(model, history)`; the history has the minutes of training after each epoch.
