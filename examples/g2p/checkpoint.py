@@ -26,6 +26,8 @@ class Checkpoint:
         self._created = not self.options.output.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # Of a program that was killed while it deleted it.
+            shutil.rmtree(self.folder.with_name("unfinished.deleted"), ignore_errors=True)
             self._write("options.json", self._description())
         except OSError as error:
             self._fail(f"--output: cannot write to {self.options.output}: {error.strerror}")
@@ -34,7 +36,9 @@ class Checkpoint:
     def __exit__(self, *error):
         is_empty = {path.name for path in self.folder.iterdir()} <= {"options.json", "results"}
         if is_empty or error[0] is None:  # nothing to go on with, or nothing more to do
-            shutil.rmtree(self.folder)
+            # Under another name, because a kill must not leave models without the options that they were trained with.
+            deleted = self.folder.replace(self.folder.with_name("unfinished.deleted"))
+            shutil.rmtree(deleted)
         if self._created and not any(self.options.output.iterdir()):
             self.options.output.rmdir()
 
@@ -92,6 +96,7 @@ class Checkpoint:
             self._fail(f"--resume: {error}")
         model.save(model_path)
         self._write(history_path.name, {name: list(map(float, values)) for name, values in history.items()})
+        shutil.rmtree(self.folder / f"backup-{seed}", ignore_errors=True)  # kept until the model is on disk
         return model, history
 
     def _write(self, name, value):

@@ -83,7 +83,7 @@ def train(options, splits, seed, backup=None):
         options: the options of the program.
         splits: dict from split names to (sources, targets).
         seed: seed of weights, dropout and the order of the pairs.
-        backup: folder from which a training goes on, or None.
+        backup: folder from which a training goes on, or None. The caller deletes it once the model is saved.
 
     Returns:
         `(model, history)`; the history has the minutes of training after each epoch.
@@ -106,7 +106,7 @@ def train(options, splits, seed, backup=None):
     if options.ema:
         callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if backup is not None:
-        callbacks.append(training.BackupAndRestore(backup))
+        callbacks.append(training.BackupAndRestore(backup, delete_checkpoint=False))
     verbose = 1 if sys.stdout.isatty() else 2  # a progress bar, or one line for each epoch
     history = model.fit(batches, epochs=epochs, validation_data=dev, callbacks=callbacks, verbose=verbose)
     return model, history.history

@@ -40,8 +40,9 @@ def readout_crossentropy(
         features: float32, float64, bfloat16 or float16 (..., depth).
         kernel: (depth, vocabulary), of the same dtype.
         bias: (vocabulary,), or None.
-        targets: integers (...). Rows with a negative target do not count, and are not computed where the number of
-            rows may depend on values, as in a graph of TensorFlow. Under XLA whole chunks are skipped.
+        targets: integers (...), less than `vocabulary`; others raise an error, or make the loss NaN under XLA and on a
+            GPU. Rows with a negative target do not count, and are not computed where the number of rows may depend on
+            values, as in a graph of TensorFlow. Under XLA whole chunks are skipped.
         weights: float (...).
         label_smoothing: s, in [0, 1).
         compute_gradient: whether the loss has gradients, those of `features`, `kernel` and `bias`. They are computed at
@@ -168,6 +169,8 @@ def _crossentropy(
     predictions = _argmax(logits)
     largest = ops.max(logits, axis=-1, keepdims=True)
     of_target = ops.take_along_axis(logits, targets[:, None], axis=-1)
+    # Where a device does not report an id outside the vocabulary, XLA would take the last token, a GPU a logit of 0.
+    of_target = ops.where(targets[:, None] < vocabulary, of_target, ops.full_like(of_target, float("nan")))
     mean = ops.sum(logits, axis=-1) / vocabulary if label_smoothing else None  # `ops.mean` is float32 on PyTorch
     powers = ops.exp(logits - largest)
     total = ops.sum(powers, axis=-1, keepdims=True)

@@ -12,7 +12,14 @@ import numpy as np
 
 from keras_seq._private_api import default_seed_generator, set_initial_epoch, training_state_names, walk_layers
 from keras_seq.data import epoch_order
-from keras_seq.training.backup_file import BrokenFileError, delete_state, previous_path, read_state, write_state
+from keras_seq.training.backup_file import (
+    BrokenFileError,
+    check_state,
+    delete_state,
+    previous_path,
+    read_state,
+    write_state,
+)
 
 # Keys of configurations that may differ: random seeds, whose states are backed up, and the wiring of functional models,
 # which is in terms of the names of layers.
@@ -34,7 +41,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
       `shuffled_batches`, and of arrays and documents in the `fit` of keras_seq's models;
     - what other callbacks know: `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `SwapEMAWeights`, `History`,
       `CheckpointAveraging`, and every callback that has the methods `get_training_state()`, which returns nested dicts
-      and lists of arrays, numbers, strings and None, and `set_training_state(state)`.
+      with strings as keys and lists of arrays, numbers, strings and None, and `set_training_state(state)`.
 
     Order of the data: a `tf.data.Dataset` of your own must give each epoch an order that does not depend on the epochs
     before it in the process, which `tf.data.Dataset.shuffle` does not. Use `shuffled_batches`, or shuffle not at all. A
@@ -56,8 +63,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         delete_checkpoint: whether to delete the backup when training ends.
 
     Raises:
-        ValueError: if `save_freq` is not "epoch"; in `fit`, if the backup is damaged or of another training, or if the
-            model is not built.
+        ValueError: if `save_freq` is not "epoch"; in `fit`, if the backup is damaged or of another training, if the
+            model is not built, or if the state of a callback is something else.
 
     Example:
         >>> import tempfile
@@ -195,8 +202,11 @@ def _has_state(callback):
 
 def _get_state(callback):
     if hasattr(callback, "get_training_state"):
-        return callback.get_training_state()
-    return {name: getattr(callback, name, None) for name in training_state_names(callback)}
+        state = callback.get_training_state()
+    else:
+        state = {name: getattr(callback, name, None) for name in training_state_names(callback)}
+    check_state(state, f"The training state of {type(callback).__name__}")
+    return state
 
 
 def _set_state(callback, state):

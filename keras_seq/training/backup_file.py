@@ -22,7 +22,8 @@ def write_state(path, state, keep_previous=False):
 
     Args:
         path: `pathlib.Path`, in a folder that exists.
-        state: nested dicts with string keys and lists of arrays, numbers, booleans, strings and None.
+        state: nested dicts with string keys and lists of arrays, numbers, booleans, strings and None; see
+            `check_state`.
         keep_previous: whether to keep the file before as `previous_path(path)`.
     """
     content = _encode_file(state)
@@ -42,6 +43,24 @@ def write_state(path, state, keep_previous=False):
     finally:  # after Ctrl-C too
         new.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def check_state(state, label):
+    """Raises a ValueError unless `write_state` can write a state; `label` says what the state is."""
+    if isinstance(state, dict):
+        for key, item in state.items():
+            if type(key) is not str or key == _ARRAY:
+                raise ValueError(f"{label} must have strings other than {_ARRAY!r} as keys. Received: {key!r}")
+            check_state(item, f"{label}[{key!r}]")
+    elif isinstance(state, (list, tuple)):
+        for i, item in enumerate(state):
+            check_state(item, f"{label}[{i}]")
+    elif not _is_plain(state):
+        dtype = np.asarray(state).dtype
+        if not np.issubdtype(dtype, np.number) and dtype.name not in ("bool", "bfloat16"):
+            raise ValueError(
+                f"{label} must be a dict, list, array of numbers, number, string or None. Received: {state!r}"
+            )
 
 
 def previous_path(path):
@@ -66,6 +85,11 @@ def read_state(path):
     return _decode_file(content)
 
 
+def _is_plain(value):
+    """Whether a value is written as it is, not as an array."""
+    return value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, np.number))
+
+
 def _temporary_path(path):
     return path.with_name(f"{path.name}.temporary")
 
@@ -88,7 +112,7 @@ def _encode_file(state):
             return {key: encode(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [encode(item) for item in value]
-        if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic)):
+        if _is_plain(value):
             return value
         array = np.asarray(value)
         name = str(len(arrays))

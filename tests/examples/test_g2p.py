@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from keras_seq.decoding import BeamSampler  # registers the classes of the saved model
+from keras_seq.training import backup_file
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "g2p" / "train.py"
 PAIRS = [("cat", "K AE T"), ("act", "AE K T"), ("tack", "T AE K"), ("at", "AE T"), ("cat", "K AA T")]
@@ -185,6 +187,34 @@ class TestCheckpoint:
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
         assert (unfinished.folder / "backup-0").exists()
+
+    @pytest.mark.slow
+    def test_a_kill_before_the_model_is_saved_loses_no_training(self, train, checkpoint, files, tmp_path):
+        arguments = [*map(str, as_arguments(files)), "--units", "4", "--embedding-dim", "2", "--epochs", "2", "--ema"]
+        unfinished = checkpoint(*arguments)
+        splits = train.load_data(unfinished.options)
+        with pytest.raises(IsADirectoryError), unfinished:
+            (unfinished.folder / "0.keras").mkdir()  # the model cannot be saved
+            unfinished.train(train.train, splits, seed=0)
+        backup = unfinished.folder / "backup-0"
+        saved = backup_file.read_state(backup / "training.backup")
+        (unfinished.folder / "0.keras").rmdir()
+        with checkpoint(*arguments, "--resume") as resumed:
+            model, history = resumed.train(train.train, splits, seed=0)
+            assert not backup.exists()
+        assert [len(history["loss"]), len(history["minutes"])] == [2, 2]
+        minutes = dict(saved["callbacks"])["Clock"]
+        assert history["minutes"][-1] == minutes  # no epoch ran again
+        for weight, value in zip(model.variables, saved["variables"]["model"], strict=True):
+            np.testing.assert_array_equal(weight, value)
+
+    def test_a_kill_while_the_folder_is_deleted_leaves_no_models_to_go_on_with(self, checkpoint, tmp_path):
+        deleted = tmp_path / "runs" / "out" / "unfinished.deleted"
+        deleted.mkdir(parents=True)
+        (deleted / "0.json").write_text("{}")
+        with checkpoint("--units", "9") as unfinished:
+            assert not (unfinished.folder / "0.json").exists()
+        assert [*(tmp_path / "runs" / "out").iterdir()] == []
 
     def test_resume_needs_an_unfinished_training(self, checkpoint, capsys):
         with pytest.raises(SystemExit):

@@ -115,3 +115,13 @@ def test_huge_logits_are_finite_and_rows_that_do_not_count_may_be_nan():
     loss, losses, *_ = readout_crossentropy(features, kernel, bias, targets, weights)
     assert np.isnan(loss)
     np.testing.assert_array_equal(np.isnan(losses), targets >= 0)
+
+
+def test_a_target_outside_the_vocabulary_is_not_taken_for_another_token():
+    """XLA, and GPUs in a graph, do not raise an error."""
+    features, kernel, bias, targets, weights = draw()
+    targets[0, 0] = VOCABULARY
+    function = tf.function(readout_crossentropy, autograph=False, jit_compile=True)
+    loss, losses, _ = function(features, kernel, bias, targets, weights)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(np.isnan(losses), targets == VOCABULARY)

@@ -293,9 +293,29 @@ def test_invalid_arguments(tmp_path):
         fit_dense(model, BackupAndRestore(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("state", "received"),
+    [
+        ({"seen": {3}}, r"\['seen'\] must be a dict, .* Received: \{3\}"),
+        ([1, np.array(["a"])], r"\[1\] must be a dict, .* Received: array\(\['a'\]"),
+        ({"best": {1: 2.0}}, r"\['best'\] must have strings .* as keys. Received: 1"),
+        ({"__array__": 0}, "must have strings other than '__array__' as keys. Received: '__array__'"),
+    ],
+)
+def test_a_state_that_could_not_be_read_again_is_an_error(state, received, tmp_path):
+    class Counter(keras.callbacks.Callback):
+        def get_training_state(self):
+            return state
+
+    backup = BackupAndRestore(tmp_path)
+    with pytest.raises(ValueError, match=f"The training state of Counter.*{received}"):
+        fit_dense(make_dense(), backup, Counter())
+    assert not backup.path.exists()
+
+
 def test_files_hold_every_kind_of_value(tmp_path):
     state = {
-        "numbers": [1, 2**70, 0.1, float("inf"), True, None, "é", [], {}],
+        "numbers": [1, 2**70, 0.1, float("inf"), True, None, "é", np.str_("s"), [], {}],
         "arrays": [np.array([1.5, -0.0], "float32"), np.zeros((0, 3), "int8"), np.array(True), np.uint32(7)],
         "bfloat16": keras.ops.convert_to_numpy(keras.ops.cast([1.5, 2], "bfloat16")),
     }
