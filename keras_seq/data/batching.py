@@ -5,8 +5,14 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.epoch_order import index_batches
+from keras_seq.data.graphemes import split_graphemes
 
-_LENGTHS = {"character": len, "whitespace": lambda text: len(text.split())}
+# Functions from a list of texts to the numbers of their tokens.
+_LENGTHS = {
+    "character": lambda texts: [len(text) for text in texts],
+    "grapheme": lambda texts: split_graphemes(tf.constant(texts, tf.string)).row_lengths().numpy(),
+    "whitespace": lambda texts: [len(text.split()) for text in texts],
+}
 _MAX_BUCKETS = 32
 _MIN_BATCHES = 4  # full batches in a bucket; the last batch may be small, so more buckets cost time
 
@@ -38,7 +44,7 @@ def bucket_by_length(
             boundary belongs to the bucket above it. By default quantiles of the lengths: at most
             32 buckets of several batches each.
         split: pair that sets how to count the length of a source and of a target:
-            `"character"` or `"whitespace"` (tokens separated by whitespace).
+            `"character"`, `"grapheme"` or `"whitespace"` (tokens separated by whitespace).
         shuffle: whether to shuffle the pairs within each bucket and the order of all batches, anew
             in every epoch. If False, batches are ordered from the shortest bucket to the longest.
         seed: integer that makes the order of all epochs reproducible. The order of an epoch depends on
@@ -100,7 +106,7 @@ def _pair_lengths(sources, targets, split):
         for text in texts:
             if not isinstance(text, str):
                 raise ValueError(f"`{name}` must contain strings. Received: {text!r}")
-        lengths.append([_LENGTHS[unit](text) for text in texts])
+        lengths.append(_LENGTHS[unit](list(texts)))
     return np.max(lengths, axis=0)
 
 

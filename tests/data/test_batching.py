@@ -56,6 +56,14 @@ def test_an_epoch_has_every_pair_once_in_batches_of_one_bucket(count, batch_size
             assert len(batches) == sum(-(-size // batch_size) for size in sizes.values())
 
 
+def test_graphemes_are_counted_as_users_see_them():
+    family, accented, plain = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "e\u0301e\u0301", "abc"
+    dataset = bucket_by_length(
+        [family, accented, plain], ["x"] * 3, 1, boundaries=[2, 3], split=("grapheme", "character"), shuffle=False
+    )
+    assert [pair[0] for pair in flat(epoch(dataset))] == [family, accented, plain]  # of 1, 2 and 3 graphemes
+
+
 def test_batches_equal_those_of_bucket_by_sequence_length():
     sources, targets = make_pairs(200, longest=30)
     boundaries = [8, 12, 13, 25]
