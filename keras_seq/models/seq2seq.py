@@ -456,7 +456,7 @@ class Seq2Seq(Evaluation, GenerativeModel):
             config["features"] = deserialize_features(config["features"], custom_objects)
         model = cls(**config)
         if not has_fixed_sources:  # the first sources decided about their spec, and others may differ
-            model._encoder_side.is_fixed = False
+            without_features(model.sides.source)[0].is_fixed = False
         return model
 
 
