@@ -59,6 +59,17 @@ class SubwordSplitter:
         self._max_length = max(map(len, self.pieces))
 
     def __call__(self, texts):
+        # Outside of a graph, its loops take milliseconds for each character of the longest word.
+        return self._compiled(texts) if tf.executing_eagerly() else self._split(texts)
+
+    @functools.cached_property
+    def _compiled(self):
+        return tf.function(self._split, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}  # it cannot be copied
+
+    def _split(self, texts):
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
         words = tf.strings.split(tf.strings.regex_replace(texts, WORD_START, " "))  # (batch, words)
         unique, indices = tf.unique(words.flat_values)  # texts repeat most of their words
