@@ -61,6 +61,14 @@ class MaskedCrossentropy(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.label_smoothing = check_smoothing(label_smoothing)
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight)
+            if len(sample_weight.shape) == 1:
+                # Keras multiplies weights with the mask of the padding as they are: (batch,) would meet the axis time.
+                sample_weight = sample_weight[:, None]
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, y_true, y_pred):
         losses = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True, ignore_class=PAD_ID)
         if not self.label_smoothing:

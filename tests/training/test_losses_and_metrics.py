@@ -20,6 +20,19 @@ def test_loss_is_the_mean_over_tokens():
     np.testing.assert_allclose(masked_crossentropy()(TARGETS, LOGITS), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("time", [4, 2])  # with as many steps as sequences, (batch,) also fits the axis time
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_weights_of_sequences_multiply_the_losses_of_their_tokens(time, label_smoothing):
+    targets, logits, weights = TARGETS[:, :time], LOGITS[:, :time], np.array([0.5, 2.0])
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    smoothed = (1 - label_smoothing) * np.eye(6)[targets] + label_smoothing / 6
+    losses = -(smoothed * log_probabilities).sum(-1) * (targets != 0)
+    expected = (losses * weights[:, None]).sum() / (targets != 0).sum()
+    loss = masked_crossentropy(label_smoothing)
+    for given in (weights, weights.tolist(), weights[:, None], np.repeat(weights[:, None], time, axis=1)):
+        np.testing.assert_allclose(loss(targets, logits, sample_weight=given), expected, rtol=1e-5)
+
+
 def test_accuracy_is_the_mean_over_tokens():
     metric = TokenAccuracy()
     metric.update_state(TARGETS, LOGITS)
