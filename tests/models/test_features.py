@@ -407,6 +407,7 @@ class TestHostile:
 
 
 class TestModels:
+    @pytest.mark.slow
     def test_a_file_has_the_vocabularies_of_learned_lookups(self, tmp_path):
         lookup = keras.layers.IntegerLookup()
         lookup.adapt(np.array([7, 9, 9, 12, 12, 12]))
@@ -427,6 +428,7 @@ class TestModels:
         inputs, _ = converted.prepare(SOURCES, TARGETS)
         np.testing.assert_array_equal(converted(inputs), MODEL(inputs))
 
+    @pytest.mark.slow
     def test_an_ensemble_averages_members_of_the_same_features(self):
         members = [MODEL, make_model(seed=1, cells=("lstm", "lstm"), attention="luong")]
         model = Ensemble(members)
