@@ -2,6 +2,7 @@
 """What a training that stopped needs to go on: its options, the backup of each epoch, and the models that are done."""
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sys
@@ -10,15 +11,16 @@ import sys
 class Checkpoint:
     """The folder `unfinished` in the output folder, there from the first epoch to the end of the program.
 
-    Use it in a `with` block. If the folder does not fit the options, or cannot be written, the program ends with status
-    2, and what is there stays as it is.
+    Use it in a `with` block. If the folder does not fit the options and the pairs, or cannot be written, the program
+    ends with status 2, and what is there stays as it is.
     """
 
     # They say where results go, and how many models there are: more can be trained later.
     _FREE = ("output", "resume", "ensemble", "test")
 
-    def __init__(self, options):
+    def __init__(self, options, splits):
         self.options = options
+        self.digests = {split: _digest(splits[split]) for split in ("train", "dev")}
         self.folder = options.output / "unfinished"
         self._check()
 
@@ -57,7 +59,8 @@ class Checkpoint:
 
     def _description(self):
         options = {"preset": self.options.preset, **vars(self.options)}  # of several differences, it is named first
-        return {name: str(value) for name, value in options.items() if name not in self._FREE}
+        description = {name: str(value) for name, value in options.items() if name not in self._FREE}
+        return {**description, "digests": self.digests}
 
     def _check(self):
         path = self.folder / "options.json"
@@ -71,10 +74,14 @@ class Checkpoint:
                 "another --output"
             )
         earlier, given = json.loads(path.read_text()), self._description()
+        digests = earlier.pop("digests", {})
         for name, value in earlier.items():
             if given.get(name) != value:
                 option = "--" + name.replace("_", "-")
                 self._fail(f"--resume: the training was started with {option} {value}, got {given.get(name)}")
+        for split, digest in digests.items():
+            if self.digests[split] != digest:
+                self._fail(f"--resume: the {split} pairs are not those with which the training was started")
 
     def _fail(self, message):
         print(message, file=sys.stderr)
@@ -104,3 +111,7 @@ class Checkpoint:
         path = self.folder / f"{name}.new"
         path.write_text(json.dumps(value, indent=2) + "\n")
         path.replace(self.folder / name)
+
+
+def _digest(pairs):
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()

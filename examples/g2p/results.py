@@ -45,10 +45,10 @@ def score(options, model, references, sampler):
     return dict(zip(sources, texts, strict=True)), metrics
 
 
-def tokens(vectorizer, texts):
-    """Splits each text into a list of tokens, with [END] at the end."""
+def tokens(vectorizer, ids):
+    """Returns the tokens of each row of ids, without padding; an output that reached its limit has no [END]."""
     vocabulary = vectorizer.get_vocabulary()
-    return [[str(vocabulary[i]) for i in row] + ["[END]"] for row in vectorizer(texts).to_list()]
+    return [[str(vocabulary[i]) for i in row if i != 0] for row in ids]
 
 
 def measure_training(histories, pairs):
@@ -61,6 +61,7 @@ def measure_training(histories, pairs):
 def write_results(options, folder, model, histories, metrics, samples):
     """Writes the model in two forms, the figures, and two pictures, of which the attention is that of one model."""
     from keras_seq import plots
+    from keras_seq.data import END_ID
 
     (folder / "metrics.json").write_text(json.dumps({**metrics, "histories": histories}, indent=2) + "\n")
     model.save(folder / "model.keras")
@@ -71,8 +72,8 @@ def write_results(options, folder, model, histories, metrics, samples):
         results = model.generate(samples, return_dict=True)
         plots.plot_attention(
             results["attention_weights"],
-            tokens(model.source_vectorizer, samples),
-            tokens(model.target_vectorizer, results["text"]),
+            tokens(model.source_vectorizer, [[*row, END_ID] for row in model.source_vectorizer(samples).to_list()]),
+            tokens(model.target_vectorizer, results["token_ids"]),
             folder / "attention.png",
         )
 

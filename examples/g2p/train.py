@@ -117,7 +117,7 @@ def main(arguments=None):
     splits = load_data(options)
     import keras_seq
 
-    with Checkpoint(options) as checkpoint:  # finds out before training whether it can write
+    with Checkpoint(options, splits) as checkpoint:  # finds out before training whether it can write
         members = [checkpoint.train(train, splits, options.seed + i) for i in range(options.ensemble)]
         models, histories = zip(*members, strict=True)
         model = models[0] if len(models) == 1 else keras_seq.Ensemble(models)

@@ -63,7 +63,12 @@ def text_vectorizer(texts, split="character", max_tokens=None, standardize=None)
             f"`max_tokens` must be None or greater than {len(SPECIAL_TOKENS)}, the number of special tokens. "
             f"Received: {max_tokens!r}"
         )
-    split = _SPLITTERS.get(split, split) if isinstance(split, str) else split
+    if isinstance(split, str):
+        if split not in ("character", "grapheme", "whitespace"):
+            raise ValueError(
+                f"`split` must be 'character', 'grapheme', 'whitespace', or a function. Received: {split!r}"
+            )
+        split = _SPLITTERS.get(split, split)
     options = {"standardize": standardize, "split": split, "output_mode": "int", "ragged": True}
     counter = keras.layers.TextVectorization(**options)
     counter.adapt(text_batches(texts))

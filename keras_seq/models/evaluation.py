@@ -54,8 +54,9 @@ class Evaluation(TokenLoss):
         """Computes the loss and metrics for pairs of source and target, with teacher forcing.
 
         The loss is a mean over all tokens except padding, so it does not depend on the batch size. Its exponential is
-        the perplexity (`keras_seq.training.Perplexity`) if there are no regularization losses and sample weights.
-        Sample weights multiply the losses of the tokens; the sum is divided by the number of tokens.
+        the perplexity (`keras_seq.training.Perplexity`) if there are no regularization losses, sample
+        weights and label smoothing. Sample weights multiply the losses of the tokens; the sum is divided by the number
+        of tokens.
 
         Args:
             x: see `Seq2Seq.fit`.

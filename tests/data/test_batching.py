@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_seq.data import bucket_by_length
+from keras_seq.data import bucket_by_length, text_vectorizer
 
 
 def make_pairs(count, longest, seed=0):
@@ -179,3 +179,44 @@ def test_keras_knows_the_number_of_steps():
 def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         bucket_by_length(**{"sources": ["a", "b"], "targets": ["A", "B"], "batch_size": 2, **arguments})
+
+
+def test_graphemes_and_the_tokens_of_a_vectorizer_are_counted():
+    sources = ["e\u0301" * 3, "abcd"]  # 3 and 4 graphemes, 6 and 4 code points
+    targets = ["x y", "x"]
+    words = text_vectorizer(targets, split="whitespace")
+    for split, shorter in ((("grapheme", "whitespace"), 0), (("character", words), 1), ((words, words), 1)):
+        batches = epoch(bucket_by_length(sources, targets, 2, boundaries=[2, 4, 5], split=split, shuffle=False))
+        assert batches == [[(sources[i], targets[i])] for i in (shorter, 1 - shorter)]
+
+
+def test_features_stay_with_their_pair():
+    sources = {"source": ["a", "see", "be", "eye"], "language": ["k", "l", "m", "n"], "age": np.eye(4, 2)}
+    targets = ["A", "S", "B", "E"]
+    batches = bucket_by_length(sources, targets, 2, boundaries=[3], seed=1).as_numpy_iterator()
+    rows = {}
+    for inputs, batch_targets in batches:
+        for i, target in enumerate(batch_targets):
+            rows[target.decode()] = [
+                inputs["source"][i].decode(),
+                inputs["language"][i].decode(),
+                list(inputs["age"][i]),
+            ]
+    assert rows == {
+        "A": ["a", "k", [1, 0]],
+        "S": ["see", "l", [0, 1]],
+        "B": ["be", "m", [0, 0]],
+        "E": ["eye", "n", [0, 0]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({"text": ["a"]}, r"`sources`, if a dict, must have the key 'source'. Received: the keys \['text'\]"),
+        ({"source": ["a"], "tag": ["x", "y"]}, r"`sources`\['tag'\] must have a value for each of the 1 pairs"),
+    ],
+)
+def test_a_dict_of_sources_without_its_parts_raises(sources, message):
+    with pytest.raises(ValueError, match=message):
+        bucket_by_length(sources, ["b"], 1)

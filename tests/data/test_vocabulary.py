@@ -219,3 +219,8 @@ def test_detokenizer_raises():
         data.detokenizer(keras.layers.TextVectorization(vocabulary=["a"]))
     with pytest.raises(ValueError, match=r"`inputs` must be integer token ids\. Received: dtype float32"):
         data.Detokenizer([*SPECIAL, "a"])(np.zeros((1, 2), "float32"))
+
+
+def test_an_unknown_split_names_those_there_are():
+    with pytest.raises(ValueError, match="`split` must be 'character', 'grapheme', 'whitespace', or a function"):
+        data.text_vectorizer(["a"], split="words")

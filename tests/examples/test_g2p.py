@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_seq.data import text_vectorizer
 from keras_seq.decoding import BeamSampler  # registers the classes of the saved model
 from keras_seq.training import backup_file
 
@@ -134,6 +135,12 @@ def test_a_small_file_is_read_more_often(train):
     assert train.choose_epochs(train.parse_arguments(["--epochs", "7"]), 8_000) == 7
 
 
+def test_an_output_without_an_end_fits_its_attention_weights(train):
+    vectorizer = text_vectorizer(["K AE T"], split="whitespace")  # ids 4 ... 6 are T, K, AE
+    ids = np.array([[5, 6, 1], [5, 3, 0]])  # (batch, time); the first one reached its limit
+    assert sys.modules["results"].tokens(vectorizer, ids) == [["K", "AE", "[UNK]"], ["K", "[END]"]]
+
+
 @pytest.mark.parametrize("folder", ["a_file/out", "a_file/runs/out"])
 def test_an_unwritable_output_folder_is_reported_before_training(train, folder, files, tmp_path, capsys):
     (tmp_path / "a_file").write_text("keep")
@@ -150,8 +157,12 @@ class TestCheckpoint:
     def checkpoint(self, train, tmp_path):
         """Function that opens the checkpoint of a program with these arguments."""
 
-        def open_checkpoint(*arguments):
-            return train.Checkpoint(train.parse_arguments([*arguments, "--output", str(tmp_path / "runs" / "out")]))
+        def open_checkpoint(*arguments, dev=PAIRS):
+            options = train.parse_arguments([*arguments, "--output", str(tmp_path / "runs" / "out")])
+            splits = {"train": PAIRS, "dev": dev, "test": PAIRS}
+            return train.Checkpoint(
+                options, {split: tuple(zip(*pairs, strict=True)) for split, pairs in splits.items()}
+            )
 
         return open_checkpoint
 
@@ -215,6 +226,17 @@ class TestCheckpoint:
         with checkpoint("--units", "9") as unfinished:
             assert not (unfinished.folder / "0.json").exists()
         assert [*(tmp_path / "runs" / "out").iterdir()] == []
+
+    def test_a_training_goes_on_only_with_the_pairs_that_it_began_with(self, checkpoint, capsys):
+        with pytest.raises(KeyboardInterrupt), checkpoint() as unfinished:
+            (unfinished.folder / "backup-0").mkdir()
+            raise KeyboardInterrupt
+        with pytest.raises(SystemExit) as stop:
+            checkpoint("--resume", dev=[*PAIRS[:-1], ("cat", "K AE T")])
+        assert stop.value.code == 2
+        message = "--resume: the dev pairs are not those with which the training was started\n"
+        assert capsys.readouterr().err == message
+        checkpoint("--resume")
 
     def test_resume_needs_an_unfinished_training(self, checkpoint, capsys):
         with pytest.raises(SystemExit):
