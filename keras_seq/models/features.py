@@ -170,10 +170,12 @@ def make_features(features):
     if not isinstance(features, collections.abc.Mapping):
         raise ValueError(f"`features` must be a dict from names to {_FORMS}. Received: {features!r}")
     for name in features:
-        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED_NAMES:
+        # TensorFlow takes no other characters than those of ASCII in the names of layers.
+        is_name = isinstance(name, str) and name.isascii() and name.isidentifier()
+        if not is_name or name in RESERVED_NAMES:
             raise ValueError(
-                f"The names in `features` must be Python identifiers other than {' and '.join(RESERVED_NAMES)}. "
-                f"Received: {name!r}"
+                "The names in `features` must be Python identifiers in ASCII other than "
+                f"{' and '.join(RESERVED_NAMES)}. Received: {name!r}"
             )
     return {name: _make_feature(name, features[name]) for name in sorted(features)}
 

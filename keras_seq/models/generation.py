@@ -424,4 +424,5 @@ def _seed_tensor(seed, sampler, is_named):
 
 def _decoded(texts):
     """Returns an array of UTF-8 bytes (batch,) or (batch, sequences) as a list of strings, nested likewise."""
-    return [text.decode() if isinstance(text, bytes) else _decoded(text) for text in texts]
+    # A copied token may be invalid UTF-8, as in the source.
+    return [text.decode(errors="replace") if isinstance(text, bytes) else _decoded(text) for text in texts]

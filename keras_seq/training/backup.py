@@ -146,8 +146,12 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         except BrokenFileError as error:
             previous = previous_path(self.path)
             if self.double_checkpoint and previous.exists():
+                try:
+                    state = read_state(previous)
+                except BrokenFileError as another:
+                    raise self._error(f"{previous}, which cannot be read either: {another}") from error
                 warnings.warn(f"{self.path} cannot be read: {error}. The backup before it is restored.", stacklevel=2)
-                return read_state(previous)
+                return state
             raise self._error(f"{self.path}, which cannot be read: {error}") from error
 
     def _error(self, received):

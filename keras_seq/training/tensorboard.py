@@ -85,7 +85,7 @@ class TensorBoardSamples(keras.callbacks.Callback):
         """Returns the cells of the table of samples, as Markdown: an array (samples + 1, columns)."""
         columns = {"source": self._source_names(len(outputs)), "output": outputs}
         if self.references is not None:
-            columns["reference"] = self.references
+            columns["reference"] = list(map(_to_text, self.references))
         rows = [list(columns), *zip(*columns.values(), strict=True)]
         return np.array([[_to_markdown(str(cell)) for cell in row] for row in rows])
 
@@ -119,7 +119,7 @@ class TensorBoardSamples(keras.callbacks.Callback):
                 tokens = [list(map(str, ids)) for ids in sources]
             else:
                 tokens = split_tokens(vectorizer, tf.constant(sources, tf.string)).to_list()
-                tokens = [[_printable(token.decode()) for token in row] + [END] for row in tokens]
+                tokens = [[_printable(token.decode(errors="replace")) for token in row] + [END] for row in tokens]
             if max(map(len, tokens)) == weights.shape[2]:
                 return tokens
         # The positions of an encoder's memory need not be tokens.
@@ -139,7 +139,7 @@ def _check_packages():
 
 def _to_text(source):
     source = source.numpy() if isinstance(source, tf.Tensor) else source
-    return source.decode() if isinstance(source, bytes) else str(source)
+    return source.decode(errors="replace") if isinstance(source, bytes) else str(source)
 
 
 def _target_tokens(ids, vectorizer):

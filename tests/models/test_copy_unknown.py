@@ -103,6 +103,13 @@ def test_characters_are_copied(split):
     assert results["text"].tolist() == expected_texts(model, texts, results, split=list)
 
 
+def test_copied_tokens_that_are_not_utf8(model):
+    """They were an error, whichever of the sources of a batch had one."""
+    text, ascii_text = model.generate([b"\xff \xff\xfe \xff", "Q W V"], copy_unknown=True)
+    assert "\ufffd" in text
+    assert set(ascii_text.split()) & {"Q", "W", "V"}
+
+
 def test_ties_ends_and_empty_sources():
     """The first of equal weights counts, and `[END]` is not a token to copy."""
     vectorizer = keras_seq.data.text_vectorizer(["a b"], split="whitespace")

@@ -382,7 +382,8 @@ class TestHostile:
         ("features", "message"),
         [
             (3, "`features` must be a dict"),
-            ({"source": 3}, "identifiers other than source and features.*'source'"),
+            ({"größe": 3}, "identifiers in ASCII .*'größe'"),
+            ({"source": 3}, "identifiers in ASCII other than source and features.*'source'"),
             ({"part of speech": 3}, "identifiers.*'part of speech'"),
             ({1: 3}, "identifiers.*1"),
             ({"a": 0}, r"`features\['a'\]`.*Received: 0"),

@@ -251,6 +251,15 @@ def test_the_backup_before_a_damaged_one_is_restored_if_there_is_one(tmp_path):
     assert_equal_weights(model, undisturbed)
 
 
+def test_two_damaged_backups_are_an_error_and_remain(tmp_path):
+    backup = BackupAndRestore(tmp_path, double_checkpoint=True)
+    for path in (backup.path, previous_path(backup.path)):
+        path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"Delete it to train from the start. .*previous, which cannot be read either"):
+        fit_dense(make_dense(), backup)
+    assert previous_path(backup.path).exists()
+
+
 def test_a_backup_of_another_model_is_an_error(backup):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.4), keras.layers.Dense(1)])
     model.compile("adam", "mse")

@@ -50,6 +50,15 @@ def report(callback, model, epochs):
     callback.on_train_end()
 
 
+def test_bytes_that_are_not_utf8(tmp_path):
+    report(TensorBoardSamples(tmp_path, [b"c\xfft", b"a"], [b"K", b"\xfe"]), small_model(), epochs=1)
+    cells = written(tmp_path)["samples", 0]
+    assert [[cells[row, column].decode() for column in (0, 2)] for row in (1, 2)] == [
+        ["c\ufffdt", "K"],
+        ["a", "\ufffd"],
+    ]
+
+
 def test_samples_and_heat_maps_of_every_second_epoch(tmp_path):
     model = small_model()
     callback = TensorBoardSamples(tmp_path, WORDS, SOUNDS, every=2)
