@@ -75,7 +75,8 @@ class TokenLoss:
             y_pred = self.readout(features)
             return y_pred, self.compute_loss(x, y, y_pred, sample_weight, training=training)
         scores, loss = _score_tokens(self.loss, *parts, y, sample_weight, compute_gradient=training)
-        return scores, sum((ops.sum(regularization) for regularization in self.losses), loss)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # as in Keras, the sum over them is the loss
+        return scores, sum((ops.sum(regularization) / replicas for regularization in self.losses), loss)
 
     def _needs_only_scores(self):
         """Whether loss and metrics are known to need no logits."""
