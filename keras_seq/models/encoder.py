@@ -36,6 +36,7 @@ class Encoder(keras.layers.Layer):
         layer_norm: whether to normalize the outputs of each recurrent layer (Ba, Kiros & Hinton 2016), after its
             residual connection. The recurrences are the same, and run on the native kernels. Layer normalization inside
             a recurrence is an option of the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`, and runs on xla.
+            A decoder without attention reads the states only, which are not normalized.
 
     Call arguments:
         tokens: integers (batch, source), 0 = padding.
