@@ -71,7 +71,7 @@ class TestAgainstNumpy:
             ids = (*map(vocabulary.index, text), reference.END)
             target = (*map(vocabulary.index, TARGETS[row]), reference.END)
             features = {"style": np.array(SOURCES["style"][row]), **{name: i[row] for name, i in indices.items()}}
-            expected = reference.NumpySeq2Seq(model, CELLS[cells], attention, features)
+            expected = reference.NumpySeq2Seq(model, CELLS[cells], attention, features=features)
             np.testing.assert_allclose(scores[row], reference.log_probability(expected, ids, target), rtol=2e-5)
             ranking = reference.beam(expected, ids, 5, 4, length_penalty=0.8)[:3]
             np.testing.assert_allclose(results["scores"][row], [score for score, _ in ranking], rtol=2e-5)
