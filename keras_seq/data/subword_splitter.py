@@ -73,19 +73,9 @@ class SubwordSplitter:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
         words = tf.strings.split(tf.strings.regex_replace(texts, WORD_START, " "))  # (batch, words)
         unique, indices = tf.unique(words.flat_values)  # texts repeat most of their words
-        pieces = self._compiled_split(WORD_START + unique)
+        with tf.device("CPU:0"):  # as all of a `TextVectorization`
+            pieces = self._split_words(WORD_START + unique)
         return words.with_flat_values(tf.gather(pieces, indices)).merge_dims(1, 2)
-
-    @functools.cached_property
-    def _compiled_split(self):
-        """`_split_words` as a function of TensorFlow: outside of a graph, its loops would take ten times as long."""
-
-        def split(words):
-            with tf.device("CPU:0"):  # as all of a `TextVectorization`
-                return self._split_words(words)
-
-        with tf.init_scope():  # the function outlives a graph that is being built
-            return tf.function(split, autograph=False).get_concrete_function(tf.TensorSpec([None], tf.string))
 
     def _split_words(self, words):
         """Splits strings (words,), none of them empty, into pieces, a ragged tensor (words, None)."""
