@@ -6,6 +6,7 @@ It prints a line when it reaches a moment at which it may be killed, and saves i
 
 import json
 import pathlib
+import signal
 import sys
 
 import keras
@@ -85,6 +86,7 @@ def train_language_model(backup):
 
 
 def main(kind, folder):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore Ctrl-C
     keras.utils.set_random_seed(3)
     folder = pathlib.Path(folder)
     model, history = globals()[f"train_{kind}"](BackupAndRestore(folder / "backup", double_checkpoint=True))
