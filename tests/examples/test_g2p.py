@@ -302,7 +302,9 @@ def test_trains_on_tsv_files_and_writes_all_results(files, tmp_path):
     assert {path.name for path in output.iterdir()} == names
     assert not (output / "saved_model" / "old.txt").exists()
     metrics = json.loads((output / "metrics.json").read_text())
-    assert set(metrics) == {"greedy", "beam", "train_words_per_second", "train_seconds", "words_tested"}
+    names = {"greedy", "beam", "histories", "train_words_per_second", "train_seconds", "words_tested"}
+    assert set(metrics) == names
+    assert [len(history["minutes"]) for history in metrics["histories"]] == [2]
     assert metrics["words_tested"] == 4
     assert metrics["train_words_per_second"] == pytest.approx(10 / metrics["train_seconds"])
     model = keras.saving.load_model(output / "model.keras")
