@@ -39,7 +39,7 @@ ROWS = [
     ("attention", "monotonic", {"attention": "monotonic"}),
     ("cell", "GRU", {"cell": "gru"}),
     ("cell", "MGU", {"cell": "mgu"}),
-    ("cell", "vanilla RNN", {"cell": "simple_rnn"}),
+    ("cell", "SimpleRNN", {"cell": "simple_rnn"}),
     ("layers", "2 in the encoder", {"num_layers": 2}),
     ("readout", "linear", {"readout": "linear"}),
     ("readout", "tanh", {"readout": "tanh"}),

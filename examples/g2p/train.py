@@ -66,7 +66,8 @@ def build_model(options, splits, steps):
     schedule = keras.optimizers.schedules.CosineDecay(
         peak / 100, steps - warmup, alpha=0.01, warmup_target=peak, warmup_steps=warmup
     )
-    averages = {"use_ema": options.ema, "ema_momentum": 0.999}
+    # An average over the last twentieth of the steps.
+    averages = {"use_ema": options.ema, "ema_momentum": 1 - min(0.1, 20 / steps)}
     optimizer = keras_seq.training.Adam(schedule, weight_decay=options.weight_decay, global_clipnorm=1.0, **averages)
     sampling = None
     if options.scheduled_sampling:
