@@ -124,10 +124,10 @@ def _run(
     def compute(carry: tuple, indices: Tensor) -> tuple[tuple, tuple]:
         features, targets, weights = (ops.take(padded[name], indices, axis=0) for name in rows)
         results = _crossentropy(features, kernel, bias, targets, label_smoothing, with_gradients)
-        losses, smooth_losses, predictions, *slopes = results
+        losses, smooth_losses, predictions, *d_logits = results
         sums, d_features = [ops.sum(weights * smooth_losses)], []
         if with_gradients:
-            *d_features, d_kernel, d_bias = _chunk_gradients(features, kernel, weights, *slopes)
+            *d_features, d_kernel, d_bias = _chunk_gradients(features, kernel, weights, *d_logits)
             sums += [d_kernel, d_bias]
         carry = tuple(total + ops.cast(x, dtype) for total, x in zip(carry, sums, strict=True))
         return carry, (losses, predictions, *d_features)
@@ -158,11 +158,11 @@ def _collect(values: Tensor, places: Tensor, is_row: Tensor) -> Tensor:
 
 
 def _crossentropy(
-    features: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float, with_slopes: bool
+    features: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float, with_gradient: bool
 ) -> tuple:
     """Return the losses of a chunk (rows,), those with label smoothing, and predictions.
 
-    With slopes, also the derivative of the losses with smoothing by the logits (rows, vocabulary).
+    With a gradient, also the derivative of the losses with smoothing by the logits (rows, vocabulary).
     """
     dtype, vocabulary = _sum_dtype(features.dtype), kernel.shape[1]
     logits = ops.cast(features @ kernel + bias, dtype)  # (rows, vocabulary)
@@ -179,16 +179,16 @@ def _crossentropy(
     smooth = losses
     if label_smoothing:
         smooth = (1 - label_smoothing) * losses + label_smoothing * (normalizer[:, 0] - mean)
-    if not with_slopes:
+    if not with_gradient:
         return losses, smooth, predictions
-    slopes = powers / total
+    d_logits = powers / total
     of_targets = ops.expm1(-losses)  # the probability minus one, without cancellation
     if label_smoothing:
-        slopes = slopes - label_smoothing / vocabulary
+        d_logits = d_logits - label_smoothing / vocabulary
         of_targets = of_targets + (label_smoothing - label_smoothing / vocabulary)
     places = ops.stack([ops.arange(ops.shape(targets)[0], dtype="int32"), targets], axis=1)
-    slopes = ops.scatter_update(slopes, places, of_targets)
-    return losses, smooth, predictions, slopes
+    d_logits = ops.scatter_update(d_logits, places, of_targets)
+    return losses, smooth, predictions, d_logits
 
 
 def _argmax(logits: Tensor) -> Tensor:
@@ -200,12 +200,12 @@ def _argmax(logits: Tensor) -> Tensor:
     return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
 
-def _chunk_gradients(features: Tensor, kernel: Tensor, weights: Tensor, slopes: Tensor) -> tuple:
+def _chunk_gradients(features: Tensor, kernel: Tensor, weights: Tensor, d_logits: Tensor) -> tuple:
     """Return the gradients of the features of a chunk, of the kernel and of the bias."""
-    low = ops.cast(slopes, features.dtype)
-    d_features = ops.cast(low @ ops.transpose(kernel), slopes.dtype) * weights[:, None]
+    low = ops.cast(d_logits, features.dtype)
+    d_features = ops.cast(low @ ops.transpose(kernel), d_logits.dtype) * weights[:, None]
     weighted = features * ops.cast(weights[:, None], features.dtype)
-    return d_features, ops.transpose(weighted) @ low, (weights[None] @ slopes)[0]
+    return d_features, ops.transpose(weighted) @ low, (weights[None] @ d_logits)[0]
 
 
 def _rows_of_chunk(shape: tuple) -> int:
