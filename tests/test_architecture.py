@@ -77,6 +77,7 @@ def test_every_part_has_a_level():
     assert parts == set(LEVEL)
 
 
+@pytest.mark.slow
 def test_importing_keras_seq_gives_every_part_and_loads_nothing_optional():
     script = """
 import pkgutil, sys, keras

@@ -90,6 +90,7 @@ def make_model():
     return keras_seq.Seq2Seq(encoder, decoder, *vectorizers)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_hops_of_a_training_batch():
     model = make_model()
@@ -109,6 +110,7 @@ def test_hops_of_a_search():
     assert_listed(hops, listed, not_active=beside)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_hops_of_a_batch_of_a_language_model():
     vectorizer = keras_seq.data.text_vectorizer(SOURCES)

@@ -340,6 +340,7 @@ def test_a_layer_inside_a_tf_function_raises():
         gradient_flow(model, (INPUTS, TARGETS))
 
 
+@pytest.mark.slow
 def test_other_backends_raise():
     code = """
 import keras, pytest, keras_seq

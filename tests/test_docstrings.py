@@ -21,7 +21,12 @@ PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize("name", MODULES)
+def trains(name):
+    """Whether the examples of a module train models, which takes seconds."""
+    return name.startswith(("keras_seq.models.", "keras_seq.tuning")) or name.endswith((".cmudict", ".crf"))
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow) if trains(x) else x for x in MODULES])
 def test_the_examples_of_a_module_run(name):
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0

@@ -361,6 +361,7 @@ def private_attributes(kind):
     return {name for name in [*vars(kind), *assigned] if name.startswith("_") and not name.endswith("__")}
 
 
+@pytest.mark.slow
 def test_no_private_name_of_ours_hides_one_of_keras():
     count = 0
     for kind in classes_of_ours():

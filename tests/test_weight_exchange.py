@@ -48,6 +48,7 @@ def sequential(package, name):
     return keras.Sequential([keras.Input((None, FEATURES)), *LAYERS[name](package), KERAS.Dense(2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("make", [functional, sequential])
 @pytest.mark.parametrize("file", ["model.keras", "model.weights.h5"])

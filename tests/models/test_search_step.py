@@ -134,7 +134,7 @@ def test_layer_normalisation_without_attention(cell):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["lstm", "luong", "no attention"])
+@pytest.mark.parametrize("name", [pytest.param("lstm", marks=pytest.mark.slow), "luong", "no attention"])
 def test_explain_tells_what_runs_the_steps(name):
     decoder = make(name)
 

@@ -336,7 +336,7 @@ def test_empty_batches_and_zero_weights_give_no_nan(attention):
     assert np.isfinite(np.concatenate([weights.ravel() for weights in model.get_weights()])).all()
 
 
-@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+@pytest.mark.parametrize("mode", ["parallel", pytest.param("sequential", marks=pytest.mark.slow)])
 def test_scheduled_sampling_with_every_form_of_data(mode):
     losses = []
     for form in ("lists", "dataset", "generator"):
