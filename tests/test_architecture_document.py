@@ -6,6 +6,7 @@ import re
 import sys
 
 import numpy as np
+import pytest
 from conftest import needs_kernels
 
 import keras_seq
