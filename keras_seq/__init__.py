@@ -6,6 +6,7 @@
 - `keras_seq.LanguageModel`: a model of documents, which continues prompts.
 - `keras_seq.Forecaster`: forecasts of series.
 - `keras_seq.convert`: replaces the recurrent layers of a Keras model.
+- `keras_seq.export`: writes a model as a SavedModel, or for LiteRT or ONNX.
 - `keras_seq.explain`: prints which implementation each layer runs.
 - `keras_seq.data`, `training`, `decoding`, `diagnostics`, `plots`, `tuning`, `ops`: the tools around them.
 """
@@ -15,6 +16,7 @@ import importlib
 from keras_seq import data, diagnostics, layers, models, ops
 from keras_seq._version import __version__
 from keras_seq.convert import convert
+from keras_seq.exporting import export
 from keras_seq.models import Decoder, Encoder, Ensemble, Forecaster, LanguageModel, Seq2Seq
 from keras_seq.ops import explain
 
@@ -30,13 +32,14 @@ __all__ = [
     "data",
     "diagnostics",
     "explain",
+    "export",
     "layers",
     "models",
     "ops",
 ]
 
 # Not in `__all__`: plots and tuning need optional packages, and `from keras_seq import *` must work without them.
-_LAZY_MODULES = ("decoding", "export", "plots", "training", "tuning")
+_LAZY_MODULES = ("decoding", "exporting", "plots", "training", "tuning")
 
 
 def __getattr__(name):

@@ -6,6 +6,8 @@ moves or drops a name, `tests/test_private_api.py` names it and the files that n
 change.
 """
 
+import sys
+
 from keras.src import backend
 
 
@@ -138,6 +140,49 @@ def inside_xla():
     from tensorflow.python.ops import control_flow_util
 
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def traces_export():
+    """Whether TensorFlow traces a function because Keras exports a model, by `model.export` or an `ExportArchive`.
+
+    Public API does not tell. Without this, Keras writes the native ops of our layers, which load in no other process.
+    """
+    if backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("keras.src.export."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def trace_anew():
+    """Returns a context in which functions inside a function that is traced are traced again, for an export.
+
+    A `tf.function` of a user inside a model has traces with native ops from earlier calls. TensorFlow itself saves in
+    this context, and takes no trace from outside of it. Public API has no way to forget a trace. Without this, models
+    with such functions cannot be exported without native ops.
+    """
+    import tensorflow as tf
+    from tensorflow.python.saved_model import save_context
+
+    return save_context.save_context(tf.saved_model.SaveOptions())
+
+
+def input_signature_of(model):
+    """The specs of the inputs of a built model, as `model.export` finds them.
+
+    Public API has them inside `keras.Model.export` only. Without this, `export` needs an `input_signature` of every
+    model.
+    """
+    from keras.src.export.export_utils import get_input_signature
+
+    return get_input_signature(model)
 
 
 def inputs_without_gradient(op):

@@ -4,12 +4,12 @@
 import numpy as np
 from keras import ops
 
-from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import add_special_ids, document_ids, is_document, list_documents
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.decoding import RandomSampler
 from keras_seq.decoding.checks import check_count
+from keras_seq.exporting import export
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.generation import GenerativeModel
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
@@ -184,7 +184,7 @@ class Continuation(GenerativeModel):
             path: the folder to write. It is created, or it is empty, or it holds an earlier SavedModel, which is
                 replaced.
         """
-        export.export_saved_model(self, path)
+        export(self, path)
 
     def endpoints(self):
         sampler = RandomSampler(seed=0)

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.decoding.noise import hash_keys, uniform
-from keras_seq.export import write_saved_model
+from keras_seq.exporting import export
 from keras_seq.models.forecast_inputs import check_positive
 from keras_seq.models.function_cache import SequentialFunction
 from keras_seq.ops.implementation import implementation_in_use
@@ -229,10 +229,12 @@ class Forecasting:
             num_samples: number of sampled paths.
             quantiles: levels of the quantiles.
         """
+        export(self, path, num_samples=num_samples, quantiles=quantiles)
+
+    def endpoints(self, num_samples=100, quantiles=(0.05, 0.5, 0.95)):
+        """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
         levels = check_levels("quantiles", quantiles)
         check_positive("num_samples", num_samples)
-        if not self.built:
-            raise ValueError("`export` needs a model that is built: fit it, or call it on data.")
         has_distribution = self.likelihood.is_distribution
 
         def sample(seed, inputs):
@@ -252,7 +254,7 @@ class Forecasting:
         endpoints = {"serving_default": (forecast, [specs])}
         if has_distribution:
             endpoints["forecast_samples"] = (forecast_samples, [tf.TensorSpec([], tf.int32, "seed"), specs])
-        write_saved_model(path, [self], endpoints)
+        return endpoints
 
 
 def _summarize(values, levels):

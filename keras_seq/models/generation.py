@@ -6,12 +6,12 @@ import random
 import keras
 import numpy as np
 
-from keras_seq import export
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.decoding import BeamSampler, Sampler, check_processors, get_sampler, search
 from keras_seq.decoding.checks import check_count
+from keras_seq.exporting import export
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.scoring import Scoring
@@ -389,7 +389,7 @@ class GenerativeModel(Scoring, keras.Model):
         """
         if copy_unknown:
             check_copy_unknown(self)
-        export.export_saved_model(self, path, copy_unknown=copy_unknown)
+        export(self, path, copy_unknown=copy_unknown)
 
     def endpoints(self, copy_unknown=False):
         """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
