@@ -31,6 +31,8 @@ def parse_arguments():
     options = parser.parse_args()
     if not (options.saved_model / "saved_model.pb").is_file():
         parser.error(f"{options.saved_model} is not a SavedModel")
+    if options.max_texts > options.max_batch:
+        parser.error(f"argument --max-texts: must be at most --max-batch, {options.max_batch}: {options.max_texts}")
     if options.max_wait < 0:
         parser.error(f"argument --max-wait: must not be negative: {options.max_wait}")
     return options
@@ -50,7 +52,10 @@ def load_model(options):
     """
     import tensorflow as tf
 
-    signature = tf.saved_model.load(options.saved_model).signatures["serving_default"]
+    model = tf.saved_model.load(options.saved_model)  # a signature alone does not keep its variables
+    signature = model.signatures.get("serving_default")
+    if signature is None or not {"text", "log_probabilities"} <= set(signature.structured_outputs):
+        raise SystemExit(f"server.py: {options.saved_model} has no signature that returns texts")
 
     @tf.nondifferentiable_batch_function(
         num_batch_threads=1,
