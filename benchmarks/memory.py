@@ -35,6 +35,11 @@ def release():
             trim(0)
 
 
+def resident():
+    """Returns the resident memory of this process in bytes."""
+    return _status("VmRSS")
+
+
 def measure(make, case):
     """Returns the gigabytes (1e9 bytes) of a training step, measured in a new process.
 
@@ -49,7 +54,7 @@ def measure(make, case):
 def _measure(make, case):
     _prepare_step(make, case.tiny)()
     _settle()
-    before = _status("VmRSS")
+    before = resident()
     step = _prepare_step(make, case)
     _settle()
     pathlib.Path("/proc/self/clear_refs").write_text("5")
