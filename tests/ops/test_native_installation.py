@@ -123,12 +123,3 @@ def test_a_missing_backend_is_one_clear_error(backend, advice):
 def test_an_old_tensorflow_is_one_clear_error():
     error = error_of_import("import tensorflow as tf; tf.__version__ = '2.17.1'; import keras_seq")
     assert error == "ImportError: keras_seq needs TensorFlow 2.18 or later. Installed: 2.17.1"
-
-
-@pytest.mark.slow
-def test_a_tensorflow_without_the_ffi_is_a_reason_not_to_run():
-    program = (
-        "import tensorflow as tf; tf.__version__ = '2.19.1'; from keras_seq.ops import native;"
-        "import sys; sys.exit(native.unavailable())"
-    )
-    assert error_of_import(program) == "the native kernels need TensorFlow 2.20 or later, and this is 2.19.1"

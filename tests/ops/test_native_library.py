@@ -54,6 +54,13 @@ def test_a_library_for_jax_only(monkeypatch, tmp_path):
     assert reason == f"the native kernels were built for JAX only: TensorFlow was not there; {how_to_rebuild()}"
 
 
+def test_no_build_is_advised_where_none_can_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(tf, "__version__", "2.19.1")
+    expected = "the native kernels need TensorFlow 2.20 or later, and this is 2.19.1"
+    assert reason_with(monkeypatch, tmp_path) == expected
+    assert reason_with(monkeypatch, tmp_path, tensorflow="2.19.1") == expected
+
+
 def test_a_library_that_does_not_load(monkeypatch, tmp_path):
     (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
     reason = reason_with(monkeypatch, tmp_path, tensorflow=tf.__version__)
