@@ -155,7 +155,8 @@ def _load_library() -> Any:
     except UnavailableError:
         raise
     except Exception as error:  # whatever the cause, implementation "xla" still works
-        raise UnavailableError(f"the native kernels do not load ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise UnavailableError(f"the native kernels do not load ({reason}); {how_to_rebuild()}") from error
 
 
 def _read_build() -> dict:
