@@ -13,6 +13,7 @@
 
 import importlib
 
+import keras_seq._backend  # noqa: F401 (first of all: it checks that Keras's backend is there)
 from keras_seq import data, diagnostics, layers, models, ops
 from keras_seq._version import __version__
 from keras_seq.convert import convert

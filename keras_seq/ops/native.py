@@ -15,6 +15,7 @@ from typing import Any
 from keras import backend, ops
 
 from keras_seq.ops.equations.protocol import Tensor
+from keras_seq.ops.native_installation import how_to_rebuild
 from keras_seq.ops.native_library import UnavailableError, op_call
 from keras_seq.ops.recurrent_call import RecurrentCall
 
@@ -40,7 +41,7 @@ def unavailable(kind: str | None = None) -> str | None:
     """
     library, reason = _load()
     if reason is None and kind is not None and kind not in library.ops:
-        return f"the native kernels were built without {kind}; reinstall keras_seq"
+        return f"the native kernels were built without {kind}; {how_to_rebuild()}"
     return reason
 
 
@@ -141,19 +142,21 @@ def _load_library() -> Any:
     name = backend.backend()
     if name not in ("tensorflow", "jax"):
         raise UnavailableError(f"the native kernels need Keras's TensorFlow or JAX backend, and this is {name}")
-    build = _read_build()
     try:
         if name == "tensorflow":
-            from keras_seq.ops.native_tensorflow import TensorFlowLibrary
+            from keras_seq.ops.native_tensorflow import TensorFlowLibrary, check_tensorflow
 
-            return TensorFlowLibrary(FOLDER, build)
+            check_tensorflow()
+            return TensorFlowLibrary(FOLDER, _read_build())
         from keras_seq.ops.native_jax import JaxLibrary
 
+        _read_build()
         return JaxLibrary(FOLDER)
     except UnavailableError:
         raise
     except Exception as error:  # whatever the cause, implementation "xla" still works
-        raise UnavailableError(f"the native kernels do not load ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise UnavailableError(f"the native kernels do not load ({reason}); {how_to_rebuild()}") from error
 
 
 def _read_build() -> dict:
@@ -164,7 +167,5 @@ def _read_build() -> dict:
         pass
     notice = FOLDER / "not_built.txt"
     if notice.exists():
-        raise UnavailableError(f"the native kernels were not built; {notice} says why and how to get them")
-    raise UnavailableError(
-        "the native kernels were not built; run `pip install -v -e .` in a checkout of keras_seq to build them"
-    )
+        raise UnavailableError(f"the native kernels were not built; {notice} says why; {how_to_rebuild()}")
+    raise UnavailableError(f"the native kernels were not built; {how_to_rebuild()}")
