@@ -35,6 +35,11 @@ def release():
             trim(0)
 
 
+def resident():
+    """Returns the resident memory of this process in bytes."""
+    return _status("VmRSS")
+
+
 def measure(make, case):
     """Returns the gigabytes (1e9 bytes) of a training step, measured in a new process.
 
