@@ -110,7 +110,8 @@ def bucketed_batches(
         if order is not None:
             draw = tf.numpy_function(lambda: order.generator().integers(2**63 - 1), [], tf.int64)
             draw.set_shape([])
-        pools = reader.pools(pool_size, buffer_size, draw).enumerate()
+        # From 1: NumPy takes the seeds (n, 0) and n, by which a sequence is shuffled, for the same.
+        pools = reader.pools(pool_size, buffer_size, draw).enumerate(start=1)
 
         def sort(number, pool):
             inputs = [number, _pair_lengths(pool, split), tf.constant(0, tf.int64) if draw is None else draw]

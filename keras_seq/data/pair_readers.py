@@ -55,6 +55,9 @@ class DatasetReader:
         """
         pairs = self._pairs
         if seed is not None:
+            # Or the order would also depend on the global seed, which may differ in a restarted training. This is the
+            # seed of the graph alone, which is that of this dataset.
+            tf.compat.v1.set_random_seed(None)
             pairs = pairs.shuffle(buffer_size, seed=seed, reshuffle_each_iteration=False)
         return pairs.ragged_batch(size)  # ragged only where shapes are not known
 
