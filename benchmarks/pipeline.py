@@ -150,7 +150,15 @@ def run_waiting(options, console):
         ]
         for r in results
     ]
-    head = ["", "waiting", "ms a step", "longest, ms", "training, ms a step", "first batch, s", "alone, pairs per second"]
+    head = [
+        "",
+        "waiting",
+        "ms a step",
+        "longest, ms",
+        "training, ms a step",
+        "first batch, s",
+        "alone, pairs per second",
+    ]
     tables = [Table(f"Waiting for data in {options.steps} steps, {len(sources):,} pairs", head, rows)]
     data = {"machine": report.machine([]), "results": [r._asdict() for r in results]}
     measured = Report([*report.machine([]), "", LEGEND], tables, report.notes(left_out), data)
@@ -188,7 +196,9 @@ def measure_stream(count):
 def run_stream(options, console, count):
     rows = measure_stream(count)
     cells = [[f"{read:,}", f"{read / seconds:,.0f}", f"{used / 1e6:,.0f}"] for read, seconds, used in rows]
-    table = Table("A stream of pairs as batches of token ids", ["pairs", "pairs per second", "resident memory, MB"], cells)
+    table = Table(
+        "A stream of pairs as batches of token ids", ["pairs", "pairs per second", "resident memory, MB"], cells
+    )
     data = {"machine": report.machine([]), "results": rows}
     measured = Report([*report.machine([]), "", "From a generator, with the default buffer."], [table], [], data)
     measured.write(options.output / "pipeline_stream")

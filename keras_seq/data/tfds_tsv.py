@@ -28,8 +28,8 @@ class TsvConfig(tfds.core.BuilderConfig):
 class TsvPairs(tfds.core.GeneratorBasedBuilder):
     """Builds a data set of pairs of texts from tab-separated files that `keras_seq.data.read_pairs` takes.
 
-    The features are the strings `source` and `target`; supervised examples are pairs of them. Examples are shuffled when
-    the data set is prepared. Files are read line by line, so they may be larger than memory.
+    The features are the strings `source` and `target`; supervised examples are pairs of them. Examples are shuffled
+    when the data set is prepared. Files are read line by line, so they may be larger than memory.
 
     Each data set has a name: its config. Once it is prepared, `tfds.load("tsv_pairs/NAME")` reads it from `data_dir`
     without the files, and without keras_seq.
@@ -59,15 +59,14 @@ class TsvPairs(tfds.core.GeneratorBasedBuilder):
             config = TsvConfig(name=config, files=None if files is None else _as_paths(files))
         if not isinstance(config, TsvConfig):
             raise ValueError(
-                "`config` must be the name of the data set, as in `tfds.load('tsv_pairs/NAME')`. "
-                f"Received: {config!r}"
+                f"`config` must be the name of the data set, as in `tfds.load('tsv_pairs/NAME')`. Received: {config!r}"
             )
         super().__init__(config=config, **kwargs)
         prepared = dict(self.info.metadata)
         if config.files is not None and prepared and prepared != _digests(config.files):
             raise ValueError(
                 f"`files` must be those that {self.data_dir} was prepared from. Delete that folder, or choose another "
-                f"name. Received: files of other content, {({s: str(path) for s, path in config.files.items()})}"
+                f"name. Received: files of other content, { ({s: str(path) for s, path in config.files.items()}) }"
             )
 
     def _info(self):

@@ -4,7 +4,12 @@
 import collections
 import functools
 import itertools
+import json
+import os
 import random
+import socket
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,6 +17,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peak_memory import run_alone
 
 import keras_seq
 from keras_seq.data import bucket_by_length, bucketed_batches, epoch_order, text_vectorizer
@@ -34,7 +40,9 @@ def leaves_no_epochs():
 def make_pairs(count=1500, seed=0):
     """Distinct pairs: sources of characters, targets of whitespace-separated tokens."""
     draw = random.Random(seed)
-    return [(f"{i:04}{'é' * draw.randrange(12)}", " ".join("y" * draw.randrange(1, 20)) + f" {i}") for i in range(count)]
+    return [
+        (f"{i:04}{'é' * draw.randrange(12)}", " ".join("y" * draw.randrange(1, 20)) + f" {i}") for i in range(count)
+    ]
 
 
 def epoch(dataset):
@@ -211,6 +219,31 @@ def test_an_iterator_is_read_once():
         epoch(dataset)
 
 
+MEMORY = """
+import json
+from peak_memory import peak_growth
+from keras_seq.data import bucketed_batches
+
+def pairs(count):
+    return ((f"{i:09} {'x' * 200}", f"{'y ' * 100}{i}") for i in range(count))
+
+def read(count):
+    return sum(len(targets) for _, targets in bucketed_batches(lambda: pairs(count), 128, buffer_size=10_000))
+
+read(30_000)
+results = []
+growth = peak_growth(lambda: results.append(read(400_000)))
+print(json.dumps({"pairs": results[0], "bytes": growth}))
+"""
+
+
+@pytest.mark.slow
+def test_a_stream_is_read_in_constant_memory():
+    results = run_alone(MEMORY)
+    assert results["pairs"] == 400_000
+    assert results["bytes"] < 90e6  # the pairs have 168 MB; of 100,000 and of 600,000 it is about 50
+
+
 @pytest.mark.slow
 def test_seq2seq_fit_on_a_stream_equals_fit_on_its_batches():
     draw = random.Random(0)
@@ -231,6 +264,86 @@ def test_seq2seq_fit_on_a_stream_equals_fit_on_its_batches():
     losses = train(stream)
     np.testing.assert_allclose(losses, train(epochs.apply(tf.data.experimental.assert_cardinality(13))), rtol=1e-5)
     assert losses[1] < losses[0]
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 20:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_training_on_a_stream_resumes_exactly(tmp_path):
+    pairs = [("ab" * (i % 5 + 1), "ba" * (i % 3 + 1)) for i in range(100)]
+
+    def train(folder, seed=0, interrupt=False):
+        keras.utils.set_random_seed(seed)
+        letters = text_vectorizer(["ab"])
+        parts = keras_seq.Encoder(6, 4, 8, dropout=0.5), keras_seq.Decoder(6, 4, 8)
+        model = keras_seq.Seq2Seq(*parts, letters, letters)
+        model.compile()
+        batches = bucketed_batches(lambda: iter(pairs), 8, buffer_size=40, seed=5, num_pairs=100)
+        callbacks = [keras_seq.training.BackupAndRestore(tmp_path / folder), *([Interrupt()] if interrupt else [])]
+        model.fit(batches, epochs=3, callbacks=callbacks, verbose=0)
+        return model.get_weights()
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("interrupted", interrupt=True)
+    for a, b in zip(train("interrupted", seed=1), whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+WORKER = """
+import json, os, sys
+import tensorflow as tf
+from keras_seq.data import bucketed_batches
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+pairs = [(f"{i:03}" + "x" * (i * 7 % 20), str(i)) for i in range(100)]
+
+def read(batches):
+    return [[t.decode() for t in strategy.experimental_local_results(targets)[0].numpy()] for _, targets in batches]
+
+# The same batches in both workers: each takes its half of every batch.
+auto = read(strategy.experimental_distribute_dataset(bucketed_batches(pairs, 16, seed=1)))
+# Each worker has pairs of its own, and batches of its share of `batch_size`.
+own = bucketed_batches(pairs, 16, seed=1, num_shards=2, index=index)
+own = read(strategy.experimental_distribute_dataset(own))
+with open(sys.argv[1], "w") as file:
+    json.dump([auto, own], file)
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_strategy_read_each_pair_once(tmp_path):
+    with socket.socket() as first, socket.socket() as second:
+        ports = []
+        for listener in (first, second):
+            listener.bind(("localhost", 0))
+            ports.append(listener.getsockname()[1])
+    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    processes = []
+    for index in range(2):
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"}
+        command = [sys.executable, "-c", WORKER, tmp_path / f"{index}.json"]
+        processes.append(subprocess.Popen(command, env=environment))
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    workers = [json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2)]
+    for batches in zip(*workers, strict=True):  # of one kind of sharding, those of both workers
+        assert sorted(flat(flat(batches)), key=int) == [str(i) for i in range(100)]
+        assert len(batches[0]) == len(batches[1])
+        assert sorted(map(len, flat(batches)))[-8:] == [8] * 8
+        assert max(map(len, flat(batches))) == 8
+    pairs = [(f"{i:03}" + "x" * (i * 7 % 20), str(i)) for i in range(100)]
+    whole = [[target for _, target in batch] for batch in epoch(bucketed_batches(pairs, 16, seed=1))]
+    assert [a + b for a, b in zip(workers[0][0], workers[1][0], strict=True)] == whole
 
 
 @pytest.mark.parametrize(
@@ -264,5 +377,7 @@ def test_invalid_arguments(arguments, message):
 
 
 def test_a_wrong_number_of_pairs_raises():
-    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only 94"):
+    with pytest.raises(
+        tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only 94"
+    ):
         epoch(bucketed_batches(lambda: iter(make_pairs()), 16, num_pairs=10_000))

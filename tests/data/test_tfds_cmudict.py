@@ -51,7 +51,9 @@ def test_a_data_source_of_array_records_gives_every_word(tmp_path, splits):
     source = tfds.data_source("cmudict", split="test", data_dir=tmp_path)
     batches = bucketed_batches(source, 64, keys=("word", "pronunciation"))
     assert len(batches) == -(-len(splits["test"][0]) // 64)
-    pairs = [tuple(part.decode() for part in pair) for b in batches.as_numpy_iterator() for pair in zip(*b, strict=True)]
+    pairs = [
+        tuple(part.decode() for part in pair) for b in batches.as_numpy_iterator() for pair in zip(*b, strict=True)
+    ]
     assert sorted(pairs) == sorted(zip(*splits["test"], strict=True))
 
 

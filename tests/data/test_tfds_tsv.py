@@ -111,14 +111,14 @@ def test_prepared_data_of_other_files_raise(files, tmp_path):
 
 
 def test_invalid_files(files, tmp_path):
-    with pytest.raises(ValueError, match="`config` must be the name of the data set.* Received: None"):
+    with pytest.raises(ValueError, match=r"`config` must be the name of the data set.* Received: None"):
         importlib.import_module("keras_seq.data.tfds_tsv").TsvPairs(files=files, data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"`files` must be a dict from the names of splits to paths. Received: \{\}"):
         prepare({}, "x", tmp_path)
-    with pytest.raises(ValueError, match="`files` must be .*because tsv_pairs/unknown/1.0.0 is not prepared"):
+    with pytest.raises(ValueError, match=r"`files` must be .*because tsv_pairs/unknown/1.0.0 is not prepared"):
         tfds.load("tsv_pairs/unknown", data_dir=tmp_path)
     files["dev"].write_text("a\tb\nc\n")
-    with pytest.raises(ValueError, match="dev.tsv:2: expected two columns separated by a tab, got 1: 'c'"):
+    with pytest.raises(ValueError, match=r"dev\.tsv:2: expected two columns separated by a tab, got 1: 'c'"):
         prepare({"dev": files["dev"]}, "broken", tmp_path)
     assert not list((tmp_path / "tsv_pairs" / "broken").glob("[0-9]*"))  # nothing half-written under its name
 
