@@ -33,8 +33,8 @@ sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under san
 
 # Without ARGS, all benchmarks run. With ARGS, only `layers`, or the one that BENCH names, for example
 # make bench BENCH=seq2seq ARGS=--memory
-BENCH ?= $(if $(ARGS),layers,layers seq2seq decoding)
-bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others; BENCH chooses one
+BENCH ?= $(if $(ARGS),layers,layers seq2seq decoding pipeline)
+bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others, and the data; BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 wheels: $(VENV)/.installed-wheels ## build the sdist and a wheel that needs no compiler into dist/

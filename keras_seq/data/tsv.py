@@ -36,17 +36,50 @@ def read_pairs(path):
     (['cat', 'dog'], ['K AE T', 'D AO G'])
     >>> folder.cleanup()
     """
-    content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
-    if not content:
-        raise ValueError(f"{path}:1: expected two columns separated by a tab, but the file is empty")
-    # Lines are split as bytes. `str.splitlines` would also split at U+2028 and the like, and the number
-    # of a line that is not UTF-8 would be unknown.
-    pairs = [
-        _parse(line.removesuffix(b"\r"), f"{path}:{number}")
-        for number, line in enumerate(content.split(b"\n"), start=1)
-    ]
-    sources, targets = zip(*pairs, strict=True)
+    sources, targets = zip(*iter_pairs(path), strict=True)
     return list(sources), list(targets)
+
+
+def iter_pairs(path):
+    r"""Yields the pairs of a tab-separated file one by one, without holding the file in memory.
+
+    The format and the errors are those of `read_pairs`. For training on a file that does not fit into memory, pass
+    `lambda: iter_pairs(path)` to `bucketed_batches`.
+
+    Args:
+        path: path of the file, a string or a `Path`.
+
+    Yields:
+        Pairs of strings `(source, target)`, in the order of the file.
+
+    Raises:
+        ValueError: as `read_pairs`, once the invalid line is reached.
+        OSError: if the file cannot be read.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = pathlib.Path(folder.name, "pairs.tsv")
+    >>> _ = path.write_text("cat\tK AE T\ndog\tD AO G\n", encoding="utf-8")
+    >>> next(iter_pairs(path))
+    ('cat', 'K AE T')
+    >>> folder.cleanup()
+    """
+    # Lines are split as bytes. In text mode, the number of a line that is not UTF-8 would be unknown.
+    blank = None  # the first of the blank lines that are invalid unless the file ends after them
+    is_empty = True
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip(b"\r\n"):
+                blank = blank or (number, line)
+                continue
+            position, line = blank or (number, line)  # to parse a blank line raises an error
+            yield _parse(line.removesuffix(b"\n").removesuffix(b"\r"), f"{path}:{position}")
+            is_empty = False
+    if is_empty:
+        raise ValueError(f"{path}:1: expected two columns separated by a tab, but the file is empty")
 
 
 def _parse(line, position):
@@ -60,7 +93,7 @@ def _parse(line, position):
     for name, column in zip(("source", "target"), columns, strict=True):
         if not column.strip():
             raise ValueError(f"{position}: expected a {name}, got a blank column: {_shorten(line)}")
-    return columns
+    return tuple(columns)
 
 
 def _shorten(line):

@@ -134,7 +134,11 @@ class TokenSide:
             expected = f"strings, shape (batch,), or {ids}"
             if self.vectorizer is None:
                 expected = f"{ids}, because the model has no `{self.name}_vectorizer`"
-            hint = ". Use `dataset.batch(n)` to make batches" if rank == (0 if dtype == tf.string else 1) else ""
+            hint = (
+                ". Use `dataset.batch(n)`, or for pairs `keras_seq.data.bucketed_batches`"
+                if rank == (0 if dtype == tf.string else 1)
+                else ""
+            )
             raise ValueError(f"{label} must be {expected}{hint}. Received: dtype {dtype.name}, shape {values.shape}")
         return values
 

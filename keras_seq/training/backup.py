@@ -37,8 +37,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
       such as those of `keras_seq.training.ScheduledSampling`;
     - all seed generators of the model, and the global random states of Keras, Python and NumPy. Keras's
       `BackupAndRestore` does not restore these, so dropout differs after it;
-    - the order of the data in each epoch, of `keras_seq.data.bucket_by_length`, `stream_batches` and
-      `shuffled_batches`, and of arrays and documents in the `fit` of keras_seq's models;
+    - the order of the data in each epoch, of `keras_seq.data.bucket_by_length`, `bucketed_batches`, `stream_batches`
+      and `shuffled_batches`, and of arrays and documents in the `fit` of keras_seq's models;
     - what other callbacks know: `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `SwapEMAWeights`, `History`,
       `CheckpointAveraging`, and every callback that has the methods `get_training_state()`, which returns nested dicts
       with strings as keys and lists of arrays, numbers, strings and None, and `set_training_state(state)`.

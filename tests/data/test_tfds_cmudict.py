@@ -5,7 +5,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_seq.data import load_cmudict, load_tfds_cmudict
+from keras_seq.data import bucketed_batches, load_cmudict, load_tfds_cmudict
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,10 @@ def data_dir(tmp_path_factory, splits):
 
 @pytest.mark.slow
 def test_tfds_load_finds_the_data_set_after_import(data_dir, splits):
-    dev, info = tfds.load("cmudict", split="dev", data_dir=data_dir, as_supervised=True, with_info=True)
-    words, pronunciations = splits["dev"]
-    first = [(word.decode(), p.decode()) for word, p in dev.take(50).as_numpy_iterator()]
-    assert first == list(zip(words[:50], pronunciations[:50], strict=True))
+    options = {"as_supervised": True, "shuffle_files": True, "with_info": True}
+    dev, info = tfds.load("cmudict", split="dev", data_dir=data_dir, **options)
+    pairs = sorted((word.decode(), pronunciation.decode()) for word, pronunciation in dev.as_numpy_iterator())
+    assert pairs == sorted(zip(*splits["dev"], strict=True))
     sizes = {split: info.splits[split].num_examples for split in info.splits}
     assert sizes == {split: len(words) for split, (words, _) in splits.items()}
     assert "ARPAbet" in info.description
@@ -35,10 +35,26 @@ def test_tfds_load_finds_the_data_set_after_import(data_dir, splits):
 
 
 @pytest.mark.slow
-def test_examples_have_names(data_dir, splits):
-    (example,) = tfds.load("cmudict", split="test[:1]", data_dir=data_dir).as_numpy_iterator()
+def test_a_part_of_a_split_has_words_of_all_letters_and_their_places(data_dir, splits):
     words, pronunciations = splits["test"]
-    assert example == {"word": words[0].encode(), "pronunciation": pronunciations[0].encode()}
+    examples = list(tfds.load("cmudict", split="test[:10%]", data_dir=data_dir).as_numpy_iterator())
+    assert len(examples) == round(len(words) / 10)
+    assert len({example["word"][:1] for example in examples} & {bytes([c]) for c in b"abcdefghijklmnoprstw"}) == 20
+    for example in examples:
+        expected = words[example["index"]].encode(), pronunciations[example["index"]].encode()
+        assert (example["word"], example["pronunciation"]) == expected
+
+
+@pytest.mark.slow
+def test_a_data_source_of_array_records_gives_every_word(tmp_path, splits):
+    tfds.builder("cmudict", data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = tfds.data_source("cmudict", split="test", data_dir=tmp_path)
+    batches = bucketed_batches(source, 64, keys=("word", "pronunciation"))
+    assert len(batches) == -(-len(splits["test"][0]) // 64)
+    pairs = [
+        tuple(part.decode() for part in pair) for b in batches.as_numpy_iterator() for pair in zip(*b, strict=True)
+    ]
+    assert sorted(pairs) == sorted(zip(*splits["test"], strict=True))
 
 
 @pytest.mark.slow
