@@ -8,6 +8,7 @@ from keras_seq.data.streams import Streams
 from keras_seq.models.token_loss import TokenLoss
 from keras_seq.training import Perplexity
 from keras_seq.training.callbacks import order_callbacks
+from keras_seq.training.data_parallel import run_on_replicas
 from keras_seq.training.losses import resolve_loss
 
 
@@ -187,20 +188,20 @@ class CarriedState:
                 tf.Variable(tf.zeros([1, size], self._dtype), trainable=False, shape=[None, size], **of_replica)
                 for size in self._sizes
             ]
-        _run_on_replicas(lambda: self.assign([tf.zeros([batch_size, size], self._dtype) for size in self._sizes]))
+        run_on_replicas(lambda: self.assign([tf.zeros([batch_size, size], self._dtype) for size in self._sizes]))
         self._batch_size = batch_size
 
     @contextlib.contextmanager
     def started(self, batch_size):
         """Sets the state of `batch_size` streams to zeros, and afterwards to what it was: a callback may call `fit`."""
-        outer = None if self._variables is None else _run_on_replicas(self.read), self._batch_size
+        outer = None if self._variables is None else run_on_replicas(self.read), self._batch_size
         self.start(batch_size)
         try:
             yield
         finally:
             state, self._batch_size = outer
             if state is not None:
-                _run_on_replicas(self.assign, state)
+                run_on_replicas(self.assign, state)
 
     def ensure(self, batch_size):
         """Sets the state to zeros unless it is one of `batch_size` streams."""
@@ -214,10 +215,6 @@ class CarriedState:
     def assign(self, state):
         for variable, value in zip(self._variables, state, strict=True):
             variable.assign(value)
-
-
-def _run_on_replicas(function, *args):
-    return tf.distribute.get_strategy().run(tf.autograph.experimental.do_not_convert(function), args)
 
 
 def _check_none(**arguments):

@@ -48,7 +48,9 @@ def data_parallel(model):
         yield
         return
     if not model.compiled:
-        raise ValueError("`model` must be compiled in the scope of its strategy. Received: a model that is not compiled")
+        raise ValueError(
+            "`model` must be compiled in the scope of its strategy. Received: a model that is not compiled"
+        )
     with without_strategy(model), strategy.scope():
         # `compile` forgets them. Until then they are kept for the next `fit`, because tracing takes seconds.
         if not isinstance(model.train_function, _Step):
@@ -74,18 +76,27 @@ def is_chief():
 
 def from_chief(values):
     """Returns an array of numbers as the chief has it, on all workers. All must call this at the same time."""
-    values = tf.convert_to_tensor(values)
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return np.asarray(values)
+    values = tf.convert_to_tensor(np.asarray(values))
 
     def exchange():
         context = tf.distribute.get_replica_context()
         is_first = tf.equal(context.replica_id_in_sync_group, 0)
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(is_first, values, tf.zeros_like(values)))
 
+    return np.asarray(strategy.experimental_local_results(run_on_replicas(exchange))[0])
+
+
+def run_on_replicas(function, *args):
+    """Returns what a function returns on each replica of the strategy in scope."""
     strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return np.asarray(values)
-    results = tf.function(strategy.run, autograph=False)(exchange)
-    return np.asarray(strategy.experimental_local_results(results)[0])
+
+    def run(*args):
+        return strategy.run(function, args)
+
+    return (tf.function(run, autograph=False) if tf.distribute.has_strategy() else run)(*args)
 
 
 def replica_share(weight):
