@@ -6,6 +6,7 @@ moves or drops a name, `tests/test_private_api.py` names it and the files that n
 change.
 """
 
+import contextlib
 import sys
 
 from keras.src import backend
@@ -251,3 +252,33 @@ def adam_moments(optimizer, variable):
     """
     index = optimizer._get_variable_index(variable)
     return optimizer._momentums[index], optimizer._velocities[index]
+
+
+@contextlib.contextmanager
+def without_strategy(model):
+    """Returns a context in which a model looks as if it had been made outside of the scope of its strategy.
+
+    `fit` and `evaluate` of Keras 3.15 then leave out `_maybe_symbolic_build`, which takes the mean of a batch over all
+    workers to build the model, and fails under `tf.distribute.MultiWorkerMirroredStrategy`. The public
+    `distribute_strategy` is then the strategy in whose scope `fit` is called. There is no public name to do so for a
+    model that exists. Without this, nothing trains on several workers.
+    """
+    strategy, model._distribute_strategy = model._distribute_strategy, None
+    try:
+        yield
+    finally:
+        model._distribute_strategy = strategy
+
+
+@contextlib.contextmanager
+def take_summed_gradients(optimizer):
+    """Returns a context in which an optimizer takes gradients that are summed over all replicas already.
+
+    Keras clips the gradients of each replica by themselves and then sums them, and no argument changes that. Without
+    this, a clipped training on several workers differs from one on one worker.
+    """
+    optimizer._all_reduce_sum_gradients = list
+    try:
+        yield
+    finally:
+        vars(optimizer).pop("_all_reduce_sum_gradients", None)  # replicas in threads share the optimizer

@@ -38,6 +38,10 @@ class EpochOrder:
         self._epoch, self._iteration, self._is_training = epoch, 0, True
         self._seed = self._seed if self._has_seed else seed
 
+    def share_seed(self, seed):
+        """Sets the seed unless it was given."""
+        self._seed = self._seed if self._has_seed else seed
+
     def end_training(self):
         """Counts from here."""
         if self._is_training:
@@ -62,6 +66,12 @@ def start_epoch(epoch, seed):
     """Sets the epoch of all datasets that exist. `seed` is for those that were made without a seed."""
     for order in list(_orders):
         order.start_epoch(epoch, seed)
+
+
+def share_seed(seed):
+    """Sets the seed of all datasets that exist and were made without one, for workers that shuffle alike."""
+    for order in list(_orders):
+        order.share_seed(seed)
 
 
 def end_training():

@@ -158,6 +158,7 @@ class Streams:
     batch_size: int
     window: int
     cut: bool
+    multiple: int = 1  # of which `batch_size` is one
 
     def __post_init__(self):
         for name in ("batch_size", "window"):
@@ -165,13 +166,18 @@ class Streams:
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
             setattr(self, name, int(value))
+        if self.batch_size % self.multiple:
+            raise ValueError(
+                f"`batch_size` must be a multiple of {self.multiple}, the number of replicas: each reads its own "
+                f"streams. Received: {self.batch_size}"
+            )
         counts = self.lengths + 1  # targets of each document
         self.sizes = -(-counts // self.window)  # (documents,), numbers of windows
         if self.cut:
             self.stream_of = np.zeros_like(self.sizes)  # one stream, which is cut into equal parts
             self.steps = -(-int(self.sizes.sum()) // self.batch_size)
         else:
-            self.batch_size = min(self.batch_size, len(self.lengths))
+            self.batch_size = min(self.batch_size, -(-len(self.lengths) // self.multiple) * self.multiple)
             self.stream_of = _balance(self.sizes, self.batch_size)  # (documents,)
             self.steps = int(np.bincount(self.stream_of, self.sizes).max())
 
@@ -209,7 +215,7 @@ class Streams:
         starts = tf.gather(np.cumsum(self.lengths + 2) - self.lengths - 2, order) + before
         lengths = tf.minimum(tf.gather(self.lengths, order) + 1 - before, self.window)
         # Streams are padded to equal numbers of windows, where they are not cut.
-        totals = np.bincount(self.stream_of, self.sizes).astype("int64")
+        totals = np.bincount(self.stream_of, self.sizes, self.batch_size).astype("int64")
         padding = np.arange(len(totals)) * self.steps - (np.cumsum(totals) - totals)
         slots = windows + tf.gather(padding, tf.gather(self.stream_of, order))
 

@@ -7,15 +7,17 @@ import keras
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.models.data_parallel_training import DataParallelTraining
 from keras_seq.models.forecast_inputs import as_dict, observed_flags, observed_values
 from keras_seq.models.instance_scaling import measure_scale
 from keras_seq.models.shuffled_arrays import shuffle_arrays
 from keras_seq.ops.time_loop import time_loop
 from keras_seq.training import ScheduledSampling
 from keras_seq.training.callbacks import order_callbacks
+from keras_seq.training.data_parallel import apply_gradients, replica_share
 
 
-class ForecastTraining:
+class ForecastTraining(DataParallelTraining):
     """The part of a `Forecaster` that trains and evaluates, a mixin."""
 
     scheduled_sampling = None  # set by `compile`
@@ -75,11 +77,12 @@ class ForecastTraining:
         with tf.GradientTape() as tape:
             parameters = self(x, training=True)
             loss = self.compute_loss(x, y, parameters, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
+            share = replica_share(ops.sum(self._target_weights(x, sample_weight)))
+            scaled_loss = self.optimizer.scale_loss(loss * share)
         self._track_loss(loss, x, sample_weight)
         if self.trainable_weights:
             gradients = tape.gradient(scaled_loss, self.trainable_weights)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            apply_gradients(self.optimizer, gradients, self.trainable_weights)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         point = self.likelihood.mean(parameters)
@@ -128,10 +131,8 @@ class ForecastTraining:
     def _track_loss(self, loss, inputs, sample_weight):
         """Adds the loss of a batch to the mean of the epoch, weighted by the weights of its targets."""
         weight = ops.sum(self._target_weights(inputs, sample_weight))
-        # Under a distribution strategy, Keras divides the loss of each replica by the number of replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
-        reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=weight)
+        reported.update_state(loss, sample_weight=weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the metrics by point forecasts `y_pred` (batch, horizon, series), in the units of the data."""

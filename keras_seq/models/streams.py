@@ -8,6 +8,7 @@ from keras_seq.data.streams import Streams
 from keras_seq.models.token_loss import TokenLoss
 from keras_seq.training import Perplexity
 from keras_seq.training.callbacks import order_callbacks
+from keras_seq.training.data_parallel import run_on_replicas
 from keras_seq.training.losses import resolve_loss
 
 
@@ -96,7 +97,7 @@ class StreamTraining(TokenLoss):
         x = self._streams(x, "`x`", batch_size, window, shuffle=shuffle, seed=self.seed if seed is None else seed)
         if validation_data is not None:
             validation_data = self._streams(validation_data, "`validation_data`", batch_size, window, cut=False)
-        with self._training_state.started(_batch_size(x)):
+        with self.distribute_strategy.scope(), self._training_state.started(self._rows(x)):
             return super().fit(x, callbacks=callbacks, validation_data=validation_data, shuffle=False, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=32, window=64, sample_weight=None, **kwargs):
@@ -120,34 +121,47 @@ class StreamTraining(TokenLoss):
         """
         _check_none(y=y, sample_weight=sample_weight)
         x = self._streams(x, "`x`", batch_size, window, cut=False)
-        with self._evaluation_state.started(_batch_size(x)):
+        with self.distribute_strategy.scope(), self._evaluation_state.started(self._rows(x)):
             return super().evaluate(x, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Trains on one batch of streams. The state goes on from the batch before, if that had as many streams."""
-        self._training_state.ensure(len(x[0]))
-        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+        with self.distribute_strategy.scope():
+            self._training_state.ensure(len(x[0]))
+            return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Evaluates one batch of streams. The state goes on from the batch before, if that had as many streams."""
-        self._evaluation_state.ensure(len(x[0]))
-        return super().test_on_batch(x, y, sample_weight, return_dict)
+        with self.distribute_strategy.scope():
+            self._evaluation_state.ensure(len(x[0]))
+            return super().test_on_batch(x, y, sample_weight, return_dict)
 
     def _streams(self, documents, label, batch_size, window, *, cut=True, **order):
         """Returns the batches of streams of documents, or those that are given."""
         replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                "A language model trains and evaluates on one device, because each stream carries its state from batch "
-                f"to batch. Received: a `tf.distribute.Strategy` of {replicas} replicas"
-            )
-        if isinstance(documents, tf.data.Dataset) and isinstance(documents.element_spec, tuple):
+        if not (isinstance(documents, tf.data.Dataset) and isinstance(documents.element_spec, tuple)):
+            ids = self._document_ids(documents, label)
+            documents = Streams(*ids, batch_size, window, cut, multiple=replicas).dataset(**order)
+        if replicas == 1:
             return documents
-        return Streams(*self._document_ids(documents, label), batch_size, window, cut).dataset(**order)
+        # Each replica gets the same rows of all batches, and keeps the state of these streams.
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        return documents.with_options(options)
+
+    def _rows(self, streams):
+        """Returns the number of streams of each replica."""
+        batch_size, replicas = _batch_size(streams), self.distribute_strategy.num_replicas_in_sync
+        if batch_size % replicas:
+            raise ValueError(
+                f"`batch_size` must be a multiple of {replicas}, the number of replicas: each reads its own streams. "
+                f"Received: {batch_size}"
+            )
+        return batch_size // replicas
 
 
 class CarriedState:
-    """The recurrent state of each stream, a list of tensors (batch, size).
+    """The recurrent state of each stream, a list of tensors (batch, size). Each replica has that of its own streams.
 
     Keras does not see the variables, so they are neither weights nor saved. Their batch size is open: the same training
     step serves streams of any number.
@@ -164,25 +178,30 @@ class CarriedState:
         self._batch_size = None
 
     def start(self, batch_size):
-        """Sets the state of `batch_size` streams to zeros."""
-        zeros = [tf.zeros([batch_size, size], self._dtype) for size in self._sizes]
+        """Sets the state of `batch_size` streams of each replica to zeros."""
         if self._variables is None:
-            self._variables = [tf.Variable(z, trainable=False, shape=[None, z.shape[1]]) for z in zeros]
-        for variable, value in zip(self._variables, zeros, strict=True):
-            variable.assign(value)
+            of_replica = {
+                "synchronization": tf.VariableSynchronization.ON_READ,
+                "aggregation": tf.VariableAggregation.NONE,
+            }
+            self._variables = [
+                tf.Variable(tf.zeros([1, size], self._dtype), trainable=False, shape=[None, size], **of_replica)
+                for size in self._sizes
+            ]
+        run_on_replicas(lambda: self.assign([tf.zeros([batch_size, size], self._dtype) for size in self._sizes]))
         self._batch_size = batch_size
 
     @contextlib.contextmanager
     def started(self, batch_size):
         """Sets the state of `batch_size` streams to zeros, and afterwards to what it was: a callback may call `fit`."""
-        outer = None if self._variables is None else self.read(), self._batch_size
+        outer = None if self._variables is None else run_on_replicas(self.read), self._batch_size
         self.start(batch_size)
         try:
             yield
         finally:
             state, self._batch_size = outer
             if state is not None:
-                self.assign(state)
+                run_on_replicas(self.assign, state)
 
     def ensure(self, batch_size):
         """Sets the state to zeros unless it is one of `batch_size` streams."""
@@ -190,6 +209,7 @@ class CarriedState:
             self.start(batch_size)
 
     def read(self):
+        """Returns the state. Called on a replica, like `assign`."""
         return [variable.read_value() for variable in self._variables]
 
     def assign(self, state):

@@ -10,17 +10,20 @@ from keras import ops, tree
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import compile_arguments
 from keras_seq.data.vocabulary import PAD_ID
+from keras_seq.models.data_parallel_training import DataParallelTraining
 from keras_seq.models.readout import readout_parts
 from keras_seq.ops import readout_crossentropy
 from keras_seq.training import MaskedCrossentropy
+from keras_seq.training.data_parallel import apply_gradients, replica_share
 from keras_seq.training.metrics import reads_scores
 from keras_seq.training.token_scores import TokenScores
 
 
-class TokenLoss:
+class TokenLoss(DataParallelTraining):
     """The part of a model of token sequences that runs a batch in training and evaluation, a mixin.
 
     A step minimizes the loss of its batch, a mean over its tokens. The loss of an epoch is the mean over all tokens.
+    Under a distribution strategy, the batch is that of all replicas: each counts by its number of tokens.
 
     With `masked_crossentropy` and metrics of keras_seq, a step never holds the logits of all tokens: the model is asked
     for what its readout reads, and `readout_crossentropy` does the rest.
@@ -48,12 +51,12 @@ class TokenLoss:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             y_pred, loss = self._predict(x, y, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
+            scaled_loss = self.optimizer.scale_loss(loss * self._share(y))
         self._track_loss(loss, y)
         if self.trainable_weights:
             gradients = tape.gradient(scaled_loss, self.trainable_weights)
             gradients = [_as_dense(gradient) for gradient in gradients]
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            apply_gradients(self.optimizer, gradients, self.trainable_weights)
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight)
@@ -65,18 +68,19 @@ class TokenLoss:
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _predict(self, x, y, sample_weight, training):
-        """Returns logits, or `TokenScores` if these suffice, and the loss of a batch."""
-        if not self._needs_only_scores():
-            y_pred = self.run_batch(x, training)
-            return y_pred, self.compute_loss(x, y, y_pred, sample_weight, training=training)
-        features = self.run_batch(x, training, return_features=True)
-        parts = readout_parts(self.readout, features)
-        if parts is None:
+        """Returns logits, or `TokenScores` if these suffice, and the loss of a batch, that of this replica."""
+        if self._needs_only_scores():
+            features = self.run_batch(x, training, return_features=True)
+            parts = readout_parts(self.readout, features)
+            if parts is not None:
+                scores, loss = _score_tokens(self.loss, *parts, y, sample_weight, compute_gradient=training)
+                return scores, sum(map(ops.sum, self.losses), loss)
             y_pred = self.readout(features)
-            return y_pred, self.compute_loss(x, y, y_pred, sample_weight, training=training)
-        scores, loss = _score_tokens(self.loss, *parts, y, sample_weight, compute_gradient=training)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # as in Keras, the sum over them is the loss
-        return scores, sum((ops.sum(regularization) / replicas for regularization in self.losses), loss)
+        else:
+            y_pred = self.run_batch(x, training)
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
+        # Keras divides the loss of each replica by their number.
+        return y_pred, loss * ops.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
 
     def _needs_only_scores(self):
         """Whether loss and metrics are known to need no logits."""
@@ -95,13 +99,20 @@ class TokenLoss:
             and type(self).compute_metrics is keras.Model.compute_metrics
         )
 
+    def _share(self, target):
+        """Returns the factor of the loss of this replica in that of all."""
+        if getattr(compile_arguments(self)["loss"], "reduction", None) == "sum":
+            return 1 / tf.distribute.get_strategy().num_replicas_in_sync  # `_predict` multiplied by that
+        return replica_share(_count_tokens(target))
+
     def _track_loss(self, loss, target):
         """Adds the loss of a batch to the mean of the epoch, weighted by its number of tokens."""
-        tokens = ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
-        # Under a distribution strategy, Keras divides the loss of each replica by the number of replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
-        reported.update_state(loss * ops.cast(replicas, loss.dtype), sample_weight=tokens)
+        reported.update_state(loss, sample_weight=_count_tokens(target))
+
+
+def _count_tokens(target):
+    return ops.sum(ops.cast(ops.not_equal(target, PAD_ID), "float32"))
 
 
 def _score_tokens(loss, features, kernel, bias, target, sample_weight, compute_gradient):
@@ -112,14 +123,12 @@ def _score_tokens(loss, features, kernel, bias, target, sample_weight, compute_g
     if sample_weight is not None:
         sample_weight = ops.cast(sample_weight, loss.dtype)
         weights = weights * (sample_weight if len(sample_weight.shape) > 1 else sample_weight[:, None])
-    # Like Keras's losses: under a distribution strategy, gradients of the replicas are summed.
-    replicas = ops.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
     value, losses, predictions = readout_crossentropy(
         features,
         kernel,
         bias,
         ops.where(is_token, target, -1),
-        weights / (ops.maximum(tokens, 1) * replicas),
+        weights / ops.maximum(tokens, 1),
         loss.label_smoothing,
         compute_gradient,
     )

@@ -93,8 +93,9 @@ def dropout_mask(
 ) -> Tensor:
     """Draw a mask whose entries are 0 with probability `rate`, and 1/(1 - rate) otherwise.
 
-    On TensorFlow, probabilities are multiples of 2^-16, the nearest to `rate` but never 1. There, one seed gives one
-    mask whether the call runs eagerly, in a graph or compiled by XLA. TensorFlow 2.21 behaves so without promising it.
+    On TensorFlow, each replica of a `tf.distribute.Strategy` draws a mask of its own. Probabilities are multiples of
+    2^-16, the nearest to `rate` but never 1. One seed gives one mask whether the call runs eagerly, in a graph or
+    compiled by XLA; TensorFlow 2.21 behaves so without promising it.
 
     Args:
         shape: a tuple of numbers and, on TensorFlow, scalar tensors.
@@ -134,8 +135,19 @@ def _keep_on_tensorflow(shape: tuple, rate: float, seed_generator: keras.random.
 
     size = math.prod(shape)
     words = tf.random.stateless_uniform(
-        [-(-size // 4)], seed_generator.next(), minval=None, maxval=None, dtype="uint64", alg="philox"
+        [-(-size // 4)], _next_seed(seed_generator), minval=None, maxval=None, dtype="uint64", alg="philox"
     )
     bits = tf.reshape(tf.bitcast(words, "uint16"), [-1])[:size]
     threshold = min(round(rate * 2**16), 2**16 - 1)
     return tf.reshape(bits >= tf.constant(threshold, "uint16"), shape)
+
+
+def _next_seed(seed_generator: keras.random.SeedGenerator) -> Tensor:
+    """Advance a seed generator, whose state all replicas share, and return the seed of this replica."""
+    import tensorflow as tf
+
+    seed, context = seed_generator.next(), tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return seed
+    replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
+    return seed + tf.stack([tf.zeros_like(replica), replica * 2**40])  # further than a generator counts

@@ -6,6 +6,7 @@ from keras_seq.training.averaging import CheckpointAveraging, average_checkpoint
 from keras_seq.training.backup import BackupAndRestore
 from keras_seq.training.callbacks import DecodingReport, order_callbacks
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
+from keras_seq.training.data_parallel import data_parallel
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
 from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, SequenceAccuracy, TokenAccuracy
@@ -38,6 +39,7 @@ __all__ = [
     "average_checkpoints",
     "bleu",
     "chrf",
+    "data_parallel",
     "error_rates",
     "masked_crossentropy",
     "order_callbacks",

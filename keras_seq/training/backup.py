@@ -20,6 +20,7 @@ from keras_seq.training.backup_file import (
     read_state,
     write_state,
 )
+from keras_seq.training.data_parallel import from_chief, is_chief
 
 # Keys of configurations that may differ: random seeds, whose states are backed up, and the wiring of functional models,
 # which is in terms of the names of layers.
@@ -50,6 +51,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     Put the callback anywhere in the list of `callbacks` for the `fit` of a model of keras_seq. With another model pass
     the list through `keras_seq.training.order_callbacks`.
+
+    On several workers (`tf.distribute.MultiWorkerMirroredStrategy`) the chief writes, and all read: `backup_dir` is a
+    folder that they share. If one of them dies, start all of them again.
 
     A backup appears at once under its name, so there is always a whole one after the first epoch, also after Ctrl-C. A
     backup that is damaged, or that is of another model or vocabulary, raises an error and remains. When training ends
@@ -100,8 +104,14 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 f"Received: {self.model.name}, which is not built"
             )
         self._config = _comparable(self.model)
-        self._order_seed = epoch_order.draw_seed()
+        self._order_seed = int(from_chief(epoch_order.draw_seed()))
         state = self._read()
+        epoch = state["epoch"] if state else 0
+        if epoch != from_chief(epoch):
+            raise ValueError(
+                "`backup_dir` must be a folder that all workers share, because the chief alone writes to it. Received: "
+                f"{self.path.parent}, with {epoch} epochs here and {int(from_chief(epoch))} epochs at the chief"
+            )
         if state is not None:
             self._restore(state)
 
@@ -113,8 +123,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         pass  # Keras's callback may save here
 
     def on_epoch_end(self, epoch, logs=None):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {
+        state = {  # on all workers, because to read a metric is to sum it over these
             "config": self._config,
             "epoch": epoch + 1,
             "stop_training": self.model.stop_training,
@@ -123,12 +132,15 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             "random": {"python": random.getstate(), "numpy": np.random.get_state()},
             "callbacks": [[type(other).__name__, _get_state(other)] for other in self._others if _has_state(other)],
         }
-        write_state(self.path, state, keep_previous=self.double_checkpoint)
+        if is_chief():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_state(self.path, state, keep_previous=self.double_checkpoint)
 
     def on_train_end(self, logs=None):
         set_initial_epoch(self.model, None)
         epoch_order.end_training()
-        if self.delete_checkpoint:
+        from_chief(0)  # waits until all workers are here
+        if self.delete_checkpoint and is_chief():
             delete_state(self.path)
             folder = self.path.parent
             if folder.is_dir() and not any(folder.iterdir()):

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_seq.data.vocabulary import END_ID, PAD_ID
 from keras_seq.training.backup import BackupAndRestore
+from keras_seq.training.data_parallel import from_chief, is_chief
 from keras_seq.training.scores import (
     bleu,
     check_strings,
@@ -16,7 +17,7 @@ from keras_seq.training.scores import (
     tokenize_references,
 )
 
-_METRICS = ("error_rates", "bleu", "chrf")
+_METRICS = {"error_rates": ("token_error_rate", "sequence_error_rate"), "bleu": ("bleu",), "chrf": ("chrf",)}
 
 
 class DecodingReport(keras.callbacks.Callback):
@@ -64,21 +65,27 @@ class DecodingReport(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch, logs=None):
+        # The chief decodes, and all workers get its numbers: they must agree on when to stop.
+        names = [f"val_{name}" for metric in self.metrics for name in _METRICS[metric]]
+        values = self._measure() if is_chief() else [0.0] * len(names)
+        logs.update(zip(names, from_chief(np.array(values, "float64")).tolist(), strict=True))
+
+    def _measure(self):
+        """Decodes the sources. Returns the values of all metrics, and prints samples."""
         outputs = self.model.generate(self.sources, verbose=0)
         if isinstance(outputs, list):
             outputs = [output if isinstance(output, str) else output[0] for output in outputs]  # of several the best
         else:  # token ids: the model has no target vectorizer
             outputs = [_without_end(row) for row in (outputs[:, 0] if outputs.ndim == 3 else outputs).tolist()]
-        if "error_rates" in self.metrics:
-            rates = error_rates(outputs, self.references, self.separator)
-            logs["val_token_error_rate"], logs["val_sequence_error_rate"] = rates
-        if "bleu" in self.metrics:
-            logs["val_bleu"] = bleu(outputs, self.references)
-        if "chrf" in self.metrics:
-            logs["val_chrf"] = chrf(outputs, self.references)
+        functions = {
+            "error_rates": lambda: [*error_rates(outputs, self.references, self.separator)],
+            "bleu": lambda: [bleu(outputs, self.references)],
+            "chrf": lambda: [chrf(outputs, self.references)],
+        }
         if self.samples:
             samples = zip(self._sample_names(), outputs[: self.samples], strict=False)
             print("\n" + "\n".join(f"  {source} → {output}" for source, output in samples))
+        return [value for metric in self.metrics for value in functions[metric]()]
 
     def _sample_names(self):
         """Returns what is printed of the first sources: themselves, or their numbers if they are arrays."""

@@ -14,6 +14,7 @@ from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.vocabulary import END, END_ID, PAD_ID, split_tokens
 from keras_seq.plots import plot_attention
 from keras_seq.training.callbacks import count_sources
+from keras_seq.training.data_parallel import is_chief
 
 _MAX_TOKENS = 60  # of a source or an output in a heat map, so that it fits a screen
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!>|])")
@@ -62,13 +63,15 @@ class TensorBoardSamples(keras.callbacks.Callback):
         self._writer = None
 
     def on_train_begin(self, logs=None):
-        self._writer = tf.summary.create_file_writer(self.log_dir)
+        if is_chief():
+            self._writer = tf.summary.create_file_writer(self.log_dir)
 
     def on_train_end(self, logs=None):
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every:
+        if (epoch + 1) % self.every or not is_chief():
             return
         results = self.model.generate(self.sources, return_dict=True, verbose=0)
         if results["token_ids"].ndim == 3:  # several outputs for each source, the best first
