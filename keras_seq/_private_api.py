@@ -6,6 +6,8 @@ moves or drops a name, `tests/test_private_api.py` names it and the files that n
 change.
 """
 
+import contextlib
+
 from keras.src import backend
 
 
@@ -206,3 +208,28 @@ def adam_moments(optimizer, variable):
     """
     index = optimizer._get_variable_index(variable)
     return optimizer._momentums[index], optimizer._velocities[index]
+
+
+@contextlib.contextmanager
+def forget_custom_gradients():
+    """Forgets, at the end of the block, the custom gradients of the functions that TensorFlow traced in it.
+
+    TensorFlow registers each gradient of a `tf.custom_gradient` in a graph under a name of its own, for ever. It holds
+    the graph and all that the graph captured, the weights of the model included. The optimizers of Keras make one, so
+    every model that was trained stays in memory. A name is needed only until the gradient of its function is traced,
+    which a training step does in one go. Public API registers names and cannot take them back. Without this, a search
+    grows by the size of a model in each trial.
+    """
+    if backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.python.framework.ops import gradient_registry
+
+    registered = gradient_registry._registry
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in set(registered) - before:
+            if name.startswith("CustomGradient-"):
+                registered.pop(name, None)
