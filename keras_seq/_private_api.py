@@ -282,3 +282,28 @@ def take_summed_gradients(optimizer):
         yield
     finally:
         vars(optimizer).pop("_all_reduce_sum_gradients", None)  # replicas in threads share the optimizer
+
+
+@contextlib.contextmanager
+def forget_custom_gradients():
+    """Forgets, at the end of the block, the custom gradients of the functions that TensorFlow traced in it.
+
+    TensorFlow registers each gradient of a `tf.custom_gradient` in a graph under a name of its own, for ever. It holds
+    the graph and all that the graph captured, the weights of the model included. The optimizers of Keras make one, so
+    every model that was trained stays in memory. A name is needed only until the gradient of its function is traced,
+    which a training step does in one go. Public API registers names and cannot take them back. Without this, a search
+    grows by the size of a model in each trial.
+    """
+    if backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.python.framework.ops import gradient_registry
+
+    registered = gradient_registry._registry
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in set(registered) - before:
+            if name.startswith("CustomGradient-"):
+                registered.pop(name, None)

@@ -8,7 +8,7 @@ from keras_seq.training.callbacks import DecodingReport, order_callbacks
 from keras_seq.training.crf import CRFAccuracy, CRFLoss
 from keras_seq.training.data_parallel import data_parallel
 from keras_seq.training.likelihoods import Gaussian, Likelihood, Point, Quantiles, StudentT
-from keras_seq.training.losses import MaskedCrossentropy, masked_crossentropy
+from keras_seq.training.losses import MaskedCrossentropy, SmoothedCrossentropy, masked_crossentropy
 from keras_seq.training.metrics import BitsPerToken, Perplexity, SequenceAccuracy, TokenAccuracy
 from keras_seq.training.scheduled_sampling import ExponentialGrowth, InverseSigmoidGrowth, ScheduledSampling
 from keras_seq.training.scores import ErrorRates, bleu, chrf, error_rates
@@ -33,6 +33,7 @@ __all__ = [
     "Quantiles",
     "ScheduledSampling",
     "SequenceAccuracy",
+    "SmoothedCrossentropy",
     "StudentT",
     "TensorBoardSamples",
     "TokenAccuracy",

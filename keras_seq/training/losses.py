@@ -84,6 +84,43 @@ class MaskedCrossentropy(keras.losses.Loss):
         return {**super().get_config(), "label_smoothing": self.label_smoothing, "dtype": self.dtype}
 
 
+@keras.saving.register_keras_serializable("keras_seq")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of probabilities and integer classes, with label smoothing.
+
+    `keras.losses.CategoricalCrossentropy`, which has label smoothing, takes one-hot targets only.
+
+    Args:
+        label_smoothing: see `masked_crossentropy`.
+        reduction, name, dtype: see `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: integers (batch,) or (batch, 1).
+        y_pred: probabilities (batch, classes).
+        sample_weight: weights (batch,), or None.
+
+    Raises:
+        ValueError: if `label_smoothing` is not in [0, 1).
+
+    Example:
+        >>> import numpy as np
+        >>> bool(np.isclose(SmoothedCrossentropy(0.2)(np.array([1]), np.array([[0.5, 0.5]])), np.log(2)))
+        True
+    """
+
+    def __init__(self, label_smoothing=0.0, reduction="sum_over_batch_size", name="smoothed_crossentropy", dtype=None):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.label_smoothing = check_smoothing(label_smoothing)
+
+    def call(self, y_true, y_pred):
+        classes = ops.shape(y_pred)[-1]
+        targets = ops.one_hot(ops.reshape(ops.cast(y_true, "int32"), (-1,)), classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(targets, y_pred, label_smoothing=self.label_smoothing)
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.label_smoothing, "dtype": self.dtype}
+
+
 def resolve_loss(loss, label_smoothing):
     """Returns the loss that `compile` of a model is given; "auto" stands for `masked_crossentropy(label_smoothing)`."""
     if isinstance(loss, str) and loss == "auto":
