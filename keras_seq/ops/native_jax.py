@@ -5,12 +5,13 @@ import ctypes
 import functools
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from keras_seq.ops.native_jax_sharding import Pass, run_sharded
 from keras_seq.ops.native_library import (
     SECOND_ORDER,
     OpCall,
@@ -23,6 +24,7 @@ from keras_seq.ops.native_library import (
 
 # The sizes of results are those of these arguments; the handler checks all others against them.
 _SIZED_BY = ("inputs", "recurrent_kernel", "memory", "keys")
+_ROWS = "rows"  # how many sequences the residuals of each sequence were computed with; see `_Backward`
 
 
 class JaxLibrary:
@@ -50,33 +52,34 @@ class JaxLibrary:
             for tensor in arguments.get(name, ()):
                 if tensor.ndim != rank:
                     raise ValueError(f"`{name}` must have {rank} axes. Received: an array of shape {tensor.shape}")
-        return split(_differentiable(call, arguments), call.result_lengths)
+        return _differentiable(call, arguments)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(call: OpCall, arguments: dict[str, list]) -> list[jax.Array]:
-    """Return the flat results of an `OpCall`, without residuals, which only a gradient needs."""
+def _differentiable(call: OpCall, arguments: dict[str, list]) -> dict[str, list]:
+    """Return the results of an `OpCall`, without residuals, which only a gradient needs."""
     call = op_call(call.op, call.cell, call.reverse, False, tuple(call.attributes.items()))
-    return _forward(call, arguments)[: -len(call.reverse)]
+    return _run_pass(_Forward(call), arguments)
 
 
 def _run_forward(call: OpCall, primals: dict[str, list]) -> tuple:
     arguments = jax.tree.map(lambda primal: primal.value, primals)
     # Python must know which gradients are wanted, so the structure says it (() or None), not a value.
     wanted = {name: () if any(p.perturbed for p in of_name) else None for name, of_name in primals.items()}
-    results = _forward(call, arguments)
-    return results[: -len(call.reverse)], (arguments, results, wanted)
+    results = _run_pass(_Forward(call), arguments)
+    residuals = {name: results.pop(name) for name in ("residuals", _ROWS) if name in results}
+    return dict(results), (arguments, results | residuals, wanted)
 
 
-def _run_backward(call: OpCall, saved: tuple, upstream: list) -> tuple:
+def _run_backward(call: OpCall, saved: tuple, upstream: dict[str, list]) -> tuple:
     arguments, results, wanted = saved
     counts = call.op.wanted_counts(arguments, {name for name in wanted if wanted[name] is not None})
     if not any(counts.values()):
         return (dict.fromkeys(arguments),)
-    results, d_results = split(results, call.result_lengths), split(upstream, call.result_lengths)
-    d_results = {name: _without_zeros(d_results[name.removeprefix("d_")]) for name in call.op.upstream}
-    gradients = _backward(call, arguments, results, d_results, counts)
-    return (call.op.gradients(arguments, counts, gradients),)
+    d_results = {name: _without_zeros(upstream[name.removeprefix("d_")]) for name in call.op.upstream}
+    kept = {name: results[name] for name in (*call.op.gradient_arguments, _ROWS) if name in results}
+    gradients = _run_pass(_Backward(call, tuple(counts.items())), {**arguments, **kept, **d_results})
+    return ({name: gradients.get(f"d_{name}") or [None] * len(tensors) for name, tensors in arguments.items()},)
 
 
 _differentiable.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
@@ -90,42 +93,93 @@ def _without_zeros(tensors: list) -> list:
     return [jnp.zeros(x.shape, x.dtype) if is_zero else x for x, is_zero in zip(tensors, zero, strict=True)]
 
 
-def _forward(call: OpCall, arguments: dict[str, list]) -> list[jax.Array]:
-    """Return the flat results of the op, residuals included."""
-    op, dtype = call.op, arguments["inputs"][0].dtype
-    sizes = {}
-    for name in _SIZED_BY:
-        for tensor in arguments.get(name, ())[:1]:
-            sizes.update(zip(op.shapes[name], tensor.shape, strict=True))
-    reset_after = call.attributes.get("reset_after", True)
-    residuals = op.residual_size(call.cell, dtype.name, reset_after, sizes) if call.keep_residuals else 0
-    sizes["residuals"] = residuals
-    dtypes = {"residuals": jnp.float64 if dtype == jnp.float64 else jnp.float32}
-    results = [
-        jax.ShapeDtypeStruct([sizes[axis] for axis in op.shapes[name]], dtypes.get(name, dtype))
-        for name, length in call.result_lengths.items()
-        for _ in range(length)
-    ]
-    return _call_handler(call, op.name, results, op.arguments, arguments, call.extra_counts)
+# A custom derivative that raises: for a second-order gradient JAX differentiates this function.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _run_pass(pass_: Pass, operands: dict[str, list]) -> dict[str, list]:
+    return run_sharded(pass_, operands) if jax.device_count() > 1 else pass_.run(operands)
 
 
-def _backward(
-    call: OpCall,
-    arguments: dict[str, list],
-    results: dict[str, list],
-    d_results: dict[str, list],
-    wanted: dict[str, int],
-) -> list[jax.Array]:
-    """Return the flat gradients that are wanted."""
-    op = call.op
-    gradients = [
-        jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
-        for name, count in op.wanted.items()
-        for tensor in arguments[name][: wanted[count]]
-    ]
-    counts = {count: len(d_results[name]) for name, count in op.upstream.items()}
-    operands = {**arguments, **op.results_for_gradient(results), **d_results}
-    return _call_handler(call, f"{op.name}Grad", gradients, op.gradient_arguments, operands, {**counts, **wanted})
+@_run_pass.defjvp
+def _second_order_derivative(pass_: Pass, *_: Any) -> None:
+    raise NotImplementedError(SECOND_ORDER.format(op=pass_.call.op.name))
+
+
+class _Forward(NamedTuple):
+    """A forward pass of an `OpCall`."""
+
+    call: OpCall
+
+    def run(self, operands: dict[str, list]) -> dict[str, list]:
+        call, op, dtype = self.call, self.call.op, operands["inputs"][0].dtype
+        sizes = {}
+        for name in _SIZED_BY:
+            for tensor in operands.get(name, ())[:1]:
+                sizes.update(zip(op.shapes[name], tensor.shape, strict=True))
+        reset_after = call.attributes.get("reset_after", True)
+        sizes["residuals"] = op.residual_size(call.cell, dtype.name, reset_after, sizes) if call.keep_residuals else 0
+        dtypes = {"residuals": jnp.float64 if dtype == jnp.float64 else jnp.float32}
+        results = [
+            jax.ShapeDtypeStruct([sizes[axis] for axis in op.shapes[name]], dtypes.get(name, dtype))
+            for name, length in call.result_lengths.items()
+            for _ in range(length)
+        ]
+        flat = _call_handler(call, op.name, results, op.arguments, operands, call.extra_counts)
+        results = split(flat, call.result_lengths)
+        if not call.keep_residuals:
+            del results["residuals"]
+        elif jax.device_count() > 1:
+            results[_ROWS] = [jnp.full(sizes["batch"], sizes["batch"], "int32")]
+        return results
+
+    def axes(self, name: str) -> list[str]:
+        return ["batch"] if name == _ROWS else self.call.op.shapes[name]
+
+    def result_lengths(self) -> dict[str, int]:
+        lengths = dict(self.call.result_lengths)
+        if not self.call.keep_residuals:
+            del lengths["residuals"]
+            return lengths
+        return lengths | {_ROWS: 1}
+
+
+class _Backward(NamedTuple):
+    """A backward pass of an `OpCall`, with the attributes that say which gradients are wanted."""
+
+    call: OpCall
+    wanted: tuple[tuple[str, int], ...]
+
+    def run(self, operands: dict[str, list]) -> dict[str, list]:
+        op, wanted, operands = self.call.op, dict(self.wanted), operands | {"residuals": self._residuals(operands)}
+        gradients = [
+            jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+            for name, count in op.wanted.items()
+            for tensor in operands[name][: wanted[count]]
+        ]
+        counts = {count: len(operands[name]) for name, count in op.upstream.items()} | wanted
+        flat = _call_handler(self.call, f"{op.name}Grad", gradients, op.gradient_arguments, operands, counts)
+        return split(flat, self.result_lengths())
+
+    def _residuals(self, operands: dict[str, list]) -> list[jax.Array]:
+        """Return the residuals of these sequences.
+
+        Residuals have the steps first: those of two parts of a batch, one after the other, are not those of the batch.
+        Where the partitioner splits the batch of the backward pass differently, they are computed again. Otherwise
+        XLA knows that they fit, and drops the condition.
+        """
+        residuals = operands.get("residuals", [jnp.zeros(0, "float32")] * len(self.call.reverse))
+        if _ROWS not in operands:
+            return residuals
+        rows = operands[_ROWS][0]
+        arguments = {name: operands[name] for name in self.call.op.arguments}
+        forward = _Forward(self.call)
+        return jax.lax.cond(jnp.all(rows == len(rows)), lambda: residuals, lambda: forward.run(arguments)["residuals"])
+
+    def axes(self, name: str) -> list[str]:
+        return ["batch"] if name == _ROWS else self.call.op.shapes[name.removeprefix("d_")]
+
+    def result_lengths(self) -> dict[str, int]:
+        wanted = dict(self.wanted)
+        return {f"d_{name}": wanted[count] for name, count in self.call.op.wanted.items()}
 
 
 def _call_handler(
@@ -137,15 +191,4 @@ def _call_handler(
     attributes = {attribute: np.int64(count) for attribute, count in counts.items()}
     attributes.update(call.attributes, keep_residuals=call.keep_residuals)
     flat = [tensor for argument in order for tensor in operands[argument]]
-    return _invoke(call, f"KerasSeq{name}", tuple(results), tuple(attributes.items()), *flat)
-
-
-# A custom derivative that raises: for a second-order gradient JAX differentiates this function.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
-def _invoke(call: OpCall, target: str, results: tuple, attributes: tuple, *operands: jax.Array) -> list[jax.Array]:
-    return jax.ffi.ffi_call(target, results, vmap_method="sequential")(*operands, **dict(attributes))
-
-
-@_invoke.defjvp
-def _second_order_derivative(call: OpCall, *_: Any) -> None:
-    raise NotImplementedError(SECOND_ORDER.format(op=call.op.name))
+    return jax.ffi.ffi_call(f"KerasSeq{name}", results, vmap_method="sequential")(*flat, **attributes)

@@ -6,7 +6,7 @@ It runs on every backend of Keras, and XLA compiles it for any device.
 
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 from keras_seq.ops.equations.attention import (
     AnyAttentionEquations,
@@ -65,7 +65,9 @@ def run_with_weights(
         inputs = ops.where(mask, inputs, 0)
     inputs = time_first(inputs)  # (time, batch, features)
     time, batch, features = ops.shape(inputs)
-    if call.kernel is not None:
+    if call.kernel is not None and backend.backend() == "jax":  # a batch on several devices stays an axis of its own
+        inputs = equations.input_product(weights, inputs, call.kernel, bias)
+    elif call.kernel is not None:
         inputs = equations.input_product(weights, ops.reshape(inputs, (-1, features)), call.kernel, bias)
         inputs = ops.reshape(inputs, (time, batch, call.kernel.shape[-1]))
     if isinstance(equations, (AnyAttentionEquations, InputFeedingEquations)):

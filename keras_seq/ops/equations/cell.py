@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from keras import activations, ops
+from keras import activations, backend, ops
 
 from keras_seq.ops.equations.protocol import RecurrentWeights, State, StepMasks, Tensor, Trace
 
@@ -49,10 +49,10 @@ class CellEquations:
     def input_product(
         self,
         weights: RecurrentWeights,
-        inputs: Tensor,  # (steps, features)
+        inputs: Tensor,  # (..., features)
         kernel: Tensor,  # (features, gates * units)
         bias: Tensor | None,  # (gates * units,)
-    ) -> Tensor:  # (steps, gates * units)
+    ) -> Tensor:  # (..., gates * units)
         """Compute the input product `x W + b` of any number of steps."""
         return add_bias(ops.matmul(inputs, kernel), bias)
 
@@ -132,6 +132,8 @@ def contract_time(
     b: Tensor,  # (time, batch, j)
 ) -> Tensor:  # (i, j)
     """Compute the weight gradient `sum_t a_t' b_t` as one matrix product."""
+    if backend.backend() == "jax":  # a batch on several devices stays an axis of its own
+        return ops.tensordot(a, b, axes=((0, 1), (0, 1)))
     a = ops.reshape(a, (-1, a.shape[-1]))
     b = ops.reshape(b, (-1, b.shape[-1]))
     return ops.matmul(ops.transpose(a), b)
