@@ -226,5 +226,5 @@ class TestErrors:
         assert not any(tmp_path.iterdir())
 
     def test_a_feature_with_the_name_of_an_input(self, tmp_path):
-        with pytest.raises(ValueError, match="name of an input of its signatures. Received: 'max_length'"):
+        with pytest.raises(ValueError, match="name of an input of its signatures"):
             make_model(features={"max_length": 2}).export(tmp_path / "never")
