@@ -38,7 +38,7 @@ class TensorFlowLibrary:
     """
 
     def __init__(self, folder: pathlib.Path, build: dict):
-        path = str(_folder_of_library(folder, build) / "libkeras_seq_tf.so")
+        path = library_path(folder, build)
         module, library = tf.load_op_library(path), ctypes.CDLL(path)
         library.KerasSeqHandlersAreRegistered.restype = ctypes.c_bool
         if not library.KerasSeqHandlersAreRegistered():
@@ -79,6 +79,11 @@ def check_tensorflow() -> None:
         raise UnavailableError(f"the native kernels need TensorFlow {oldest} or later, and this is {tf.__version__}")
     if tf.config.get_visible_devices("GPU"):
         raise UnavailableError("the native kernels run on a CPU, and TensorFlow sees a GPU")
+
+
+def library_path(folder: pathlib.Path, build: dict) -> str:
+    """Return where the library for this TensorFlow is; arguments are those of `TensorFlowLibrary`."""
+    return str(_folder_of_library(folder, build) / "libkeras_seq_tf.so")
 
 
 def _folder_of_library(folder: pathlib.Path, build: dict) -> pathlib.Path:
