@@ -12,6 +12,7 @@ PAD_ID = 0
 UNKNOWN_ID = 1
 START_ID = 2
 END_ID = 3
+FORBIDDEN_IDS = (PAD_ID, START_ID)  # never generated
 UNKNOWN = "[UNK]"
 START = "[START]"
 END = "[END]"

@@ -6,10 +6,10 @@ from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import add_special_ids, document_ids, is_document, list_documents
-from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
+from keras_seq.data.vocabulary import PAD_ID, START_ID
 from keras_seq.decoding import RandomSampler
 from keras_seq.decoding.checks import check_count
-from keras_seq.exporting import export
+from keras_seq.models.endpoints import score_results, with_end
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.generation import GenerativeModel
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
@@ -169,30 +169,41 @@ class Continuation(GenerativeModel):
         results["log_probabilities"] = results["token_log_probabilities"].sum(axis=1)
         return results if return_dict else results["log_probabilities"]
 
-    def export(self, path):
-        """Writes a SavedModel that runs with TensorFlow alone, with three signatures.
+    def export(self, path, format="tf_saved_model", *, samplers=None, native=False, **options):
+        """Writes the model for programs in which neither Keras nor keras_seq is installed. See `keras_seq.export`.
 
-        - `serving_default` takes `inputs`, prompts: strings (batch,), or int32 token ids (batch, time) if the model has
-          no vectorizer. An empty prompt begins a document. It returns the greedy continuations, of at most 200 tokens:
-          `text` if the model has a vectorizer, `token_ids` and `log_probabilities`; see `generate`.
+        All signatures of a SavedModel take `inputs`, prompts: strings (batch,), or int32 token ids (batch, time) if the
+        model has no vectorizer. An empty prompt begins a document. An empty batch gives an empty batch.
+
+        - `serving_default` returns the greedy continuations, of at most 200 tokens, and their `log_probabilities`: see
+          `Seq2Seq.export`, also for `generate_max_length`, `encode` and `step`.
         - `generate_random` also takes `seed` int32 (2,), `temperature` float32 () and `max_length` int32 (). It returns
-          continuations that are drawn.
-        - `score` takes `inputs`, documents in the same form. It returns `log_probabilities`, `token_log_probabilities`
-          and `token_ids`; see `score`.
+          continuations that are drawn: `text` if the model has a vectorizer, `token_ids` and `log_probabilities`.
+        - With `samplers`, instead of `generate_random` a signature `generate_<name>` for each, see `Seq2Seq.export`.
+        - `score` takes documents as `inputs`. It returns `log_probabilities`, `token_log_probabilities` and
+          `token_ids`; see `score`.
 
         Args:
-            path: the folder to write. It is created, or it is empty, or it holds an earlier SavedModel, which is
-                replaced.
+            path, format, samplers, native, **options: see `Seq2Seq.export`.
+
+        Raises:
+            ValueError: if an argument is invalid.
+            FileExistsError: if there is something else at `path`.
         """
-        export(self, path)
+        super().export(path, format, samplers=samplers, native=native, **options)
 
-    def endpoints(self):
+    def endpoints(self, samplers=None):
+        endpoints = super().endpoints(samplers)
+        if samplers is None:
+            endpoints["generate_random"] = self._drawing()
+        return endpoints
+
+    def _default_samplers(self):
+        return {}
+
+    def _drawing(self):
+        """Returns the endpoint `generate_random`."""
         sampler = RandomSampler(seed=0)
-
-        def greedy(inputs):
-            results = self.decode(inputs)
-            del results["scores"]  # those of greedy search are the log-probabilities
-            return results
 
         def draw(inputs, seed, temperature, max_length):
             sampler.temperature = temperature
@@ -200,32 +211,18 @@ class Continuation(GenerativeModel):
             del results["scores"]
             return results
 
-        options = [
-            tf.TensorSpec([2], tf.int32, "seed"),
-            tf.TensorSpec([], tf.float32, "temperature"),
-            tf.TensorSpec([], tf.int32, "max_length"),
-        ]
-        return {
-            "serving_default": (greedy, [self.source_spec]),
-            "generate_random": (draw, [self.source_spec, *options]),
-            "score": (self._score_documents, [self.source_spec]),
-        }
+        return draw, self._signature(
+            ("seed", [2], "int32"), ("temperature", [], "float32"), ("max_length", [], "int32")
+        )
 
-    def _score_documents(self, inputs):
-        """Computes the log-probabilities of documents, strings (batch,) or ids (batch, time), in a graph."""
-        if inputs.dtype == tf.string:
-            targets = self._sides.target.texts_to_ids(inputs)
-        else:
-            ids = tf.pad(tf.where(inputs == END_ID, PAD_ID, inputs), [[0, 0], [0, 1]])
-            lengths = tf.reduce_sum(tf.cast(ids != PAD_ID, tf.int32), axis=1)
-            targets = ids + END_ID * tf.one_hot(lengths, tf.shape(ids)[1], dtype=tf.int32)
-        ids = tf.pad(targets, [[0, 0], [1, 0]], constant_values=START_ID)
-        scores, *_ = self._score_window(ids, *self.get_initial_state(tf.shape(ids)[0]))
-        return {
-            "log_probabilities": tf.reduce_sum(scores, axis=1),
-            "token_log_probabilities": scores,
-            "token_ids": targets,
-        }
+    def _scoring(self):
+        def score(inputs):
+            are_texts = inputs.dtype == tf.string
+            ids = self._sides.target.texts_to_ids(inputs) if are_texts else with_end(inputs)
+            starting = tf.pad(ids, [[0, 0], [1, 0]], constant_values=START_ID)
+            return score_results(self._score_window(starting, *self.get_initial_state(tf.shape(ids)[0]))[0], ids)
+
+        return score, self._signature()
 
     def _score_window(self, ids, *state):
         """Computes the log-probabilities (batch, time) of ids (batch, 1 + time), zeros for padding, and the state."""

@@ -215,6 +215,7 @@ class Decoder(keras.layers.Layer):
     def build(self, tokens_shape, memory_shape, summary_shape, features_shape=None):
         build_embedding(self.embedding)
         self.features_units = features_shape[-1] if features_shape else 0
+        self._memory_units = memory_shape[-1]
         features = self.embedding_dim + self.features_units
         for i, layer in enumerate(self.recurrent_layers()):
             memory_shapes = [(None, None, memory_shape[-1])] if isinstance(layer, AttentionDecoder) else []
@@ -367,6 +368,20 @@ class Decoder(keras.layers.Layer):
             vocabulary), attention weights (rows, source), or (rows, 0) without attention. The memory keeps one row for
             each source.
         """
+        step, tensors = self._prepare_steps(memory, memory_mask, num_beams, source_tokens, features)
+        return step, self.get_initial_state(summary, memory), tensors
+
+    def search_step(self, has_mask):
+        """Returns the step function of `start_search` without a source, for memories with a mask or without."""
+        features = ops.zeros((1, self.features_units)) if self.features_units else None
+        source_tokens = ops.zeros((1, 1), "int32") if self.copy else None
+        memory = ops.zeros((1, 1, self._memory_units), self.compute_dtype)  # nothing of it is in the function
+        return self._prepare_steps(memory, ops.ones((1, 1), "bool") if has_mask else None, 1, source_tokens, features)[
+            0
+        ]
+
+    def _prepare_steps(self, memory, memory_mask, num_beams, source_tokens, features):
+        """Returns the step function of a search and what it reads of each source."""
         steps, tensors = {}, {}
         for i, layer in enumerate(self.recurrent_layers()):
             joined = {} if i else {"embedding": self.embedding, "features": features}
@@ -384,7 +399,7 @@ class Decoder(keras.layers.Layer):
             output = self._read_out(output, inputs, weights, memory, num_beams)
             return self._compute_logits(output, inputs, weights, memory, num_beams), state, weights
 
-        return step, self.get_initial_state(summary, memory), tensors
+        return step, tensors
 
     def choose_implementation(self):
         """Return what runs the steps of a search, and why: a `Choice` of `keras_seq.ops.implementation`."""

@@ -96,6 +96,17 @@ class Ensemble(Evaluation, GenerativeModel):
         """Encodes sources with each member. State and memory are tuples with one item per member."""
         started = [model.start_search(source, num_beams) for model in self.models]
         steps, states, memories, *_ = zip(*started, strict=True)
+        attending = [start for start, model in zip(started, self.models, strict=True) if model.has_attention]
+        mask = attending[0].memory_mask if attending else None
+        if not all(isinstance(model.encoder, Encoder) for model in self.models):  # its memory has a position per token
+            mask = _check_positions([start.memory_mask for start in attending]) if attending else None
+        return started[0]._replace(step=self._join_steps(steps), state=states, memory=memories, memory_mask=mask)
+
+    def search_step(self, memory):
+        return self._join_steps([model.search_step(part) for model, part in zip(self.models, memory, strict=True)])
+
+    def _join_steps(self, steps):
+        """Returns the step function that averages those of the members."""
 
         def step(tokens, state, memory, is_live=None):
             members = zip(steps, state, memory, strict=True)
@@ -103,11 +114,7 @@ class Ensemble(Evaluation, GenerativeModel):
             logits, states, attention_weights = zip(*results, strict=True)
             return _average_logits(logits, self.average), states, self._average_attention(attention_weights)
 
-        attending = [start for start, model in zip(started, self.models, strict=True) if model.has_attention]
-        mask = attending[0].memory_mask if attending else None
-        if not all(isinstance(model.encoder, Encoder) for model in self.models):  # its memory has a position per token
-            mask = _check_positions([start.memory_mask for start in attending]) if attending else None
-        return started[0]._replace(step=step, state=states, memory=memories, memory_mask=mask)
+        return step
 
     def fit(self, *args, **kwargs):
         """Raises a NotImplementedError: an ensemble averages models that are trained already."""

@@ -211,28 +211,44 @@ class Forecasting:
         ]
         return self._functions.get(key, lambda: SequentialFunction(run, specs))
 
-    def export(self, path, num_samples=100, quantiles=(0.05, 0.5, 0.95)):
-        """Writes a SavedModel that forecasts and runs with TensorFlow alone.
+    def export(
+        self,
+        path,
+        format="tf_saved_model",
+        *,
+        num_samples=100,
+        quantiles=(0.05, 0.5, 0.95),
+        native=False,
+        **options,
+    ):
+        """Writes the model for programs in which neither Keras nor keras_seq is installed. See `keras_seq.export`.
 
-        The signatures take the inputs of the model by name: `past` (batch, time, series) float32, `past_mask` booleans
-        of this shape, and those of `past_covariates`, `future_covariates` (batch, horizon, features) and `static` that
-        the model reads.
+        The signatures of a SavedModel take the inputs of the model by name: `past` (batch, time, series) float32,
+        `past_mask` booleans of this shape, and those of `past_covariates`, `future_covariates` (batch, horizon,
+        features) and `static` that the model reads. An empty batch gives an empty batch.
 
         - `serving_default` returns `mean` and, if the model has a distribution, `quantiles`, as `forecast` does with
           seed 0.
+        - `predict` returns `mean` only, in a small part of the time: it samples no paths.
         - `forecast_samples`, if the model has a distribution, also takes `seed`, an int32 scalar, and returns
           `samples` too.
 
         Args:
-            path: the folder to write. It is created, or it is empty, or it holds an earlier SavedModel, which is
-                replaced.
+            path: see `keras_seq.export`.
+            format: see `keras_seq.export`.
             num_samples: number of sampled paths.
             quantiles: levels of the quantiles.
+            native: see `keras_seq.export`.
+            **options: other options of the format.
+
+        Raises:
+            ValueError: if an argument is invalid.
+            FileExistsError: if there is something else at `path`.
         """
-        export(self, path, num_samples=num_samples, quantiles=quantiles)
+        export(self, path, format, native, num_samples=num_samples, quantiles=quantiles, **options)
 
     def endpoints(self, num_samples=100, quantiles=(0.05, 0.5, 0.95)):
-        """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
+        """Returns the functions that `export` writes, a dict from names to `(function, input signature)`."""
         levels = check_levels("quantiles", quantiles)
         check_positive("num_samples", num_samples)
         has_distribution = self.likelihood.is_distribution
@@ -243,6 +259,9 @@ class Forecasting:
             count = num_samples if has_distribution else 0
             return self.roll_out(self._encode(inputs), self.horizon, count, seed, positions)
 
+        def predict(inputs):
+            return {"mean": self.roll_out(self._encode(inputs), self.horizon)[:, 0]}
+
         def forecast(inputs):
             return _summarize(sample(0, inputs), levels if has_distribution else ())
 
@@ -251,7 +270,7 @@ class Forecasting:
             return {**_summarize(values, levels), "samples": values[:, 1:]}
 
         specs = self._inputs.specs()
-        endpoints = {"serving_default": (forecast, [specs])}
+        endpoints = {"serving_default": (forecast, [specs]), "predict": (predict, [specs])}
         if has_distribution:
             endpoints["forecast_samples"] = (forecast_samples, [tf.TensorSpec([], tf.int32, "seed"), specs])
         return endpoints

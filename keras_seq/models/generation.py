@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all models that generate sequences have in common: `generate`, `score`, `predict`, `decode` and `export`."""
+"""What all models that generate sequences have in common: `generate`, `score`, `predict` and `decode`."""
 
 import random
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import inside_xla
-from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
-from keras_seq.decoding import BeamSampler, Sampler, check_processors, get_sampler, search
+from keras_seq.data.vocabulary import END_ID, FORBIDDEN_IDS
+from keras_seq.decoding import Sampler, check_processors, get_sampler, search
 from keras_seq.decoding.checks import check_count
-from keras_seq.exporting import export
+from keras_seq.models.endpoints import Endpoints
 from keras_seq.models.function_cache import FunctionCache, SequentialFunction, configuration_key
 from keras_seq.models.progress import Progress
 from keras_seq.models.scoring import Scoring
@@ -23,14 +23,12 @@ from keras_seq.ops.implementation import implementation_in_use
 from keras_seq.training import Adam
 
 MAX_LENGTH = 100_000  # of an output
-_EXPORTED_BEAMS = 5
-_FORBIDDEN = (PAD_ID, START_ID)  # never chosen
 
 
-class GenerativeModel(Scoring, keras.Model):
+class GenerativeModel(Endpoints, Scoring, keras.Model):
     """A model that maps sources to target sequences, token by token.
 
-    A subclass defines `call` and `start_search`.
+    A subclass defines `call`, `start_search` and `search_step`.
 
     Args:
         source_side: `TokenSide`, `ArraySide` or `FeatureSide` of the sources.
@@ -57,6 +55,14 @@ class GenerativeModel(Scoring, keras.Model):
             A `SearchStart`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `start_search`.")
+
+    def search_step(self, memory):
+        """Returns the step function of a search without its sources.
+
+        Args:
+            memory: nested tensors or specs like the memory that `start_search` returns.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `search_step`.")
 
     @property
     def has_attention(self):
@@ -195,15 +201,10 @@ class GenerativeModel(Scoring, keras.Model):
             check_count("max_length", max_length, MAX_LENGTH)
         batch_size = check_count("batch_size", batch_size)
         is_named = isinstance(sampler, str)
-        sampler = get_sampler(next((choice for choice in (sampler, self.sampler) if choice is not None), "greedy"))
-        size = self._sides.target.vocabulary_size
-        sampler.check(size - len(_FORBIDDEN))
-        if sampler.uses_attention and not self.has_attention:
-            raise ValueError(
-                "`sampler` must not read attention weights, as `BeamSampler` does with a `coverage_penalty`, because "
-                f"the model has no attention. Received: {type(sampler).__name__} with {sampler.get_config()}"
-            )
-        processors = check_processors(processors, max_length, size, _FORBIDDEN)
+        sampler = self.check_sampler(
+            next((choice for choice in (sampler, self.sampler) if choice is not None), "greedy")
+        )
+        processors = check_processors(processors, max_length, self._sides.target.vocabulary_size, FORBIDDEN_IDS)
         if copy_unknown:
             check_copy_unknown(self)
         limit = tf.constant(max_length or 0, tf.int32)
@@ -234,6 +235,17 @@ class GenerativeModel(Scoring, keras.Model):
             return results
         outputs = _decoded(results["text"]) if "text" in results else results["token_ids"]
         return outputs[0] if is_single else outputs
+
+    def check_sampler(self, sampler):
+        """Returns a sampler, given itself or its name, and raises a ValueError if the model cannot use it."""
+        sampler = get_sampler(sampler)
+        sampler.check(self._sides.target.vocabulary_size - len(FORBIDDEN_IDS))
+        if sampler.uses_attention and not self.has_attention:
+            raise ValueError(
+                "`sampler` must not read attention weights, as `BeamSampler` does with a `coverage_penalty`, because "
+                f"the model has no attention. Received: {type(sampler).__name__} with {sampler.get_config()}"
+            )
+        return sampler
 
     def _source_batches(self, inputs, batch_size, as_texts=False):
         """Yields `(positions, sources)`: an array (batch,), and tensors (batch, ...)."""
@@ -327,7 +339,7 @@ class GenerativeModel(Scoring, keras.Model):
             tf.where(max_length > 0, max_length, start.limits),
             sampler=sampler,
             end_id=END_ID,
-            forbidden_ids=_FORBIDDEN,
+            forbidden_ids=FORBIDDEN_IDS,
             processors=processors,
             seed=seed,
             positions=positions,
@@ -379,35 +391,6 @@ class GenerativeModel(Scoring, keras.Model):
     def predict_on_batch(self, x):
         """Decodes one batch of sources, or computes its logits. See `predict`."""
         return super().predict_on_batch(x) if holds_call_inputs(x, self._sides.source) else np.asarray(self.generate(x))
-
-    def export(self, path, *, copy_unknown=False):
-        """Writes a SavedModel that maps strings to strings and runs with TensorFlow alone. See `keras_seq.export`.
-
-        Args:
-            path: see `keras_seq.export`.
-            copy_unknown: see `generate`.
-        """
-        if copy_unknown:
-            check_copy_unknown(self)
-        export(self, path, copy_unknown=copy_unknown)
-
-    def endpoints(self, copy_unknown=False):
-        """Returns what `export` writes, a dict from names to `(function, input_signature)`."""
-        num_beams = min(_EXPORTED_BEAMS, self._sides.target.vocabulary_size - len(_FORBIDDEN))
-        beam = BeamSampler(num_beams, num_return_sequences=num_beams)
-
-        def greedy(inputs):
-            results = self.decode(inputs, copy_unknown=copy_unknown)
-            del results["scores"]  # those of greedy search are the log-probabilities
-            return results
-
-        def five_best(inputs):
-            return self.decode(inputs, sampler=beam, return_attention_weights=False, copy_unknown=copy_unknown)
-
-        return {
-            name: (function, [self.source_spec])
-            for name, function in (("serving_default", greedy), ("generate_beam", five_best))
-        }
 
 
 def _seed_tensor(seed, sampler, is_named):

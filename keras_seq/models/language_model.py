@@ -282,6 +282,9 @@ class LanguageModel(StreamTraining, Continuation):
         tokens = tf.pad(source_ids, [[0, 0], [1, 0]], constant_values=START_ID)  # (batch, 1 + time)
         _, state = self._run_layers(tf.where(is_token, tokens[:, :-1], PAD_ID), None, training=False)
         last = tf.gather(tokens, lengths, batch_dims=1)
+        return SearchStart(self.search_step({}), state, {}, last, tf.fill(tf.shape(last), DEFAULT_LENGTH))
+
+    def search_step(self, memory):
         embeddings = [self.embedding, *[None] * (len(self.recurrent_layers) - 1)]
         steps = [start_search(*pair)[0] for pair in zip(self.recurrent_layers, embeddings, strict=True)]
 
@@ -293,7 +296,7 @@ class LanguageModel(StreamTraining, Continuation):
                 new_state += final
             return self.readout(outputs), new_state, None
 
-        return SearchStart(step, state, {}, last, tf.fill(tf.shape(last), DEFAULT_LENGTH))
+        return step
 
     def get_config(self):
         names = (

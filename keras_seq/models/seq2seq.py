@@ -428,6 +428,9 @@ class Seq2Seq(Evaluation, GenerativeModel):
         limits = ops.minimum(2 * lengths + 10, MAX_LENGTH)
         return SearchStart(step, state, tensors, tf.fill(tf.shape(limits), START_ID), limits, mask)
 
+    def search_step(self, memory):
+        return self.decoder.search_step(has_mask="mask" in memory)
+
     @property
     def has_attention(self):
         return self.decoder.attention is not None
