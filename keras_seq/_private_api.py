@@ -7,6 +7,7 @@ change.
 """
 
 import contextlib
+import functools
 import sys
 
 from keras.src import backend
@@ -307,3 +308,38 @@ def forget_custom_gradients():
         for name in set(registered) - before:
             if name.startswith("CustomGradient-"):
                 registered.pop(name, None)
+
+
+def custom_litert_operations(content):
+    """The names of the operations of a LiteRT file, given its bytes, that are none of LiteRT's own, sorted.
+
+    Public API only prints them (`tf.lite.experimental.Analyzer`). Without this, a file that runs nowhere without
+    TensorFlow would be written silently, or the converter would print the whole graph in the place of an error.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content)
+    codes = [model.OperatorCodes(i).CustomCode() for i in range(model.OperatorCodesLength())]
+    return sorted({code.decode() for code in codes if code})
+
+
+@contextlib.contextmanager
+def onnx_attributes_of_booleans():
+    """Lets tf2onnx 1.17 write booleans as attributes, which ONNX keeps as integers, within a `with` block.
+
+    Since version 7 protobuf refuses them: "Expected an int, got a boolean". Without this, models with masks cannot be
+    written as ONNX.
+    """
+    from onnx import helper
+
+    make_attribute = helper.make_attribute
+
+    @functools.wraps(make_attribute)  # tf2onnx reads its signature
+    def make(key, value, *args, **kwargs):
+        return make_attribute(key, int(value) if isinstance(value, bool) else value, *args, **kwargs)
+
+    helper.make_attribute = make
+    try:
+        yield
+    finally:
+        helper.make_attribute = make_attribute

@@ -270,9 +270,9 @@ class AttentiveLayer(keras.layers.Layer):
         )
         outputs = self._combine(outputs, contexts)
         if mask is not None:
-            weights = ops.where(mask[:, :, None], weights, 0)
+            weights = ops.where(ops.expand_dims(mask, axis=-1), weights, 0)
             visible = mask if options.get("zero_output_for_mask") else has_started(mask)
-            outputs = ops.where(visible[:, :, None], outputs, 0)
+            outputs = ops.where(ops.expand_dims(visible, axis=-1), outputs, 0)
         return outputs, [*self._without_output(call, state), *attention_state], weights
 
     def _draw_noise(self, sequences, memory, training):

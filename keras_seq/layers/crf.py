@@ -122,7 +122,7 @@ class CRF(keras.layers.Layer):
         mask = as_bool_mask(mask)
         check_step_mask(inputs, mask)
         if mask is not None:  # NaN in a masked step must not reach the gradient of the kernel
-            inputs = ops.where(mask[:, :, None], inputs, 0)
+            inputs = ops.where(ops.expand_dims(mask, axis=-1), inputs, 0)
         scores = ops.matmul(inputs, self.kernel) if self.use_kernel else inputs
         if self.bias is not None:
             scores = scores + self.bias

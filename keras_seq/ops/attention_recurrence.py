@@ -83,7 +83,7 @@ def run_attention_recurrence(
             attending, weights, bias, memory_mask=cast(memory_mask), noise=noise, **options
         )
         if mask is not None:
-            attention_weights = ops.where(mask[:, :, None], attention_weights, 0)
+            attention_weights = ops.where(ops.expand_dims(mask, axis=-1), attention_weights, 0)
     return call.mask_outputs(outputs, mask, zero_output_for_mask), state, attention_weights
 
 

@@ -51,14 +51,14 @@ def crf_log_probabilities(
     )
     mask = ops.ones(ops.shape(scores)[:2], "bool") if mask is None else as_bool_mask(mask)
     check_step_mask(scores, mask)
-    scores = ops.where(mask[:, :, None], scores, 0)  # NaN in a masked step must reach nothing
+    scores = ops.where(ops.expand_dims(mask, axis=-1), scores, 0)  # NaN in a masked step must reach nothing
     if end is not None:
-        scores = scores + ops.where(_is_first(mask, reverse=True)[:, :, None], end, 0)
+        scores = scores + ops.where(ops.expand_dims(_is_first(mask, reverse=True), axis=-1), end, 0)
     first = ops.zeros_like(transitions) if start is None else ops.broadcast_to(start, ops.shape(transitions))
-    before = ops.where(_is_first(mask)[:, :, None, None], first, transitions)
-    potentials = scores[:, :, None, :] + before  # (batch, time, tags, tags)
+    before = ops.where(ops.expand_dims(_is_first(mask), axis=(2, 3)), first, transitions)
+    potentials = ops.expand_dims(scores, axis=2) + before  # (batch, time, tags, tags)
     futures = _future_scores(potentials, mask)
-    return ops.where(mask[:, :, None, None], _log_softmax(potentials + futures[:, :, None, :]), 0)
+    return ops.where(ops.expand_dims(mask, axis=(2, 3)), _log_softmax(potentials + ops.expand_dims(futures, axis=2)), 0)
 
 
 def _is_first(mask: Tensor, reverse: bool = False) -> Tensor:
@@ -80,11 +80,11 @@ def _future_scores(
 
     def step(future, slices):
         potential, visible = slices
-        before = ops.logsumexp(potential + future[:, None, :], axis=-1)
-        before = before - ops.stop_gradient(_max(before, axis=-1))[:, None]
+        before = ops.logsumexp(potential + ops.expand_dims(future, axis=1), axis=-1)
+        before = before - ops.expand_dims(ops.stop_gradient(_max(before, axis=-1)), axis=-1)
         return ops.where(visible, before, future), future
 
-    sequences = _time_first(potentials), _time_first(mask)[:, :, None]
+    sequences = _time_first(potentials), ops.expand_dims(_time_first(mask), axis=-1)
     return _batch_first(time_loop(step, _zeros(potentials), sequences, reverse=True)[1])
 
 
@@ -130,7 +130,7 @@ def crf_log_likelihood(
     pairs = ops.where(exists, before * size + tags, 0)  # the number of a pair with another tag is that of a wrong pair
     batch, time = ops.shape(log_probabilities)[:2]
     flat = ops.reshape(log_probabilities, (batch, time, size * size))
-    chosen = ops.squeeze(ops.take_along_axis(flat, pairs[:, :, None], axis=-1), axis=-1)
+    chosen = ops.squeeze(ops.take_along_axis(flat, ops.expand_dims(pairs, axis=-1), axis=-1), axis=-1)
     return ops.where(ops.logical_or(exists, ops.logical_not(mask)), chosen, float("nan"))
 
 
@@ -154,13 +154,14 @@ def crf_decode(
         ([[0, 0]], [0.5625])
     """
     log_probabilities = ops.convert_to_tensor(log_probabilities)
-    visible = _time_first(crf_mask(log_probabilities))[:, :, None]
+    visible = ops.expand_dims(_time_first(crf_mask(log_probabilities)), axis=-1)
 
     def forward(carry, slices):
         (best, total), (log_probability, visible) = carry, slices
-        candidates = best[:, :, None] + log_probability
+        candidates = ops.expand_dims(best, axis=-1) + log_probability
         new = _max(candidates, axis=1)
-        largest = _max(new, axis=-1)[:, None]  # summed apart, so that the others stay small and exact in long sequences
+        # Summed apart, so that the others stay small and exact in long sequences.
+        largest = ops.expand_dims(_max(new, axis=-1), axis=-1)
         carry = ops.where(visible, new - largest, best), ops.where(visible, total + largest, total)
         return carry, ops.cast(ops.argmax(candidates, axis=1), "int32")
 
@@ -195,11 +196,11 @@ def crf_marginals(
         [[[0.75, 0.25], [0.5, 0.5]]]
     """
     log_probabilities = ops.convert_to_tensor(log_probabilities)
-    visible = _time_first(crf_mask(log_probabilities))[:, :, None]
+    visible = ops.expand_dims(_time_first(crf_mask(log_probabilities)), axis=-1)
 
     def step(probabilities, slices):
         conditionals, visible = slices
-        new = ops.sum(probabilities[:, :, None] * conditionals, axis=1)
+        new = ops.sum(ops.expand_dims(probabilities, axis=-1) * conditionals, axis=1)
         return ops.where(visible, new, probabilities), ops.where(visible, new, 0)
 
     # Before the first step any distribution serves: all rows are equal there.
@@ -223,7 +224,7 @@ def _previous(
 def _log_softmax(x: Tensor) -> Tensor:
     # Keras's own warns about a single tag. The largest is subtracted first: beside -1e30, log(tags) would be lost, and
     # a tag that all others exclude in this way would make its step look masked.
-    x = x - ops.stop_gradient(_max(x, axis=-1))[..., None]
+    x = x - ops.expand_dims(ops.stop_gradient(_max(x, axis=-1)), axis=-1)
     return x - ops.log(ops.sum(ops.exp(x), axis=-1, keepdims=True))
 
 

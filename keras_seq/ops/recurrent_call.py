@@ -87,7 +87,7 @@ class RecurrentCall(NamedTuple):
             return outputs
         mask = as_bool_mask(mask)
         visible = mask if zero_output_for_mask else has_started(mask, self.reverse)
-        return ops.where(visible[:, :, None], outputs, ops.zeros_like(outputs))
+        return ops.where(ops.expand_dims(visible, axis=-1), outputs, ops.zeros_like(outputs))
 
     def layout(self) -> tuple:
         """Return what all directions of a native call must have in common: the equations and the shapes."""

@@ -1,12 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """A loop over time on every backend of Keras."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from keras import backend, ops, tree
 
 Nested: TypeAlias = Any  # tensors in nested tuples
+
+_writes_tensors = contextvars.ContextVar("keras_seq_loops_without_tensor_arrays", default=False)
+
+
+@contextlib.contextmanager
+def loops_without_tensor_arrays() -> Iterator[None]:
+    """Has graphs of TensorFlow traced within a `with` block hold loops without TensorArrays, as LiteRT needs them.
+
+    LiteRT has no TensorArray of elements whose shape is not known, such as those of a batch of any size.
+    """
+    token = _writes_tensors.set(True)
+    try:
+        yield
+    finally:
+        _writes_tensors.reset(token)
 
 
 def time_loop(
@@ -45,6 +62,8 @@ def time_loop(
         import tensorflow as tf
 
         if not tf.executing_eagerly():
+            if _writes_tensors.get():
+                return _tensorflow_scatter_loop(step, carry, sequences, reverse)
             if never_empty:
                 return _tensorflow_while_loop(step, carry, sequences, reverse, parallel_iterations)
             return _tensorflow_graph_loop(step, carry, sequences, reverse, parallel_iterations)
@@ -131,3 +150,39 @@ def _tensorflow_while_loop(
     for tensor in stacked:
         tensor.set_shape([length, *tensor.shape[1:]])
     return tree.pack_sequence_as(new_carry, flat_carry), tree.pack_sequence_as(results, stacked)
+
+
+def _tensorflow_scatter_loop(step: Callable, carry: Nested, sequences: Nested, reverse: bool) -> tuple[Nested, Nested]:
+    """Build a loop in a graph that writes its results into tensors, each step into its row."""
+    import tensorflow as tf
+
+    steps = tf.shape(tree.flatten(sequences)[0])[0]
+    # There may be no first step, so one over zeros gives shapes and dtypes.
+    zeros = tree.map_structure(lambda s: tf.zeros(tf.shape(s)[1:], s.dtype), sequences)
+    tree.map_structure(lambda zero, s: zero.set_shape(s.shape[1:]), zeros, sequences)
+    new_carry, results = step(carry, zeros)
+    flat_carry = tree.flatten(carry)
+    shapes = [
+        old.shape.most_specific_compatible_shape(new.shape)
+        for old, new in zip(flat_carry, tree.flatten(new_carry), strict=True)
+    ]
+    outputs = [tf.zeros(tf.concat([[steps], tf.shape(r)], axis=0), r.dtype) for r in tree.flatten(results)]
+    output_shapes = [tf.TensorShape([None, *r.shape]) for r in tree.flatten(results)]
+
+    def body(t, carry, outputs):
+        index = steps - 1 - t if reverse else t
+        slices = tree.map_structure(lambda s: tf.gather(s, index), sequences)
+        carry, results = step(tree.pack_sequence_as(new_carry, carry), slices)
+        rows = [tf.expand_dims(r, axis=0) for r in tree.flatten(results)]
+        outputs = [
+            tf.tensor_scatter_nd_update(o, tf.reshape(index, [1, 1]), row) for o, row in zip(outputs, rows, strict=True)
+        ]
+        return t + 1, tree.flatten(carry), outputs
+
+    _, flat_carry, outputs = tf.while_loop(
+        lambda t, *_: t < steps,
+        body,
+        (tf.constant(0), flat_carry, outputs),
+        shape_invariants=(tf.TensorShape([]), shapes, output_shapes),
+    )
+    return tree.pack_sequence_as(new_carry, flat_carry), tree.pack_sequence_as(results, outputs)

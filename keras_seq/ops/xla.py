@@ -61,7 +61,7 @@ def run_with_weights(
         return ops.flip(x, axis=0) if call.reverse else x
 
     if mask is not None:  # NaN in a masked step must not reach the gradient of a weight
-        mask = mask[:, :, None]
+        mask = ops.expand_dims(mask, axis=-1)
         inputs = ops.where(mask, inputs, 0)
     inputs = time_first(inputs)  # (time, batch, features)
     time, batch, features = ops.shape(inputs)

@@ -95,7 +95,7 @@ class BahdanauAttention(AttentionMechanism):
 
     def energies(self, query, keys, state):
         if self.coverage:
-            keys = keys + state[0][:, :, None] * self.cast_weight(self.coverage_kernel, keys)
+            keys = keys + ops.expand_dims(state[0], axis=-1) * self.cast_weight(self.coverage_kernel, keys)
         query = ops.matmul(query, self.cast_weight(self.query_kernel, query))
         return additive_energies(query, expand_time_axis(keys, query), self.score_vector(query))[0]
 

@@ -155,14 +155,14 @@ class AttentionMechanism(keras.layers.Layer):
         if not self.states:
             contexts, weights, _ = self.attend(queries, memory, keys, memory_mask, (), noise, training)
             if mask is not None:
-                has_started = ops.cumsum(ops.cast(mask, "int32"), axis=1)[:, :, None] > 0
+                has_started = ops.expand_dims(ops.cumsum(ops.cast(mask, "int32"), axis=1) > 0, axis=-1)
                 contexts, weights = (ops.where(has_started, x, 0) for x in (contexts, weights))
             return contexts, weights, ()
 
         sequences = {
             "query": queries,
             "noise": noise,
-            "mask": None if mask is None else mask[:, :, None],
+            "mask": None if mask is None else ops.expand_dims(mask, axis=-1),
         }
         sequences = {name: ops.transpose(x, (1, 0, 2)) for name, x in sequences.items() if x is not None}
 
@@ -188,7 +188,7 @@ class AttentionMechanism(keras.layers.Layer):
             query, value, self.project_memory(key), value_mask, mask=query_mask, training=training
         )
         if query_mask is not None:
-            contexts, weights = (ops.where(query_mask[:, :, None], x, 0) for x in (contexts, weights))
+            contexts, weights = (ops.where(ops.expand_dims(query_mask, axis=-1), x, 0) for x in (contexts, weights))
         return (contexts, weights) if return_attention_scores else contexts
 
     def compute_mask(self, inputs, mask=None):
