@@ -42,7 +42,8 @@ def bucketed_batches(
 
     `tf.data.Dataset.bucket_by_sequence_length` gives batches of the same kind, but needs boundaries that fit the data,
     calls functions for each single pair, which takes ten times as long, and leaves a small batch in each bucket. For
-    pairs in memory see `bucket_by_length`.
+    pairs in memory see `bucket_by_length`. Of fewer pairs than a pool has, it also mixes batches better from epoch to
+    epoch.
 
     The order of an epoch depends on `seed` and the number of the epoch alone, if `pairs` gives the same pairs in the
     same order each time. Then `keras_seq.training.BackupAndRestore` resumes exactly. Therefore do not shuffle before
@@ -78,7 +79,7 @@ def bucketed_batches(
     Returns:
         A `tf.data.Dataset` of batches in the structure of the pairs: strings (batch,), arrays (batch, ...) or ragged
         tensors. Its cardinality is known if the number of pairs is, and there is no `max_tokens`. With one shard,
-        `tf.distribute` shards its batches by `AutoShardPolicy.DATA`, so give all workers the same `seed`; with several,
+        `tf.distribute` shards its batches by `AutoShardPolicy.DATA`, so all workers need the same `seed`; with several,
         it does not shard (`OFF`). In both cases `batch_size` is that of all workers together.
 
     Raises:
@@ -140,7 +141,7 @@ def cut_by_length(lengths, batch_size, max_tokens=None, generator=None):
     """Cuts the pairs of a pool into batches of similar length.
 
     Args:
-        lengths: integers (pairs,).
+        lengths: integers (pairs, sides).
         batch_size, max_tokens: see `bucketed_batches`.
         generator: NumPy generator that orders pairs of the same length and the batches, or None.
 
@@ -148,11 +149,13 @@ def cut_by_length(lengths, batch_size, max_tokens=None, generator=None):
         int64 indices of the pairs (pairs,), and the places in them where batches begin and end, int64 (batches, 2).
     """
     ties = np.arange(len(lengths)) if generator is None else generator.permutation(len(lengths))
-    indices = np.lexsort((ties, lengths))
+    longest = np.max(lengths, axis=1, initial=0)
+    # Of pairs whose longer sides are equal, those with similar shorter sides are together.
+    indices = np.lexsort((ties, np.sum(lengths, axis=1), longest))
     if max_tokens is None:
         ends = np.minimum(np.arange(0, len(lengths) + batch_size, batch_size), len(lengths))
     else:
-        ends = _token_ends(lengths[indices], batch_size, max_tokens)
+        ends = _token_ends(longest[indices], batch_size, max_tokens)
     bounds = np.stack([ends[:-1], ends[1:]], axis=1).astype("int64")
     bounds = bounds[bounds[:, 0] < bounds[:, 1]]
     return indices.astype("int64"), bounds if generator is None else generator.permutation(bounds)
@@ -178,7 +181,7 @@ def _cut_pool(pool, indices, bounds):
 
 
 def _pair_lengths(pool, split):
-    """Returns the lengths of the pairs of a pool, int64 (pairs,)."""
+    """Returns the lengths of the sources and targets of a pool, int64 (pairs, sides)."""
     source = pool[0]["source"] if isinstance(pool[0], dict) and "source" in pool[0] else pool[0]
     lengths = []
     for side, unit in zip((source, pool[1]), split, strict=True):
@@ -191,7 +194,7 @@ def _pair_lengths(pool, split):
                 shape = tf.shape(values)
                 count = tf.fill(shape[:1], 1 if values.shape.rank == 1 else shape[1])
             lengths.append(tf.cast(count, tf.int64))
-    return tf.reduce_max(lengths, axis=0)
+    return tf.stack(lengths, axis=1)
 
 
 def _check_integers(**arguments):

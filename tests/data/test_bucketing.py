@@ -29,6 +29,8 @@ FORMS = {
     "sequence": lambda pairs: pairs,
 }
 
+SOME = ["function", *(pytest.param(form, marks=pytest.mark.slow) for form in ("dataset", "sequence"))]
+
 
 @pytest.fixture(autouse=True)
 def leaves_no_epochs():
@@ -37,7 +39,7 @@ def leaves_no_epochs():
 
 
 @functools.cache
-def make_pairs(count=1500, seed=0):
+def make_pairs(count=400, seed=0):
     """Distinct pairs: sources of characters, targets of whitespace-separated tokens."""
     draw = random.Random(seed)
     return [
@@ -58,7 +60,7 @@ def length(pair):
     return max(len(pair[0]), len(pair[1].split()))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     lengths=st.lists(st.integers(0, 30), max_size=80),
     batch_size=st.integers(1, 9),
@@ -67,7 +69,7 @@ def length(pair):
 )
 def test_a_pool_is_cut_into_batches_that_follow_one_another_in_length(lengths, batch_size, max_tokens, seed):
     generator = None if seed is None else np.random.default_rng(seed)
-    indices, bounds = cut_by_length(np.array(lengths, int), batch_size, max_tokens, generator)
+    indices, bounds = cut_by_length(np.array(lengths, int)[:, None], batch_size, max_tokens, generator)
     batches = [[lengths[i] for i in indices[begin:end]] for begin, end in bounds]
     assert sorted(indices) == list(range(len(lengths)))
     in_order = sorted(batches, key=lambda batch: (batch[0], batch[-1], -len(batch)))
@@ -85,7 +87,7 @@ def test_a_pool_is_cut_into_batches_that_follow_one_another_in_length(lengths, b
             assert (len(batch) + 1) * following[0] > max_tokens
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SOME)
 def test_an_epoch_has_every_pair_once_and_a_seed_and_an_epoch_give_its_order(form):
     pairs = make_pairs()
     dataset = bucketed_batches(FORMS[form](pairs), 16, seed=1, num_pairs=len(pairs))
@@ -99,7 +101,7 @@ def test_an_epoch_has_every_pair_once_and_a_seed_and_an_epoch_give_its_order(for
         assert list(itertools.chain(*spans)) == sorted(itertools.chain(*spans))
         assert [span[0] for span in spans] != [min(map(length, batch)) for batch in batches]
     common = {frozenset(batch) for batch in epochs[0]} & {frozenset(batch) for batch in epochs[1]}
-    assert len(common) < len(epochs[0]) / 4
+    assert len(common) < len(epochs[0]) / 2
     keras.utils.set_random_seed(0)  # does not count
     again = bucketed_batches(FORMS[form](pairs), 16, seed=1)
     epoch_order.start_epoch(1, seed=7)  # as `BackupAndRestore` does in a new process
@@ -111,15 +113,15 @@ def test_pools_keep_the_order_of_the_data_without_shuffle():
     batches = epoch(bucketed_batches(FORMS["dataset"](pairs), 1024, shuffle=False))
     assert list(map(len, batches)) == [1024] * 8 + [808]  # a pool of 8192, and the rest
     for pool in (pairs[:8192], pairs[8192:]):
-        expected = sorted(pool, key=length)  # stable
+        expected = sorted(pool, key=lambda pair: (length(pair), len(pair[0]) + len(pair[1].split())))  # stable
         assert flat(batches[: -(-len(pool) // 1024)]) == expected
         batches = batches[8:]
 
 
 def test_the_buffer_mixes_pairs_of_different_pools():
     pairs = [("x", str(i)) for i in range(30_000)]
-    stream = flat(epoch(bucketed_batches(FORMS["function"](pairs), 1024, buffer_size=10_000, seed=1)))
-    places = np.array([int(target) for _, target in stream])
+    stream = bucketed_batches(lambda: iter(pairs), 1024, buffer_size=10_000, seed=1)
+    places = np.concatenate([targets.astype(int) for _, targets in stream.as_numpy_iterator()])
     assert (places[:8192] >= 8192).sum() > 1000
     assert places[:1024].max() < 10_000 + 8192  # pairs come from the buffer only
 
@@ -132,7 +134,7 @@ def padding(batches):
 
 def test_padding_is_that_of_buckets_of_lists():
     draw = random.Random(0)
-    sources = ["x" * int(draw.lognormvariate(3, 0.6) + 1) for _ in range(4000)]
+    sources = ["x" * int(draw.lognormvariate(3, 0.6) + 1) for _ in range(2000)]
     pairs = [(source, " ".join(source)) for source in sources]
     unsorted = [pairs[i : i + 16] for i in range(0, len(pairs), 16)]
     streamed = epoch(bucketed_batches(FORMS["dataset"](pairs), 16))
@@ -142,18 +144,18 @@ def test_padding_is_that_of_buckets_of_lists():
     assert len(streamed) <= len(listed)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SOME)
 def test_workers_share_the_pairs(form):
     pairs = make_pairs()
     shards = [
-        bucketed_batches(FORMS[form](pairs), 16, num_shards=4, index=index, num_pairs=len(pairs)) for index in range(4)
+        bucketed_batches(FORMS[form](pairs), 16, num_shards=3, index=index, num_pairs=len(pairs)) for index in range(3)
     ]
     batches = [epoch(shard) for shard in shards]
-    assert [len(shard) for shard in shards] == [len(shard) for shard in batches] == [24] * 4
-    assert [sorted(flat(shard)) for shard in batches] == [pairs[index::4] for index in range(4)]
+    assert [len(shard) for shard in shards] == [len(shard) for shard in batches] == [9, 9, 9]
+    assert [sorted(flat(shard)) for shard in batches] == [pairs[index::3] for index in range(3)]
     policies = tf.data.experimental.AutoShardPolicy
     assert shards[0].options().experimental_distribute.auto_shard_policy == policies.OFF
-    alone = bucketed_batches(FORMS[form](pairs))
+    alone = bucketed_batches(pairs)
     assert alone.options().experimental_distribute.auto_shard_policy == policies.DATA
 
 
@@ -176,7 +178,7 @@ def test_lengths_are_those_of_tokens():
         assert order == (expected or [0, 1, 2, 3])  # words: 1, 1, 3, 7
 
 
-@pytest.mark.parametrize("form", ["dataset", "function", "sequence"])
+@pytest.mark.parametrize("form", SOME)
 def test_rows_of_token_ids_become_ragged_batches(form):
     draw = random.Random(0)
     rows = [([4] * draw.randint(1, 9), [i, *[5] * draw.randint(0, 9)]) for i in range(100)]
@@ -193,7 +195,7 @@ def test_rows_of_token_ids_become_ragged_batches(form):
     assert sorted(seen, key=lambda pair: pair[1][0]) == rows
 
 
-@pytest.mark.parametrize("form", ["function", "sequence"])
+@pytest.mark.parametrize("form", [pytest.param("function", marks=pytest.mark.slow), "sequence"])
 def test_features_and_weights_stay_with_their_pair(form):
     elements = [
         {"word": "x" * i, "tag": f"t{i}", "age": np.full(3, i, "float32"), "target": f"{i}", "weight": i / 2}
@@ -378,6 +380,6 @@ def test_invalid_arguments(arguments, message):
 
 def test_a_wrong_number_of_pairs_raises():
     with pytest.raises(
-        tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only 94"
+        tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only 25"
     ):
         epoch(bucketed_batches(lambda: iter(make_pairs()), 16, num_pairs=10_000))
