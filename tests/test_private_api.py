@@ -51,6 +51,8 @@ NAMES = {
     "default_seed_generator": ["keras.src.random.seed_generator.global_seed_generator"],
     "training_state_names": [],
     "adam_moments": ["keras.optimizers.Adam._get_variable_index"],
+    "without_strategy": [],
+    "take_summed_gradients": ["keras.optimizers.Optimizer._all_reduce_sum_gradients"],
     "run_one_after_another": ["tensorflow.python.eager.context.function_executor_type"],
 }
 # Private, though they have no underscore.
@@ -195,6 +197,27 @@ def test_a_callback_sets_the_first_epoch_of_a_fit():
 
     model.fit(np.ones((1, 1)), np.ones((1, 1)), epochs=4, callbacks=[Callback()], verbose=0)
     assert epochs == [2, 3], failure("set_initial_epoch", "`fit` does not read `_initial_epoch`")
+
+
+def test_a_model_forgets_its_strategy_for_a_while():
+    strategy = tf.distribute.OneDeviceStrategy("cpu:0")
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Dense(1)])
+    with _private_api.without_strategy(model):
+        message = failure("without_strategy", "models keep their strategy elsewhere than in `_distribute_strategy`")
+        assert model.distribute_strategy is tf.distribute.get_strategy(), message
+    assert model.distribute_strategy is strategy
+
+
+def test_an_optimizer_asks_its_own_attribute_to_sum_gradients():
+    optimizer, variable = keras.optimizers.SGD(1.0), keras.Variable(3.0)
+    optimizer.build([variable])
+    with _private_api.take_summed_gradients(optimizer):
+        optimizer._all_reduce_sum_gradients = lambda pairs: [(2 * gradient, weight) for gradient, weight in pairs]
+        optimizer.apply_gradients([(tf.constant(1.0), variable)])
+        assert float(variable) == 1, failure("take_summed_gradients", "an optimizer sums gradients in another method")
+    optimizer.apply_gradients([(tf.constant(1.0), variable)])
+    assert float(variable) == 0
 
 
 def test_random_functions_without_a_seed_share_a_generator():

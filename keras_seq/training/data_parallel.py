@@ -2,6 +2,7 @@
 """Data-parallel training by `tf.distribute`: replicas of a model, each of which reads its share of every batch."""
 
 import contextlib
+import random
 import weakref
 
 import keras
@@ -57,7 +58,9 @@ def data_parallel(model):
             model.train_function = _Step(model, model.train_step)
         if not isinstance(model.test_function, _Step):
             model.test_function = _Step(model, model.test_step)
+        random_state = random.getstate()
         epoch_order.share_seed(int(from_chief(epoch_order.draw_seed())))
+        random.setstate(random_state)  # initial weights may be drawn yet, and are those of a single process
         _inside.add(model)
         try:
             yield

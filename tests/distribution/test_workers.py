@@ -35,7 +35,7 @@ def start(kind, folder, workers):
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
         command = [sys.executable, str(SCRIPT), kind, str(folder)]
-        with open(folder / f"{kind}{index}of{workers}.log", "w") as log:
+        with (folder / f"{kind}{index}of{workers}.log").open("w") as log:
             processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment))
     return processes
 
