@@ -48,6 +48,7 @@ NAMES = {
     "default_seed_generator": ["keras.src.random.seed_generator.global_seed_generator"],
     "training_state_names": [],
     "adam_moments": ["keras.optimizers.Adam._get_variable_index"],
+    "forget_custom_gradients": ["tensorflow.python.framework.ops.gradient_registry"],
     "run_one_after_another": ["tensorflow.python.eager.context.function_executor_type"],
 }
 # Private, though they have no underscore.
