@@ -72,7 +72,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp file is newer than PACKAGING when its extras are installed.
-$(VENV)/.installed-demo: EXTRAS := tensorflow,examples,plots
+$(VENV)/.installed-demo: EXTRAS := tensorflow,examples,plots,tune
 $(VENV)/.installed-test: EXTRAS := test
 $(VENV)/.installed-test-slow: EXTRAS := test,torch
 $(VENV)/.installed-bench: EXTRAS := bench

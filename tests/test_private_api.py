@@ -53,6 +53,7 @@ NAMES = {
     "adam_moments": ["keras.optimizers.Adam._get_variable_index"],
     "without_strategy": [],
     "take_summed_gradients": ["keras.optimizers.Optimizer._all_reduce_sum_gradients"],
+    "forget_custom_gradients": ["tensorflow.python.framework.ops.gradient_registry"],
     "run_one_after_another": ["tensorflow.python.eager.context.function_executor_type"],
 }
 # Private, though they have no underscore.
