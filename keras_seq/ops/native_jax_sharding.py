@@ -5,6 +5,7 @@ A call becomes a `custom_partitioning` of JAX: a rule by which the partitioner p
 and a function that each device runs. No axis but the batch is sharded.
 """
 
+import functools
 import itertools
 import math
 from typing import Any, Protocol
@@ -31,13 +32,14 @@ class Pass(Protocol):
         """Return how many tensors each result has."""
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # an eager call is partitioned too
 def run_sharded(pass_: Pass, operands: dict[str, list]) -> dict[str, list]:
     """Run a pass. Where the batch is sharded, each device runs its part."""
     if len(operands["inputs"][0]) < 2:
         return pass_.run(operands)
     leaves, tree = jax.tree.flatten(operands)
     # `custom_partitioning` has no rule for `jax.vmap`.
-    return sequential_vmap(lambda *leaves: _run(pass_, tree, *leaves))(*leaves)
+    return sequential_vmap(lambda *leaves: _partitioned(pass_, tree, *leaves))(*leaves)
 
 
 def _run_here(pass_: Pass, tree: Any, *leaves: jax.Array) -> dict[str, list]:
@@ -45,7 +47,6 @@ def _run_here(pass_: Pass, tree: Any, *leaves: jax.Array) -> dict[str, list]:
 
 
 _partitioned = custom_partitioning(_run_here, static_argnums=(0, 1))
-_run = jax.jit(_partitioned, static_argnums=(0, 1), inline=True)  # an eager call is partitioned too
 
 
 def _partition(pass_: Pass, tree: Any, mesh: Mesh, operands: tuple, results: dict[str, list]) -> tuple:

@@ -116,7 +116,10 @@ class AdditiveAttentionEquations(AttentionEquations):
         )
 
     def zero_sums(self, weights: AttentionWeights) -> tuple[Tensor, Tensor]:
-        return ops.zeros_like(weights.keys), ops.zeros_like(weights.score_vector)
+        # The sum of the score vector's gradient has a row for each sequence: where a batch is on several devices, they
+        # exchange it once, after the loop.
+        of_sequences = ops.zeros((ops.shape(weights.keys)[0], weights.keys.shape[-1]), weights.keys.dtype)
+        return ops.zeros_like(weights.keys), of_sequences
 
     def coefficients(self, weights: AttentionWeights, masks: StepMasks, trace: Trace) -> tuple:
         query, *residuals = trace.residuals
@@ -140,7 +143,7 @@ class AdditiveAttentionEquations(AttentionEquations):
         d_energies = attention_weights * (d_weights - centre)  # (batch, source)
 
         _, hidden = additive_energies(query, weights.keys, weights.score_vector)
-        d_score = ops.einsum("bs,bsa->a", d_energies, hidden)
+        d_score = ops.squeeze(ops.matmul(d_energies[:, None], hidden), axis=1)  # (batch, attention_units)
         d_hidden = d_energies[:, :, None] * (weights.score_vector * (1 - hidden * hidden))
         d_query = ops.sum(d_hidden, axis=1)  # (batch, attention_units)
 
@@ -161,7 +164,7 @@ class AdditiveAttentionEquations(AttentionEquations):
             cell=self.cell.weight_gradients(weights.cell, masks, trace, d_inputs, saved_by_cell, ()),
             context_kernel=contract_time(context, d_inputs),
             query_kernel=contract_time(trace.previous[0], d_query),
-            score_vector=d_score_vector,
+            score_vector=ops.sum(d_score_vector, axis=0),
             keys=d_keys,
             memory=ops.einsum("tbs,tbd->bsd", attention_weights, d_context),
         )
