@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The files that need a new installation when they change. Python sources do not: they are installed editable.
 PACKAGING := setup.cfg pyproject.toml setup.py requirements/texts.txt $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo serve test test-slow sanitize bench check format clean
+.PHONY: help demo serve test test-slow sanitize bench wheels test-wheels check format clean
 .NOTPARALLEL: # two targets must not install into the environment at once
 
 help: ## print this list
@@ -42,6 +42,12 @@ BENCH ?= $(if $(ARGS),layers,layers seq2seq decoding)
 bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others; BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
+wheels: $(VENV)/.installed-wheels ## build the sdist and a wheel that needs no compiler into dist/
+	PYTHON=$(BIN)/python scripts/build_wheels.sh
+
+test-wheels: ## run the wheel of dist/ in bare environments; PYTHONS and REQUIREMENTS choose which
+	scripts/test_wheel.sh
+
 check: $(VENV)/.installed-check ## check the format, and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,7 +72,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp file is newer than PACKAGING when its extras are installed.
-$(VENV)/.installed-demo: EXTRAS := examples,plots
+$(VENV)/.installed-demo: EXTRAS := tensorflow,examples,plots
 $(VENV)/.installed-test: EXTRAS := test
 $(VENV)/.installed-test-slow: EXTRAS := test,torch
 $(VENV)/.installed-bench: EXTRAS := bench
@@ -79,4 +85,8 @@ $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-test-slow $(V
 $(VENV)/.installed-check: requirements/dev.txt | $(BIN)/python
 	@echo "Installing ruff, cmake and ninja into $(VENV): seconds."
 	@$(PIP) install -q -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed-wheels: requirements/wheels.txt | $(BIN)/python
+	@$(PIP) install -q -r requirements/wheels.txt
 	@touch $@

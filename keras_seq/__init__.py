@@ -13,12 +13,14 @@
 
 import importlib
 
+import keras_seq._backend  # noqa: F401 (first of all: it checks that Keras's backend is there)
 from keras_seq import data, diagnostics, layers, models, ops
 from keras_seq._version import __version__
 from keras_seq.convert import convert
 from keras_seq.exporting import export
 from keras_seq.models import Decoder, Encoder, Ensemble, Forecaster, LanguageModel, Seq2Seq
 from keras_seq.ops import explain
+from keras_seq.ops.native import load_native_ops, register_ops
 
 __all__ = [
     "Decoder",
@@ -34,9 +36,12 @@ __all__ = [
     "explain",
     "export",
     "layers",
+    "load_native_ops",
     "models",
     "ops",
 ]
+
+register_ops()  # 40 ms of CPU time, so that `tf.saved_model.load` finds them
 
 # Not in `__all__`: plots and tuning need optional packages, and `from keras_seq import *` must work without them.
 _LAZY_MODULES = ("decoding", "exporting", "plots", "training", "tuning")

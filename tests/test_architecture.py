@@ -14,7 +14,7 @@ import keras_seq
 PACKAGE = pathlib.Path(keras_seq.__file__).parent
 # From the lowest to the highest. Parts of one row do not import each other.
 LEVELS = [
-    ["_lazy_tensorflow", "_private_api", "_version"],
+    ["_backend", "_lazy_tensorflow", "_private_api", "_version"],
     ["ops"],
     ["layers"],
     ["data"],

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Implementation "native": runs the kernels of `custom_ops/` on a CPU, on TensorFlow or JAX.
 
-The library is loaded at the first use, not at import. `native_tensorflow.py` and `native_jax.py` call its ops.
+The ops are registered with TensorFlow at import; all else waits for the first use. `native_tensorflow.py` and
+`native_jax.py` call the ops.
 
 Python handles a signal such as Ctrl+C only when a call returns, after all steps.
 """
 
+import contextlib
 import json
 import pathlib
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 from keras import backend, ops
 
 from keras_seq.ops.equations.protocol import Tensor
+from keras_seq.ops.native_installation import how_to_rebuild
 from keras_seq.ops.native_library import UnavailableError, op_call
 from keras_seq.ops.recurrent_call import RecurrentCall
 
@@ -40,8 +43,40 @@ def unavailable(kind: str | None = None) -> str | None:
     """
     library, reason = _load()
     if reason is None and kind is not None and kind not in library.ops:
-        return f"the native kernels were built without {kind}; reinstall keras_seq"
+        return f"the native kernels were built without {kind}; {how_to_rebuild()}"
     return reason
+
+
+def register_ops() -> None:
+    """Register the ops with TensorFlow, if they can be, so that it loads SavedModels that contain them.
+
+    This decides nothing: whether layers use the ops is found out at the first use, and depends on the devices then.
+    """
+    if backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    from keras_seq.ops.native_tensorflow import library_path
+
+    with contextlib.suppress(UnavailableError, OSError, tf.errors.OpError):  # `load_native_ops` gives the reason
+        tf.load_op_library(library_path(FOLDER, _read_build()))
+
+
+def load_native_ops() -> None:
+    """Loads the native ops, or raises an error that says why they cannot run.
+
+    A SavedModel that was written with `keras_seq.export(..., native=True)` loads after `import keras_seq`. Where
+    `tf.saved_model.load` does not find the operations nevertheless, this function tells the reason.
+
+    Raises:
+        RuntimeError: if the native kernels cannot run in this process.
+
+    Example:
+        >>> import keras_seq
+        >>> keras_seq.load_native_ops()
+    """
+    if unavailable() is not None:
+        raise RuntimeError(f"The native ops cannot run: {unavailable()}.")
 
 
 def run(
@@ -141,14 +176,15 @@ def _load_library() -> Any:
     name = backend.backend()
     if name not in ("tensorflow", "jax"):
         raise UnavailableError(f"the native kernels need Keras's TensorFlow or JAX backend, and this is {name}")
-    build = _read_build()
     try:
         if name == "tensorflow":
-            from keras_seq.ops.native_tensorflow import TensorFlowLibrary
+            from keras_seq.ops.native_tensorflow import TensorFlowLibrary, check_tensorflow
 
-            return TensorFlowLibrary(FOLDER, build)
+            check_tensorflow()
+            return TensorFlowLibrary(FOLDER, _read_build())
         from keras_seq.ops.native_jax import JaxLibrary
 
+        _read_build()
         return JaxLibrary(FOLDER)
     except UnavailableError:
         raise
@@ -164,7 +200,5 @@ def _read_build() -> dict:
         pass
     notice = FOLDER / "not_built.txt"
     if notice.exists():
-        raise UnavailableError(f"the native kernels were not built; {notice} says why and how to get them")
-    raise UnavailableError(
-        "the native kernels were not built; run `pip install -v -e .` in a checkout of keras_seq to build them"
-    )
+        raise UnavailableError(f"the native kernels were not built; {notice} says why; {how_to_rebuild()}")
+    raise UnavailableError(f"the native kernels were not built; {how_to_rebuild()}")

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_seq._private_api import inputs_without_gradient
+from keras_seq.ops.native_installation import how_to_rebuild
 from keras_seq.ops.native_library import (
     NO_SEARCH_GRADIENT,
     SECOND_ORDER,
@@ -25,6 +26,8 @@ from keras_seq.ops.native_library import (
     split,
 )
 
+_OLDEST = (2, 20)  # the first with all headers of XLA's FFI
+
 
 class TensorFlowLibrary:
     """The library of TensorFlow ops. Registers their gradients.
@@ -35,9 +38,11 @@ class TensorFlowLibrary:
     """
 
     def __init__(self, folder: pathlib.Path, build: dict):
-        _check_tensorflow(build)
-        path = str(folder / "libkeras_seq_tf.so")
+        path = library_path(folder, build)
         module, library = tf.load_op_library(path), ctypes.CDLL(path)
+        library.KerasSeqHandlersAreRegistered.restype = ctypes.c_bool
+        if not library.KerasSeqHandlersAreRegistered():
+            raise UnavailableError(f"TensorFlow {tf.__version__} exports no function of XLA's FFI")
         check_instruction_set(library)
         self.ops = describe_ops(library)
         self._functions = {}
@@ -67,17 +72,36 @@ class TensorFlowLibrary:
         return self._product(inputs=inputs, kernel=kernel, keep_product=keep_product)
 
 
-def _check_tensorflow(build: dict) -> None:
-    built, running = build["tensorflow"], tf.__version__.replace("-", "")  # 2.21.0-rc0 is 2.21.0rc0 to pip
-    if built is None:
-        raise UnavailableError(f"the native kernels were built for JAX only: {build['why_no_tensorflow']}")
-    if built != running:
-        # Checked before the library is opened, which may crash with another TensorFlow.
-        raise UnavailableError(
-            f"the native kernels were built for TensorFlow {built}, and this is {running}; reinstall keras_seq"
-        )
+def check_tensorflow() -> None:
+    """Raise `UnavailableError` if no build of the kernels could run on this TensorFlow."""
+    if tuple(int(number) for number in tf.__version__.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise UnavailableError(f"the native kernels need TensorFlow {oldest} or later, and this is {tf.__version__}")
     if tf.config.get_visible_devices("GPU"):
         raise UnavailableError("the native kernels run on a CPU, and TensorFlow sees a GPU")
+
+
+def library_path(folder: pathlib.Path, build: dict) -> str:
+    """Return where the library for this TensorFlow is; arguments are those of `TensorFlowLibrary`."""
+    return str(_folder_of_library(folder, build) / "libkeras_seq_tf.so")
+
+
+def _folder_of_library(folder: pathlib.Path, build: dict) -> pathlib.Path:
+    """Return where the library for this TensorFlow is: in `folder`, or, of a wheel for several versions, inside it.
+
+    Decided before the library is opened, which may crash with another TensorFlow.
+    """
+    running = tf.__version__.replace("-", "")  # 2.21.0-rc0 is 2.21.0rc0 to pip
+    further = {path.name.removeprefix("tensorflow-"): path for path in sorted(folder.glob("tensorflow-*"))}
+    if running == build["tensorflow"]:
+        return folder
+    if running in further:
+        return further[running]
+    if build["tensorflow"] is None:
+        why = f"were built for JAX only: {build['why_no_tensorflow']}"
+    else:
+        why = f"were built for TensorFlow {' and '.join([build['tensorflow'], *further])}, and this is {running}"
+    raise UnavailableError(f"the native kernels {why}; {how_to_rebuild()}")
 
 
 def op_function(module: ModuleType, name: str, suffix: str = "") -> Callable:

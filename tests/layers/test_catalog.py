@@ -136,8 +136,7 @@ def test_a_model_is_exported(name, tmp_path, policy):
     # A SavedModel cannot return nested lists.
     outputs = make_without_unrolling(name)(*inputs)
     model = keras.Model(keras.tree.flatten(inputs), keras.tree.flatten(outputs))
-    with keras_seq.ops.use_implementation("xla"):
-        model.export(tmp_path / "saved", verbose=False)
+    model.export(tmp_path / "saved", verbose=False)
     arguments = keras.tree.flatten(enlarge(CATALOG[name].inputs))
     arguments = [tf.cast(array, spec.dtype) for array, spec in zip(arguments, model.inputs, strict=True)]
     loaded = tf.saved_model.load(tmp_path / "saved")

@@ -151,8 +151,7 @@ def test_a_compiled_model_is_saved_and_loaded_without_its_code(tmp_path):
 @pytest.mark.slow
 def test_a_tagger_is_exported_for_tensorflow_alone(tmp_path):
     _, tagger = make_models(transition_initializer="he_normal")
-    with ops.use_implementation("xla"):
-        tagger.export(tmp_path / "saved", verbose=False)
+    tagger.export(tmp_path / "saved", verbose=False)
     np.save(tmp_path / "tokens.npy", TOKENS[:, :5].astype("int32"))
     script = f"""
 import numpy as np, sys, tensorflow as tf

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from conftest import assert_close, draw
 
-import keras_seq
 from keras_seq import layers
 
 TIME, FEATURES, UNITS = 4, 3, 6
@@ -61,8 +60,7 @@ def trained_model():
 @pytest.mark.slow
 def test_a_saved_model_loads_with_tensorflow_alone(trained_model, tmp_path):
     """It runs in a process without GPU, Keras and keras_seq (tensorflow#77442)."""
-    with keras_seq.ops.use_implementation("xla"):
-        trained_model.export(tmp_path / "model", verbose=False)
+    trained_model.export(tmp_path / "model", verbose=False)
     np.save(tmp_path / "tokens.npy", TOKENS.astype("float32"))
     arguments = [tmp_path / name for name in ("model", "tokens.npy", "outputs.npy")]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
@@ -77,8 +75,7 @@ def test_a_litert_model_needs_only_litert_operations(trained_model, tmp_path, un
     """With a loop over time, the input signature must give the batch size (keras#21799)."""
     model, path = make_trained_model(unroll=True) if unroll else trained_model, tmp_path / "model.tflite"
     signature = None if unroll else [keras.InputSpec("float32", TOKENS.shape)]
-    with keras_seq.ops.use_implementation("xla"):
-        model.export(path, format="litert", input_signature=signature, verbose=False)
+    model.export(path, format="litert", input_signature=signature, verbose=False)
     interpreter = tf.lite.Interpreter(str(path))  # without TensorFlow operations
     [inputs], [outputs] = interpreter.get_input_details(), interpreter.get_output_details()
     if unroll:

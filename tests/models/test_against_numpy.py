@@ -274,8 +274,9 @@ def test_a_saved_model_generates_what_the_reference_does(name, tmp_path):
     expected = in_numpy(model, name)
     limits = [2 * len(source) + 10 for source in sources]
     outputs = [reference.greedy(expected, source, limit) for source, limit in zip(sources, limits, strict=True)]
-    results = run("serving_default")
+    results = run("generate_attention" if "generate_attention" in signatures else "serving_default")
     results["scores"] = results["log_probabilities"]
+    results.setdefault("attention_weights", np.zeros((*results["token_ids"].shape, 0)))
     rankings = [
         [(reference.log_probability(expected, source, output), output)]
         for source, output in zip(sources, outputs, strict=True)

@@ -97,9 +97,12 @@ def test_saved_model_in_a_process_with_only_tensorflow(kind, attention, tmp_path
         decoded = tf.function(model.decode)(source)
     expected = {name: value.numpy() for name, value in decoded.items() if name != "scores"}
     expected["text"] = expected["text"].astype("S")
-    results = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", kind, "serving_default")
+    endpoint = "generate_attention"
+    if attention is None:
+        endpoint, expected = "serving_default", {name: expected[name] for name in ("text", "log_probabilities")}
+    results = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", kind, endpoint)
     # TensorFlow optimizes the graph of the file in its own way, which may change the last bit of a sum.
-    for name in ("attention_weights", "log_probabilities"):
+    for name in {"attention_weights", "log_probabilities"} & expected.keys():
         np.testing.assert_allclose(results.pop(name), expected.pop(name), rtol=1e-6, atol=1e-7, err_msg=name)
     assert_equal(results, expected)
     beam = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", kind, "generate_beam")
@@ -113,8 +116,7 @@ def test_an_ensemble_is_saved_and_exported(tmp_path):
     assert_equal(run_in_new_process(LOAD_KERAS, tmp_path, tmp_path / "model.keras", "cnn"), expected)
     model.export(tmp_path / "saved")
     results = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", "cnn", "serving_default")
-    width = results["token_ids"].shape[1]
-    assert [text.decode() for text in results["text"]] == model.generate(SOURCES["cnn"]) and width > 0
+    assert [text.decode() for text in results["text"]] == model.generate(SOURCES["cnn"])
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -265,7 +265,7 @@ EXPORTED = """
 import sys, numpy as np, tensorflow as tf
 signatures = tf.saved_model.load(sys.argv[1]).signatures
 inputs = tf.constant(sys.argv[3:])
-results = [signatures[name](inputs=inputs) for name in ("serving_default", "generate_beam")]
+results = [signatures[name](inputs=inputs) for name in ("generate_attention", "generate_beam")]
 assert "keras_seq" not in sys.modules
 np.savez(sys.argv[2], *(r[name] for r in results for name in ("token_ids", "log_probabilities")))
 """

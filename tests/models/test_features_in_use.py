@@ -91,7 +91,7 @@ class TestNewProcesses:
             decoded = tf.function(model.decode)({name: tf.constant(values) for name, values in sources.items()})
         expected = {name: value.numpy() for name, value in decoded.items() if name != "scores"}
         expected["text"] = expected["text"].astype("S")
-        results = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", sources, "serving_default")
+        results = run_in_new_process(LOAD_SAVED_MODEL, tmp_path, tmp_path / "saved", sources, "generate_attention")
         for name in ("attention_weights", "log_probabilities"):
             np.testing.assert_allclose(results.pop(name), expected.pop(name), rtol=1e-6, atol=1e-7, err_msg=name)
         assert_equal(results, expected)

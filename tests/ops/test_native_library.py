@@ -15,6 +15,7 @@ from native_calls import needs_native, run_alone
 
 from keras_seq import layers
 from keras_seq.ops import native
+from keras_seq.ops.native_installation import how_to_rebuild
 
 
 def reason_with(monkeypatch, folder, **build):
@@ -30,15 +31,34 @@ def reason_with(monkeypatch, folder, **build):
 def test_another_tensorflow_is_refused_before_the_library_is_opened(monkeypatch, tmp_path):
     (tmp_path / "libkeras_seq_tf.so").write_text("whatever")
     reason = reason_with(monkeypatch, tmp_path, tensorflow="2.0.0")
-    assert (
-        reason
-        == f"the native kernels were built for TensorFlow 2.0.0, and this is {tf.__version__}; reinstall keras_seq"
-    )
+    expected = f"the native kernels were built for TensorFlow 2.0.0, and this is {tf.__version__}; {how_to_rebuild()}"
+    assert reason == expected
+
+
+def test_the_versions_of_a_wheel_for_several_are_named(monkeypatch, tmp_path):
+    (tmp_path / "tensorflow-2.0.1").mkdir()
+    reason = reason_with(monkeypatch, tmp_path, tensorflow="2.0.0")
+    assert "were built for TensorFlow 2.0.0 and 2.0.1, and this is" in reason
+
+
+def test_the_library_for_this_tensorflow_is_chosen_from_several(monkeypatch, tmp_path):
+    further = tmp_path / f"tensorflow-{tf.__version__}"
+    further.mkdir()
+    (further / "libkeras_seq_tf.so").write_text("whatever")
+    reason = reason_with(monkeypatch, tmp_path, tensorflow="2.0.0")
+    assert reason.startswith("the native kernels do not load (") and str(further) in reason
 
 
 def test_a_library_for_jax_only(monkeypatch, tmp_path):
     reason = reason_with(monkeypatch, tmp_path, tensorflow=None, why_no_tensorflow="TensorFlow was not there")
-    assert reason == "the native kernels were built for JAX only: TensorFlow was not there"
+    assert reason == f"the native kernels were built for JAX only: TensorFlow was not there; {how_to_rebuild()}"
+
+
+def test_no_build_is_advised_where_none_can_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(tf, "__version__", "2.19.1")
+    expected = "the native kernels need TensorFlow 2.20 or later, and this is 2.19.1"
+    assert reason_with(monkeypatch, tmp_path) == expected
+    assert reason_with(monkeypatch, tmp_path, tensorflow="2.19.1") == expected
 
 
 def test_a_library_that_does_not_load(monkeypatch, tmp_path):
@@ -48,7 +68,7 @@ def test_a_library_that_does_not_load(monkeypatch, tmp_path):
 
 
 def test_not_built(monkeypatch, tmp_path):
-    assert "pip install -v -e ." in reason_with(monkeypatch, tmp_path)
+    assert reason_with(monkeypatch, tmp_path) == f"the native kernels were not built; {how_to_rebuild()}"
     (tmp_path / "not_built.txt").write_text("Why: there is no compiler")
     assert str(tmp_path / "not_built.txt") in reason_with(monkeypatch, tmp_path)
 
@@ -135,5 +155,5 @@ def test_an_op_that_the_library_lacks_is_unavailable(monkeypatch):
     library, _ = native._load()
     monkeypatch.setattr(library, "ops", {name: op for name, op in library.ops.items() if name != "GRU"})
     choice = layers.GRU(4).choose_implementation()
-    assert choice == ("xla", "the native kernels were built without GRU; reinstall keras_seq")
+    assert choice == ("xla", f"the native kernels were built without GRU; {how_to_rebuild()}")
     assert layers.LSTM(4).choose_implementation().implementation == "native"
