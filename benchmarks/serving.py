@@ -30,7 +30,7 @@ TABLES = ["speed", "threads", "memory", "server"]
 LEGEND = (
     "Words of CMUdict's test split; an LSTM encoder in both directions, additive attention, an LSTM decoder; greedy "
     "search. generate: Seq2Seq.generate, from strings to strings. SavedModel: what Seq2Seq.export writes, run by "
-    "TensorFlow without keras_seq, with its default of threads between operations, or with one."
+    "TensorFlow without keras_seq."
 )
 
 
@@ -59,30 +59,21 @@ def generate(case):
     return functools.partial(model.generate, case.words, batch_size=512, verbose=0)
 
 
-def exported(case, threads=0):
-    """Returns a function that runs an exported model; `threads` between operations, 0 for TensorFlow's default."""
+def exported(case):
     import tensorflow as tf
 
-    if threads:
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
     model = tf.saved_model.load(str(pathlib.Path(case.folder, "saved_model")))
     words = tf.constant(case.words)
     return lambda: model.signatures["serving_default"](inputs=words)["text"].numpy()
 
 
-CONTENDERS = [
-    Contender("generate", generate),
-    Contender("SavedModel", exported),
-    Contender("SavedModel, one thread", functools.partial(exported, threads=1)),
-]
+CONTENDERS = [Contender("generate", generate), Contender("SavedModel", exported)]
 
 
 def speed_table(results):
     rows = []
     for result in results:
-        for name in result.seconds:
-            if name == report.PEAK:
-                continue
+        for name in (c.name for c in CONTENDERS if c.name in result.seconds):
             rate = result.case.count / result.median(name)
             ratio = result.median(name) / result.median("generate")
             rows.append([str(result.case), name, time_cell(result, name), f"{rate:,.0f}", f"{ratio:.2f}"])

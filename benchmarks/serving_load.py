@@ -27,6 +27,7 @@ def running_server(saved_model, *options):
             yield process, int(match[1])
         finally:
             process.terminate()
+            process.communicate()  # reads what it says at the end
 
 
 def ask(connection, method, path, body=None):

@@ -52,9 +52,6 @@ def load_model(options):
     """
     import tensorflow as tf
 
-    # The operations of a step are short: a thread that takes over from another costs more than it brings. Inside an
-    # operation, TensorFlow still uses all cores.
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     model = tf.saved_model.load(options.saved_model)  # a signature alone does not keep its variables
     signature = model.signatures.get("serving_default")
     if signature is None or not {"text", "log_probabilities"} <= set(signature.structured_outputs):

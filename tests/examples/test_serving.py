@@ -196,13 +196,13 @@ def test_the_example_client_prints_the_outputs(server, model):
 
 
 def test_a_busy_server_says_so_and_at_sigterm_answers_what_it_has(saved_model):
-    options = ["--max-requests", "4", "--max-wait", "500"]
+    options = ["--max-requests", "4", "--max-wait", "3000"]
     with running_server(saved_model, *options) as (process, port):
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(connected(port)) for _ in range(5)]
             for connection in connections[:4]:
                 connection.request("POST", "/generate", json.dumps({"inputs": ["cat"]}))
-            time.sleep(0.2)  # they wait in a batch that is open for half a second
+            time.sleep(1)  # they wait in a batch that is open for three seconds
             assert ask(connections[4], "POST", "/generate", {"inputs": ["at"]}) == (
                 503,
                 {"error": "the server is busy"},
@@ -225,6 +225,10 @@ def test_the_server_names_what_keeps_it_from_starting(saved_model, tmp_path):
             (str(saved_model), "--max-batch", "0"): (
                 2,
                 "server.py: error: argument --max-batch: must be at least 1: 0",
+            ),
+            (str(saved_model), "--max-batch", "4"): (
+                2,
+                "server.py: error: argument --max-texts: must be at most --max-batch, 4: 64",
             ),
             (str(saved_model), "--port", port): (1, f"server.py: cannot listen on 127.0.0.1:{port}"),
         }
