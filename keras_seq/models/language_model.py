@@ -236,7 +236,7 @@ class LanguageModel(StreamTraining, Continuation):
         if is_start is not None:
             begin = self.get_initial_state(ops.shape(tokens)[0])
             state = begin if initial_state is None else initial_state
-            is_start = ops.expand_dims(ops.cast(is_start, "bool"), axis=1)
+            is_start = ops.expand_dims(is_start, axis=1)
             initial_state = [ops.where(is_start, *pair) for pair in zip(begin, state, strict=True)]
         outputs, state = self._run_layers(tokens, initial_state, training)
         mask = ops.not_equal(tokens, PAD_ID)

@@ -147,7 +147,6 @@ class StreamTraining(TokenLoss):
         # Each replica gets the same rows of all batches, and keeps the state of these streams.
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        documents = documents.map(_as_numbers, num_parallel_calls=tf.data.AUTOTUNE)
         return documents.with_options(options)
 
     def _rows(self, streams):
@@ -216,12 +215,6 @@ class CarriedState:
     def assign(self, state):
         for variable, value in zip(self._variables, state, strict=True):
             variable.assign(value)
-
-
-def _as_numbers(inputs, targets):
-    """Returns a batch in which `is_start` is a number: Keras takes the mean of a batch over replicas to know shapes."""
-    tokens, is_start = inputs
-    return (tokens, tf.cast(is_start, tf.int32)), targets
 
 
 def _check_none(**arguments):

@@ -45,27 +45,32 @@ def data_parallel(model):
         2
     """
     strategy = model.distribute_strategy
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or model in _inside:
+    is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if model in _inside or not (is_multi_worker or strategy.num_replicas_in_sync > 1):
         yield
         return
     if not model.compiled:
-        raise ValueError(
-            "`model` must be compiled in the scope of its strategy. Received: a model that is not compiled"
-        )
+        raise ValueError("`model` must be compiled in the scope of its strategy. Received: a model that is not compiled")
     with without_strategy(model), strategy.scope():
-        # `compile` forgets them. Until then they are kept for the next `fit`, because tracing takes seconds.
-        if not isinstance(model.train_function, _Step):
-            model.train_function = _Step(model, model.train_step)
-        if not isinstance(model.test_function, _Step):
-            model.test_function = _Step(model, model.test_step)
-        random_state = random.getstate()
-        epoch_order.share_seed(int(from_chief(epoch_order.draw_seed())))
-        random.setstate(random_state)  # initial weights may be drawn yet, and are those of a single process
+        if is_multi_worker:
+            _prepare(model)
         _inside.add(model)
         try:
             yield
         finally:
             _inside.discard(model)
+
+
+def _prepare(model):
+    """Gives a model its steps, and the datasets of keras_seq the seed of the chief."""
+    # `compile` forgets the steps. Until then they are kept for the next `fit`, because tracing takes seconds.
+    if not isinstance(model.train_function, _Step):
+        model.train_function = _Step(model, model.train_step)
+    if not isinstance(model.test_function, _Step):
+        model.test_function = _Step(model, model.test_step)
+    random_state = random.getstate()
+    epoch_order.share_seed(int(from_chief(epoch_order.draw_seed())))
+    random.setstate(random_state)  # initial weights may be drawn yet, and are those of a single process
 
 
 def is_chief():
