@@ -557,3 +557,10 @@ def test_bad_classifiers_raise(vectorizers):
         build_with(SequenceClassifierHyperModel(3, num_features=2, pooling=["max"]))
     with pytest.raises(ValueError, match="`zoneout` needs a `cell` given by name"):
         build_with(SequenceClassifierHyperModel(3, num_features=2, cell=[keras.layers.GRUCell(3)], zoneout=[0.1]))
+
+
+def test_values_of_another_search_space_raise():
+    with pytest.raises(
+        ValueError, match=r"`units` must be one of \[4, 8\] in `hp`. Received: 5, of another search space"
+    ):
+        build_with(CustomHyperModel(units=[4, 8]), units=5)

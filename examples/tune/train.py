@@ -88,11 +88,13 @@ def plot_trials(trials, path):
     axes[0].set_xlabel("trials")
     axes[0].legend()
     for axis, name in zip(axes[1:], SEARCHED, strict=True):
-        values = [trial["values"][name] for trial in trials]
-        is_named = isinstance(values[0], str) or len(set(values)) < 4
-        axis.plot([str(value) for value in values] if is_named else values, scores, "o", alpha=0.7)
+        values, losses = zip(*sorted((trial["values"][name], trial["score"]) for trial in trials), strict=True)
+        is_named = isinstance(values[0], str) or name == "batch_size"
+        axis.plot([str(value) for value in values] if is_named else values, losses, "o", alpha=0.7)
         axis.set_xlabel(name)
     axes[-1].set_xscale("log")
+    axes[-1].minorticks_off()
+    axes[-1].set_xticks([0.001, 0.002, 0.005, 0.01, 0.02], ["0.001", "0.002", "0.005", "0.01", "0.02"])
     figure.supylabel(OBJECTIVE)
     figure.savefig(path, dpi=120)
 

@@ -43,6 +43,10 @@ def choose(hp, name, values):
     chosen = hp.Choice(name, list(labels))
     if isinstance(chosen, float):  # keras-tuner sends numbers to workers in float32
         chosen = min(labels, key=lambda label: abs(label - chosen))
+    if chosen not in labels:
+        raise ValueError(
+            f"`{name}` must be one of {list(labels)} in `hp`. Received: {chosen!r}, of another search space"
+        )
     return labels[chosen]
 
 

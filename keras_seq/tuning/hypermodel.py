@@ -48,6 +48,7 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
         ValueError: if values have another form, or if `learning_rate` is not two positive numbers in ascending order.
 
     Example:
+        >>> import keras
         >>> class Tagger(ChoiceHyperModel):
         ...     def __init__(self, units=(64, 128), dropout=(0.0, 0.3), **options):
         ...         super().__init__({"units": units, "dropout": dropout}, **options)

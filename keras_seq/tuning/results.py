@@ -22,9 +22,9 @@ def list_trials(tuner):
     Example:
         >>> import keras_tuner, tempfile
         >>> class Square(keras_tuner.RandomSearch):
-        ...     def run_trial(self, trial):
+        ...     def run_trial(self, trial, **options):
         ...         return trial.hyperparameters.Int("x", -3, 3) ** 2
-        >>> tuner = Square(objective="square", max_trials=2, directory=tempfile.mkdtemp())
+        >>> tuner = Square(max_trials=2, directory=tempfile.mkdtemp())
         >>> tuner.search(verbose=0)
         >>> [trial["status"] for trial in list_trials(tuner)]
         ['COMPLETED', 'COMPLETED']
