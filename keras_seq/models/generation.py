@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_seq import export
-from keras_seq._lazy_tensorflow import tf
+from keras_seq._lazy_tensorflow import check_backend, tf
 from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID
 from keras_seq.decoding import BeamSampler, Sampler, check_processors, get_sampler, search
@@ -41,6 +41,7 @@ class GenerativeModel(Scoring, keras.Model):
     sampler = None  # set by `compile`
 
     def __init__(self, source_side, target_side, **kwargs):
+        check_backend(self)
         super().__init__(**kwargs)
         self._sides = Sides(source_side, target_side)
         self._functions = FunctionCache()

@@ -172,7 +172,9 @@ class _Backward(NamedTuple):
         rows = operands[_ROWS][0]
         arguments = {name: operands[name] for name in self.call.op.arguments}
         forward = _Forward(self.call)
-        return jax.lax.cond(jnp.all(rows == len(rows)), lambda: residuals, lambda: forward.run(arguments)["residuals"])
+        return jax.lax.cond(
+            jnp.all(rows == rows.shape[0]), lambda: residuals, lambda: forward.run(arguments)["residuals"]
+        )
 
     def axes(self, name: str) -> list[str]:
         return ["batch"] if name == _ROWS else self.call.op.shapes[name.removeprefix("d_")]
