@@ -19,7 +19,7 @@ tf = _TensorFlow()
 
 
 def check_backend(model):
-    """Checks that Keras runs on TensorFlow, without which `model`, a model of keras_seq, neither trains nor generates."""
+    """Checks that Keras runs on TensorFlow, which the models of keras_seq need to train and to generate."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise NotImplementedError(

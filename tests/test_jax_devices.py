@@ -13,7 +13,7 @@ import pytest
 from conftest import assert_close, draw
 
 import keras_seq
-from keras_seq import layers, ops, training
+from keras_seq import layers, training
 
 DEVICES = 4
 BATCH, TIME, FEATURES, UNITS, SOURCE = 8, 5, 4, 6, 7
@@ -119,7 +119,7 @@ def exchanges(layer, in_loops=False):
 def check_eager_calls_are_split():
     import jax
 
-    split, whole = shardings()
+    split, _ = shardings()
     for implementation in ("native", "xla"):
         layer = layers.LSTM(UNITS, implementation=implementation)
         inputs = draw(BATCH, TIME, FEATURES)
@@ -151,7 +151,7 @@ def check_batches_that_do_not_divide():
 def check_vmap_over_split_batches():
     import jax
 
-    split, whole = shardings()
+    split, _ = shardings()
     batches = np.stack([draw(BATCH, TIME, FEATURES, seed=i) for i in range(3)])
     for implementation in ("native", "xla"):
         loss, variables = loss_function(layers.LSTM(UNITS, return_sequences=True, implementation=implementation))
@@ -187,7 +187,7 @@ def check_second_order_gradients_are_refused():
 
     loss, variables = loss_function(layers.LSTM(UNITS, return_sequences=True, implementation="native"))
     inputs = draw(BATCH, TIME, FEATURES)
-    with pytest.raises(NotImplementedError, match='no second-order gradient. Use implementation="xla"'):
+    with pytest.raises(NotImplementedError, match=r'no second-order gradient\. Use implementation="xla"'):
         jax.hessian(lambda inputs: loss(variables, inputs, {}))(inputs)
 
 
