@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow, imported at the first use: on JAX and PyTorch the layers run where it is not installed."""
 
+import keras
+
 
 class _TensorFlow:
     """Stands in for the module `tensorflow`, which is imported when a name is first read from it."""
@@ -14,3 +16,14 @@ class _TensorFlow:
 
 
 tf = _TensorFlow()
+
+
+def check_backend(model):
+    """Checks that Keras runs on TensorFlow, which the models of keras_seq need to train and to generate."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise NotImplementedError(
+            f"`{type(model).__name__}` needs Keras's TensorFlow backend. Received: {backend!r}. Set the environment "
+            'variable KERAS_BACKEND to "tensorflow" before Keras is imported. On other backends the layers, losses and '
+            "metrics of keras_seq run, in any Keras model."
+        )

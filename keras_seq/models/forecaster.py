@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops, tree
 
-from keras_seq._lazy_tensorflow import tf
+from keras_seq._lazy_tensorflow import check_backend, tf
 from keras_seq.layers import Bidirectional
 from keras_seq.layers.attention import get_attention
 from keras_seq.layers.recurrent_layer import CellArgument, output_units, resolve_layer
@@ -127,6 +127,7 @@ class Forecaster(ForecastTraining, Forecasting, keras.Model):
         implementation="auto",
         **kwargs,
     ):
+        check_backend(self)
         super().__init__(autocast=False, **kwargs)  # bfloat16 is too coarse for the statistics of `scaling`
         check_positive("horizon", horizon)
         if scaling not in SCALINGS:

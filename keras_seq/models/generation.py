@@ -6,7 +6,12 @@ import random
 import keras
 import numpy as np
 
+<<<<<<< HEAD
 from keras_seq._lazy_tensorflow import tf
+=======
+from keras_seq import export
+from keras_seq._lazy_tensorflow import check_backend, tf
+>>>>>>> d0c4b36b57230cb25ec74f052468947587b9139c
 from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, FORBIDDEN_IDS
 from keras_seq.decoding import Sampler, check_processors, get_sampler, search
@@ -39,6 +44,7 @@ class GenerativeModel(Endpoints, Scoring, keras.Model):
     sampler = None  # set by `compile`
 
     def __init__(self, source_side, target_side, **kwargs):
+        check_backend(self)
         super().__init__(**kwargs)
         self._sides = Sides(source_side, target_side)
         self._functions = FunctionCache()

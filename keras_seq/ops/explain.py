@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
 from keras import layers
 
 from keras_seq._private_api import walk_layers
@@ -23,6 +24,8 @@ class Explanation(NamedTuple):
 
 def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None = print) -> list[Explanation]:
     """Prints which implementation each recurrent layer runs in training, and each `Decoder` in a search, and why.
+
+    Under a `keras.distribution` of JAX the reason also says among how many devices a batch is split.
 
     Args:
         layer_or_model: a Keras layer or model. Layers inside it are found at any depth.
@@ -49,7 +52,7 @@ def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None
     """
     if not isinstance(layer_or_model, layers.Layer):
         raise ValueError(f"`layer_or_model` must be a Keras layer or model. Received: {layer_or_model!r}")
-    rows = []
+    rows, suffix = [], _describe_distribution()
     for _, layer in walk_layers(layer_or_model):
         if hasattr(layer, "choose_implementation"):
             choice = layer.choose_implementation()
@@ -60,10 +63,20 @@ def explain(layer_or_model: layers.Layer, print_fn: Callable[[str], None] | None
             choice = Choice("keras", reason)
         else:
             continue
-        rows.append(Explanation(layer.name, type(layer).__name__, *choice))
+        rows.append(Explanation(layer.name, type(layer).__name__, choice.implementation, choice.reason + suffix))
     if print_fn is not None:
         table = [Explanation._fields, *rows] if rows else [("no recurrent layer",)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
             print_fn("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return rows
+
+
+def _describe_distribution() -> str:
+    """Say how a layer runs under the current distribution, after a reason."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or distribution.batch_dim_name is None:
+        return ""
+    mesh = distribution.device_mesh
+    parts = dict(zip(mesh.axis_names, mesh.shape, strict=True))[distribution.batch_dim_name]
+    return f"; {type(distribution).__name__} splits a batch into {parts}, and each device runs its part"

@@ -67,8 +67,8 @@ def _run_forward(call: OpCall, primals: dict[str, list]) -> tuple:
     # Python must know which gradients are wanted, so the structure says it (() or None), not a value.
     wanted = {name: () if any(p.perturbed for p in of_name) else None for name, of_name in primals.items()}
     results = _run_pass(_Forward(call), arguments)
-    residuals = {name: results.pop(name) for name in ("residuals", _ROWS) if name in results}
-    return dict(results), (arguments, results | residuals, wanted)
+    outputs = {name: tensors for name, tensors in results.items() if name not in ("residuals", _ROWS)}
+    return outputs, (arguments, results, wanted)
 
 
 def _run_backward(call: OpCall, saved: tuple, upstream: dict[str, list]) -> tuple:
@@ -172,7 +172,9 @@ class _Backward(NamedTuple):
         rows = operands[_ROWS][0]
         arguments = {name: operands[name] for name in self.call.op.arguments}
         forward = _Forward(self.call)
-        return jax.lax.cond(jnp.all(rows == len(rows)), lambda: residuals, lambda: forward.run(arguments)["residuals"])
+        return jax.lax.cond(
+            jnp.all(rows == rows.shape[0]), lambda: residuals, lambda: forward.run(arguments)["residuals"]
+        )
 
     def axes(self, name: str) -> list[str]:
         return ["batch"] if name == _ROWS else self.call.op.shapes[name.removeprefix("d_")]

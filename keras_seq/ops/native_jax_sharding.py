@@ -35,7 +35,8 @@ class Pass(Protocol):
 @functools.partial(jax.jit, static_argnums=0, inline=True)  # an eager call is partitioned too
 def run_sharded(pass_: Pass, operands: dict[str, list]) -> dict[str, list]:
     """Run a pass. Where the batch is sharded, each device runs its part."""
-    if len(operands["inputs"][0]) < 2:
+    batch = operands["inputs"][0].shape[0]
+    if not isinstance(batch, int) or batch < 2:  # Keras infers shapes with symbols
         return pass_.run(operands)
     leaves, tree = jax.tree.flatten(operands)
     # `custom_partitioning` has no rule for `jax.vmap`.

@@ -50,7 +50,9 @@ def data_parallel(model):
         yield
         return
     if not model.compiled:
-        raise ValueError("`model` must be compiled in the scope of its strategy. Received: a model that is not compiled")
+        raise ValueError(
+            "`model` must be compiled in the scope of its strategy. Received: a model that is not compiled"
+        )
     with without_strategy(model), strategy.scope():
         if is_multi_worker:
             _prepare(model)
