@@ -6,12 +6,7 @@ import random
 import keras
 import numpy as np
 
-<<<<<<< HEAD
-from keras_seq._lazy_tensorflow import tf
-=======
-from keras_seq import export
 from keras_seq._lazy_tensorflow import check_backend, tf
->>>>>>> d0c4b36b57230cb25ec74f052468947587b9139c
 from keras_seq._private_api import inside_xla
 from keras_seq.data.vocabulary import END_ID, FORBIDDEN_IDS
 from keras_seq.decoding import Sampler, check_processors, get_sampler, search
