@@ -5,7 +5,8 @@
 - `keras_seq.Encoder`, `Decoder`, `Seq2Seq`, `Ensemble`: sequence-to-sequence models.
 - `keras_seq.LanguageModel`: a model of documents, which continues prompts.
 - `keras_seq.Forecaster`: forecasts of series.
-- `keras_seq.convert`: replaces the recurrent layers of a Keras model.
+- `keras_seq.convert`: replaces the recurrent layers of a Keras model, or gives a model back to Keras.
+- `keras_seq.from_torch`: layers with the weights of recurrent layers of PyTorch.
 - `keras_seq.export`: writes a model as a SavedModel, or for LiteRT or ONNX.
 - `keras_seq.explain`: prints which implementation each layer runs.
 - `keras_seq.data`, `training`, `decoding`, `diagnostics`, `plots`, `tuning`, `ops`: the tools around them.
@@ -18,6 +19,7 @@ from keras_seq import data, diagnostics, layers, models, ops
 from keras_seq._version import __version__
 from keras_seq.convert import convert
 from keras_seq.exporting import export
+from keras_seq.from_torch import from_torch
 from keras_seq.models import Decoder, Encoder, Ensemble, Forecaster, LanguageModel, Seq2Seq
 from keras_seq.ops import explain
 from keras_seq.ops.native import load_native_ops, register_ops
@@ -35,6 +37,7 @@ __all__ = [
     "diagnostics",
     "explain",
     "export",
+    "from_torch",
     "layers",
     "load_native_ops",
     "models",

@@ -60,6 +60,16 @@ def walk_layers(layer):
         waiting += [(prefix + inner.name, inner) for inner in reversed(sublayers(layer))]
 
 
+def symbolic_calls(layer):
+    """Yield `(arguments, keywords)` of each call of a layer in a functional model, with symbolic tensors.
+
+    Public API has no way back from a model to the calls of its layers. Without this, `convert` to Keras would lose
+    masks silently.
+    """
+    for node in layer._inbound_nodes:
+        yield node.arguments.args, node.arguments.kwargs
+
+
 def compile_arguments(layer):
     """What a model was compiled with, a dict of the objects as they were given; empty if it was not.
 

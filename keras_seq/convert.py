@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts models with the recurrent layers of Keras to those of keras_seq."""
+"""Converts models with the recurrent layers of Keras to those of keras_seq, and back."""
 
 import collections
 import contextlib
@@ -10,14 +10,15 @@ import warnings
 import keras
 
 from keras_seq._private_api import compile_arguments, sublayers, walk_layers
+from keras_seq.layers.keras_counterparts import check_masks, counterpart_name, replace_by_keras
 from keras_seq.layers.replacements import REPLACEMENTS, replace_in_config
 from keras_seq.ops import explain
 
 _REPLACEABLE = tuple(getattr(keras.layers, name) for name in REPLACEMENTS)
 
 
-def convert(model):
-    """Copies a Keras model and replaces its recurrent layers and cells by those of keras_seq.
+def convert(model, to="keras_seq"):
+    """Copies a Keras model and replaces its recurrent layers and cells by those of keras_seq, or by those of Keras.
 
     `SimpleRNN`, `GRU`, `LSTM`, `RNN`, `Bidirectional`, `TimeDistributed`, `SimpleRNNCell`, `GRUCell` and `LSTMCell` of
     Keras are replaced wherever the configuration of the model contains them: in nested models, wrappers, stacked cells
@@ -31,16 +32,23 @@ def convert(model):
 
     To convert a file, load it first: `convert(keras.saving.load_model(path))`.
 
+    With `to="keras"` everything of keras_seq is replaced by what computes the same in Keras, so that the copy can be
+    saved for programs without keras_seq. A stack (`num_layers`) becomes a `keras.layers.RNN` with a list of cells,
+    `LockedDropout` becomes `SpatialDropout1D`, and our Adam Keras's. `implementation`, `recompute` and `use_cudnn` are
+    dropped. With `recurrent_dropout`, GRU and LSTM of Keras draw a mask for each gate.
+
     Args:
         model: a Keras model or layer that has a configuration, as `model.save` requires. Your own classes and functions
             in it need not be registered.
+        to: "keras_seq" or "keras".
 
     Returns:
-        The copy, of the same class; a layer that is replaced becomes the layer of keras_seq.
+        The copy, of the same class; a layer that is replaced becomes the layer of keras_seq, or of Keras.
 
     Raises:
         ValueError: if `model` is not a Keras model or layer, if Keras cannot recreate it from its configuration, or if
-            one of its classes creates recurrent layers of Keras in its own code, where `convert` cannot replace them.
+            one of its classes creates layers to replace in its own code, where `convert` cannot replace them; with
+            `to="keras"`, if Keras cannot hold a layer or an argument of one, which the message names.
 
     Example:
         >>> import keras, keras_seq, numpy as np
@@ -57,16 +65,22 @@ def convert(model):
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: {model!r} of type {type(model).__name__}")
+    if to not in ("keras_seq", "keras"):
+        raise ValueError(f"`to` must be 'keras_seq' or 'keras'. Received: {to!r}")
+    replace = replace_in_config if to == "keras_seq" else replace_by_keras
     custom_objects = _custom_objects(model)
+    with _explain_config_errors(model), warnings.catch_warnings():
+        # Keras warns because a lambda in a file is unsafe. Here it never leaves the process.
+        warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
+        config = keras.saving.serialize_keras_object(model)
+    compile_config = config.pop("compile_config", None)
+    if to == "keras":
+        check_masks(walk_layers(model))
+        compile_config = replace_by_keras(compile_config, ("compile",))
+    config = _mark_shared_layers(replace(config), _shared_layer_names(model), custom_objects)
     with _explain_config_errors(model):
-        with warnings.catch_warnings():
-            # Keras warns because a lambda in a file is unsafe. Here it never leaves the process.
-            warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
-            config = keras.saving.serialize_keras_object(model)
-        compile_config = config.pop("compile_config", None)
-        config = _mark_shared_layers(replace_in_config(config), _shared_layer_names(model), custom_objects)
         copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
-    _check_all_replaced(copy)
+    _check_all_replaced(copy, to)
     for original_layer, layer_copy in _layer_pairs(model, copy):
         _copy_settings(original_layer, layer_copy)
     _copy_variables(model, copy)
@@ -159,17 +173,22 @@ def _leaves(nested):
         yield from _leaves(inner)
 
 
-def _check_all_replaced(copy):
+def _check_all_replaced(copy, to):
     not_replaced = [
         f"{layer.name!r} ({type(layer).__name__}) in {_describe(parent)}"
         for parent, layer in _parents_and_layers(copy)
-        if type(layer) in _REPLACEABLE
+        if (type(layer) in _REPLACEABLE if to == "keras_seq" else _is_own(layer))
     ]
     if not_replaced:
         raise ValueError(
             "`model` must have all its recurrent layers in its configuration. `convert` cannot replace layers that a "
-            f"class creates in its own code. Received: {', '.join(not_replaced)}. Use `keras_seq.layers` in that class."
+            f"class creates in its own code. Received: {', '.join(not_replaced)}. Use `{to}.layers` in that class."
         )
+
+
+def _is_own(layer):
+    """Whether a class is one of keras_seq or derives from one."""
+    return any(base.__module__.partition(".")[0] == "keras_seq" for base in type(layer).__mro__)
 
 
 def _parents_and_layers(parent):
@@ -185,7 +204,7 @@ def _layer_pairs(original, copy):
     """Yields each layer of the model with its copy, outer layers first."""
     yield original, copy
     originals, copies = sublayers(original), sublayers(copy)
-    _check_same(original, *([type(layer).__name__ for layer in layers] for layers in (originals, copies)))
+    _check_same(original, *([counterpart_name(layer) for layer in layers] for layers in (originals, copies)))
     for inner_original, inner_copy in zip(originals, copies, strict=True):
         yield from _layer_pairs(inner_original, inner_copy)
 

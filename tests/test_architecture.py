@@ -20,7 +20,7 @@ LEVELS = [
     ["data"],
     ["plots"],
     ["training"],
-    ["decoding", "exporting", "convert", "diagnostics"],
+    ["decoding", "exporting", "convert", "diagnostics", "from_torch"],
     ["models"],
     ["tuning"],
 ]
@@ -87,7 +87,7 @@ print(*(set(sys.modules) - before))
 for name in (module.name for module in pkgutil.iter_modules(keras_seq.__path__)):
     if not name.startswith("_"):
         assert name in dir(keras_seq), name
-        assert getattr(keras_seq, name).__name__ in (f"keras_seq.{name}", "convert"), name  # `convert` is the function
+        assert getattr(keras_seq, name).__name__ in (f"keras_seq.{name}", name), name  # `convert` is the function
 assert not hasattr(keras_seq, "nothing")
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

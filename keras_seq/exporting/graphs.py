@@ -16,13 +16,14 @@ _TOKEN_LEVEL = ("encode", "step", "score")  # functions of a model that generate
 _FLOATS = {"LiteRT": ("float32",), "ONNX": ("float32", "float64")}  # the dtypes of layers that a format holds
 
 
-def functions_of(model, name, token_ids=False, **options):
+def functions_of(model, name, token_ids=False, output_prefix="", **options):
     """Returns the functions of a model that a file without strings and without variables can hold.
 
     Args:
         model: a Keras model or layer that is built.
         name: of the format, for messages.
         token_ids: whether a model that generates takes token ids in the place of strings.
+        output_prefix: see `_flat_function`.
         **options: options of `keras_seq.exporting.saved_model.endpoints_of`.
 
     Returns:
@@ -48,7 +49,7 @@ def functions_of(model, name, token_ids=False, **options):
     elif len(endpoints) == 1:
         endpoints = {"serving_default": next(iter(endpoints.values()))}
     _check_signatures(endpoints, name, generates)
-    return {key: _flat_function(*endpoint) for key, endpoint in endpoints.items()}
+    return {key: _flat_function(*endpoint, output_prefix) for key, endpoint in endpoints.items()}
 
 
 def trace(functions):
@@ -82,18 +83,23 @@ def import_converter(package, name):
 @contextlib.contextmanager
 def quiet(*loggers):
     """Keeps the loggers with these names from printing within a `with` block."""
-    before = {name: logging.getLogger(name).disabled for name in loggers}
+    before = {name: logging.getLogger(name).level for name in loggers}
     try:
         for name in loggers:
-            logging.getLogger(name).disabled = True
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         yield
     finally:
-        for name, disabled in before.items():
-            logging.getLogger(name).disabled = disabled
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
-def not_held(model, name, operations, advice):
+def not_held(model, name, operations, advice=""):
     """Returns the ValueError for operations that a format does not have."""
+    if any(operation.startswith("TensorList") for operation in operations):
+        advice = (
+            "These are of a loop of Keras's own recurrent layers or of a foreign cell: use layers of keras_seq, into "
+            "which `keras_seq.convert` turns them, or give the batch size in `input_signature`. " + advice
+        )
     return ValueError(
         f"`model` must have only operations that {name} has. Received: {_describe(model)}, with the TensorFlow "
         f"operations {', '.join(sorted(operations))}, which it does not have. {advice} Nothing has been written."
@@ -142,14 +148,21 @@ def _check_signatures(endpoints, name, generates):
                 )
 
 
-def _flat_function(function, signature):
-    """Returns a `tf.function` of a flat list of named tensors, which returns a flat dict."""
+def _flat_function(function, signature, output_prefix):
+    """Returns a `tf.function` of a flat list of named tensors, which returns a flat dict.
+
+    Args:
+        function: a function with this input signature.
+        signature: the signature, a list of nested specs.
+        output_prefix: what is put before the name of an output that has that of an input.
+    """
     flat = [_named_spec(spec, i) for i, spec in enumerate(tree.flatten(signature))]
 
     def run(*tensors):
         results = function(*tree.pack_sequence_as(signature, tensors))
         if isinstance(results, dict) and not any(tree.is_nested(value) for value in results.values()):
-            return dict(results)
+            names = {spec.name for spec in flat}
+            return {output_prefix * (key in names) + key: value for key, value in results.items()}
         return {f"output_{i}": value for i, value in enumerate(tree.flatten(results))}
 
     return tf.function(run, input_signature=flat, autograph=False)

@@ -25,7 +25,7 @@ def write(model, path, token_ids=False, opset=OPSET, **options):
     onnx = import_converter("onnx", "'onnx'")
     tf2onnx = import_converter("tf2onnx", "'onnx'")
     with exporting(portable=True):
-        functions = functions_of(model, "ONNX", token_ids, **options)
+        functions = functions_of(model, "ONNX", token_ids, output_prefix="next_", **options)
         is_file = list(functions) == ["serving_default"]
         if str(path).endswith(".onnx") != is_file:
             expected = "end with '.onnx'" if is_file else "be a folder, whose name does not end with '.onnx',"
@@ -45,14 +45,16 @@ def write(model, path, token_ids=False, opset=OPSET, **options):
 def _convert(model, function, opset, onnx, tf2onnx):
     """Returns the bytes of an ONNX model with one function."""
     signature = function.input_signature
-    with explained(model, "ONNX", "tf2onnx"), onnx_attributes_of_booleans(), quiet("tf2onnx", "tf2onnx.tfonnx"):
+    with explained(model, "ONNX", "tf2onnx"), onnx_attributes_of_booleans(), quiet("tf2onnx", "tensorflow"):
         proto, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
     for node in _nodes(proto.graph):
         if node.op_type == "Reshape":
             _keep_zeros(node, onnx)
     missing = {node.op_type for node in _nodes(proto.graph) if not onnx.defs.has(node.op_type, node.domain)}
     if missing:
-        raise not_held(model, "ONNX", missing, "")
+        raise not_held(model, "ONNX", missing)
+    with explained(model, "ONNX", "the check of its graph"):  # tf2onnx leaves operations that it cannot convert
+        onnx.checker.check_model(proto)
     return proto.SerializeToString()
 
 

@@ -12,6 +12,7 @@ from keras_seq.decoding.checks import check_count
 from keras_seq.models.endpoints import score_results, with_end
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.generation import GenerativeModel
+from keras_seq.models.scoring import tokens_log_probabilities
 from keras_seq.models.token_rows import TokenRows, in_order, length_batches
 from keras_seq.models.token_side import TokenSide
 from keras_seq.ops.implementation import implementation_in_use
@@ -228,8 +229,7 @@ class Continuation(GenerativeModel):
         """Computes the log-probabilities (batch, time) of ids (batch, 1 + time), zeros for padding, and the state."""
         tokens, targets = tf.where(ids[:, 1:] == PAD_ID, PAD_ID, ids[:, :-1]), ids[:, 1:]
         logits, state = self(tokens, initial_state=list(state), return_state=True, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, ops.cast(logits, "float32"))
-        return tf.where(targets == PAD_ID, 0.0, -losses), *state
+        return tokens_log_probabilities(logits, targets), *state
 
     def _document_ids(self, documents, label):
         """Returns the token ids of all documents, one after the other, and their lengths."""

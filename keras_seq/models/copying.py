@@ -77,16 +77,18 @@ class PointerGenerator(keras.layers.Layer):
         if memory_mask is not None:
             can_copy = can_copy & as_bool_mask(memory_mask)
         tokens = ops.where(can_copy, tokens, PAD_ID)
-        is_same = (tokens[:, :, None] == tokens[:, None, :]) & can_copy[:, None, :]  # (sources, positions, positions)
+        is_same = (ops.expand_dims(tokens, axis=2) == ops.expand_dims(tokens, axis=1)) & can_copy[
+            :, None, :
+        ]  # (sources, positions, positions)
         numbers = ops.arange(ops.shape(tokens)[1])
-        is_repeated = ops.any(is_same & (numbers[:, None] > numbers), axis=2)
+        is_repeated = ops.any(is_same & (ops.expand_dims(numbers, axis=1) > numbers), axis=2)
         is_first = can_copy & ~is_repeated  # (sources, positions)
         return {
             "tokens": tokens,
             "is_same": is_same,
             "is_first": is_first,
             "in_source": self._scatter(ops.cast(is_first, "int32")[:, None], tokens)[:, 0] > 0,  # (sources, vocabulary)
-            "gate": ops.matmul(memory, ops.cast(self.context_kernel, self.compute_dtype))[..., 0],
+            "gate": ops.squeeze(ops.matmul(memory, ops.cast(self.context_kernel, self.compute_dtype)), axis=-1),
         }
 
     def mix(self, logits, outputs, embeddings, attention_weights, source, num_beams=1):

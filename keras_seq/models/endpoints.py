@@ -196,7 +196,7 @@ def with_end(ids):
     """Returns token ids (batch, time) with or without `[END]` at the end of each sequence as (batch, 1 + time) with."""
     ids = tf.pad(tf.where(ids == END_ID, PAD_ID, ids), [[0, 0], [0, 1]])
     lengths = tf.reduce_sum(tf.cast(ids != PAD_ID, tf.int32), axis=1)
-    return ids + END_ID * tf.one_hot(lengths, tf.shape(ids)[1], dtype=tf.int32)
+    return tf.where(tf.range(tf.shape(ids)[1]) == tf.expand_dims(lengths, axis=1), END_ID, ids)
 
 
 def _lean(sides):

@@ -85,8 +85,13 @@ class Scoring:
         """Computes the log-probabilities (batch, time) of target ids, zeros for padding."""
         start = tf.fill([tf.shape(target)[0], 1], START_ID)
         logits = self((source, tf.concat([start, target[:, :-1]], axis=1)), training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(target, ops.cast(logits, "float32"))
-        return tf.where(target == PAD_ID, 0.0, -losses)
+        return tokens_log_probabilities(logits, target)
+
+
+def tokens_log_probabilities(logits, tokens):
+    """Computes the log-probabilities of tokens (batch, time), zeros for padding, with operations that LiteRT has."""
+    log_probabilities = tf.nn.log_softmax(ops.cast(logits, "float32"))
+    return tf.where(tokens == PAD_ID, 0.0, tf.gather(log_probabilities, tokens, batch_dims=2))
 
 
 def _check_targets(rows):
