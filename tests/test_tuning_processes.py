@@ -43,8 +43,8 @@ def start(folder, tuner_id, port):
     environment = {**os.environ, "KERASTUNER_TUNER_ID": tuner_id, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment |= {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
     command = [sys.executable, "-c", SEARCH, str(folder)]
-    output = (folder / f"{tuner_id}.log").open("w")
-    return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    with (folder / f"{tuner_id}.log").open("w") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def ongoing_trials(folder):
@@ -95,7 +95,7 @@ class Tuner(keras_tuner.RandomSearch):
 
 words = ["".join(np.random.default_rng(i).choice(list("abcd"), 6)) for i in range(60)]
 vectorizer = data.text_vectorizer(words)
-fixed = {"cell": ["gru"], "units": [512], "embedding_dim": [16], "attention": ["bahdanau"]}
+fixed = {"cell": ["gru"], "units": [256], "embedding_dim": [16], "attention": [None]}
 hypermodel = tuning.Seq2SeqHyperModel(vectorizer, vectorizer, dropout=[0.1], **fixed)
 tuner = Tuner(hypermodel, "val_loss", max_trials=15, directory=sys.argv[1])
 tuner.search(words, words, validation_data=(words[:20], words[:20]), epochs=1, verbose=0)
