@@ -20,7 +20,7 @@ def data_parallel(model):
     """A context in which `fit` and `evaluate` run under `tf.distribute.MultiWorkerMirroredStrategy`.
 
     In Keras 3.15 both fail there. The models of keras_seq enter the context themselves; use it for other models, with
-    or without layers of keras_seq. Under other strategies, and without one, it does nothing.
+    or without layers of keras_seq. Without a strategy it does nothing.
 
     All workers run the same program, and each trains on its share of every batch: Keras shards the data, unless they
     are a `tf.distribute.DistributedDataset`. Datasets of keras_seq that have no seed take that of the chief, so that
@@ -46,7 +46,9 @@ def data_parallel(model):
     """
     strategy = model.distribute_strategy
     is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    if model in _inside or not (is_multi_worker or strategy.num_replicas_in_sync > 1):
+    # Under other strategies Keras builds the model. If it is built, that would only use up an epoch of the data.
+    is_needed = is_multi_worker or (strategy.num_replicas_in_sync > 1 and model.built)
+    if model in _inside or not is_needed:
         yield
         return
     if not model.compiled:
@@ -54,6 +56,8 @@ def data_parallel(model):
             "`model` must be compiled in the scope of its strategy. Received: a model that is not compiled"
         )
     with without_strategy(model), strategy.scope():
+        if model.built and model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         if is_multi_worker:
             _prepare(model)
         _inside.add(model)
