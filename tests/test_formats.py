@@ -23,8 +23,7 @@ pytestmark = [
 def load(path):
     """A function `(signature, **inputs)` that runs an export, and returns a dict of arrays."""
     if path.suffix == ".tflite":
-        Interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
-        interpreter = Interpreter(str(path))
+        interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(path))
         return lambda key, **inputs: interpreter.get_signature_runner(key)(**inputs)
     onnxruntime = pytest.importorskip("onnxruntime")
     files = {path.stem: path} if path.is_file() else {file.stem: file for file in path.iterdir()}
@@ -221,5 +220,3 @@ def test_the_name_of_the_file_is_checked(format, tmp_path):
     with pytest.raises(ValueError, match=r"`path` must end with '\.(tflite|onnx)'"):
         keras_seq.export(model, tmp_path / "model.bin", format=format)
     assert not list(tmp_path.iterdir())
-
-
