@@ -29,7 +29,8 @@ def search(tuner, *args, lost_after=60, **kwargs):
       one, and starts again.
     - workers wait until the trials of all others have ended, and take over those of lost ones.
     - the chief ends when all trials have ended. Until then you can start more workers, and lost ones again.
-    - the chief shows why a trial failed. If too many in a row fail, all workers end, and the chief raises the error.
+    - the chief shows why a trial failed. If too many in a row fail, or after an error of its own, all workers
+      end, and the chief raises the error.
 
     Call it on the chief and on all workers, which share `directory`.
 
@@ -141,14 +142,17 @@ class _Chief(_Wrapper):
     def create_trial(self, tuner_id):
         with self._lock:
             self._seen[tuner_id] = time.monotonic()
-            if self._error is not None:
-                self._oracle.tuner_ids.discard(tuner_id)
-                return Trial(self._oracle.get_space(), status="STOPPED")
             trials = self._oracle.ongoing_trials
             lost = [worker for worker in trials if self._is_lost(worker)]
-            if lost and tuner_id not in trials:
+            if self._error is None and lost and tuner_id not in trials:
                 return self._take_over(lost[0], tuner_id)
-            trial = self._oracle.create_trial(tuner_id)
+            try:
+                trial = self._oracle.create_trial(tuner_id) if self._error is None else None
+            except Exception as error:  # of the oracle: no trial can follow
+                self._error, trial = error, None
+            if trial is None:
+                self._oracle.tuner_ids.discard(tuner_id)
+                return Trial(self._oracle.get_space(), status="STOPPED")
             if trial.status == "STOPPED" and trials:
                 self._oracle.tuner_ids.add(tuner_id)
                 trial.status = "IDLE"  # another worker may be lost, and its trial come back
