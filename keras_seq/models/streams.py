@@ -188,7 +188,7 @@ class CarriedState:
                 tf.Variable(tf.zeros([1, size], self._dtype), trainable=False, shape=[None, size], **of_replica)
                 for size in self._sizes
             ]
-        run_on_replicas(lambda: self.assign([tf.zeros([batch_size, size], self._dtype) for size in self._sizes]))
+        run_on_replicas(self._clear, tf.constant(batch_size))
         self._batch_size = batch_size
 
     @contextlib.contextmanager
@@ -207,6 +207,9 @@ class CarriedState:
         """Sets the state to zeros unless it is one of `batch_size` streams."""
         if batch_size != self._batch_size:
             self.start(batch_size)
+
+    def _clear(self, batch_size):
+        self.assign([tf.zeros([batch_size, size], self._dtype) for size in self._sizes])
 
     def read(self):
         """Returns the state. Called on a replica, like `assign`."""

@@ -2,6 +2,7 @@
 """Data-parallel training by `tf.distribute`: replicas of a model, each of which reads its share of every batch."""
 
 import contextlib
+import functools
 import random
 import weakref
 
@@ -93,24 +94,26 @@ def from_chief(values):
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return np.asarray(values)
-    values = tf.convert_to_tensor(np.asarray(values))
+    results = run_on_replicas(_take_that_of_the_first, tf.convert_to_tensor(np.asarray(values)))
+    return np.asarray(strategy.experimental_local_results(results)[0])
 
-    def exchange():
-        context = tf.distribute.get_replica_context()
-        is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(is_first, values, tf.zeros_like(values)))
 
-    return np.asarray(strategy.experimental_local_results(run_on_replicas(exchange))[0])
+def _take_that_of_the_first(values):
+    context = tf.distribute.get_replica_context()
+    is_first = tf.equal(context.replica_id_in_sync_group, 0)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(is_first, values, tf.zeros_like(values)))
 
 
 def run_on_replicas(function, *args):
-    """Returns what a function returns on each replica of the strategy in scope."""
-    strategy = tf.distribute.get_strategy()
+    """Returns what a function returns on each replica of the strategy in scope. It is traced once."""
+    if not tf.distribute.has_strategy():
+        return function(*args)
+    return _traced(tf.distribute.get_strategy(), function)(*args)
 
-    def run(*args):
-        return strategy.run(function, args)
 
-    return (tf.function(run, autograph=False) if tf.distribute.has_strategy() else run)(*args)
+@functools.lru_cache(maxsize=32)
+def _traced(strategy, function):
+    return tf.function(lambda *args: strategy.run(function, args), autograph=False, reduce_retracing=True)
 
 
 def replica_share(weight):

@@ -123,7 +123,7 @@ def backup(folder):
     model = make_seq2seq(keras_seq.training.Adam(0.01, global_clipnorm=1.0), dropout=0.2)
     callbacks = [BackupAndRestore(folder), keras.callbacks.EarlyStopping("loss"), Moments()]
     batches = keras_seq.data.bucket_by_length(WORDS, BACKWARDS, 4)
-    history = model.fit(batches, epochs=6, callbacks=callbacks, verbose=0)
+    history = model.fit(batches, epochs=8, callbacks=callbacks, verbose=0)
     return {**numbers(history), "weights": [weight.tolist() for weight in model.get_weights()]}
 
 
