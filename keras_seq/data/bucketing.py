@@ -74,7 +74,8 @@ def bucketed_batches(
         seed: integer that makes the order of all epochs reproducible. Defaults to a random one.
         num_shards: number of workers that share the pairs.
         index: which of them this is, from 0. It gets the pairs `index`, `index + num_shards`, ...
-        num_pairs: the number of all pairs, if it is not known from `pairs`. Then the number of steps is known.
+        num_pairs: the number of all pairs, if it is not known from `pairs`. Then the number of steps is known. Another
+            number raises an error.
 
     Returns:
         A `tf.data.Dataset` of batches in the structure of the pairs: strings (batch,), arrays (batch, ...) or ragged
@@ -83,7 +84,9 @@ def bucketed_batches(
         it does not shard (`OFF`). In both cases `batch_size` is that of all workers together.
 
     Raises:
-        ValueError: if an argument is invalid; while reading, if an iterator is read twice.
+        ValueError: if an argument is invalid.
+        tf.errors.InvalidArgumentError: while reading, if an iterator is read twice, if a pair has other parts or types
+            than the first, or if a generator does not have `num_pairs` pairs.
 
     Example:
         >>> def read():
@@ -102,7 +105,13 @@ def bucketed_batches(
     if not isinstance(index, int | np.integer) or not 0 <= index < num_shards:
         raise ValueError(f"`index` must be an integer from 0 to {num_shards - 1}, `num_shards` - 1. Received: {index}")
     check_split(split)
-    reader = make_reader(pairs, keys, num_shards, index)
+    reader = make_reader(pairs, keys, num_shards, index, num_pairs)
+    count = reader.count if num_pairs is None else len(range(index, num_pairs, num_shards))
+    if reader.count not in (None, count):
+        raise ValueError(
+            f"`num_pairs` must be the number of all pairs. Received: {num_pairs}, of which this worker would "
+            f"read {count}, but there are {reader.count} for it"
+        )
     pool_size = batch_size * max(_MIN_BATCHES, _POOL // batch_size)
     order = EpochOrder(seed) if shuffle else None
 
@@ -128,7 +137,6 @@ def bucketed_batches(
 
     # A dataset of one element, which is computed when an iteration begins.
     batches = tf.data.Dataset.range(1).flat_map(tf.autograph.experimental.do_not_convert(make_epoch))
-    count = reader.count if num_pairs is None else len(range(index, num_pairs, num_shards))
     if count is not None and max_tokens is None:
         batches = batches.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
     options = tf.data.Options()

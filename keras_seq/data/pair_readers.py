@@ -11,16 +11,16 @@ from keras_seq._lazy_tensorflow import tf
 _CHUNK = 1024  # pairs of a generator that become tensors at once: one by one they take 50 times as long
 
 
-def make_reader(pairs, keys, num_shards, index):
+def make_reader(pairs, keys, num_shards, index, num_pairs=None):
     """Returns an object with the pairs of one worker, see `DatasetReader`.
 
     Args:
-        pairs, keys, num_shards, index: see `bucketed_batches`.
+        pairs, keys, num_shards, index, num_pairs: see `bucketed_batches`.
     """
     if isinstance(pairs, tf.data.Dataset):
         return DatasetReader(pairs, keys, num_shards, index)
     if callable(pairs) or isinstance(pairs, collections.abc.Iterator):
-        return GeneratorReader(pairs, keys, num_shards, index)
+        return GeneratorReader(pairs, keys, num_shards, index, num_pairs)
     if hasattr(pairs, "__len__") and hasattr(pairs, "__getitem__") and not isinstance(pairs, (str, bytes, dict)):
         return SequenceReader(pairs, keys, num_shards, index)
     raise ValueError(
@@ -65,14 +65,23 @@ class DatasetReader:
 class GeneratorReader(DatasetReader):
     """The pairs of an iterator, or of a function that returns one for each epoch."""
 
-    def __init__(self, pairs, keys, num_shards, index):
+    def __init__(self, pairs, keys, num_shards, index, num_pairs):
         first, next_iterator = _peek(pairs)
         columns = _Columns(first, keys)
+        count = None if num_pairs is None else len(range(index, num_pairs, num_shards))
 
         def read_chunks():
-            iterator = itertools.islice(next_iterator(), index, None, num_shards)
+            iterator, read = itertools.islice(next_iterator(), index, None, num_shards), 0
             while chunk := list(itertools.islice(iterator, _CHUNK)):
+                read += len(chunk)
+                if count is not None and read > count:
+                    raise ValueError(f"`num_pairs` must be the number of all pairs. Received: {num_pairs}, of more")
                 yield tuple(columns.arrays(chunk))
+            if count is not None and read < count:
+                raise ValueError(
+                    f"`num_pairs` must be the number of all pairs. Received: {num_pairs}, of which this worker would "
+                    f"read {count}, but there are {read} for it"
+                )
 
         chunks = tf.data.Dataset.from_generator(read_chunks, output_signature=tuple(columns.specs))
         super().__init__(chunks.map(lambda *arrays: columns.pack(arrays)).unbatch(), None, 1, 0)
@@ -126,6 +135,9 @@ class _Columns:
             _check_keys(keys, first)
         pair = _select(first, keys)
         _check_pair(pair)
+        if len(pair) == 3 and np.asarray(pair[2]).dtype.kind in "biu":  # later weights may be fractions
+            pair = (*pair[:2], np.asarray(pair[2], "float32"))
+        self._size = len(pair)
         self._names = list(pair[0]) if isinstance(pair[0], dict) else None
         self._are_ragged, self.specs = [], []
         for name, value in zip([*(self._names or ["source"]), *[None] * (len(pair) - 1)], _flat(pair), strict=True):
@@ -141,16 +153,25 @@ class _Columns:
 
     def arrays(self, elements):
         """Returns a list of arrays with the `specs` of this object."""
-        rows = [_flat(_select(element, self._keys)) for element in elements]
+        rows = [self._flat(_select(element, self._keys)) for element in elements]
         specs, arrays = iter(self.specs), []
         for is_ragged, column in zip(self._are_ragged, zip(*rows, strict=True), strict=True):
             spec = next(specs)
-            dtype = object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
-            arrays.append(np.concatenate(column, dtype=dtype) if is_ragged else np.asarray(column, dtype))
+            arrays.append(_as_dtype(np.concatenate(column) if is_ragged else column, spec.dtype))
             if is_ragged:
                 next(specs)
                 arrays.append(np.array([len(row) for row in column]))
         return arrays
+
+    def _flat(self, pair):
+        """Returns the parts of a pair in the order of the first one, whose dict may have another order."""
+        if not isinstance(pair, (tuple, list)) or len(pair) != self._size:
+            raise ValueError(f"`pairs` must have {self._size} parts, as the first. Received: {_shorten(pair)}")
+        if self._names is None:
+            return pair
+        if not isinstance(pair[0], dict) or pair[0].keys() != set(self._names):
+            raise ValueError(f"`pairs` must have sources with the keys {self._names}. Received: {_shorten(pair)}")
+        return [*map(pair[0].get, self._names), *pair[1:]]
 
     def pack(self, arrays):
         """Returns pairs, in the structure of the elements, from tensors with the `specs` of this object."""
@@ -163,6 +184,21 @@ class _Columns:
             return tuple(columns)
         count = len(self._names)
         return dict(zip(self._names, columns[:count], strict=True)), *columns[count:]
+
+
+def _as_dtype(values, dtype):
+    """Returns values as an array of the dtype of the first pair, or raises a ValueError if that would change them."""
+    if dtype == tf.string:
+        array = np.asarray(values, object)
+        wrong = [value for value in array.tolist() if not isinstance(value, (str, bytes))]
+        if wrong:
+            raise ValueError(f"`pairs` must have a string where the first has one. Received: {wrong[0]!r}")
+        return array
+    dtype = np.dtype(dtype.as_numpy_dtype)
+    array = np.asarray(values)
+    if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ValueError(f"`pairs` must have {dtype} where the first has it. Received: {array.dtype}")
+    return array.astype(dtype, copy=False)
 
 
 def _flat(pair):

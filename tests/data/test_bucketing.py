@@ -378,8 +378,47 @@ def test_invalid_arguments(arguments, message):
         bucketed_batches(**{"pairs": [("a", "b")], **arguments})
 
 
-def test_a_wrong_number_of_pairs_raises():
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("number", [10, 10_000])
+def test_a_wrong_number_of_pairs_raises(form, number):
+    """With too small a number, `fit` would never see some of the pairs."""
     with pytest.raises(
-        tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only 25"
+        (ValueError, tf.errors.InvalidArgumentError), match=f"`num_pairs` must be .* Received: {number},"
     ):
-        epoch(bucketed_batches(lambda: iter(make_pairs()), 16, num_pairs=10_000))
+        epoch(bucketed_batches(FORMS[form](make_pairs()), 16, num_pairs=number))
+
+
+def test_a_wrong_number_of_pairs_of_a_dataset_that_does_not_know_its_own():
+    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only"):
+        epoch(bucketed_batches(FORMS["dataset"](make_pairs()).filter(lambda *_: True), 16, num_pairs=10_000))
+
+
+@pytest.mark.parametrize("form", ["function", "sequence"])
+def test_whole_numbers_as_the_first_weights_keep_the_fractions_of_later_ones(form):
+    pairs = [("a", "A", 1), ("b", "B", 0.5), ("c", "C", True)]
+    (_, _, weights), *_ = bucketed_batches(FORMS[form](pairs), 3, shuffle=False)
+    assert weights.numpy().tolist() == [1, 0.5, 1]
+
+
+def test_dicts_of_pairs_may_have_their_keys_in_any_order():
+    pairs = [({"source": "a", "tag": "x"}, "A"), ({"tag": "y", "source": "b"}, "B")]
+    ((sources, _),) = bucketed_batches(pairs, 2, shuffle=False)
+    assert sources["source"].numpy().tolist() == [b"a", b"b"]
+    assert sources["tag"].numpy().tolist() == [b"x", b"y"]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "message"),
+    [
+        (("a", "b"), ("a", None), "`pairs` must have a string where the first has one. Received: None"),
+        (("a", "b"), ("a", 3), "`pairs` must have a string where the first has one. Received: 3"),
+        (("a", "b"), ("a",), r"`pairs` must have 2 parts, as the first. Received: \('a',\)"),
+        (("a", "b"), ("a", "b", 1.0), r"`pairs` must have 2 parts, as the first. Received: \('a', 'b', 1.0\)"),
+        (("a", 1), ("a", 0.5), "`pairs` must have int64 where the first has it. Received: float64"),
+        (("a", [1, 2]), ("a", [0.5]), "`pairs` must have int64 where the first has it. Received: float64"),
+        (({"source": "a"}, "b"), ({"word": "a"}, "b"), r"must have sources with the keys \['source'\]. Received"),
+    ],
+)
+def test_pairs_that_differ_from_the_first_raise(first, later, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        epoch(bucketed_batches([first, later], 2))
