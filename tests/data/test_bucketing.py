@@ -383,3 +383,44 @@ def test_a_wrong_number_of_pairs_raises():
         tf.errors.FailedPreconditionError, match="expected to contain 625 elements but contained only 25"
     ):
         epoch(bucketed_batches(lambda: iter(make_pairs()), 16, num_pairs=10_000))
+
+
+def pairs_of(form, pairs):
+    return pairs if form == "sequence" else lambda: iter(pairs)
+
+
+@pytest.mark.parametrize("form", ["function", "sequence"])
+def test_later_pairs_keep_their_values(form):
+    """A dict in another order, numbers of a kind that holds more, and rows without a token."""
+    first, second = {"source": "a", "tag": "x"}, {"tag": "y", "source": "b"}
+    pairs = pairs_of(form, [(first, [], 1.5), (second, [4, 5], 2)])
+    [(sources, targets, weights)] = bucketed_batches(pairs, 2, shuffle=False)
+    assert [sources["source"].numpy().tolist(), sources["tag"].numpy().tolist()] == [[b"a", b"b"], [b"x", b"y"]]
+    assert (targets.dtype, targets.to_list(), weights.numpy().tolist()) == (tf.int64, [[], [4, 5]], [1.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("a", "b", 1), ("c", "d", 0.5)], "numbers of one kind. Received: float64 where the first pair has int64"),
+        ([({"source": "a", "f": [1]}, "b"), ({"source": "c", "f": [0.5]}, "d")], "numbers of one kind. Received"),
+        ([([4], "b"), ([4.5], "d")], "numbers of one kind. Received: float64 where the first pair has int64"),
+        ([({"source": "a", "f": 1}, "b"), ({"source": "c", "g": 1}, "d")], "a dict with the keys"),
+        ([({"source": "a"}, "b"), ("c", "d")], "a dict with the keys"),
+        ([("a", "b"), ({"source": "c"}, "d")], "a source and a target, as the first one"),
+        ([("a", "b"), "cd"], "a source and a target, as the first one. Received: 'cd'"),
+        ([("a", "b"), ("c", "d", 1)], "a source and a target, as the first one. Received"),
+        ([("a", "b"), ("c", None)], "strings where the first one has. Received: None"),
+    ],
+)
+def test_later_pairs_unlike_the_first_raise(pairs, message):
+    with pytest.raises(tf.errors.OpError, match=message):
+        epoch(bucketed_batches(pairs, 2, shuffle=False))
+
+
+@pytest.mark.parametrize("make", [iter, lambda pairs: (pair for pair in pairs)])
+def test_a_function_that_returns_the_same_iterator_again_raises(make):
+    """It was read in part: its first pair would be missing, and all in the second epoch."""
+    iterator = make([("a", "b"), ("c", "d")])
+    with pytest.raises(tf.errors.OpError, match="returns a new iterator in each call"):
+        epoch(bucketed_batches(lambda: iterator, 2))
