@@ -3,6 +3,7 @@
 
 import collections.abc
 import itertools
+import weakref
 
 import numpy as np
 
@@ -141,7 +142,8 @@ class _Columns:
         self._names = list(pair[0]) if isinstance(pair[0], dict) else None
         self._are_ragged, self.specs = [], []
         for name, value in zip([*(self._names or ["source"]), *[None] * (len(pair) - 1)], _flat(pair), strict=True):
-            value = np.asarray(value)
+            # An empty list is one of token ids; NumPy takes it for floats.
+            value = np.asarray(value, "int64" if isinstance(value, (list, tuple)) and not value else None)
             is_text = value.dtype.kind in "US"
             if value.dtype.kind not in "biufUS" or (is_text and value.ndim):
                 raise ValueError(f"`pairs` must contain strings, or arrays of numbers. Received: {_shorten(first)}")
@@ -153,25 +155,28 @@ class _Columns:
 
     def arrays(self, elements):
         """Returns a list of arrays with the `specs` of this object."""
-        rows = [self._flat(_select(element, self._keys)) for element in elements]
+        rows = [self._row(element) for element in elements]
         specs, arrays = iter(self.specs), []
         for is_ragged, column in zip(self._are_ragged, zip(*rows, strict=True), strict=True):
             spec = next(specs)
-            arrays.append(_as_dtype(np.concatenate(column) if is_ragged else column, spec.dtype))
+            arrays.append(_joined(column, spec) if is_ragged else _stacked(column, spec))
             if is_ragged:
                 next(specs)
                 arrays.append(np.array([len(row) for row in column]))
         return arrays
 
-    def _flat(self, pair):
-        """Returns the parts of a pair in the order of the first one, whose dict may have another order."""
-        if not isinstance(pair, (tuple, list)) or len(pair) != self._size:
-            raise ValueError(f"`pairs` must have {self._size} parts, as the first. Received: {_shorten(pair)}")
-        if self._names is None:
-            return pair
-        if not isinstance(pair[0], dict) or pair[0].keys() != set(self._names):
-            raise ValueError(f"`pairs` must have sources with the keys {self._names}. Received: {_shorten(pair)}")
-        return [*map(pair[0].get, self._names), *pair[1:]]
+    def _row(self, element):
+        """Returns the parts of the pair in an element as a list, in the order of the first element."""
+        pair = _select(element, self._keys)
+        is_like_first = isinstance(pair, (tuple, list)) and len(pair) == self._size
+        names = list(pair[0]) if is_like_first and isinstance(pair[0], dict) else None
+        if is_like_first and names == self._names:
+            return _flat(pair)
+        if is_like_first and None not in (names, self._names) and set(names) == set(self._names):
+            return [*(pair[0][name] for name in self._names), *pair[1:]]
+        source = "a source" if self._names is None else f"a dict with the keys {self._names}"
+        parts = " and ".join([source, "a target", "a weight"][: self._size])
+        raise ValueError(f"`pairs` must all consist of {parts}, as the first one. Received: {_shorten(pair)}")
 
     def pack(self, arrays):
         """Returns pairs, in the structure of the elements, from tensors with the `specs` of this object."""
@@ -186,18 +191,29 @@ class _Columns:
         return dict(zip(self._names, columns[:count], strict=True)), *columns[count:]
 
 
-def _as_dtype(values, dtype):
-    """Returns values as an array of the dtype of the first pair, or raises a ValueError if that would change them."""
-    if dtype == tf.string:
-        array = np.asarray(values, object)
-        wrong = [value for value in array.tolist() if not isinstance(value, (str, bytes))]
-        if wrong:
-            raise ValueError(f"`pairs` must have a string where the first has one. Received: {wrong[0]!r}")
-        return array
-    dtype = np.dtype(dtype.as_numpy_dtype)
-    array = np.asarray(values)
-    if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise ValueError(f"`pairs` must have {dtype} where the first has it. Received: {array.dtype}")
+def _stacked(column, spec):
+    """Returns the strings, numbers or arrays of all pairs as an array with a spec, and changes no value."""
+    if spec.dtype != tf.string:
+        return _cast(np.asarray(column), spec)
+    array = np.asarray(column, object)
+    for value in array.ravel().tolist():
+        if not isinstance(value, (str, bytes)):
+            raise ValueError(f"`pairs` must have strings where the first one has. Received: {_shorten(value)}")
+    return array
+
+
+def _joined(column, spec):
+    """Returns arrays (time, ...) of all pairs as one array with a spec."""
+    rows = [row for row in column if len(row)]
+    return _cast(np.concatenate(rows), spec) if rows else np.zeros([0, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+
+
+def _cast(array, spec):
+    dtype = spec.dtype.as_numpy_dtype
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ValueError(
+            f"`pairs` must have numbers of one kind. Received: {array.dtype} where the first pair has {spec.dtype.name}"
+        )
     return array.astype(dtype, copy=False)
 
 
@@ -210,7 +226,20 @@ def _flat(pair):
 def _peek(pairs):
     """Returns the first element, or None, and a function that returns an iterator over all elements."""
     if callable(pairs):
-        return next(iter(pairs()), None), lambda: iter(pairs())
+        peeked = iter(pairs())
+        first, reference = next(peeked, None), _reference(peeked)
+        del peeked  # a generator closes its file here
+
+        def new_iterator():
+            iterator = iter(pairs())
+            if iterator is reference():
+                raise ValueError(
+                    "`pairs` must be a function that returns a new iterator in each call. Received: one that returns "
+                    "the same again"
+                )
+            return iterator
+
+        return first, new_iterator
     first = next(pairs, None)
     unread = [itertools.chain([first], pairs)]
 
@@ -223,6 +252,14 @@ def _peek(pairs):
         return unread.pop()
 
     return first, next_iterator
+
+
+def _reference(iterator):
+    """Returns a function that returns an iterator as long as it exists."""
+    try:
+        return weakref.ref(iterator)
+    except TypeError:  # some built-in ones
+        return lambda: iterator
 
 
 def _select(element, keys):

@@ -48,7 +48,7 @@ def export(model, path, format="tf_saved_model", native=False, **options):
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: {model!r}")
-    if format not in _WRITERS:
+    if not isinstance(format, str) or format not in _WRITERS:
         raise ValueError(f"`format` must be one of {', '.join(map(repr, _WRITERS))}. Received: {format!r}")
     if not model.built:
         raise ValueError(f"`model` must be built: fit it, or call it on data. Received: {model!r}, which is not")

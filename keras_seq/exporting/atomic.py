@@ -12,6 +12,7 @@ import shutil
 import tempfile
 
 _SUFFIX = ".part"  # of folders in which something is being written
+_ATTEMPTS = 1000
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -39,8 +40,7 @@ def replacing(path, is_earlier=None):
     _check_place(path, is_earlier)
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_leftovers(path)
-    temporary = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
-    with temporary as folder, _lock(folder):
+    with _temporary_folder(path) as folder:
         new = pathlib.Path(folder) / path.name
         yield new
         _synchronize(new)
@@ -50,6 +50,10 @@ def replacing(path, is_earlier=None):
 
 def _check_place(path, is_earlier):
     expected = None
+    if path.is_dir() and path.samefile(os.curdir):
+        raise FileExistsError(
+            f"`path` must not be the current folder, which would be replaced. Received: {str(path)!r}"
+        )
     if is_earlier is None:
         if path.is_dir():
             expected = "a file"
@@ -58,6 +62,24 @@ def _check_place(path, is_earlier):
     if expected is not None:
         kind = "a folder" if path.is_dir() else "a file"
         raise FileExistsError(f"`path` must be {expected}. Received: {str(path)!r}, which is {kind}")
+
+
+@contextlib.contextmanager
+def _temporary_folder(path):
+    """Yields a new folder beside `path` that this process has locked."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(_ATTEMPTS):
+            folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
+            stack.enter_context(folder)
+            try:
+                stack.enter_context(_lock(folder.name))
+            except OSError:
+                continue  # in the moment before it was locked, another process took it for a leftover
+            if pathlib.Path(folder.name).is_dir():
+                break
+        else:
+            raise OSError(errno.EAGAIN, "other processes delete each new folder", str(path.parent))
+        yield folder.name
 
 
 def _delete_leftovers(path):
@@ -81,8 +103,13 @@ def _lock(folder):
 def _move(new, path):
     """Moves a file or folder to `path`, in one step, and what was there to the place of the new one."""
     if not path.is_dir() or not any(path.iterdir()):
-        new.replace(path)
-    elif not _exchange(new, path):
+        try:
+            new.replace(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # otherwise another process has moved its folder there in this moment
+    if not _exchange(new, path):
         # Two steps: a process that is killed between them leaves both folders, but none of them at `path`.
         old = new.with_name(f"{new.name}.old")
         path.rename(old)

@@ -12,7 +12,7 @@ from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import trace_anew, walk_layers
 from keras_seq.exporting.saved_model import endpoints_of
 
-_TOKEN_LEVEL = ("encode", "step", "score")  # functions of a model that generates which need no strings
+TOKEN_LEVEL = ("encode", "step", "score")  # functions of a model that generates which need no strings
 _FLOATS = {"LiteRT": ("float32",), "ONNX": ("float32", "float64")}  # the dtypes of layers that a format holds
 
 
@@ -39,9 +39,9 @@ def functions_of(model, name, token_ids=False, output_prefix="", **options):
         )
     _check_layers(model, name)
     endpoints = endpoints_of(model, **options)
-    generates = all(endpoint in endpoints for endpoint in _TOKEN_LEVEL)
+    generates = all(endpoint in endpoints for endpoint in TOKEN_LEVEL)
     if generates:
-        endpoints = {key: endpoints[key] for key in _TOKEN_LEVEL}
+        endpoints = {key: endpoints[key] for key in TOKEN_LEVEL}
         if token_ids:
             endpoints = {key: (f, tree.map_structure(_of_ids, s)) for key, (f, s) in endpoints.items()}
     elif token_ids:

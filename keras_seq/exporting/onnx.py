@@ -3,10 +3,11 @@
 
 from keras_seq._private_api import onnx_attributes_of_booleans
 from keras_seq.exporting.atomic import replacing
-from keras_seq.exporting.graphs import explained, functions_of, import_converter, not_held, quiet, trace
+from keras_seq.exporting.graphs import TOKEN_LEVEL, explained, functions_of, import_converter, not_held, quiet, trace
 from keras_seq.ops.implementation import exporting
 
 OPSET = 18
+_OF_FORECASTERS = ("serving_default", "predict", "forecast_samples")
 
 
 def write(model, path, token_ids=False, opset=OPSET, **options):
@@ -32,11 +33,12 @@ def write(model, path, token_ids=False, opset=OPSET, **options):
             raise ValueError(f"`path` must {expected} for the functions {list(functions)}. Received: {str(path)!r}")
         trace(functions)
         contents = {name: _convert(model, function, opset, onnx, tf2onnx) for name, function in functions.items()}
+    names = {f"{name}.onnx" for name in (*TOKEN_LEVEL, *_OF_FORECASTERS, *functions)}
     if is_file:
         with replacing(path) as file:
             file.write_bytes(contents["serving_default"])
         return
-    with replacing(path, is_earlier=lambda folder: all(f.suffix == ".onnx" for f in folder.iterdir())) as folder:
+    with replacing(path, is_earlier=lambda folder: {f.name for f in folder.iterdir()} <= names) as folder:
         folder.mkdir()
         for name, content in contents.items():
             (folder / f"{name}.onnx").write_bytes(content)

@@ -400,25 +400,41 @@ def test_whole_numbers_as_the_first_weights_keep_the_fractions_of_later_ones(for
     assert weights.numpy().tolist() == [1, 0.5, 1]
 
 
-def test_dicts_of_pairs_may_have_their_keys_in_any_order():
-    pairs = [({"source": "a", "tag": "x"}, "A"), ({"tag": "y", "source": "b"}, "B")]
-    ((sources, _),) = bucketed_batches(pairs, 2, shuffle=False)
-    assert sources["source"].numpy().tolist() == [b"a", b"b"]
-    assert sources["tag"].numpy().tolist() == [b"x", b"y"]
+def pairs_of(form, pairs):
+    return pairs if form == "sequence" else lambda: iter(pairs)
+
+
+@pytest.mark.parametrize("form", ["function", "sequence"])
+def test_later_pairs_keep_their_values(form):
+    """A dict in another order, numbers of a kind that holds more, and rows without a token."""
+    first, second = {"source": "a", "tag": "x"}, {"tag": "y", "source": "b"}
+    pairs = pairs_of(form, [(first, [], 1.5), (second, [4, 5], 2)])
+    [(sources, targets, weights)] = bucketed_batches(pairs, 2, shuffle=False)
+    assert [sources["source"].numpy().tolist(), sources["tag"].numpy().tolist()] == [[b"a", b"b"], [b"x", b"y"]]
+    assert (targets.dtype, targets.to_list(), weights.numpy().tolist()) == (tf.int64, [[], [4, 5]], [1.5, 2.0])
 
 
 @pytest.mark.parametrize(
-    ("first", "later", "message"),
+    ("pairs", "message"),
     [
-        (("a", "b"), ("a", None), "`pairs` must have a string where the first has one. Received: None"),
-        (("a", "b"), ("a", 3), "`pairs` must have a string where the first has one. Received: 3"),
-        (("a", "b"), ("a",), r"`pairs` must have 2 parts, as the first. Received: \('a',\)"),
-        (("a", "b"), ("a", "b", 1.0), r"`pairs` must have 2 parts, as the first. Received: \('a', 'b', 1.0\)"),
-        (("a", 1), ("a", 0.5), "`pairs` must have int64 where the first has it. Received: float64"),
-        (("a", [1, 2]), ("a", [0.5]), "`pairs` must have int64 where the first has it. Received: float64"),
-        (({"source": "a"}, "b"), ({"word": "a"}, "b"), r"must have sources with the keys \['source'\]. Received"),
+        ([({"source": "a", "f": [1]}, "b"), ({"source": "c", "f": [0.5]}, "d")], "numbers of one kind. Received"),
+        ([([4], "b"), ([4.5], "d")], "numbers of one kind. Received: float64 where the first pair has int64"),
+        ([({"source": "a", "f": 1}, "b"), ({"source": "c", "g": 1}, "d")], "a dict with the keys"),
+        ([({"source": "a"}, "b"), ("c", "d")], "a dict with the keys"),
+        ([("a", "b"), ({"source": "c"}, "d")], "a source and a target, as the first one"),
+        ([("a", "b"), "cd"], "a source and a target, as the first one. Received: 'cd'"),
+        ([("a", "b"), ("c", "d", 1)], "a source and a target, as the first one. Received"),
+        ([("a", "b"), ("c", None)], "strings where the first one has. Received: None"),
     ],
 )
-def test_pairs_that_differ_from_the_first_raise(first, later, message):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        epoch(bucketed_batches([first, later], 2))
+def test_later_pairs_unlike_the_first_raise(pairs, message):
+    with pytest.raises(tf.errors.OpError, match=message):
+        epoch(bucketed_batches(pairs, 2, shuffle=False))
+
+
+@pytest.mark.parametrize("make", [iter, lambda pairs: (pair for pair in pairs)])
+def test_a_function_that_returns_the_same_iterator_again_raises(make):
+    """It was read in part: its first pair would be missing, and all in the second epoch."""
+    iterator = make([("a", "b"), ("c", "d")])
+    with pytest.raises(tf.errors.OpError, match="returns a new iterator in each call"):
+        epoch(bucketed_batches(lambda: iterator, 2))

@@ -5,6 +5,7 @@ import itertools
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -83,6 +84,37 @@ def test_a_file_system_that_cannot_exchange_folders(tmp_path, monkeypatch):
         write_folder(tmp_path / "export", text)
     assert texts(tmp_path / "export") == {"first": "new", "second": "new"}
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_threads_that_write_to_the_same_path_at_once(tmp_path):
+    """The last one wins, no one gets an error, and nothing is left. Each path is new to all of them."""
+    errors = []
+
+    def write(text):
+        try:
+            for number in range(20):
+                write_folder(tmp_path / str(number), text)
+                with replacing(tmp_path / "file") as new:
+                    new.write_text(text)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert {path.name for path in tmp_path.iterdir()} == {"file", *map(str, range(20))}
+    assert all(len(set(texts(tmp_path / str(number)).values())) == 1 for number in range(20))
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    """It would be a folder that is nowhere, in which no relative path leads to anything."""
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "", tmp_path):
+        with pytest.raises(FileExistsError, match="must not be the current folder"), replacing(path, always):
+            pytest.fail("the block ran")
 
 
 WRITER = """
