@@ -38,7 +38,7 @@ def bucketed_batches(
 
     Pairs are shuffled in a buffer, as `tf.data.Dataset.shuffle` does, and then cut into pools of at least 8,192 pairs.
     Each pool is sorted by length and cut into batches, which are shuffled. The length of a pair is that of its longer
-    side. An epoch contains each pair once, and only its last batch may be smaller.
+    side. An epoch contains each pair once. Only one batch may be smaller, that of the longest pairs of the last pool.
 
     `tf.data.Dataset.bucket_by_sequence_length` gives batches of the same kind, but needs boundaries that fit the data,
     calls functions for each single pair, which takes ten times as long, and leaves a small batch in each bucket. For

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and test steps that report the mean loss over tokens."""
 
+import functools
 import inspect
 import warnings
 
@@ -8,7 +9,7 @@ import keras
 from keras import ops, tree
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq._private_api import compile_arguments
+from keras_seq._private_api import compile_arguments, get_mask
 from keras_seq.data.vocabulary import PAD_ID
 from keras_seq.models.data_parallel_training import DataParallelTraining
 from keras_seq.models.readout import readout_parts
@@ -23,7 +24,8 @@ class TokenLoss(DataParallelTraining):
     """The part of a model of token sequences that runs a batch in training and evaluation, a mixin.
 
     A step minimizes the loss of its batch, a mean over its tokens. The loss of an epoch is the mean over all tokens.
-    Under a distribution strategy, the batch is that of all replicas: each counts by its number of tokens.
+    Under a distribution strategy, the batch is that of all replicas: each counts by what its loss is divided by, the
+    number of its tokens, or of its sequences for a loss that does not exclude padding.
 
     With `masked_crossentropy` and metrics of keras_seq, a step never holds the logits of all tokens: the model is asked
     for what its readout reads, and `readout_crossentropy` does the rest.
@@ -51,8 +53,9 @@ class TokenLoss(DataParallelTraining):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             y_pred, loss = self._predict(x, y, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss * self._share(y))
-        self._track_loss(loss, y)
+            share = self._share(y, y_pred, sample_weight)
+            scaled_loss = self.optimizer.scale_loss(loss * share)
+        self._track_loss(loss, y, y_pred, share)
         if self.trainable_weights:
             gradients = tape.gradient(scaled_loss, self.trainable_weights)
             gradients = [_as_dense(gradient) for gradient in gradients]
@@ -64,7 +67,8 @@ class TokenLoss(DataParallelTraining):
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred, loss = self._predict(x, y, sample_weight, training=False)
-        self._track_loss(loss, y)
+        share = None if self._divides_by_tokens(y_pred) else self._share(y, y_pred, sample_weight)
+        self._track_loss(loss, y, y_pred, share)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _predict(self, x, y, sample_weight, training):
@@ -79,8 +83,16 @@ class TokenLoss(DataParallelTraining):
         else:
             y_pred = self.run_batch(x, training)
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
-        # Keras divides the loss of each replica by their number.
-        return y_pred, loss * ops.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas == 1:
+            return y_pred, loss
+        # Keras divides the loss of each replica by their number, except a single number that a function returns.
+        loss = loss * ops.cast(replicas, loss.dtype)
+        losses = self._losses_of_tokens(y, y_pred)
+        if losses is not None and len(losses.shape) == 0:
+            regularization = sum(ops.cast(ops.sum(extra), loss.dtype) for extra in self.losses)
+            loss = (loss - regularization) / replicas + regularization
+        return y_pred, loss
 
     def _needs_only_scores(self):
         """Whether loss and metrics are known to need no logits."""
@@ -99,16 +111,62 @@ class TokenLoss(DataParallelTraining):
             and type(self).compute_metrics is keras.Model.compute_metrics
         )
 
-    def _share(self, target):
+    def _share(self, target, y_pred, sample_weight):
         """Returns the factor of the loss of this replica in that of all."""
-        if getattr(compile_arguments(self)["loss"], "reduction", None) == "sum":
-            return 1 / tf.distribute.get_strategy().num_replicas_in_sync  # `_predict` multiplied by that
-        return replica_share(_count_tokens(target))
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas == 1:
+            return 1.0
+        if getattr(compile_arguments(self)["loss"], "reduction", "") in ("sum", "none", None):
+            return 1 / replicas  # `_predict` multiplied by that
+        return replica_share(self._divisor(target, y_pred, sample_weight))
 
-    def _track_loss(self, loss, target):
+    def _divisor(self, target, y_pred, sample_weight):
+        """Returns what the loss of the batch of this replica is divided by, a scalar, up to a constant factor."""
+        losses = self._losses_of_tokens(target, y_pred)
+        if losses is None or len(losses.shape) == 0:
+            return _count_tokens(target)
+        masks = [ops.cast(mask, "float32") for mask in map(get_mask, (y_pred, losses)) if mask is not None]
+        if sample_weight is not None and compile_arguments(self)["loss"].reduction == "mean_with_sample_weight":
+            sample_weight = ops.cast(sample_weight, "float32")
+            masks.append(sample_weight if len(sample_weight.shape) > 1 else sample_weight[:, None])
+        if masks:
+            return ops.sum(functools.reduce(ops.multiply, masks))
+        return ops.cast(ops.shape(target)[0], "float32")  # sequences of all replicas have the same length
+
+    def _losses_of_tokens(self, target, y_pred):
+        """Returns the losses (batch, time) before they are averaged, or None if these are means over tokens.
+
+        Only their shape and mask are read, so a graph does not compute them a second time.
+        """
+        loss = compile_arguments(self)["loss"]
+        if self._divides_by_tokens(y_pred):
+            return None
+        if isinstance(loss, str):
+            loss = keras.losses.get(loss)
+        dtype = getattr(loss, "dtype", None) or keras.config.floatx()
+        return getattr(loss, "call", loss)(ops.cast(target, dtype), y_pred)
+
+    def _divides_by_tokens(self, y_pred):
+        """Whether the loss is a mean over tokens, or taken for one because nothing else is known of it."""
+        loss = compile_arguments(self)["loss"]
+        if isinstance(y_pred, TokenScores) or type(self).compute_loss is not keras.Model.compute_loss:
+            return True
+        if isinstance(loss, MaskedCrossentropy):
+            return loss.reduction in ("sum_over_batch_size", "mean")
+        if isinstance(loss, keras.losses.Loss):
+            return type(loss).call is keras.losses.Loss.call
+        return not callable(loss) and (not isinstance(loss, str) or loss in ("crossentropy", "ce"))
+
+    def _track_loss(self, loss, target, y_pred, share):
         """Adds the loss of a batch to the mean of the epoch, weighted by its number of tokens."""
+        tokens = _count_tokens(target)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1 and not self._divides_by_tokens(y_pred):
+            # The loss of all replicas is the sum by their shares, which are not those of their tokens.
+            tokens = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tokens)
+            loss = loss * share * replicas
         reported = next(metric for metric in self.metrics if metric.name == "loss")  # Keras's own, which `fit` shows
-        reported.update_state(loss, sample_weight=_count_tokens(target))
+        reported.update_state(loss, sample_weight=tokens)
 
 
 def _count_tokens(target):

@@ -71,6 +71,42 @@ for metric in (keras_seq.training.TokenAccuracy, keras.metrics.SparseCategorical
     one = train_with_regularization(tf.distribute.get_strategy(), metric)
     np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
     np.testing.assert_allclose(two[1], one[1], atol=1e-5)
+
+
+def train_with_loss(strategy, loss, sample_weight):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        cell = keras_seq.layers.GRUCell(4, kernel_regularizer=keras.regularizers.L2(0.5))
+        model = keras_seq.Seq2Seq(keras_seq.Encoder(12, 4, 4, "rnn"), keras_seq.Decoder(12, 4, None, cell))
+        model.compile(keras.optimizers.SGD(0.02), loss)
+    tokens = np.array([[4, 5, 6, 3], [7, 8, 9, 3], [10, 3, 0, 0], [3, 0, 0, 0]])  # 8 and 3 in the two replicas
+    options = {"batch_size": 4, "shuffle": False, "validation_data": (tokens, tokens, sample_weight), "verbose": 0}
+    history = model.fit(tokens, tokens, epochs=2, sample_weight=sample_weight, **options).history
+    return history["loss"], history["val_loss"], np.concatenate([weight.ravel() for weight in model.get_weights()])
+
+
+def token_mean(y_true, y_pred):  # of each replica, a single number
+    return ops.sum(token_sums(y_true, y_pred)) / ops.sum(ops.cast(y_true != 0, "float32"))
+
+
+def token_sums(y_true, y_pred):  # one number for each sequence
+    losses = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True, ignore_class=0)
+    return ops.sum(losses, axis=-1)
+
+
+ops, weights = keras.ops, np.random.default_rng(0).random((4, 4))
+masked, plain = keras_seq.training.MaskedCrossentropy, keras.losses.SparseCategoricalCrossentropy
+for loss, sample_weight in (
+    (masked(reduction="sum"), weights),
+    (masked(reduction="mean_with_sample_weight"), weights),
+    (plain(from_logits=True), weights),  # a mean over all positions, with padding
+    (plain(from_logits=True, ignore_class=0), weights),
+    (token_mean, None),
+    (token_sums, None),
+):
+    results = [train_with_loss(strategy, loss, sample_weight) for strategy in (mirrored, tf.distribute.get_strategy())]
+    for two, one in zip(*results, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6, err_msg=str(loss))
 """
 
 
