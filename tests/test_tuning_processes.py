@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches in real processes: a chief and workers, of which one is killed, and the memory of many trials."""
 
+import copy
 import json
 import os
 import pathlib
@@ -10,7 +11,10 @@ import subprocess
 import sys
 import time
 
+import keras_tuner
 import pytest
+
+from keras_seq.tuning.workers import _Chief as Chief
 
 SEARCH = """
 import os, sys, time
@@ -78,6 +82,64 @@ def test_a_search_survives_a_killed_worker_and_tells_why_a_trial_failed(tmp_path
     results = [line.split(maxsplit=3)[1:] for line in output.splitlines() if line.startswith("RESULT")]
     assert sorted(int(units) for status, units, _ in results if status == "COMPLETED") == [2, 4, 5, 6, 7]
     assert results[-1] == ["FAILED", "3", "AssertionError: three units are too few"]
+
+
+@pytest.fixture
+def chief(tmp_path):
+    """The oracle of a chief; the tests ask it as workers do."""
+    hyperparameters = keras_tuner.HyperParameters()
+    hyperparameters.Int("x", 0, 1000)
+    options = {"hyperparameters": hyperparameters, "max_trials": 4, "directory": tmp_path}
+    tuner = keras_tuner.RandomSearch(lambda hp: None, "loss", **options)
+    tuner.oracle.verbose = 0
+    return Chief(tuner.oracle, tuner, lost_after=1.5)
+
+
+def finish(chief, trial, loss):
+    chief.update_trial(trial.trial_id, {"loss": loss})
+    trial.status = "COMPLETED"
+    chief.end_trial(trial)
+
+
+def test_a_lost_trial_goes_to_another_worker_and_the_first_result_counts(chief):
+    slow = copy.deepcopy(chief.create_trial("slow"))
+    time.sleep(1.6)
+    again = copy.deepcopy(chief.create_trial("fast"))
+    assert (again.trial_id, again.hyperparameters.values) == (slow.trial_id, slow.hyperparameters.values)
+    assert chief.tuner_ids == {"fast"}
+    finish(chief, slow, 2.0)  # it was not lost after all
+    finish(chief, again, 1.0)
+    assert chief.get_best_trials(1)[0].score == 2.0
+    assert (chief.ongoing_trials, chief.end_order) == ({}, [slow.trial_id])
+
+
+def test_a_worker_that_shows_life_keeps_its_trial(chief):
+    trial = chief.create_trial("slow")
+    for _ in range(4):
+        time.sleep(0.5)
+        chief.get_trial(trial.trial_id)
+    assert chief.create_trial("other").trial_id != trial.trial_id
+
+
+def test_workers_wait_for_the_trials_of_others(chief):
+    first = chief.create_trial("a")
+    for _ in range(3):
+        finish(chief, chief.create_trial("b"), 1.0)
+    assert chief.create_trial("b").status == "IDLE"
+    finish(chief, first, 1.0)
+    assert [chief.create_trial(worker).status for worker in "ab"] == ["STOPPED", "STOPPED"]
+    assert (chief.ongoing_trials, chief.tuner_ids) == ({}, set())
+
+
+def test_too_many_failures_end_all_workers_and_raise_on_the_chief(chief):
+    chief.create_trial("other")
+    for _ in range(3):
+        trial = chief.create_trial("worker")
+        trial.status, trial.message = "FAILED", "ValueError: no"
+        chief.end_trial(trial)
+    assert [chief.create_trial(worker).status for worker in ("worker", "new")] == ["STOPPED", "STOPPED"]
+    with pytest.raises(RuntimeError, match="Number of consecutive failures exceeded the limit of 3"):
+        chief.close()
 
 
 MEMORY = """
