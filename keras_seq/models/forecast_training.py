@@ -4,6 +4,7 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
@@ -206,7 +207,21 @@ class ForecastTraining(DataParallelTraining):
             validation_data=validation_data,
             **kwargs,
         )
+        self._build_replicas(arguments["x"])
         return super().fit(epochs=epochs, verbose=verbose, callbacks=callbacks, **arguments)
+
+    def _build_replicas(self, x):
+        """Builds the model for arrays or a dataset if it has several replicas, see `data_parallel`."""
+        strategy = self.distribute_strategy
+        inputs = x.element_spec[0] if isinstance(x, tf.data.Dataset) else x
+        if (
+            self.built
+            or strategy.num_replicas_in_sync == 1
+            or not isinstance(inputs, dict | np.ndarray | tf.TensorSpec)
+        ):
+            return
+        with strategy.scope():
+            self.build({name: tuple(value.shape) for name, value in as_dict(inputs).items()})
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
         """Computes the loss, with teacher forcing, and the metrics, of free-running forecasts. See `fit` for the data.

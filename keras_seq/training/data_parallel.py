@@ -61,6 +61,9 @@ def data_parallel(model):
             model.optimizer.build(model.trainable_variables)
         if is_multi_worker:
             _prepare(model)
+        # A step that makes variables runs in a conditional at first, where TensorFlow's all-reduce lacks its key.
+        if model.built and model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         _inside.add(model)
         try:
             yield

@@ -73,6 +73,22 @@ for metric in (keras_seq.training.TokenAccuracy, keras.metrics.SparseCategorical
     np.testing.assert_allclose(two[1], one[1], atol=1e-5)
 
 
+def train_forecaster(strategy):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = keras_seq.Forecaster(units=3, horizon=2, cell="rnn")
+        model.compile(keras.optimizers.Adam(0.1, global_clipnorm=0.5), [keras.metrics.MeanAbsoluteError()])
+    past = np.sin(np.arange(40, dtype="float32")).reshape(4, 5, 2)
+    targets, observed = past[:, :2], np.arange(16).reshape(4, 2, 2) < 10
+    x, sample_weight = {"past": past, "target_mask": observed}, np.array([1, 2, 3, 4], "float32")
+    history = model.fit(x, targets, 4, epochs=2, verbose=0, shuffle=False, sample_weight=sample_weight).history
+    return [*history.values(), np.concatenate([weight.ravel() for weight in model.get_weights()])]
+
+
+for two, one in zip(*map(train_forecaster, (mirrored, tf.distribute.get_strategy())), strict=True):
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+
+
 def train_with_loss(strategy, loss, sample_weight):
     keras.utils.set_random_seed(1)
     with strategy.scope():
