@@ -57,8 +57,6 @@ def data_parallel(model):
             "`model` must be compiled in the scope of its strategy. Received: a model that is not compiled"
         )
     with without_strategy(model), strategy.scope():
-        if model.built and model.optimizer is not None and not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
         if is_multi_worker:
             _prepare(model)
         # A step that makes variables runs in a conditional at first, where TensorFlow's all-reduce lacks its key.
