@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq._private_api import take_summed_gradients, without_strategy
+from keras_seq._private_api import compile_arguments, take_summed_gradients, without_strategy
 from keras_seq.data import epoch_order
 
 _inside = weakref.WeakSet()  # models that are in the context
@@ -47,8 +47,8 @@ def data_parallel(model):
     """
     strategy = model.distribute_strategy
     is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    # Under other strategies Keras builds the model. If it is built, that would only use up an epoch of the data.
-    is_needed = is_multi_worker or (strategy.num_replicas_in_sync > 1 and model.built)
+    # Under other strategies Keras builds the model. Where nothing is to be built, that would only use up an epoch.
+    is_needed = is_multi_worker or (strategy.num_replicas_in_sync > 1 and model.built and not _makes_metrics(model))
     if model in _inside or not is_needed:
         yield
         return
@@ -67,6 +67,13 @@ def data_parallel(model):
             yield
         finally:
             _inside.discard(model)
+
+
+def _makes_metrics(model):
+    """Whether a model was compiled with names or functions as metrics, whose variables are made when it is built."""
+    arguments = compile_arguments(model)
+    metrics = keras.tree.flatten([arguments.get("metrics"), arguments.get("weighted_metrics")])
+    return not all(metric is None or isinstance(metric, keras.metrics.Metric) for metric in metrics)
 
 
 def _prepare(model):
