@@ -121,6 +121,8 @@ class Server:
                 body = await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
+        except web.RequestPayloadError:
+            raise web.HTTPBadRequest(text="the body must be in the encodings that its headers name") from None
         texts = self._parse(body)
         if self._requests == self._options.max_requests:
             raise web.HTTPServiceUnavailable(text="the server is busy", headers={"Retry-After": "1"})

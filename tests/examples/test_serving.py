@@ -179,6 +179,10 @@ def test_the_server_goes_on_after_bad_requests(server, model):
         assert ask(connection, "GET", "/nothing") == (404, {"error": "404: Not Found"})
         assert ask(connection, "GET", "/generate") == (405, {"error": "405: Method Not Allowed"})
         longest = {"inputs": ["\U0001f408" * 80] * 8}  # each character is 12 bytes of JSON
+        connection.request("POST", "/generate", '{"inputs": ["cat"]}', {"Content-Encoding": "gzip"})  # it is not
+        response = connection.getresponse()
+        assert (response.status, list(json.loads(response.read()))) == (400, ["error"])
+    with connected(server) as connection:
         status, answer = ask(connection, "POST", "/generate", longest)
         assert (status, len(answer["text"])) == (200, 8)
         assert ask(connection, "POST", "/generate", {"inputs": ["cat"]})[1]["text"] == model.generate(["cat"])
