@@ -177,8 +177,8 @@ class Continuation(GenerativeModel):
 
         - `serving_default` returns the greedy continuations, of at most 200 tokens, and their `log_probabilities`: see
           `Seq2Seq.export`, also for `generate_max_length`, `encode` and `step`.
-        - `generate_random` also takes `seed` int32 (2,), `temperature` float32 (), positive, and `max_length` int32 (). It
-          returns continuations that are drawn: `text` if the model has a vectorizer, `token_ids` and
+        - `generate_random` also takes `seed` int32 (2,), `temperature` float32 (), positive, and `max_length` int32 ().
+          It returns continuations that are drawn: `text` if the model has a vectorizer, `token_ids` and
           `log_probabilities`.
         - With `samplers`, instead of `generate_random` a signature `generate_<name>` for each, see `Seq2Seq.export`.
         - `score` takes documents as `inputs`. It returns `log_probabilities`, `token_log_probabilities` and
