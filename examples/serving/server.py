@@ -7,6 +7,8 @@ Requests that come at the same time are decoded together. See README.md in this 
 import argparse
 import asyncio
 import json
+import logging
+import math
 import os
 import pathlib
 import socket
@@ -15,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp import web
 
 MAX_BYTES_OF_CHARACTER = 12  # in JSON, as two escaped surrogates
+MAX_SECONDS_OF_BODY = 10  # or a client that stops in mid-request would be waited for at the end
 
 
 def parse_arguments():
@@ -73,9 +76,16 @@ def load_model(options):
         return decode_batch(texts)
 
     def generate(texts):
-        outputs, log_probabilities = decode(tf.constant(texts))
+        texts = tf.constant(texts)
+        try:
+            outputs, log_probabilities = decode(texts)
+        except tf.errors.InvalidArgumentError:  # maybe of the texts of another request, so once more without those
+            results = signature(inputs=texts)
+            outputs, log_probabilities = results["text"], results["log_probabilities"]
         # A model that copies tokens of its source may cut them anywhere.
-        return [text.decode(errors="replace") for text in outputs.numpy()], log_probabilities.numpy().tolist()
+        outputs = [text.decode(errors="replace") for text in outputs.numpy()]
+        # JSON has no infinities, and no NaN, which a model gives whose training has diverged.
+        return outputs, [x if math.isfinite(x) else None for x in log_probabilities.numpy().tolist()]
 
     generate(["a"])  # the first call optimizes the graph, before requests wait for it
     return generate
@@ -106,13 +116,23 @@ class Server:
         return web.json_response({"status": "ok"})
 
     async def generate(self, request):
-        texts = self._parse(await request.read())
+        try:
+            async with asyncio.timeout(MAX_SECONDS_OF_BODY):
+                body = await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
+        except web.RequestPayloadError:
+            raise web.HTTPBadRequest(text="the body must be in the encodings that its headers name") from None
+        texts = self._parse(body)
         if self._requests == self._options.max_requests:
             raise web.HTTPServiceUnavailable(text="the server is busy", headers={"Retry-After": "1"})
         self._requests += 1
         try:
             loop = asyncio.get_running_loop()
             outputs, log_probabilities = await loop.run_in_executor(self._threads, self._generate, texts)
+        except Exception:
+            logging.exception("the model failed")
+            raise web.HTTPInternalServerError(text="the model failed") from None
         finally:
             self._requests -= 1
         return web.json_response({"text": outputs, "log_probabilities": log_probabilities})

@@ -177,8 +177,9 @@ class Continuation(GenerativeModel):
 
         - `serving_default` returns the greedy continuations, of at most 200 tokens, and their `log_probabilities`: see
           `Seq2Seq.export`, also for `generate_max_length`, `encode` and `step`.
-        - `generate_random` also takes `seed` int32 (2,), `temperature` float32 () and `max_length` int32 (). It returns
-          continuations that are drawn: `text` if the model has a vectorizer, `token_ids` and `log_probabilities`.
+        - `generate_random` also takes `seed` int32 (2,), `temperature` float32 (), positive, and `max_length` int32 ().
+          It returns continuations that are drawn: `text` if the model has a vectorizer, `token_ids` and
+          `log_probabilities`.
         - With `samplers`, instead of `generate_random` a signature `generate_<name>` for each, see `Seq2Seq.export`.
         - `score` takes documents as `inputs`. It returns `log_probabilities`, `token_log_probabilities` and
           `token_ids`; see `score`.
@@ -206,7 +207,11 @@ class Continuation(GenerativeModel):
         sampler = RandomSampler(seed=0)
 
         def draw(inputs, seed, temperature, max_length):
-            sampler.temperature = temperature
+            is_valid = (temperature >= 1e-30) & (temperature <= 1e30)  # as `RandomSampler` takes
+            message = "`temperature` must be a positive number (1e-30 to 1e30). Received:"
+            check = tf.debugging.Assert(is_valid, [message, temperature])
+            with tf.control_dependencies([check]):
+                sampler.temperature = tf.identity(temperature)
             results = self.decode(inputs, max_length, sampler=sampler, seed=seed)
             del results["scores"]
             return results

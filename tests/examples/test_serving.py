@@ -179,6 +179,10 @@ def test_the_server_goes_on_after_bad_requests(server, model):
         assert ask(connection, "GET", "/nothing") == (404, {"error": "404: Not Found"})
         assert ask(connection, "GET", "/generate") == (405, {"error": "405: Method Not Allowed"})
         longest = {"inputs": ["\U0001f408" * 80] * 8}  # each character is 12 bytes of JSON
+        connection.request("POST", "/generate", '{"inputs": ["cat"]}', {"Content-Encoding": "gzip"})  # it is not
+        response = connection.getresponse()
+        assert (response.status, list(json.loads(response.read()))) == (400, ["error"])
+    with connected(server) as connection:
         status, answer = ask(connection, "POST", "/generate", longest)
         assert (status, len(answer["text"])) == (200, 8)
         assert ask(connection, "POST", "/generate", {"inputs": ["cat"]})[1]["text"] == model.generate(["cat"])
@@ -215,6 +219,49 @@ def test_a_busy_server_says_so_and_at_sigterm_answers_what_it_has(saved_model):
         assert process.stdout.read() == "Stopped\n"
         with pytest.raises(ConnectionRefusedError), connected(port) as connection:
             connection.connect()
+
+
+@pytest.fixture(scope="module")
+def fragile_model(tmp_path_factory):
+    """A SavedModel that returns the texts, and fails for "fail". The one for "nan" has no probability."""
+
+    def call(texts):
+        tf.debugging.assert_none_equal(texts, "fail")
+        return {"text": texts, "log_probabilities": tf.where(texts == "nan", np.float32("nan"), -1.0)}
+
+    module = tf.Module()
+    module.call = tf.function(call, input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    path = tmp_path_factory.mktemp("fragile") / "model"
+    tf.saved_model.save(module, path, signatures=module.call)
+    return path
+
+
+def test_a_text_for_which_the_model_fails_takes_no_answer_from_others(fragile_model):
+    texts = ["a", "fail", "nan", "b"]
+    with running_server(fragile_model, "--max-wait", "1000") as (_, port), contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connected(port)) for _ in texts]
+        for connection, text in zip(connections, texts, strict=True):
+            connection.request("POST", "/generate", json.dumps({"inputs": [text]}))  # all in one batch
+        responses = [connection.getresponse() for connection in connections]
+        answers = [(response.status, response.read().decode()) for response in responses]
+    assert answers == [
+        (200, '{"text": ["a"], "log_probabilities": [-1.0]}'),
+        (500, '{"error": "the model failed"}'),
+        (200, '{"text": ["nan"], "log_probabilities": [null]}'),
+        (200, '{"text": ["b"], "log_probabilities": [-1.0]}'),
+    ]
+
+
+def test_a_client_that_stops_in_mid_request_is_not_waited_for(fragile_model):
+    with running_server(fragile_model) as (process, port), connected(port) as connection:
+        connection.putrequest("POST", "/generate")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"inputs": ')
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        response = connection.getresponse()
+        assert (response.status, json.loads(response.read())) == (408, {"error": "the body did not arrive in time"})
+        assert process.wait(timeout=20) == 0
 
 
 def test_the_server_names_what_keeps_it_from_starting(saved_model, tmp_path):

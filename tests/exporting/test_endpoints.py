@@ -235,3 +235,12 @@ class TestErrors:
     def test_a_feature_with_the_name_of_an_input(self, tmp_path):
         with pytest.raises(ValueError, match="name of an input of its signatures"):
             make_model(features={"max_length": 2}).export(tmp_path / "never")
+
+
+@pytest.mark.parametrize("temperature", [0.0, np.nan])
+def test_generate_random_raises_for_a_temperature_that_gives_no_probabilities(temperature):
+    """It answered with padding and a probability."""
+    model = keras_seq.LanguageModel(9, embedding_dim=4, units=4)
+    draw, _ = model.endpoints()["generate_random"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`temperature` must be a positive number"):
+        tf.function(draw)(tf.zeros([1, 0], tf.int32), tf.constant([1, 0]), tf.constant(temperature), tf.constant(3))
