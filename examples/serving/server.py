@@ -59,6 +59,11 @@ def load_model(options):
     signature = model.signatures.get("serving_default")
     if signature is None or not {"text", "log_probabilities"} <= set(signature.structured_outputs):
         raise SystemExit(f"server.py: {options.saved_model} has no signature that returns texts")
+    inputs = signature.structured_input_signature[1]
+    if inputs != {"inputs": tf.TensorSpec([None], tf.string, "inputs")}:
+        raise SystemExit(
+            f"server.py: {options.saved_model} must take `inputs`, strings (batch,), alone. It takes {sorted(inputs)}"
+        )
 
     @tf.nondifferentiable_batch_function(
         num_batch_threads=1,

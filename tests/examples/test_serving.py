@@ -265,6 +265,12 @@ def test_a_client_that_stops_in_mid_request_is_not_waited_for(fragile_model):
 
 
 def test_the_server_names_what_keeps_it_from_starting(saved_model, tmp_path):
+    features = tmp_path / "features"  # a model with the signature of one with features
+    module, spec = tf.Module(), tf.TensorSpec([None], tf.string)
+    module.call = tf.function(
+        lambda source, dialect: {"text": source, "log_probabilities": tf.zeros(tf.shape(dialect))}
+    )
+    tf.saved_model.save(module, features, signatures=module.call.get_concrete_function(source=spec, dialect=spec))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         cases = {
@@ -278,6 +284,10 @@ def test_the_server_names_what_keeps_it_from_starting(saved_model, tmp_path):
                 "server.py: error: argument --max-texts: must be at most --max-batch, 4: 64",
             ),
             (str(saved_model), "--port", port): (1, f"server.py: cannot listen on 127.0.0.1:{port}"),
+            (str(features),): (
+                1,
+                f"server.py: {features} must take `inputs`, strings (batch,), alone. It takes ['dialect', 'source']",
+            ),
         }
         for arguments, (status, message) in cases.items():
             command = [sys.executable, EXAMPLE / "server.py", *arguments]
