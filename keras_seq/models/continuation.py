@@ -2,7 +2,6 @@
 """Generation and scores of documents."""
 
 import numpy as np
-from keras import ops
 
 from keras_seq._lazy_tensorflow import tf
 from keras_seq.data.streams import add_special_ids, document_ids, is_document, list_documents
