@@ -48,7 +48,7 @@ NAMES = {
     "trace_anew": ["tensorflow.python.saved_model.save_context.save_context"],
     "traces_export": [],
     "set_initial_epoch": [],
-    "symbolic_calls": ["keras.layers.Layer._inbound_nodes"],
+    "symbolic_calls": [],
     "custom_litert_operations": ["tensorflow.lite.python.schema_py_generated.Model"],
     "onnx_attributes_of_booleans": [],
     "default_seed_generator": ["keras.src.random.seed_generator.global_seed_generator"],

@@ -49,9 +49,7 @@ def _convert(model, function, opset, onnx, tf2onnx):
     signature = function.input_signature
     with explained(model, "ONNX", "tf2onnx"), onnx_attributes_of_booleans(), quiet("tf2onnx", "tensorflow"):
         proto, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
-    for node in _nodes(proto.graph):
-        if node.op_type == "Reshape":
-            _keep_zeros(node, onnx)
+    _keep_zeros(proto.graph, onnx)
     missing = {node.op_type for node in _nodes(proto.graph) if not onnx.defs.has(node.op_type, node.domain)}
     if missing:
         raise not_held(model, "ONNX", missing)
@@ -60,16 +58,33 @@ def _convert(model, function, opset, onnx, tf2onnx):
     return proto.SerializeToString()
 
 
-def _keep_zeros(node, onnx):
-    """Has a Reshape read 0 as the size 0, as TensorFlow does, so that empty batches and sequences have their shapes."""
-    if not any(attribute.name == "allowzero" for attribute in node.attribute):
-        node.attribute.append(onnx.helper.make_attribute("allowzero", 1))
+def _keep_zeros(graph, onnx):
+    """Has each Reshape read 0 as the size 0, as TensorFlow does, so that empty batches and sequences have their shapes.
+
+    A constant shape with a 0 is one that tf2onnx made, in which 0 stands for the size of the input.
+    """
+    constants = {tensor.name: tensor for inner in _graphs(graph) for tensor in inner.initializer}
+    for node in _nodes(graph):
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for node in _nodes(graph):
+        if node.op_type != "Reshape" or any(attribute.name == "allowzero" for attribute in node.attribute):
+            continue
+        shape = constants.get(node.input[1])
+        if shape is None or 0 not in onnx.numpy_helper.to_array(shape):
+            node.attribute.append(onnx.helper.make_attribute("allowzero", 1))
+
+
+def _graphs(graph):
+    """Yields a graph and those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _graphs(inner)
 
 
 def _nodes(graph):
     """Yields the nodes of a graph and those of the graphs inside them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+    for inner in _graphs(graph):
+        yield from inner.node
