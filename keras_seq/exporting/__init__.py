@@ -40,7 +40,7 @@ def export(model, path, format="tf_saved_model", native=False, **options):
 
     Example:
         >>> import keras, keras_seq, pathlib, tempfile
-        >>> model = keras.Sequential([keras.Input((None, 8)), keras_seq.layers.LSTM(4, implementation="native")])
+        >>> model = keras.Sequential([keras.Input((None, 8)), keras_seq.layers.LSTM(4)])
         >>> folder = pathlib.Path(tempfile.mkdtemp()) / "lstm"
         >>> keras_seq.export(model, folder)
         >>> sorted(path.name for path in folder.iterdir())

@@ -73,7 +73,8 @@ def load_native_ops() -> None:
 
     Example:
         >>> import keras_seq
-        >>> keras_seq.load_native_ops()
+        >>> if keras_seq.ops.native.unavailable() is None:
+        ...     keras_seq.load_native_ops()
     """
     if unavailable() is not None:
         raise RuntimeError(f"The native ops cannot run: {unavailable()}.")
