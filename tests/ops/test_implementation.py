@@ -12,6 +12,7 @@ from conftest import KINDS, draw, draw_states, needs_kernels
 import keras_seq
 from keras_seq import layers, ops
 from keras_seq.ops import native
+from keras_seq.ops.native_installation import how_to_rebuild
 
 RECURRENT = [layers.SimpleRNN, layers.GRU, layers.LSTM]
 MAKERS = [*RECURRENT, layers.AttentionDecoder]
@@ -66,8 +67,7 @@ def test_a_layer_without_a_kernel_reports_why_and_runs_on_xla(make, options, rea
 def test_without_the_library_layers_run_on_xla(make, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     monkeypatch.setattr(native, "_loaded", None)
-    advice = "run `pip install -v -e .` in a checkout of keras_seq to build them"
-    reason = f"the native kernels were not built; {advice}"
+    reason = f"the native kernels were not built; {how_to_rebuild()}"
     assert make(4).choose_implementation() == ("xla", reason)
     run(make(4))
     with pytest.raises(NotImplementedError) as error:
