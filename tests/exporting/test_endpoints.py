@@ -149,7 +149,8 @@ def test_an_empty_batch_gives_an_empty_batch_at_each_endpoint(exported):
         arguments = {}
         for key, spec in signatures[name].structured_input_signature[1].items():
             shape = [size if length is None else length for length in spec.shape]
-            arguments[key] = tf.zeros(shape if key in SCALARS else [0, *shape[1:]], spec.dtype)
+            fill = tf.ones if key == "temperature" else tf.zeros
+            arguments[key] = fill(shape if key in SCALARS else [0, *shape[1:]], spec.dtype)
         results = signatures[name](**(arguments if given is None else given))
         assert {key: value.shape[0] for key, value in results.items()} == dict.fromkeys(results, 0), name
         return results
