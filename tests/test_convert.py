@@ -4,7 +4,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import assert_close, mostly_slow
 from keras import layers
 
 import keras_seq
@@ -142,6 +142,7 @@ MODELS = {
     "lambda": lambda: sequential(layers.GRU(4), layers.Lambda(lambda x: 2 * x), layers.Dense(2)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
+many_models = pytest.mark.parametrize("name", mostly_slow(MODELS, every=2))
 
 
 def inputs_of(model):
@@ -169,7 +170,7 @@ def assert_converted(copy, model):
     assert not {id(v) for v in model.variables} & {id(v) for v in copy.variables}
 
 
-@every_model
+@many_models
 def test_the_copy_has_the_same_outputs_and_trains_alone(name):
     model = MODELS[name]()
     inputs = inputs_of(model)
