@@ -230,10 +230,10 @@ class TestLength:
 
     @pytest.mark.slow
     def test_a_source_of_10000_characters_with_its_default_limit(self):
-        model = make_model()
+        model = make_model(vectorizers=False)
         model.decoder.readout.bias.assign(tf.one_hot(3, 12) * -99.0)  # never ends
-        ids = model.generate(["ab" * 5000, "a"], return_dict=True)["token_ids"]
-        assert np.count_nonzero(ids, axis=1).tolist() == [20_012, 14]
+        ids = model.generate([[4, 5] * 5000, [4]])  # with attention weights the results would take gigabytes
+        assert np.count_nonzero(ids, axis=1).tolist() == [20_010, 12]
 
 
 class TestProcessors:
