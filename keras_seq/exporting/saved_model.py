@@ -6,7 +6,7 @@ import json
 import keras
 
 from keras_seq._lazy_tensorflow import tf
-from keras_seq._private_api import input_signature_of, trace_anew
+from keras_seq._private_api import forget_custom_gradients, input_signature_of, trace_anew
 from keras_seq._version import __version__
 from keras_seq.exporting.atomic import replacing
 from keras_seq.ops import native as native_ops
@@ -19,7 +19,7 @@ def write_saved_model(model, path, native=False, **options):
     """Writes a model as a SavedModel. See `keras_seq.export`, also for the arguments."""
     if native and native_ops.unavailable() is not None:
         raise ValueError(f"`native` must be False, because {native_ops.unavailable()}. Received: {native!r}")
-    with exporting(portable=not native):
+    with forget_custom_gradients(), exporting(portable=not native):  # nobody asks for gradients of an export
         archive, functions = _trace(model, options)
         names = native_operations(functions)
         if names and not native:
