@@ -296,8 +296,11 @@ def take_summed_gradients(optimizer):
 
 
 @contextlib.contextmanager
-def forget_custom_gradients():
+def forget_custom_gradients(functions=None):
     """Forgets, at the end of the block, the custom gradients of the functions that TensorFlow traced in it.
+
+    With a list of concrete functions, which the block may fill, it forgets those in their graphs only: another thread
+    may trace functions that it trains at the same time.
 
     TensorFlow registers each gradient of a `tf.custom_gradient` in a graph under a name of its own, for ever. It holds
     the graph and all that the graph captured, the weights of the model included. The optimizers of Keras make one, so
@@ -315,9 +318,14 @@ def forget_custom_gradients():
     try:
         yield
     finally:
-        for name in set(registered) - before:
-            if name.startswith("CustomGradient-"):
-                registered.pop(name, None)
+        names = {name for name in set(registered) - before if name.startswith("CustomGradient-")}
+        if functions is not None:
+            graphs = [function.graph.as_graph_def() for function in functions]
+            nodes = [node for graph in graphs for node in graph.node]
+            nodes += [node for graph in graphs for inner in graph.library.function for node in inner.node_def]
+            names &= {node.attr["_gradient_op_type"].s.decode() for node in nodes if "_gradient_op_type" in node.attr}
+        for name in names:
+            registered.pop(name, None)
 
 
 def custom_litert_operations(content):

@@ -19,8 +19,9 @@ def write_saved_model(model, path, native=False, **options):
     """Writes a model as a SavedModel. See `keras_seq.export`, also for the arguments."""
     if native and native_ops.unavailable() is not None:
         raise ValueError(f"`native` must be False, because {native_ops.unavailable()}. Received: {native!r}")
-    with forget_custom_gradients(), exporting(portable=not native):  # nobody asks for gradients of an export
-        archive, functions = _trace(model, options)
+    functions = []  # nobody asks for their gradients
+    with forget_custom_gradients(functions), exporting(portable=not native):
+        archive = _trace(model, options, functions)
         names = native_operations(functions)
         if names and not native:
             raise ValueError(
@@ -62,17 +63,16 @@ def native_operations(functions):
     return sorted(names)
 
 
-def _trace(model, options):
-    """Returns an archive with the functions of a model, and the list of these, traced."""
+def _trace(model, options, functions):
+    """Returns an archive with the functions of a model, and adds these, traced, to the list `functions`."""
     archive = keras.export.ExportArchive()
     for layer in (model, *getattr(model, "text_layers", ())):
         archive.track(layer)
-    functions = []
     for name, (function, signature) in endpoints_of(model, **options).items():
         function = archive.add_endpoint(name, function, input_signature=signature)
         with trace_anew():
             functions.append(function.get_concrete_function())
-    return archive, functions
+    return archive
 
 
 def _write_note(path, names):
