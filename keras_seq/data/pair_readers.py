@@ -26,7 +26,7 @@ def make_reader(pairs, keys, num_shards, index, num_pairs=None):
         return SequenceReader(pairs, keys, num_shards, index)
     raise ValueError(
         "`pairs` must be a `tf.data.Dataset`, a sequence with random access such as `tfds.data_source` returns, or a "
-        f"function that returns an iterator. Received: {_shorten(pairs)}"
+        f"function that returns an iterator. Received: {shorten(pairs)}"
     )
 
 
@@ -146,7 +146,7 @@ class _Columns:
             value = np.asarray(value, "int64" if isinstance(value, (list, tuple)) and not value else None)
             is_text = value.dtype.kind in "US"
             if value.dtype.kind not in "biufUS" or (is_text and value.ndim):
-                raise ValueError(f"`pairs` must contain strings, or arrays of numbers. Received: {_shorten(first)}")
+                raise ValueError(f"`pairs` must contain strings, or arrays of numbers. Received: {shorten(first)}")
             is_ragged = value.ndim > 0 and name in ("source", None)
             shape = [None, *value.shape[1 if is_ragged else 0 :]]
             self._are_ragged.append(is_ragged)
@@ -176,7 +176,7 @@ class _Columns:
             return [*(pair[0][name] for name in self._names), *pair[1:]]
         source = "a source" if self._names is None else f"a dict with the keys {self._names}"
         parts = " and ".join([source, "a target", "a weight"][: self._size])
-        raise ValueError(f"`pairs` must all consist of {parts}, as the first one. Received: {_shorten(pair)}")
+        raise ValueError(f"`pairs` must all consist of {parts}, as the first one. Received: {shorten(pair)}")
 
     def pack(self, arrays):
         """Returns pairs, in the structure of the elements, from tensors with the `specs` of this object."""
@@ -198,7 +198,7 @@ def _stacked(column, spec):
     array = np.asarray(column, object)
     for value in array.ravel().tolist():
         if not isinstance(value, (str, bytes)):
-            raise ValueError(f"`pairs` must have strings where the first one has. Received: {_shorten(value)}")
+            raise ValueError(f"`pairs` must have strings where the first one has. Received: {shorten(value)}")
     return array
 
 
@@ -291,10 +291,11 @@ def _check_pair(element):
         hint = ". Use `keys` to choose parts of a dict" if isinstance(element, dict) else ""
         raise ValueError(
             f"`pairs` must consist of `(source, target)` or `(source, target, weight)`{hint}. "
-            f"Received: {_shorten(element)}"
+            f"Received: {shorten(element)}"
         )
 
 
-def _shorten(value):
+def shorten(value):
+    """Returns the representation of a value for an error message, at most 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

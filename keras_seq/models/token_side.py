@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_seq._lazy_tensorflow import tf
+from keras_seq.data.pair_readers import shorten
 from keras_seq.data.vocabulary import END_ID, PAD_ID, START_ID, text_to_ids
 from keras_seq.models.function_cache import compile_once
 from keras_seq.models.token_rows import TokenRows
@@ -194,12 +195,6 @@ def as_tensor(values, label):
         f"{label} must be strings, shape (batch,), or integer token ids, shape (batch, time). "
         f"Received: {shorten(values)}"
     )
-
-
-def shorten(value):
-    """Returns the representation of a value for an error message, at most 200 characters."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def require(condition, message, received, what=""):
