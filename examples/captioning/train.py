@@ -118,6 +118,8 @@ def main(arguments=None):
             model.save(options.output / "model.keras")
             model.export(options.output / "saved_model")
     Console().print(table)
+    percent = ", ".join(f"{name} {figures['exact']:.1%}" for name, figures in metrics.items())
+    metrics["result"] = f"{percent} of {len(words)} held-out images spelled without an error"
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 

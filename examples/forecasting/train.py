@@ -88,7 +88,9 @@ def main(arguments=None):
         print(f"{name:22} 1 hour: {values[0]:.2f} °F   24 hours: {values[-1]:.2f} °F   mean: {values.mean():.2f} °F")
     print(f"The 90 % interval contains {100 * coverage:.1f} % of the values.")
     options.output.mkdir(parents=True, exist_ok=True)
+    means = ", ".join(f"{name} {values.mean():.2f} °F" for name, values in errors.items())
     metrics = {
+        "result": f"mean absolute error: {means}",
         "mean_absolute_error": {name: values.tolist() for name, values in errors.items()},
         "beats_all_baselines_at_every_horizon": bool(
             np.all(errors["Forecaster"] < np.min(list(errors.values())[1:], 0))

@@ -127,6 +127,8 @@ def main(arguments=None):
         beams = min(5, model.target_vectorizer.vocabulary_size() - 2)  # all but padding and [START]
         for name, sampler in (("greedy", "greedy"), ("beam", keras_seq.decoding.BeamSampler(beams))):
             outputs, metrics[name] = score(options, model, references, sampler)
+        rates = metrics["greedy"]
+        metrics["result"] = f"WER {rates['wer']:.1f} %, PER {rates['per']:.1f} % of {len(outputs):,} held-out words"
         samples = sorted(outputs, key=len)[len(outputs) // 2 :: max(1, len(outputs) // 12)][:6]  # the longer half
         with checkpoint.results() as folder:
             write_results(options, folder, model, histories, metrics | {"words_tested": len(outputs)}, samples)

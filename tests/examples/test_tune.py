@@ -25,7 +25,7 @@ def test_searches_and_goes_on(train, tmp_path, capsys, monkeypatch):
     arguments = ["--tuner", "random", "--words", "60", "--epochs", "1", "--output", str(tmp_path)]
     train.main([*arguments, "--trials", "1"])
     train.main([*arguments, "--trials", "2"])
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "metrics.json").read_text())
     scores = [trial["score"] for trial in results["trials"]]
     assert scores == sorted(scores)
     assert [trial["status"] for trial in results["trials"]] == ["COMPLETED"] * 2
