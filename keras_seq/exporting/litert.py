@@ -9,7 +9,7 @@ from keras_seq._lazy_tensorflow import tf
 from keras_seq._private_api import custom_litert_operations
 from keras_seq.exporting.atomic import replacing
 from keras_seq.exporting.graphs import explained, functions_of, not_held, trace
-from keras_seq.ops.implementation import exporting
+from keras_seq.ops.export_mode import exporting
 from keras_seq.ops.time_loop import loops_without_tensor_arrays
 
 _FLEX = "Flex"  # how the names of TensorFlow's operations begin in a LiteRT file

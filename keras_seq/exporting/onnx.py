@@ -4,7 +4,7 @@
 from keras_seq._private_api import onnx_attributes_of_booleans
 from keras_seq.exporting.atomic import replacing
 from keras_seq.exporting.graphs import TOKEN_LEVEL, explained, functions_of, import_converter, not_held, quiet, trace
-from keras_seq.ops.implementation import exporting
+from keras_seq.ops.export_mode import exporting
 
 OPSET = 18
 _OF_FORECASTERS = ("serving_default", "predict", "forecast_samples")

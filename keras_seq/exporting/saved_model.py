@@ -10,7 +10,7 @@ from keras_seq._private_api import forget_custom_gradients, input_signature_of, 
 from keras_seq._version import __version__
 from keras_seq.exporting.atomic import replacing
 from keras_seq.ops import native as native_ops
-from keras_seq.ops.implementation import exporting
+from keras_seq.ops.export_mode import exporting
 
 _NOTE = "assets.extra/keras_seq.json"  # TensorFlow leaves this folder to others
 

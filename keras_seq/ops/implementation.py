@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from keras import backend
 
-from keras_seq._private_api import traces_export
 from keras_seq.ops import cudnn, native
 from keras_seq.ops.cudnn import NO_FEATURES, CallFeatures
 from keras_seq.ops.equations.attention import AttentionEquations
 from keras_seq.ops.equations.protocol import Equations
+from keras_seq.ops.export_mode import is_portable_export
 
 IMPLEMENTATIONS = ("auto", "native", "cudnn", "xla")
 _ON_CUDNN = "cuDNN covers it; xla serves under jit_compile, and masks that do not pad on the right"
@@ -21,8 +21,6 @@ _FASTER_ON_JAX = "on JAX the scan that XLA compiles is faster than cuDNN: see be
 _EXPORT = "a portable export"
 _DTYPES = ("float32", "float64", "bfloat16")
 _in_use = contextvars.ContextVar("keras_seq_implementation", default=None)
-# Of an export: whether it is portable, or None if keras_seq does not write it.
-_is_portable = contextvars.ContextVar("keras_seq_is_portable", default=None)
 
 
 class Choice(NamedTuple):
@@ -70,21 +68,6 @@ def use_implementation(implementation: str) -> Iterator[None]:
         _in_use.reset(token)
 
 
-@contextlib.contextmanager
-def exporting(*, portable: bool) -> Iterator[None]:
-    """Says how layers run that are traced for an export within a `with` block.
-
-    Args:
-        portable: whether to write operations of TensorFlow alone. All layers then run xla, whatever their
-            `implementation` is. If False, they run what they would run anyway, also where Keras writes the export.
-    """
-    token = _is_portable.set(portable)
-    try:
-        yield
-    finally:
-        _is_portable.reset(token)
-
-
 def choose_implementation(
     implementation: str | int,
     equations: Equations,
@@ -129,19 +112,13 @@ def choose_implementation(
 
 def implementation_in_use() -> str:
     """Return what replaces "auto" now, for the keys of compiled functions: see `use_implementation`."""
-    return _EXPORT if _is_portable_export() else _resolve("auto")[0]
-
-
-def _is_portable_export() -> bool:
-    """Whether layers are traced for an export that has operations of TensorFlow alone."""
-    is_portable = _is_portable.get()
-    return traces_export() if is_portable is None else is_portable
+    return _EXPORT if is_portable_export() else _resolve("auto")[0]
 
 
 def _resolve(implementation: str | int) -> tuple[str, str]:
     """Return the requested implementation and what requests it."""
     requested = check_implementation(implementation)
-    if _is_portable_export():
+    if is_portable_export():
         return "xla", _EXPORT
     if requested != "auto":
         return requested, "`implementation`"

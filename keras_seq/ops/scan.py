@@ -12,6 +12,7 @@ from keras import ops, tree
 
 from keras_seq.ops.equations.cell import zone_out
 from keras_seq.ops.equations.protocol import DifferentiableEquations, Equations, State, Step, StepMasks, Tensor, Trace
+from keras_seq.ops.export_mode import is_portable_export
 from keras_seq.ops.gradient import custom_gradient
 from keras_seq.ops.time_loop import time_loop
 
@@ -53,10 +54,13 @@ def scan(
     if mask is not None:
         mask = ops.cast(mask, initial_state[0].dtype)  # JAX has no gradients for booleans
 
+    # In an export the loop would keep residuals that nobody reads. Programs that load it can still differentiate it.
+    differentiable = equations.differentiable and not is_portable_export()
+
     def run(inputs, initial_state, weights, mask, masks):
         visible = None if mask is None else ops.expand_dims(mask > 0, axis=-1)
         call = _Scan(equations, weights, masks, inputs, tuple(initial_state), visible, unroll)
-        trace, state = _forward(call, keep=equations.differentiable and not recompute)
+        trace, state = _forward(call, keep=differentiable and not recompute)
 
         def gradient(d_outputs, d_emitted, d_state):
             kept = _forward(call, keep=True)[0] if recompute else trace
@@ -66,7 +70,7 @@ def scan(
         return (trace.state[0], trace.emitted, state), gradient
 
     arguments = (inputs, tuple(initial_state), weights, mask, masks)
-    return custom_gradient(run, arguments) if equations.differentiable else run(*arguments)[0]
+    return custom_gradient(run, arguments) if differentiable else run(*arguments)[0]
 
 
 class _Scan(NamedTuple):

@@ -47,12 +47,9 @@ IDS = np.array([[4, 5, 3], [6, 3, 0]], "int32")
 LOOKUP = keras.layers.StringLookup(vocabulary=["x", "y"])
 FEATURES = {"source": WORDS, "language": ["x", "y", "x", "z"], "speed": draw(4, 2)}
 DEEP = {"attention": "luong", "copy": True, "num_layers": 2, "readout": "maxout"}
-MODELS = {  # how to make a model, and what it reads
-    "Seq2Seq": (make_model, WORDS),
-    "deep": (lambda: make_model(**DEEP), WORDS),
-    "states of attention": (lambda: make_model(attention=keras_seq.layers.MonotonicAttention(3)), WORDS),
-    "token ids": (lambda: make_model(()), IDS),
-    "features": (lambda: make_model(features={"language": LOOKUP, "speed": 2}), FEATURES),
+MODELS = {  # how to make a model, and what it reads. An export takes seconds: each model has several kinds of parts
+    "deep, with features": (lambda: make_model(features={"language": LOOKUP, "speed": 2}, **DEEP), FEATURES),
+    "token ids, states of attention": (lambda: make_model((), attention=keras_seq.layers.MonotonicAttention(3)), IDS),
     "images": (make_captioner, draw(3, 6, 6, 1)),
     "Ensemble": (make_ensemble, WORDS),
     "LanguageModel": (make_language_model, WORDS[:1] + WORDS[2:]),
