@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The files that need a new installation when they change. Python sources do not: they are installed editable.
 PACKAGING := setup.cfg pyproject.toml setup.py requirements/texts.txt $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo serve test test-slow sanitize bench wheels test-wheels check format clean
+.PHONY: help demo demos serve test test-slow sanitize bench wheels test-wheels check format clean
 .NOTPARALLEL: # two targets must not install into the environment at once
 
 help: ## print this list
@@ -20,6 +20,9 @@ help: ## print this list
 EXAMPLE ?= g2p
 demo: $(VENV)/.installed-demo ## train a model of examples/; EXAMPLE chooses which, by default g2p
 	$(BIN)/python examples/$(EXAMPLE)/train.py $(ARGS)
+
+demos: $(VENV)/.installed-demo ## run all examples, and write their results into the table of examples/README.md; ARGS chooses some
+	$(BIN)/python scripts/demos.py $(ARGS)
 
 # make serve MODEL=FOLDER
 MODEL ?= runs/g2p/saved_model
