@@ -27,7 +27,8 @@ def test_the_split_is_always_the_same_and_covers_all_images_once():
 def test_a_short_run_writes_its_results(tmp_path, capsys):
     metrics = train.main(["--epochs", "24", "--output", str(tmp_path)])
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
-    assert min(metrics[name]["exact"] for name in ("attention to the pixels", "a single vector")) > 0.9  # 0.98 or more for each of four seeds
+    for name in ("attention to the pixels", "a single vector"):
+        assert metrics[name]["exact"] > 0.9  # 0.98 or more for each of four seeds
     assert {path.name for path in tmp_path.iterdir()} == {"attention.png", "metrics.json", "model.keras", "saved_model"}
     printed = capsys.readouterr().out
     assert "attention to the pixels" in printed and "held-out images" in printed
