@@ -32,8 +32,12 @@ serve: $(VENV)/.installed-demo ## serve an exported model over HTTP; MODEL choos
 test: $(VENV)/.installed-test ## run the quick tests, which cover each feature once: 5 minutes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+# Without ARGS, a run for each folder: TensorFlow keeps what it compiles until its process ends, in all more than 20 GB.
+SLOW_RUNS := $(sort $(dir $(wildcard tests/*/test_*.py))) 'tests/test_*.py'
 test-slow: $(VENV)/.installed-test-slow ## run the slow tests: compiled by XLA, in other processes, over wider ranges
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	@status=0; for tests in $(if $(ARGS),"",$(SLOW_RUNS)); do \
+	  (set -x; $(BIN)/python -m pytest -m slow $$tests $(ARGS)) || status=$$?; \
+	done; exit $$status
 
 sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under sanitizers
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")

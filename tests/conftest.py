@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_seq import layers
+from keras_seq._private_api import forget_custom_gradients
 from keras_seq.ops import native
 from keras_seq.ops.equations.gru import GRUEquations
 from keras_seq.ops.equations.lstm import LSTMEquations
@@ -63,6 +64,13 @@ def mostly_slow(values, every=3):
 def pytest_runtest_setup(item):
     """Start every test from the same seed, so that its random numbers do not depend on the tests before it."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_gradients():
+    """TensorFlow keeps the gradient of every training step and all that it refers to: gigabytes in all tests."""
+    with forget_custom_gradients():
+        yield
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from catalog import BATCH, CATALOG, MASK, SOURCE, TIME, call, make, make_native
-from conftest import JIT, MODES, assert_close, mostly_slow, run_with_gradients
+from conftest import JIT, MODES, assert_close, run_with_gradients
 
 import keras_seq
 from keras_seq import layers
@@ -186,8 +186,14 @@ def test_compiled_with_dynamic_batch_and_time(name, jit, policy):
         assert_close(run(*keras.tree.map_structure(tf.convert_to_tensor, arguments)), layer(*arguments), 1e-12)
 
 
-@pytest.mark.parametrize("name", mostly_slow(CATALOG))
-@pytest.mark.parametrize("mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("graph", "jit"))])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        pytest.param(name, mode, marks=[] if mode == "eager" and i % 3 == 0 else pytest.mark.slow)
+        for i, name in enumerate(CATALOG)
+        for mode in ("eager", "graph" if i % 2 else "jit")
+    ],
+)
 def test_a_model_trains(name, mode):
     inputs = symbolic(CATALOG[name].inputs)
     [output, *_] = keras.tree.flatten(make_without_unrolling(name)(*inputs))

@@ -88,7 +88,9 @@ def test_keras_file_in_a_new_process(kind, tmp_path):
     assert_equal(run_in_new_process(LOAD_KERAS, tmp_path, tmp_path / "model.keras", kind), expected)
 
 
-@pytest.mark.parametrize(("kind", "attention"), [*((kind, "bahdanau") for kind in SOURCES), ("cnn", None)])
+@pytest.mark.parametrize(
+    ("kind", "attention"), [("cnn of several sizes", "bahdanau"), ("dict", "bahdanau"), ("cnn", None)]
+)
 def test_saved_model_in_a_process_with_only_tensorflow(kind, attention, tmp_path):
     model = make_trained_model(kind, attention)
     model.export(tmp_path / "saved")

@@ -399,7 +399,7 @@ PAIRS = (np.array([[4, 5, 3], [6, 3, 0]]), np.array([[2, 4, 5], [2, 6, 0]])), np
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", list(DECODERS)[::2])  # every kind of part is in one of them
 def test_a_file_gives_the_same_numbers_and_generates_the_same(name, tmp_path):
     model = make_model(name, dropout=0.2)
     model.compile("adam")
@@ -423,7 +423,7 @@ np.savez(sys.argv[1] + "/results.npz", exported=exported["token_ids"].numpy(), *
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["before", "residual after", "cell", "stack without attention", "maxout"])
+@pytest.mark.parametrize("name", ["residual after", "maxout"])
 def test_files_in_a_new_process(name, tmp_path):
     model = make_model(name)
     model.save(tmp_path / "model.keras")
@@ -473,11 +473,9 @@ def test_given_embeddings_are_in_the_weights_and_not_in_the_configuration(tmp_pa
         ("before", "sequential", "float32"),
         ("residual after", "parallel", "mixed_bfloat16"),
         ("cell", "sequential", "float32"),
-        ("own cell", "parallel", "float32"),
         ("stack without attention", "sequential", "float32"),
         ("tied", "parallel", "mixed_bfloat16"),
         ("maxout", "sequential", "float32"),
-        ("tanh after", "parallel", "mixed_bfloat16"),
     ],
 )
 def test_training_compiled_by_xla(name, mode, policy):
