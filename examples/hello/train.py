@@ -69,7 +69,7 @@ def build_model(kind, learning_rate, seed):
     readout.set_weights([np.array(weights) for weights in READOUT_WEIGHTS])
     if kind == "simple_rnn":
         layer.set_weights([np.array(weights) for weights in RECURRENT_WEIGHTS])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
     model.compile(keras.optimizers.Adam(learning_rate), loss)
     return model
 
