@@ -20,7 +20,7 @@ def shown_words(vocabulary, truth, results, limit=24):
     highest = np.max([results[mode][: len(truth)].max(axis=0) for mode in MODES], axis=0)
     ids += [int(i) for i in np.argsort(-highest) if highest[i] >= 0.1]
     stop = int(np.flatnonzero(vocabulary == "STOP")[0])
-    return [i for i in dict.fromkeys(ids) if i != stop][:limit] + [stop]
+    return [*[i for i in dict.fromkeys(ids) if i != stop][:limit], stop]
 
 
 def plot_probabilities(vocabulary, pairs, results, path):
