@@ -82,7 +82,7 @@ def generate_step_by_step(model, given, length):
 
 @pytest.mark.slow
 def test_a_run_learns_a_song_and_writes_its_results(train, tmp_path, capsys):
-    metrics = train.main(["--songs", "1", "--epochs", "60", "--learning-rate", "0.01", "--output", str(tmp_path)])
+    metrics = train.main(["--songs", "1", "--epochs", "30", "--learning-rate", "0.01", "--output", str(tmp_path)])
     assert json.loads((tmp_path / "metrics.json").read_text())["result"] == metrics["result"]
     assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "model.keras", "modes.png", "training.png"}
     printed = capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_a_run_learns_a_song_and_writes_its_results(train, tmp_path, capsys):
     assert refrains["prediction"]["words"] > refrains["generation"]["words"]
 
     model = keras.saving.load_model(tmp_path / "model.keras")
-    pairs = train.line_pairs(train.SONGS[:1])[:6]
+    pairs = train.line_pairs(train.SONGS[:1])[:3]
     modes = sys.modules["modes"]
     for (given, _), row in zip(pairs, modes.generate(model, pairs, 10), strict=True):
         assert train.said(row).tolist() == generate_step_by_step(model, given, 10)
