@@ -118,7 +118,7 @@ def draw(results, path):
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = zip(["#D55E00", "#56B4E9", "#009E73", "#0072B2"], "Dosv", strict=True)  # Okabe and Ito
-    for (name, row), (color, marker) in zip(results.items(), styles, strict=True):
+    for (name, row), (color, marker) in zip(results.items(), styles, strict=False):
         left.plot([row["parameters"]] * len(row["test"]), row["test"], ".", color=color, alpha=0.6)
         left.plot(row["parameters"], np.mean(row["test"]), marker, color=color, markersize=10, label=name)
         times = row["milliseconds"]

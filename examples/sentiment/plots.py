@@ -16,7 +16,7 @@ def draw_attention(sentences, ratings, logits, weights, path):
     axes.set_axis_off()
     axes.set_xlim(0, 13)
     axes.set_ylim(len(sentences) - 0.5, -1.5)
-    for x, title in ((0, "raters"), (0.9, "model"), (1.8, "words, with their attention weights as background")):
+    for x, title in ((0, "rating"), (0.9, "P(positive)"), (2.1, "words: the darker, the larger the attention weight")):
         axes.text(x, -1, title, fontsize=10, fontweight="bold", va="center")
     to_data = axes.transData.inverted()
     for y, (sentence, rating, logit, row) in enumerate(zip(sentences, ratings, logits, weights, strict=True)):
@@ -24,7 +24,7 @@ def draw_attention(sentences, ratings, logits, weights, path):
         axes.text(0, y, f"{rating:+.1f}", fontsize=11, va="center")
         wrong = "" if (logit > 0) == (rating > 0) else "  ✗"
         axes.text(0.9, y, f"{probability:.0%}{wrong}", fontsize=11, va="center")
-        x = 1.8
+        x = 2.1
         for word, weight in zip(sentence.split(), row, strict=False):
             box = {"facecolor": (0, 0.45, 0.7, min(1, 1.6 * weight)), "edgecolor": "none", "pad": 2}
             color = "white" if weight > 0.35 else "black"
