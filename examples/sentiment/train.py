@@ -105,7 +105,7 @@ def main(arguments=None):
     labels = {split: part[1] > 0 for split, part in data.items()}
     vectorizer = keras_seq.data.text_vectorizer(texts.tolist(), split="whitespace", max_tokens=options.vocabulary)
     ids = {split: vectorizer(part[0].tolist()).to_tensor(shape=(None, LENGTH)).numpy() for split, part in data.items()}
-    table = Table("model", "parameters", "CPU seconds", "dev", "test", title="sentences rated as people do")
+    table = Table("model", "parameters", "CPU seconds", "dev", "test", title="sentences told right")
     metrics, logits = {}, {}
     for name, classifier in train_baselines(texts, labels["train"]).items():
         metrics[name] = {split: float(classifier.score(data[split][0], labels[split])) for split in ("dev", "test")}
@@ -118,7 +118,7 @@ def main(arguments=None):
         metrics[name].update(parameters=model.count_params(), cpu_seconds=seconds)
         logits[name] = found["test"]
     for name, row in metrics.items():
-        size, seconds = f"{row.get('parameters', 0):,}", f"{row.get('cpu_seconds', 0):.0f}"
+        size, seconds = (f"{row[key]:,.0f}" if key in row else "" for key in ("parameters", "cpu_seconds"))
         table.add_row(name, size, seconds, f"{row['dev']:.1%}", f"{row['test']:.1%}")
     shares = [f"{name} {100 * row['test']:.1f} %" for name, row in metrics.items()]
     metrics["influence"] = measure_influence(with_weights, ids["test"], options.seed)
