@@ -129,6 +129,7 @@ def draw(results, path):
         xscale="log", yscale="log", xlabel="words in the vocabulary", ylabel="CPU milliseconds of a training step"
     )
     right.set_xticks(list(times), [f"{words:,}" for words in times])
+    right.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
     right.minorticks_off()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -139,8 +140,15 @@ def draw(results, path):
 def main(arguments=None):
     options = parse_arguments(arguments)
     results = measure(options)
-    columns = [f"ms a step, {words:,} words" for words in results["one-hot"]["milliseconds"]]
-    table = Table("input", "parameters", "test, %", "deviation", *columns, title="an LSTM over words, by its input")
+    columns = [f"ms, {words:,}" for words in results["one-hot"]["milliseconds"]]
+    table = Table(
+        "input",
+        "parameters",
+        "test, %",
+        "±",
+        *columns,
+        title="an LSTM over words; CPU ms of a training step by vocabulary",
+    )
     for name, row in results.items():
         score = (f"{np.mean(row['test']):.1f}", f"{np.std(row['test']):.1f}")
         table.add_row(name, f"{row['parameters']:,}", *score, *(f"{ms:.1f}" for ms in row["milliseconds"].values()))

@@ -10,7 +10,7 @@ MODELS = {
     "bag of words, one-hot": 1e-2,
     "bag of words, embeddings (CBOW)": 1e-2,
     "1D CNN": 2e-3,
-    "vanilla RNN": 1e-3,
+    "vanilla RNN": 4e-3,
     "LSTM": 2e-3,
     "bidirectional LSTM with attention": 4e-3,
 }

@@ -16,11 +16,8 @@ def draw_attention(sentences, ratings, logits, weights, path):
     axes.set_axis_off()
     axes.set_xlim(0, 13)
     axes.set_ylim(len(sentences) - 0.5, -1.5)
-    for x, title in (
-        (0, "rating"),
-        (0.9, "P(positive)"),
-        (2.1, f"words: the darker, the larger the attention weight, up to {np.max(weights):.2f}"),
-    ):
+    caption = f"words: the darker, the larger the attention weight, up to {np.max(weights):.2f}"
+    for x, title in ((0, "rating"), (0.9, "P(positive)"), (2.1, caption)):
         axes.text(x, -1, title, fontsize=10, fontweight="bold", va="center")
     to_data = axes.transData.inverted()
     for y, (sentence, rating, logit, row) in enumerate(zip(sentences, ratings, logits, weights, strict=True)):
@@ -32,7 +29,7 @@ def draw_attention(sentences, ratings, logits, weights, path):
         for word, weight in zip(sentence.split(), row, strict=False):
             opacity = weight / np.max(weights)
             box = {"facecolor": (0, 0.45, 0.7, opacity), "edgecolor": "none", "pad": 2}
-            color = "white" if opacity > 0.6 else "black"
+            color = "white" if opacity > 0.85 else "black"
             text = axes.text(x, y, word, fontsize=11, va="center", color=color, bbox=box, parse_math=False)
             x = to_data.transform(text.get_window_extent())[1, 0] + 0.1
     figure.savefig(path, dpi=150)
