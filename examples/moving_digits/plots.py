@@ -14,7 +14,7 @@ STYLES = {
     "one direction": {"color": "#0072B2", "marker": "^", "linestyle": "--"},
     "both directions": {"color": "#009E73", "marker": "o", "linestyle": "-"},
 }
-RIGHT, WRONG, FENCE = "#56B4E9", "#E69F00", 0.3  # the fence: a shade of grey
+RIGHT, WRONG, FENCE = "#56B4E9", "#E69F00", "#6B4F3A"
 
 
 def plot_errors(errors, path):
@@ -43,14 +43,15 @@ def plot_clips(seen, scenes, digits, probabilities, path, count=2):
     """Draws the first clips in which the digit changes near the middle, with what each model says of each frame."""
     change = np.argmax(digits != digits[:, :1], axis=1)
     chosen = np.flatnonzero(abs(change - FRAMES // 2) <= 1)[:count]
-    figure = plt.figure(figsize=(11, 3.9 * len(chosen)), layout="constrained")
+    gray = matplotlib.colormaps["gray"].with_extremes(bad=FENCE)
+    figure = plt.figure(figsize=(11, 3.1 * len(chosen)), layout="constrained")
     for part, clip in zip(np.atleast_1d(figure.subfigures(len(chosen), 1, hspace=0.06)), chosen, strict=True):
-        grid = part.subplots(2 + len(probabilities), FRAMES, height_ratios=[3, 3] + [1.3] * len(probabilities))
-        behind_fence = np.where(OPEN[:, None], seen[clip], FENCE)
+        grid = part.subplots(2 + len(probabilities), FRAMES, height_ratios=[2, 2] + [1.1] * len(probabilities))
+        behind_fence = np.where(OPEN[:, None], seen[clip], np.nan)
         for frame, panels in enumerate(grid.T):
             panels[0].set_title(f"{digits[clip, frame]}", fontsize=11)
-            panels[0].imshow(scenes[clip, frame], cmap="gray", vmin=0, vmax=1)
-            panels[1].imshow(behind_fence[frame], cmap="gray", vmin=0, vmax=1)
+            panels[0].imshow(scenes[clip, frame], cmap=gray, vmin=0, vmax=1)
+            panels[1].imshow(behind_fence[frame], cmap=gray, vmin=0, vmax=1)
             for panel, model in zip(panels[2:], probabilities.values(), strict=True):
                 guess = model[clip, frame].argmax()
                 panel.set_facecolor(RIGHT if guess == digits[clip, frame] else WRONG)

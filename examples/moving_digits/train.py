@@ -81,7 +81,7 @@ def measure(wrong, digits):
     """Returns the error in percent: of all frames, of each frame of a clip, and around the change of the digit."""
     since_change = np.arange(FRAMES) - np.argmax(digits != digits[:, :1], axis=1)[:, None]  # 0: the first new frame
     around = {int(offset): 100 * wrong[since_change == offset].mean() for offset in range(-6, 6)}
-    return {"error": 100 * wrong.mean(), "by_frame": list(100 * wrong.mean(axis=0)), "around_the_change": around}
+    return {"error": 100 * wrong.mean(), "by_frame": (100 * wrong.mean(axis=0)).tolist(), "around_the_change": around}
 
 
 def main(arguments=None):
@@ -104,11 +104,11 @@ def main(arguments=None):
         probabilities[name] = keras.ops.convert_to_numpy(keras.ops.softmax(logits))  # of the test clips
     errors = {name: metrics[name]["test"] for name in MODELS}
     metrics["result"] = "frames wrong: " + ", ".join(f"{name} {error['error']:.1f} %" for name, error in errors.items())
-    table = Table("model", "parameters", "seconds", "frames wrong", "first frame", "last frame", "first after a change")
+    table = Table("model", "parameters", "all frames", "first", "last", "first new", title="test frames wrong")
+    table.columns[0].no_wrap = True
     for name, error in errors.items():
         shown = [error["error"], error["by_frame"][0], error["by_frame"][-1], error["around_the_change"][0]]
-        seconds = f"{metrics[name]['train_seconds']:.0f}"
-        table.add_row(name, f"{metrics[name]['parameters']:,}", seconds, *(f"{value:.1f} %" for value in shown))
+        table.add_row(name, f"{metrics[name]['parameters']:,}", *(f"{value:.1f} %" for value in shown))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     plot_errors(errors, options.output / "errors.png")

@@ -114,7 +114,8 @@ def main(arguments=None):
     mean, deviation = np.mean(np.concatenate(recordings), axis=0), np.std(np.concatenate(recordings), axis=0)
     recordings, test_recordings = ([(x - mean) / deviation for x in part] for part in (recordings, test_recordings))
     longest, shortest = (pick(map(len, recordings + test_recordings)) for pick in (max, min))
-    table = Table("inputs", *(f"{units} units" for units in options.units), "test, mean of the runs", "each run")
+    table = Table("inputs", *(f"{units} units" for units in options.units), "test", "each run")
+    table.columns[0].no_wrap = True
     metrics, models, start = {}, {}, time.perf_counter()
     for kind in INPUTS:
         length = shortest if kind == CUT else longest
@@ -139,7 +140,7 @@ def main(arguments=None):
     plot_probabilities(test_recordings, test_speakers, probabilities, options.output / "probabilities.png")
     plot_steps(metrics["by_steps_seen"], shortest, metrics[CUT]["test"], options.output / "steps.png")
     Console().print(table)
-    Console().print("Columns of units: cross validation on the training recordings; * chosen.")
+    Console().print("units: cross validation on the training recordings, * chosen; test: the mean of its runs")
     return metrics
 
 
