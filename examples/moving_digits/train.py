@@ -80,8 +80,12 @@ def train(model, clips, digits, epochs):
 def measure(wrong, digits):
     """Returns the error in percent: of all frames, of each frame of a clip, and around the change of the digit."""
     since_change = np.arange(FRAMES) - np.argmax(digits != digits[:, :1], axis=1)[:, None]  # 0: the first new frame
-    around = {int(offset): 100 * wrong[since_change == offset].mean() for offset in range(-6, 6)}
-    return {"error": 100 * wrong.mean(), "by_frame": (100 * wrong.mean(axis=0)).tolist(), "around_the_change": around}
+    around = {offset: 100 * float(wrong[since_change == offset].mean()) for offset in range(-6, 6)}
+    return {
+        "error": 100 * float(wrong.mean()),
+        "by_frame": (100 * wrong.mean(axis=0)).tolist(),
+        "around_the_change": around,
+    }
 
 
 def main(arguments=None):
