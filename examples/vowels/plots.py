@@ -30,9 +30,8 @@ def plot_probabilities(recordings, speakers, probabilities, path, count=3):
             color = COLORS["right" if speaker == truth else "wrong" if speaker == rival else "other"]
             label = f"speaker {speaker + 1}" if speaker in (truth, rival) else None
             below.plot(steps, 100 * curve, color=color, linewidth=2.5 if speaker == truth else 1.5, label=label)
-        below.plot([], [], color=COLORS["other"], label="the others")
-        below.legend(loc="center right", frameon=False)
-        below.set(xlabel="steps seen", xlim=(0.5, steps[-1] + 0.5), ylim=(-3, 103))
+        below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+        below.set(xlabel="steps seen (grey: the others)", xlim=(0.5, steps[-1] + 0.5), ylim=(-3, 103))
     axes[0, 0].set_ylabel("coefficient")
     axes[0, 0].set_yticks([1, 6, 12])
     axes[1, 0].set_ylabel("probability, %")
@@ -46,8 +45,8 @@ def plot_steps(accuracies, shortest, cut, path):
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     steps = range(1, len(accuracies) + 1)
     axes.plot(steps, accuracies, marker="o", color=COLORS["right"], label="trained on whole recordings, with masks")
-    axes.plot(shortest, cut, marker="s", markersize=9, linestyle="", color=COLORS["wrong"])
-    axes.annotate(f"trained on the first {shortest} steps", (shortest, cut), (shortest + 2, cut - 12), fontsize=10)
+    label = f"trained on the first {shortest} steps"
+    axes.plot(shortest, cut, marker="s", markersize=9, linestyle="", color=COLORS["wrong"], label=label)
     axes.set(xlabel="steps seen", ylabel="held-out recordings right, %", xlim=(0, len(accuracies) + 1))
     axes.legend(loc="lower right", frameon=False)
     axes.grid(axis="y", color="0.9")
