@@ -27,7 +27,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--questions", type=int, default=12_000, help="number of questions to learn from")
+    parser.add_argument("--questions", type=int, default=20_000, help="number of questions to learn from")
     parser.add_argument("--epochs", type=int, default=6, help="passes over the questions")
     parser.add_argument("--units", type=int, default=128, help="size of the states of encoder and decoder")
     parser.add_argument("--embedding-dim", type=int, default=64, help="size of the embeddings")
