@@ -54,7 +54,7 @@ def make_vectorizer(questions):
 
 def build_model(options, vectorizer, copy):
     size = vectorizer.vocabulary_size()
-    # The words differ from the start: with small embeddings it takes long to learn which name is which.
+    # Large initial values: the embeddings of two names differ from the start, as those that are near 0 do not.
     initializers = [keras.initializers.RandomNormal(stddev=1.0, seed=options.seed + i) for i in range(2)]
     shared = {"embedding_dim": options.embedding_dim, "units": options.units, "cell": "gru", "dropout": 0.2}
     encoder = keras_seq.Encoder(size, embeddings_initializer=initializers[0], **shared)
