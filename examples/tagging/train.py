@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a tagger: a bidirectional LSTM over words and their letters, with a conditional random field.
 
-By default it hyphenates English words: each letter is tagged by whether a line may break after it. With --train and
+By default it hyphenates words: each letter is tagged by whether a line may break after it. With --train and
 --dev it learns from any files of words and tags. See README.md in this folder.
 """
 
@@ -12,7 +12,7 @@ import pathlib
 import time
 
 import keras
-from sentences import BREAK, NONE, Encoder, draw_marginals, hyphenated_words, read_sentences
+from sentences import BREAK, LANGUAGES, NONE, Encoder, draw_marginals, hyphenated_words, read_sentences
 
 from keras_seq import layers, training
 
@@ -41,6 +41,7 @@ def parse_arguments(arguments=None):
     add("--epochs", "passes over the sentences", 16)
     add("--batch-size", "sentences in a training step", 32)
     add("--learning-rate", "peak learning rate; it decays to 0", 3e-3)
+    add("--language", "language of the words to hyphenate", "en", choices=LANGUAGES)
     add("--words", "number of words to learn hyphenation from", 40_000)
     add("--seed", "seed of weights, dropout and the order of sentences", 0)
     add("--output", "folder for the results", pathlib.Path("runs/tagging"))
@@ -113,12 +114,15 @@ def score(encoder, tagger, sentences):
 def main(arguments=None):
     options = parse_arguments(arguments)
     files = {name: getattr(options, name) for name in ("train", "dev", "test") if getattr(options, name)}
-    splits = {name: read_sentences(path) for name, path in files.items()} or hyphenated_words(options.words)
+    splits = {name: read_sentences(path) for name, path in files.items()}
+    splits = splits or hyphenated_words(options.words, options.language)
     tags = {tag for sentences in splits.values() for _, tags in sentences for tag in tags}
     encoder = Encoder(splits["train"], tags)
     model, tagger, seconds = train(options, encoder, splits)
     metrics = {split: score(encoder, tagger, splits[split]) for split in splits if split != "train"}
-    results = {**metrics, "train_seconds": seconds}
+    last = list(metrics.values())[-1]
+    result = f"{last['accuracy']:.1f} % of the tags, {last['sentence_accuracy']:.1f} % of the sequences right"
+    results = {"result": result, **metrics, "train_seconds": seconds}
     parts = ["no_crf", "one_direction", *([] if options.no_letters else ["no_letters"])] if options.table else []
     for part in parts:
         variant = argparse.Namespace(**{**vars(options), part: True})

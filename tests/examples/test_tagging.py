@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import sys
+import types
 
 import keras
 import numpy as np
@@ -18,13 +19,14 @@ FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "tagging"
 def train(monkeypatch):
     """The module train.py, as its own folder sees it."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("sentences", "tagging_train"):
+    for name in ("sentences", "tagging_train", "train", "languages"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     specification = importlib.util.spec_from_file_location("tagging_train", FOLDER / "train.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     yield module
-    sys.modules.pop("sentences", None)
+    for name in ("sentences", "train", "languages"):
+        sys.modules.pop(name, None)
 
 
 SENTENCES = [
@@ -67,6 +69,48 @@ def test_words_are_hyphenated(train):
         assert joined == pyphen.Pyphen(lang="en_US").inserted(word)
 
 
+def test_words_of_another_language_are_hyphenated(train):
+    splits = train.hyphenated_words(100, "ru")
+    words = {split: {word for word, _ in sentences} for split, sentences in splits.items()}
+    assert not words["train"] & words["dev"] | words["train"] & words["test"] | words["dev"] & words["test"]
+    assert 100 <= len(words["train"]) < 200
+    assert all(set(word) <= set("абвгдеёжзийклмнопрстуфхцчшщъыьэюя") for word in words["train"])
+    for word, tags in splits["dev"][::100]:
+        joined = "".join(letter + "-" * (tag == train.BREAK) for letter, tag in zip(word, tags, strict=True))
+        assert joined == pyphen.Pyphen(lang="ru").inserted(word)
+
+
+def test_a_missing_package_gives_one_line(train, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "spellchecker", None)
+    with pytest.raises(SystemExit):
+        train.hyphenated_words(100, "ru")
+    assert capsys.readouterr().err == "spellchecker is missing: pip install 'keras_seq[examples]'\n"
+
+
+def test_delayed_tags_come_later(train):
+    languages = importlib.import_module("languages")
+    tags = [train.NONE, train.BREAK, train.NONE]
+    [(word, delayed)] = languages.delay_tags([("abc", tags)], 2)
+    assert (word, delayed) == ("abc__", [train.NONE, train.NONE, *tags])
+    assert languages.delay_tags([("abc", tags)], 0) == [("abc", tags)]
+
+
+def test_errors_are_counted_by_position(train):
+    """A model that never finds a break, counted by hand: ab-c, abcd-e."""
+    languages = importlib.import_module("languages")
+    sentences = languages.delay_tags(
+        [("abc", ["none", "break", "none"]), ("abcde", ["none", "none", "none", "break", "none"])], 2
+    )
+    encoder = train.Encoder(sentences, {train.BREAK, train.NONE})
+    never = types.SimpleNamespace(
+        predict_on_batch=lambda inputs: np.full(tuple(inputs[0].shape), encoder.tags.index(train.NONE))
+    )
+    measures = languages.find_errors(encoder, never, sentences, 2)
+    assert measures["errors_from_start"][:6] == [0, 50, 0, 100, 0, 0]
+    assert measures["errors_from_end"][:6] == [0, 100, 0, 0, 0, 0]
+    assert (measures["letters_right"], measures["words_right"], measures["f1_of_breaks"]) == (75, 0, 0)
+
+
 def test_sentences_are_encoded(train):
     tags = {"DET", "NOUN", "VERB"}
     encoder = train.Encoder(SENTENCES, tags)
@@ -94,7 +138,7 @@ def test_learns_from_files_and_writes_all_results(train, tmp_path):
     (tmp_path / "words.tsv").write_text("\n\n".join([TEXT] * 10))
     files = [part for name in ("train", "dev", "test") for part in (f"--{name}", str(tmp_path / "words.tsv"))]
     results = run(train, tmp_path, *files, "--table", "--epochs", "15", "--learning-rate", "0.02")
-    assert set(results) == {"dev", "test", "train_seconds", "no_crf", "one_direction", "no_letters"}
+    assert set(results) == {"result", "dev", "test", "train_seconds", "no_crf", "one_direction", "no_letters"}
     assert results["dev"]["accuracy"] == results["test"]["accuracy"] == 100
     assert results["no_crf"]["accuracy"] > 70
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -111,6 +155,18 @@ def test_learns_from_files_and_writes_all_results(train, tmp_path):
 @pytest.mark.slow
 def test_learns_to_hyphenate(train, tmp_path):
     results = run(train, tmp_path, "--words", "300", "--epochs", "1")
-    assert set(results) == {"dev", "test", "train_seconds"}
+    assert set(results) == {"result", "dev", "test", "train_seconds"}
     assert set(results["test"]) == {"accuracy", "sentence_accuracy", "f1_of_breaks"}
     assert results["test"]["accuracy"] > 50
+
+
+@pytest.mark.slow
+def test_both_directions_win(train, tmp_path, capsys):
+    languages = importlib.import_module("languages")
+    small = ("--words", "4000", "--epochs", "3", "--units", "32", "--output", str(tmp_path))
+    results = languages.main(["--languages", "es", *small])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == results
+    assert {path.name for path in tmp_path.iterdir()} == {"errors.png", "metrics.json"}
+    one, later, both = (measures["words_right"] for measures in results["es"].values())
+    assert min(later, both) > one + 10
+    assert "F1 of breaks" in capsys.readouterr().out
