@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classifiers of windows of DNA that a network should beat."""
 
+import itertools
+
 import genome
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
@@ -15,9 +17,11 @@ STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # C, the inverse of the regularizati
 
 def count_kmers(texts):
     """Returns a dict from k to the counts of each k-mer on both strands, sparse (windows, k-mers)."""
-    both = [f"{text} {genome.reverse_complement(text)}" for text in texts]
+    strands = texts, [genome.reverse_complement(text) for text in texts]
     vectorizers = {k: CountVectorizer(analyzer="char", ngram_range=(k, k), dtype=float) for k in SIZES}
-    return {k: vectorizer.fit_transform(both) for k, vectorizer in vectorizers.items()}
+    for vectorizer in vectorizers.values():
+        vectorizer.fit(itertools.chain(*strands))
+    return {k: sum(vectorizer.transform(strand) for strand in strands) for k, vectorizer in vectorizers.items()}
 
 
 def score_kmers(counts, y, train, dev, test):

@@ -13,7 +13,8 @@ import typing
 
 import numpy as np
 
-ARCHIVE, MEMBER = "biopython-1.88.tar.gz", "biopython-1.88/Tests/GenBank/NC_000932.gb"
+REQUIREMENT = "biopython==1.88"
+RECORD = pathlib.PurePosixPath("biopython-1.88/Tests/GenBank/NC_000932.gb")
 BASES, COMPLEMENT = "ACGT", str.maketrans("ACGT", "TGCA")
 NO_GENE, NO_CDS = -1, -2  # beside the reading frames 0 to 5 of a coding sequence (CDS)
 
@@ -41,40 +42,38 @@ class Windows(typing.NamedTuple):
     frames: np.ndarray  # (windows,) frame that codes, NO_GENE, or NO_CDS for what is neither one nor the other
 
 
-def fetch_archive():
-    """Returns the path of Biopython's source distribution, which pip downloads once. The wheel lacks the records."""
-    path = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"), "datasets", ARCHIVE)
-    if not path.exists():
-        requirement = ARCHIVE.removesuffix(".tar.gz").replace("-", "==")
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command += ["--no-binary=:all:", "--dest", folder, requirement]
-            if subprocess.run(command, capture_output=True).returncode:
-                raise SystemExit(
-                    f"The genome is in the source distribution of {requirement}. This failed: {' '.join(command)}"
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(pathlib.Path(folder) / ARCHIVE, path)
+def fetch_record():
+    """Returns the path of the record. The first time, pip downloads Biopython's source, as its wheel has no records."""
+    path = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"), "datasets", RECORD.name)
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--no-binary=:all:", "--dest", folder, REQUIREMENT]
+        if subprocess.run(command, capture_output=True).returncode:
+            raise SystemExit(f"The genome is in the source of {REQUIREMENT}. This failed: {' '.join(command)}")
+        try:
+            [archive] = pathlib.Path(folder).iterdir()
+            with tarfile.open(archive) as files:
+                files.extract(str(RECORD), folder, filter="data")
+        except (tarfile.TarError, KeyError, ValueError):
+            raise SystemExit(f"The source of {REQUIREMENT} has changed: expected {RECORD} in it") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / RECORD, path)
     return path
 
 
 def load_genome():
-    """Returns the `Genome`. A missing package or a changed archive ends the program with one line."""
+    """Returns the `Genome`. A missing package or a bad file ends the program with one line."""
     try:
         from Bio import SeqIO
     except ImportError:
         raise SystemExit("This example needs Biopython: pip install keras_seq[examples]") from None
-    archive = fetch_archive()
+    path = fetch_record()
     try:
-        with tarfile.open(archive) as files, tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "record.gb"
-            path.write_bytes(files.extractfile(MEMBER).read())
-            record = SeqIO.read(path, "genbank")
-    except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
-        raise SystemExit(
-            f"{archive}: expected {MEMBER} in it ({error}). Delete the file to download it again"
-        ) from None
-    return annotate(record)
+        return annotate(SeqIO.read(path, "genbank"))
+    except ValueError as error:
+        raise SystemExit(f"{path}: expected a GenBank record ({error}). Delete the file to download it again") from None
 
 
 def annotate(record):

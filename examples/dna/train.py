@@ -32,9 +32,9 @@ def parse_arguments(arguments=None):
         parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=type(default))
 
     add("--length", "bases of a window, a multiple of 3", 150)
-    add("--stride", "bases between the starts of windows", 20)
-    add("--folds", "parts of the genome that are held out in turn, 3 to 10", 5)
-    add("--epochs", "passes over the training windows", 20)
+    add("--stride", "bases between the starts of windows", 10)
+    add("--folds", "parts of the genome that are held out in turn, 3 to 10", 4)
+    add("--epochs", "passes over the training windows", 6)
     add("--units", "size of the state of each direction", 24)
     add("--seed", "seed of weights, dropout and the order of windows", 0)
     add("--output", "folder for the results", pathlib.Path("runs/dna"))
@@ -44,7 +44,7 @@ def parse_arguments(arguments=None):
     if not 3 <= options.folds <= REGIONS // 2:
         parser.error(f"argument --folds: expected 3 to {REGIONS // 2}, got {options.folds}")
     if min(options.stride, options.epochs, options.units) < 1:
-        parser.error("arguments --stride, --epochs, --units: expected 1 or more")
+        parser.error("arguments --stride, --epochs and --units: expected 1 or more")
     return options
 
 
@@ -69,18 +69,18 @@ def build_base_model(units, shape):
 def fit_network(build, options, x, y):
     keras.utils.set_random_seed(options.seed)
     model = build(options.units, x.shape[1:])
-    schedule = keras.optimizers.schedules.CosineDecay(5e-3, options.epochs * -(-len(x) // 64))
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, options.epochs * -(-len(x) // 32))
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss)
     weights = {label: 0.5 / np.mean(y == label) for label in (0, 1)}
-    model.fit(x, y, batch_size=64, epochs=options.epochs, class_weight=weights, verbose=0)
+    model.fit(x, y, batch_size=32, epochs=options.epochs, class_weight=weights, verbose=0)
     return model
 
 
 def predict_frames(model, x):
     """Returns the logits of the six reading frames (windows, 6) by a model of codons."""
     frames = keras.Model(model.input, model.get_layer("frames").output)
-    return frames.predict(x, batch_size=512, verbose=0)[:, :, 0]
+    return np.asarray(frames(x, training=False))[:, :, 0]
 
 
 def cross_validate(options, windows):
@@ -95,7 +95,7 @@ def cross_validate(options, windows):
         scores["k-mer regression"][test], k, c = score_kmers(counts, y, train, dev, test)
         scores["longest open frame"][test] = score_open_frames(windows.texts, y, train, test)
         model = fit_network(build_base_model, options, bases[train], y[train])
-        scores["GRU over bases"][test] = model.predict(bases[test], batch_size=512, verbose=0)[:, 0]
+        scores["GRU over bases"][test] = np.asarray(model(bases[test], training=False))[:, 0]
         models.append(fit_network(build_codon_model, options, codons[train], y[train]))
         logits[test] = predict_frames(models[-1], codons[test])
         scores["GRU over codons"][test] = np.logaddexp.reduce(logits[test], axis=1)
@@ -118,12 +118,8 @@ def measure(options, windows, scores, logits):
     }
     best = genome.genome_frames(windows.starts, options.length)[np.arange(len(y)), logits.argmax(axis=1)]
     found = float(np.mean(best[y] == windows.frames[y]))
-    percent = {name: f"{100 * values['balanced_accuracy']:.1f} %" for name, values in metrics.items()}
-    result = (
-        f"balanced accuracy on held-out regions: GRU over the codons of six reading frames "
-        f"{percent['GRU over codons']}, GRU over bases {percent['GRU over bases']}; "
-        f"k-mer regression {percent['k-mer regression']}, longest open frame {percent['longest open frame']}"
-    )
+    texts = (f"{name} {100 * values['balanced_accuracy']:.1f} %" for name, values in metrics.items())
+    result = f"balanced accuracy on held-out regions: {', '.join(texts)}"
     return {"result": result, "models": metrics, "reading_frame_found": found}
 
 
@@ -134,9 +130,8 @@ def main(arguments=None):
     windows = genome.Windows(*(column[windows.frames != genome.NO_CDS] for column in windows))
     scores, logits, models = cross_validate(options, windows)
     metrics = measure(options, windows, scores, logits)
-    tracks = []
+    dense, tracks = genome.cut_windows(chloroplast, options.length, 9, REGIONS), []
     for region in SHOWN:
-        dense = genome.cut_windows(chloroplast, options.length, 9, REGIONS)
         starts, texts = (column[dense.regions == region] for column in (dense.starts, dense.texts))
         tracks.append((starts, predict_frames(models[region % options.folds], genome.read_codons(texts))))
     options.output.mkdir(parents=True, exist_ok=True)
@@ -147,8 +142,8 @@ def main(arguments=None):
     table = Table("model", "balanced accuracy", "lowest and highest fold", "area under ROC curve", title=title)
     for name, values in metrics["models"].items():
         low, high = min(values["balanced_accuracy_by_fold"]), max(values["balanced_accuracy_by_fold"])
-        row = f"{values['balanced_accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{values['area_under_roc']:.3f}"
-        table.add_row(name, *row)
+        texts = f"{values['balanced_accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{values['area_under_roc']:.3f}"
+        table.add_row(name, *texts)
     Console().print(table)
     print(
         f"The most likely reading frame is the annotated one in {metrics['reading_frame_found']:.1%} of coding windows."
