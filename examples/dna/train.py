@@ -41,8 +41,8 @@ def parse_arguments(arguments=None):
     options = parser.parse_args(arguments)
     if options.length % 3 or not 30 <= options.length <= 300:
         parser.error(f"argument --length: expected a multiple of 3 from 30 to 300, got {options.length}")
-    if not 3 <= options.folds <= REGIONS // 2:
-        parser.error(f"argument --folds: expected 3 to {REGIONS // 2}, got {options.folds}")
+    if not 3 <= options.folds <= 10:
+        parser.error(f"argument --folds: expected 3 to 10, got {options.folds}")
     if min(options.stride, options.epochs, options.units) < 1:
         parser.error("arguments --stride, --epochs and --units: expected 1 or more")
     return options
@@ -70,8 +70,8 @@ def fit_network(build, options, x, y):
     keras.utils.set_random_seed(options.seed)
     model = build(options.units, x.shape[1:])
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, options.epochs * -(-len(x) // 32))
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss)
+    optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
+    model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))
     weights = {label: 0.5 / np.mean(y == label) for label in (0, 1)}
     model.fit(x, y, batch_size=32, epochs=options.epochs, class_weight=weights, verbose=0)
     return model
@@ -91,7 +91,7 @@ def cross_validate(options, windows):
     logits, models = np.zeros((len(y), 6)), []
     for fold in range(options.folds):
         test, dev = folds == fold, folds == (fold + 1) % options.folds
-        train = ~test
+        train = ~test  # dev included; only the regression chooses its settings by it
         scores["k-mer regression"][test], k, c = score_kmers(counts, y, train, dev, test)
         scores["longest open frame"][test] = score_open_frames(windows.texts, y, train, test)
         model = fit_network(build_base_model, options, bases[train], y[train])
@@ -99,23 +99,20 @@ def cross_validate(options, windows):
         models.append(fit_network(build_codon_model, options, codons[train], y[train]))
         logits[test] = predict_frames(models[-1], codons[test])
         scores["GRU over codons"][test] = np.logaddexp.reduce(logits[test], axis=1)
-        parts = (f"{name} {balanced_accuracy_score(y[test], scores[name][test] > 0):.1%}" for name in NAMES)
-        print(f"fold {fold + 1} of {options.folds}: {', '.join(parts)} (k = {k}, C = {c:g})", flush=True)
+        print(f"fold {fold + 1} of {options.folds} is done; k-mers: k = {k}, C = {c:g}", flush=True)
     return scores, logits, models
 
 
 def measure(options, windows, scores, logits):
     """Returns the metrics: of each model, and how often the reading frame with the highest logit is the true one."""
-    y = windows.frames >= 0
+    y, metrics = windows.frames >= 0, {}
     parts = [windows.regions % options.folds == fold for fold in range(options.folds)]
-    metrics = {
-        name: {
+    for name, values in scores.items():
+        metrics[name] = {
             "balanced_accuracy": balanced_accuracy_score(y, values > 0),
-            "area_under_roc": roc_auc_score(y, values),
             "balanced_accuracy_by_fold": [balanced_accuracy_score(y[part], values[part] > 0) for part in parts],
+            "area_under_roc_by_fold": [roc_auc_score(y[part], values[part]) for part in parts],
         }
-        for name, values in scores.items()
-    }
     best = genome.genome_frames(windows.starts, options.length)[np.arange(len(y)), logits.argmax(axis=1)]
     found = float(np.mean(best[y] == windows.frames[y]))
     texts = (f"{name} {100 * values['balanced_accuracy']:.1f} %" for name, values in metrics.items())
@@ -139,15 +136,12 @@ def main(arguments=None):
     models[0].save(options.output / "model.keras")
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     title = f"{len(windows.texts):,} windows of {options.length} bases, {np.mean(windows.frames >= 0):.0%} coding"
-    table = Table("model", "balanced accuracy", "lowest and highest fold", "area under ROC curve", title=title)
+    table = Table("model", "balanced accuracy", "of each fold", "area under ROC curve", title=title)
     for name, values in metrics["models"].items():
-        low, high = min(values["balanced_accuracy_by_fold"]), max(values["balanced_accuracy_by_fold"])
-        texts = f"{values['balanced_accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{values['area_under_roc']:.3f}"
-        table.add_row(name, *texts)
+        accuracy, by_fold, area = values.values()
+        table.add_row(name, f"{accuracy:.1%}", f"{min(by_fold):.1%} to {max(by_fold):.1%}", f"{np.mean(area):.3f}")
     Console().print(table)
-    print(
-        f"The most likely reading frame is the annotated one in {metrics['reading_frame_found']:.1%} of coding windows."
-    )
+    print(f"The most likely frame is the annotated one in {metrics['reading_frame_found']:.1%} of coding windows.")
     return metrics
 
 

@@ -135,12 +135,12 @@ def test_a_bad_file_is_reported_in_one_line(genome, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_short_run_writes_its_results(load, genome, tmp_path, capsys):
     train = load("dna_train", "train.py")
-    metrics = train.main(["--folds", "3", "--stride", "45", "--epochs", "6", "--output", str(tmp_path)])
+    metrics = train.main(["--folds", "3", "--stride", "90", "--epochs", "4", "--output", str(tmp_path)])
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "genome.png", "model.keras"}
     accuracy = {name: values["balanced_accuracy"] for name, values in metrics["models"].items()}
     assert set(accuracy) == set(train.NAMES)
-    assert min(accuracy.values()) > 0.65
+    assert min(accuracy.values()) > 0.6
     assert accuracy["longest open frame"] > 0.85
     assert "held-out regions" in metrics["result"]
     assert "area under" in capsys.readouterr().out
