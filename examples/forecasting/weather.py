@@ -14,6 +14,7 @@ AIRPORTS = ("EWR", "JFK", "LGA")
 HOURS = pd.date_range("2013-01-01 01:00", "2013-12-30 18:00", freq="h", tz="America/New_York")
 HORIZON, DAY = 24, 24
 TEST_MONTHS = HOURS.month >= 10
+LENGTH, WARM_UP = 5 * DAY, DAY  # hours of an aligned window, and its first hours, which are read but do not count
 
 
 def load_weather():
@@ -61,6 +62,31 @@ def make_windows(tables, past, stride):
         name: keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *windows)
         for name, windows in parts.items()
     }
+
+
+def make_aligned_windows(tables, stride):
+    """Returns the windows before October, and those of October to December: dicts of arrays (windows, LENGTH, ...).
+
+    `others` are the series without temperature and dew point, because with the humidity each of these tells the other;
+    `all` is everything. `now` and `next` are the temperatures of the hour and of the one after it. No hour of the test
+    counts twice.
+    """
+    start, parts = int(np.argmax(TEST_MONTHS)), ([], [])
+    for number, weather in enumerate(tables.values()):
+        known, observed = make_covariates(weather)
+        context = np.hstack([known, np.tile(np.eye(len(tables))[number], (len(HOURS), 1))])
+        temperature = weather.temp.to_numpy()
+        series = {
+            "others": np.hstack([observed[:, 2:], context]),
+            "all": np.hstack([observed, context]),
+            "now": temperature,
+            "next": np.append(temperature[1:], np.nan),
+        }
+        train = np.arange(0, start - LENGTH, stride)  # `next` lies before October, too
+        test = np.arange(start - WARM_UP, len(HOURS) - LENGTH, LENGTH - WARM_UP)
+        for part, first in zip(parts, (train, test), strict=True):
+            part.append({name: values[first[:, None] + np.arange(LENGTH)] for name, values in series.items()})
+    return [{name: np.concatenate([airport[name] for airport in part]) for name in part[0]} for part in parts]
 
 
 def name_test_windows(numbers, count, past, stride):
