@@ -199,9 +199,9 @@ def parallels(notes):
 
 def longest_copy(text, texts):
     """Returns the number of moments of the longest passage of a text that is in one of some others, too."""
-    tokens, others, longest = text.split(), "\n".join(texts), 0
-    for first in range(0, len(tokens), 5):
-        while first + 5 * longest < len(tokens) and " ".join(tokens[first : first + 5 * (longest + 1)]) in others:
+    tokens, others, longest = text.split(), f" {' | '.join(texts)} ", 0
+    for first in range(0, len(tokens) - 4, 5):
+        while (last := first + 5 * (longest + 1)) <= len(tokens) and f" {' '.join(tokens[first:last])} " in others:
             longest += 1
     return longest
 
@@ -235,8 +235,8 @@ def keep_form(vocabulary):
     """Returns a processor: each voice in its turn, `[END]` after a position, and only what a voice sings is held."""
     import tensorflow as tf
 
-    kinds = {"@": 0, "S": 1, "A": 2, "T": 3, "B": 4, "[": 1}
-    turns = tf.constant([kinds.get(token[:1], -1) for token in vocabulary])
+    kinds = {"@": 0, "S": 1, "A": 2, "T": 3, "B": 4}
+    turns = tf.constant([1 if token == "[END]" else kinds.get(token[:1], -1) for token in vocabulary])
     is_held = tf.constant([token.endswith("_") for token in vocabulary])
     is_end = tf.constant([token == "[END]" for token in vocabulary])
     sung = tf.constant([vocabulary.index(t) if (t := token.rstrip("_")) in vocabulary else -1 for token in vocabulary])
