@@ -131,11 +131,11 @@ def main(arguments=None):
     result = f"{'; '.join(parts)}; {results[name]['in_key']:.1f} % of the {name}'s notes in key"
     metrics = {"result": result, "train_seconds": results[name].pop("train_seconds"), "models": results}
     options.output.mkdir(parents=True, exist_ok=True)
-    pieces = {model: music.to_notes(texts[0]) for model, texts in compositions.items() if texts[0].count("@") > 1}
-    titles = {f"{'Composed by' if model != 'Bach' else 'Held out:'} {model}": piece for model, piece in pieces.items()}
+    pieces = {model: [music.to_notes(t) for t in music.typical_first(texts)] for model, texts in compositions.items()}
+    titles = {f"{'Composed by' if model != 'Bach' else 'Held out:'} {model}": of[0] for model, of in pieces.items()}
     plot_rolls(titles, options.output / "chorales.png")
-    for number, text in enumerate(compositions[name][:5], start=1):
-        score = music.to_score(music.to_notes(text))
+    for number, notes in enumerate(pieces[name][:5], start=1):
+        score = music.to_score(notes)
         score.write("midi", fp=options.output / f"chorale_{number}.mid")
         score.write("musicxml", fp=options.output / f"chorale_{number}.musicxml")
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
