@@ -113,7 +113,7 @@ def show(results):
     )
     for name, row in results.items():
         bits = f"{row['bits_per_note']:.3f}" if "bits_per_note" in row else ""
-        table.add_row(name, bits, f"{row['in_key']:.1f} %", f"{row['parallels']:.1f}", f"{row['longest_copy']:.0f}")
+        table.add_row(name, bits, f"{row['in_key']:.1f} %", f"{row['parallels']:.1f}", f"{row['longest_copy']:.1f}")
     Console().print(table)
 
 

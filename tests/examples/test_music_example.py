@@ -145,7 +145,7 @@ def test_a_short_run_writes_its_results(load, tmp_path, capsys):
     assert json.loads((tmp_path / "metrics.json").read_text())["models"].keys() == metrics["models"].keys()
     models = metrics["models"]
     assert models["Markov chain, voice first"]["bits_per_note"] < models["Markov chain"]["bits_per_note"] < 9
-    assert models["LSTM"]["bits_per_note"] < 12  # 14 by guessing
+    assert models["LSTM"]["bits_per_note"] < 10  # 7.4 to 7.8 for each of three seeds, 14 by guessing
     assert models["Bach"]["in_key"] > 90 and models["LSTM"]["in_key"] > 50
     scores = {f"chorale_{number}.{suffix}" for number in (1, 2, 3) for suffix in ("mid", "musicxml")}
     assert {path.name for path in tmp_path.iterdir()} == {"chorales.png", "metrics.json", *scores}
