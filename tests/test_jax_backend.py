@@ -9,6 +9,7 @@ import tempfile
 from unittest import mock
 
 import keras
+import loss_references
 import numpy as np
 import pytest
 import references
@@ -240,7 +241,7 @@ def check_crf():
     tags = np.random.default_rng(0).integers(0, UNITS, (BATCH, TIME))
 
     def expected(*arguments):
-        return [references.crf_log_likelihood(*arguments, SCATTERED, tags)]
+        return [loss_references.crf_log_likelihood(*arguments, SCATTERED, tags)]
 
     def likelihood(*arguments):
         return ops.crf_log_likelihood(ops.crf_log_probabilities(*arguments, SCATTERED), tags)
@@ -271,7 +272,7 @@ def check_readout_crossentropy():
     targets = np.where(SCATTERED, np.arange(TIME) % UNITS, -1)
     weights, options = np.abs(draw(BATCH, TIME, seed=3)), {"label_smoothing": 0.2, "rows_per_chunk": 3}
     arguments = [draw(BATCH, TIME, FEATURES), draw(FEATURES, UNITS, seed=1), draw(UNITS, seed=2)]
-    loss, losses, predictions, *gradients = references.readout_crossentropy(*arguments, targets, weights, 0.2)
+    loss, losses, predictions, *gradients = loss_references.readout_crossentropy(*arguments, targets, weights, 0.2)
 
     def run(*arguments):
         loss, *rest = ops.readout_crossentropy(*arguments, targets, weights, **options)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 import keras
+import loss_references
 import numpy as np
 import pytest
 import references
@@ -149,7 +150,7 @@ def check_crf():
     tags = np.random.default_rng(0).integers(0, UNITS, (BATCH, TIME))
 
     def expected(*arguments):
-        return [references.crf_log_likelihood(*arguments, SCATTERED, tags)]
+        return [loss_references.crf_log_likelihood(*arguments, SCATTERED, tags)]
 
     tensors = [torch.tensor(x, requires_grad=True) for x in arguments]
     log_probabilities = ops.crf_log_probabilities(*tensors, SCATTERED)
@@ -172,7 +173,7 @@ def check_readout_crossentropy():
     targets = np.where(SCATTERED, np.arange(TIME) % UNITS, -1)
     weights, options = np.abs(draw(BATCH, TIME, seed=3)), {"label_smoothing": 0.2, "rows_per_chunk": 3}
     arguments = [draw(BATCH, TIME, FEATURES), draw(FEATURES, UNITS, seed=1), draw(UNITS, seed=2)]
-    loss, losses, predictions, *gradients = references.readout_crossentropy(*arguments, targets, weights, 0.2)
+    loss, losses, predictions, *gradients = loss_references.readout_crossentropy(*arguments, targets, weights, 0.2)
     for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
         tensors = [torch.tensor(x.astype(dtype), requires_grad=True) for x in arguments]
         results = ops.readout_crossentropy(*tensors, torch.tensor(targets), torch.tensor(weights), **options)

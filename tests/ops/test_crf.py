@@ -3,6 +3,7 @@
 
 import itertools
 
+import loss_references
 import numpy as np
 import pytest
 import references
@@ -12,24 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_seq import ops
-
-
-def log_likelihood_in_numpy(scores, transitions, start, end, mask, tags):
-    """The log-probability of each tag given the true tag before, in a conditional random field (Lafferty et al. 2001).
-
-    `future` is the sum over all tags after a step, of the exponential of their scores. Masked steps are left out, and
-    zero in the results (batch, time).
-    """
-    results = np.zeros(mask.shape, np.result_type(scores, transitions, start, end))
-    for b, visible in enumerate(mask):
-        steps, future = [None, *np.flatnonzero(visible)], np.exp(end)
-        for before, t in reversed(list(itertools.pairwise(steps))):
-            factors = np.exp(start)[None] if before is None else np.exp(transitions)
-            joint = factors * np.exp(scores[b, t]) * future  # (tags before, tags)
-            row = 0 if before is None else tags[b, before]
-            future = joint.sum(axis=1)
-            results[b, t] = np.log(joint[row, tags[b, t]] / future[row])
-    return results
 
 
 def enumerate_sequences(scores, transitions, start, end):
@@ -121,7 +104,7 @@ def test_gradients(mode):
     [actual], gradients = run_with_gradients(log_likelihood(field), arguments, mode=mode)
 
     def expected(*arguments):
-        return [log_likelihood_in_numpy(*arguments, field.mask, field.tags)]
+        return [loss_references.crf_log_likelihood(*arguments, field.mask, field.tags)]
 
     assert_close(actual, expected(*arguments)[0], 1e-12)
     assert_close(gradients, references.numerical_gradients(expected, arguments), 1e-10)

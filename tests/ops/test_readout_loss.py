@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`readout_crossentropy` against NumPy, in float64: its loss, its gradients, and what it tells of each row."""
 
+import loss_references
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,26 +10,6 @@ from keras_seq.ops import readout_crossentropy
 
 BATCH, TIME, DEPTH, VOCABULARY = 3, 5, 4, 7
 TOLERANCES = {"float32": 2e-6, "float64": 1e-13}
-
-
-def crossentropy_in_numpy(features, kernel, bias, targets, weights, smoothing):
-    """Loss, losses and predictions of `keras_seq.ops.readout_crossentropy`, and the gradients, for all rows at once."""
-    vocabulary = kernel.shape[1]
-    logits = features.astype("float64") @ kernel + bias
-    shifted = logits - logits.max(-1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    is_row = targets >= 0
-    one_hot = np.eye(vocabulary)[np.where(is_row, targets, 0)]
-    wanted, factors = (1 - smoothing) * one_hot + smoothing / vocabulary, (weights * is_row)[..., None]
-    d_logits = (factors * (np.exp(log_probabilities) - wanted)).reshape(-1, vocabulary)
-    return (
-        -(factors * wanted * log_probabilities).sum(),
-        -(one_hot * log_probabilities).sum(-1) * is_row,
-        np.where(is_row, logits.argmax(-1), -1),
-        (d_logits @ kernel.T).reshape(features.shape),
-        features.reshape(-1, features.shape[-1]).T @ d_logits,
-        d_logits.sum(0),
-    )
 
 
 def draw(dtype="float64", seed=0):
@@ -50,7 +31,7 @@ def with_gradients(*arguments, **options):
 
 
 def assert_matches(results, arguments, smoothing, tolerance):
-    loss, losses, predictions, *gradients = crossentropy_in_numpy(*arguments, smoothing)
+    loss, losses, predictions, *gradients = loss_references.readout_crossentropy(*arguments, smoothing)
     expected = [loss, losses, predictions, *(3 * gradient for gradient in gradients)]
     for result, wanted in zip(results, expected[: len(results)], strict=True):
         np.testing.assert_allclose(result, wanted, rtol=10 * tolerance, atol=tolerance)
@@ -116,7 +97,9 @@ def test_half_precision_is_summed_in_float32(dtype):
     weights = 1e-6 * weights  # times a probability beneath the smallest float16
     loss, losses, _, *gradients = with_gradients(*rounded, targets, weights)
     assert (loss.dtype, losses.dtype) == (tf.float32, tf.float32)
-    exact = crossentropy_in_numpy(*(tf.cast(x, tf.float64).numpy() for x in rounded), targets, weights, 0)
+    exact = loss_references.readout_crossentropy(
+        *(tf.cast(x, tf.float64).numpy() for x in rounded), targets, weights, 0
+    )
     np.testing.assert_allclose(loss, exact[0], rtol=2e-2)
     for gradient, wanted in zip(gradients, exact[3:], strict=True):
         assert gradient.dtype == dtype
