@@ -13,6 +13,7 @@ import numpy as np
 REQUIREMENT = "aeon==1.6.0"  # its wheel holds the recordings. It is read, not installed: it would change NumPy
 MEMBER = "aeon/datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"
 COEFFICIENTS, SPEAKERS = 12, 9
+FEATURES = 2 * COEFFICIENTS
 
 
 def fetch_archive():
@@ -54,10 +55,14 @@ def load_recordings(archive):
     return splits
 
 
-def pad(recordings, length=None):
-    """Returns an array (recordings, length, 12). Longer recordings are cut, shorter ones end in zeros."""
+def make_inputs(recordings, length=None):
+    """Returns an array (recordings, length, 24): the coefficients, and twice their change since the step before.
+
+    Longer recordings are cut, shorter ones end in zeros.
+    """
     length = length or max(map(len, recordings))
-    padded = np.zeros((len(recordings), length, COEFFICIENTS), "float32")
-    for row, recording in zip(padded, recordings, strict=True):
-        row[: len(recording)] = recording[:length]
-    return padded
+    inputs = np.zeros((len(recordings), length, FEATURES), "float32")
+    for row, recording in zip(inputs, recordings, strict=True):
+        changes = 2 * np.diff(recording, axis=0, prepend=recording[:1])
+        row[: len(recording)] = np.concatenate([recording, changes], axis=1)[:length]
+    return inputs

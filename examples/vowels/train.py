@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 from plots import plot_probabilities, plot_steps
-from recordings import COEFFICIENTS, SPEAKERS, fetch_archive, load_recordings, pad
+from recordings import FEATURES, SPEAKERS, fetch_archive, load_recordings, make_inputs
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -53,8 +53,8 @@ def parse_arguments(arguments=None):
 
 
 def build_model(units, masked):
-    """Returns a model from recordings (batch, steps, 12) to logits (batch, 9); `masked`: steps of zeros are padding."""
-    model = keras.Sequential([keras.Input((None, COEFFICIENTS))])
+    """Returns a model from inputs (batch, steps, 24) to logits (batch, 9); `masked`: steps of zeros are padding."""
+    model = keras.Sequential([keras.Input((None, FEATURES))])
     if masked:
         model.add(layers.Masking())  # the recurrence and the mean skip the steps that it finds
     model.add(keras_seq.layers.Bidirectional(keras_seq.layers.LSTM(units, return_sequences=True)))
@@ -102,7 +102,7 @@ def by_steps_seen(models, inputs, speakers):
     """Returns the probabilities (steps, recordings, 9) and the accuracy when the models have seen 1, 2, ... steps."""
     steps = inputs.shape[1]
     seen = np.arange(steps) <= np.arange(steps)[:, None]  # (steps seen, steps)
-    prefixes = (inputs * seen[:, None, :, None]).reshape(-1, steps, COEFFICIENTS)  # zeros, which the mask leaves out
+    prefixes = (inputs * seen[:, None, :, None]).reshape(-1, steps, FEATURES)  # zeros, which the mask leaves out
     probabilities = np.mean([predict(model, prefixes) for model in models], axis=0)
     probabilities = probabilities.reshape(steps, len(inputs), SPEAKERS)
     return probabilities, [accuracy(step, speakers) for step in probabilities]
@@ -119,7 +119,7 @@ def main(arguments=None):
     metrics, models, start = {}, {}, time.perf_counter()
     for kind in INPUTS:
         length = shortest if kind == CUT else longest
-        inputs, test_inputs = pad(recordings, length), pad(test_recordings, length)
+        inputs, test_inputs = make_inputs(recordings, length), make_inputs(test_recordings, length)
         found = {units: cross_validate(inputs, speakers, units, kind == MASK, options) for units in options.units}
         best = max(found, key=found.get)
         seeds = range(options.seed, options.seed + options.runs)
@@ -133,7 +133,8 @@ def main(arguments=None):
     metrics["train_seconds"] = time.perf_counter() - start
     tests = ", ".join(f"{kind} {metrics[kind]['test']:.1f} %" for kind in [*INPUTS, MEANS])
     metrics["result"] = f"{len(test_speakers)} held-out recordings right: {tests}"
-    probabilities, metrics["by_steps_seen"] = by_steps_seen(models[MASK], pad(test_recordings, longest), test_speakers)
+    test_inputs = make_inputs(test_recordings, longest)
+    probabilities, metrics["by_steps_seen"] = by_steps_seen(models[MASK], test_inputs, test_speakers)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     models[MASK][0].save(options.output / "model.keras")

@@ -46,9 +46,12 @@ def test_an_archive_is_read(train, tmp_path):
         assert [len(recording) for recording in recordings] == [4, 3] * 4 + [4]
         np.testing.assert_allclose(recordings[0][2], np.arange(12) + 0.2, rtol=1e-6)
         np.testing.assert_array_equal(speakers, np.arange(9))
-    padded = train.pad(recordings)
-    assert padded.shape == (9, 4, 12) and not padded[1, 3].any()
-    np.testing.assert_array_equal(train.pad(recordings, 2), padded[:, :2])
+    inputs = train.make_inputs(recordings)
+    assert inputs.shape == (9, 4, 24) and not inputs[1, 3].any()
+    np.testing.assert_array_equal(train.make_inputs(recordings, 2), inputs[:, :2])
+    np.testing.assert_array_equal(inputs[0, :, :12], recordings[0])
+    assert not inputs[:, 0, 12:].any()
+    np.testing.assert_allclose(inputs[0, 2, 12:], 2 * (recordings[0][2] - recordings[0][1]), rtol=1e-6)
 
 
 def test_an_archive_that_has_changed_is_reported_in_one_line(train, tmp_path):
@@ -65,7 +68,7 @@ def test_an_archive_that_has_changed_is_reported_in_one_line(train, tmp_path):
 
 
 def test_a_mask_hides_padding(train):
-    recording = np.random.default_rng(0).normal(size=(1, 7, 12)).astype("float32")
+    recording = np.random.default_rng(0).normal(size=(1, 7, 24)).astype("float32")
     padded = np.pad(recording, ((0, 0), (0, 5), (0, 0)))
     for masked in (True, False):
         model = train.build_model(4, masked)
