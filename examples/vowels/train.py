@@ -75,7 +75,7 @@ def train(inputs, speakers, units, masked, epochs, seed):
 
 
 def predict(model, inputs):
-    return keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(inputs, batch_size=1024, verbose=0)))
+    return keras.ops.convert_to_numpy(keras.ops.softmax(model(inputs)))
 
 
 def accuracy(probabilities, speakers):
@@ -100,12 +100,11 @@ def score_means(recordings, speakers, test_recordings, test_speakers):
 
 def by_steps_seen(models, inputs, speakers):
     """Returns the probabilities (steps, recordings, 9) and the accuracy when the models have seen 1, 2, ... steps."""
-    steps = inputs.shape[1]
-    seen = np.arange(steps) <= np.arange(steps)[:, None]  # (steps seen, steps)
-    prefixes = (inputs * seen[:, None, :, None]).reshape(-1, steps, FEATURES)  # zeros, which the mask leaves out
-    probabilities = np.mean([predict(model, prefixes) for model in models], axis=0)
-    probabilities = probabilities.reshape(steps, len(inputs), SPEAKERS)
-    return probabilities, [accuracy(step, speakers) for step in probabilities]
+    steps, probabilities = np.arange(inputs.shape[1]), []
+    for last in steps:
+        prefixes = inputs * (steps <= last)[:, None]  # the rest is zeros, which the mask leaves out
+        probabilities.append(np.mean([predict(model, prefixes) for model in models], axis=0))
+    return np.array(probabilities), [accuracy(step, speakers) for step in probabilities]
 
 
 def main(arguments=None):

@@ -28,6 +28,23 @@ LAYERS = {
 }
 
 
+def input_gradient(function, inputs):
+    """The gradient of the sum of the squares of what a function returns."""
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        loss = tf.reduce_sum(function(inputs) ** 2)
+    return tape.gradient(loss, inputs)
+
+
+@pytest.mark.slow
+def test_a_program_that_loads_an_export_can_differentiate_it(tmp_path):
+    model = keras.Sequential([keras.Input((None, 3)), *(make() for make in LAYERS.values())])
+    keras_seq.export(model, tmp_path / "model")
+    inputs = tf.constant(draw(2, 5, 3))
+    loaded = tf.saved_model.load(tmp_path / "model")
+    assert_close(input_gradient(loaded.serve, inputs), input_gradient(model, inputs), 1e-6)
+
+
 def operations(path):
     """The names of all operations in a SavedModel."""
     from tensorflow.core.protobuf import saved_model_pb2
