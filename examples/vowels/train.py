@@ -125,10 +125,10 @@ def main(arguments=None):
         models[kind] = [train(inputs, speakers, best, kind == MASK, options.epochs, seed) for seed in seeds]
         runs = [accuracy(predict(model, test_inputs), test_speakers) for model in models[kind]]
         metrics[kind] = {"cross_validation": found, "units": best, "test_runs": runs, "test": float(np.mean(runs))}
-        marked = (f"{value:.1f} %{' *' if units == best else ''}" for units, value in found.items())
-        table.add_row(kind, *marked, f"{np.mean(runs):.1f} %", " ".join(f"{run:.1f}" for run in runs))
+        marked = (f"{value:.1f}{'*' if units == best else ''}" for units, value in found.items())
+        table.add_row(kind, *marked, f"{np.mean(runs):.1f}", " ".join(f"{run:.1f}" for run in runs))
     metrics[MEANS] = {"test": score_means(recordings, speakers, test_recordings, test_speakers)}
-    table.add_row(MEANS, *["–"] * len(options.units), f"{metrics[MEANS]['test']:.1f} %")
+    table.add_row(MEANS, *["–"] * len(options.units), f"{metrics[MEANS]['test']:.1f}")
     metrics["train_seconds"] = time.perf_counter() - start
     tests = ", ".join(f"{kind} {metrics[kind]['test']:.1f} %" for kind in [*INPUTS, MEANS])
     metrics["result"] = f"{len(test_speakers)} held-out recordings right: {tests}"
@@ -140,7 +140,7 @@ def main(arguments=None):
     plot_probabilities(test_recordings, test_speakers, probabilities, options.output / "probabilities.png")
     plot_steps(metrics["by_steps_seen"], shortest, metrics[CUT]["test"], options.output / "steps.png")
     Console().print(table)
-    Console().print("units: cross validation on the training recordings, * chosen; test: the mean of its runs")
+    Console().print("In percent. Units: cross validation on the training recordings, * chosen. Test: mean of the runs.")
     return metrics
 
 
