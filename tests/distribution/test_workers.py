@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.xdist_group("workers")  # one process of pytest starts the workers, for all tests
 SCRIPT = pathlib.Path(__file__).with_name("worker.py")
 SECONDS = 240  # more than all of this takes on a busy machine
 
