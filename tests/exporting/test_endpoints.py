@@ -15,7 +15,11 @@ from conftest import draw
 import keras_seq
 from keras_seq.decoding import BeamSampler, RandomSampler
 
-pytestmark = [pytest.mark.xdist_group("endpoints"), pytest.mark.slow, pytest.mark.usefixtures("no_forced_implementation")]
+pytestmark = [
+    pytest.mark.xdist_group("endpoints"),
+    pytest.mark.slow,
+    pytest.mark.usefixtures("no_forced_implementation"),
+]
 WORDS = ["abc", "", "eedcba", "a?b"]
 VECTORIZER = keras_seq.data.text_vectorizer(["abcde"])
 SIZE = VECTORIZER.vocabulary_size()
