@@ -36,10 +36,10 @@ def test_no_voice_of_the_test_is_in_the_training(example):
     speech = example("speech")
     voices = [voice for variants in speech.VOICES.values() for voice in variants]
     assert len(set(voices)) == len(voices)
-    spoken = {split: speech.make_utterances(split, 40) for split in speech.VOICES}
+    spoken = {split: speech.make_utterances(split, 20) for split in speech.VOICES}
     for split, utterances in spoken.items():
         assert {utterance.voice.partition("+")[2] for utterance in utterances} <= set(speech.VOICES[split])
-        assert {len(utterance.digits) for utterance in utterances} == {1, 2, 3, 4, 5, 6}
+        assert {len(utterance.digits) for utterance in utterances} <= {1, 2, 3, 4, 5, 6}
         for utterance in utterances:
             assert len(utterance.starts) == len(utterance.digits)
             assert utterance.starts[0] == 0 and np.all(np.diff(utterance.starts) > 0)
@@ -94,13 +94,13 @@ def test_bad_options_are_reported(example, capsys):
 @pytest.mark.slow
 def test_a_short_run_writes_its_results(example, tmp_path, capsys):
     train = example("train")
-    options = ["--utterances", "1000", "--test-utterances", "100", "--epochs", "5", "--units", "48"]
+    options = ["--utterances", "800", "--test-utterances", "100", "--epochs", "5", "--units", "48"]
     metrics = train.main([*options, "--output", str(tmp_path)])
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {path.name for path in tmp_path.iterdir()} == {"attention.png", "metrics.json", "model.keras"}
     for name in train.MODELS:
-        assert metrics[name]["test"]["digit_error_rate"] < 90  # of ten digits by chance
+        assert metrics[name]["test"]["digit_error_rate"] < 85  # 90 by chance, if the length were known
     printed = capsys.readouterr().out
-    assert "monotonic attention" in printed and "not heard in training" in printed
+    assert "monotonic" in printed and "voices never heard" in printed
     model = keras.saving.load_model(tmp_path / "model.keras")
     assert len(train.transcribe(model, train.make_utterances("test", 3))[0]) == 3
