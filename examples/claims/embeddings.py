@@ -12,6 +12,7 @@ import time
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -32,15 +33,15 @@ BATCH = 64
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
 
-    def add(name, text, default):
-        parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=type(default))
+    def add(name, text, default, kind=int):
+        parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=kind)
 
     add("--sentences", "number of sentences to learn from", 4000)
     add("--vocabulary", "number of the most frequent words", 2000)
     add("--units", "size of the state of the LSTM", 16)
     add("--epochs", "passes over the sentences", 5)
     add("--seeds", "number of trainings of each model", 5)
-    add("--output", "folder for the results", pathlib.Path("runs/claims/embeddings"))
+    add("--output", "folder for the results", "runs/claims/embeddings", output_folder)
     options = parser.parse_args(arguments)
     for name, least in {"sentences": 100, "vocabulary": 40, "units": 1, "epochs": 1, "seeds": 1}.items():
         if getattr(options, name) < least:
@@ -158,9 +159,9 @@ def main(arguments=None):
         f"one-hot {np.mean(one_hot['test']):.1f} % with {one_hot['parameters']:,}"
     )
     metrics = {**results, "result": sentence}
-    options.output.mkdir(parents=True, exist_ok=True)
-    draw(results, options.output / "embeddings.png")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with filled_at_once(options.output) as folder:
+        draw(results, folder / "embeddings.png")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     Console().print(table)
     return metrics
 

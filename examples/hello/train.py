@@ -7,10 +7,10 @@ folder.
 
 import argparse
 import json
-import pathlib
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from pictures import plot_gates, plot_training
 from rich.console import Console
 from rich.table import Table
@@ -41,15 +41,17 @@ def parse_arguments(arguments=None):
     )
     parser.add_argument("--learning-rate", type=float, default=0.02, help="of Adam (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the weights of LSTM and GRU (default: %(default)s)"
+        "--seed", type=seed, default=0, help="seed of the weights of LSTM and GRU (default: %(default)s)"
     )
-    output = pathlib.Path("runs/hello")
+    output = "runs/hello"
     parser.add_argument(
-        "--output", type=pathlib.Path, default=output, help="folder for the results (default: %(default)s)"
+        "--output", type=output_folder, default=output, help="folder for the results (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+    if not 0 < options.learning_rate < np.inf:
+        parser.error(f"--learning-rate must be greater than 0. Received: {options.learning_rate}")
     return options
 
 
@@ -115,11 +117,11 @@ def main(arguments=None):
         f"{kind} says {metrics[kind]['says']!r}, first after {metrics[kind]['first_step']} steps" for kind in LAYERS
     )
     metrics["result"] = "; ".join(results).replace("first after None steps", "not yet the word")
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (options.output / "steps.txt").write_text(console.export_text(), encoding="utf-8")
-    plot_gates(models, x, WORD[:-1], options.output / "gates.png")
-    plot_training(histories, WORD, options.output / "training.png")
+    with filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (folder / "steps.txt").write_text(console.export_text(), encoding="utf-8")
+        plot_gates(models, x, WORD[:-1], folder / "gates.png")
+        plot_training(histories, WORD, folder / "training.png")
     return metrics
 
 

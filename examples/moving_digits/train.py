@@ -6,12 +6,12 @@ The digits of scikit-learn move behind a fence and change at an unknown moment. 
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
 from clips import FRAMES, HEIGHT, WIDTH, load_images, make_clips
+from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from plots import plot_clips, plot_errors
 from rich.console import Console
@@ -37,13 +37,11 @@ def parse_arguments(arguments=None):
     add("--clips", "number of training clips; the test has a quarter of it", 8000)
     add("--epochs", "passes over the training clips", 10)
     add("--units", "size of the state of each direction; one direction alone has twice as many", 64)
-    add("--seed", "seed of clips, weights and batches", 0, int)
-    add("--output", "folder for the results", pathlib.Path("runs/moving_digits"), pathlib.Path)
+    add("--seed", "seed of clips, weights and batches", 0, seed)
+    add("--output", "folder for the results", "runs/moving_digits", output_folder)
     options = parser.parse_args(arguments)
     if options.clips < 400:  # every position of the change occurs in the test
         parser.error(f"argument --clips: expected at least 400, got {options.clips}")
-    if options.output.exists() and not options.output.is_dir():
-        parser.error(f"argument --output: expected a folder, got the file {options.output}")
     return options
 
 
@@ -113,11 +111,11 @@ def main(arguments=None):
     for name, error in errors.items():
         shown = [error["error"], error["by_frame"][0], error["by_frame"][-1], error["around_the_change"][0]]
         table.add_row(name, f"{metrics[name]['parameters']:,}", *(f"{value:.1f} %" for value in shown))
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    plot_errors(errors, options.output / "errors.png")
-    plot_clips(*splits["test"], probabilities, options.output / "clips.png")
-    models[BOTH].save(options.output / "model.keras")
+    with filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        plot_errors(errors, folder / "errors.png")
+        plot_clips(*splits["test"], probabilities, folder / "clips.png")
+        models[BOTH].save(folder / "model.keras")
     Console().print(table)
     return metrics
 

@@ -13,6 +13,8 @@ import importlib.util
 import itertools
 import os
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 from rich.progress import track
@@ -39,14 +41,20 @@ def load_chorales(count=None):
     files = sorted(pathlib.Path(music21.corpus.__file__).parent.glob("bach/*.mxl"))
     files = files[:: max(1, len(files) // count)][:count] if count else files
     if cache.exists():
-        with np.load(cache) as arrays:
-            return {path.stem: arrays[path.stem] for path in files if path.stem in arrays}
+        try:
+            with cache.open("rb") as file, np.load(file) as arrays:
+                return {path.stem: arrays[path.stem] for path in files if path.stem in arrays}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise SystemExit(f"{cache} is damaged ({error}): delete it and run again") from None
     chorales = {path.stem: parse_chorale(path) for path in track(files, "Reading chorales", transient=True)}
     chorales = {name: notes for name, notes in chorales.items() if notes is not None}
     if not chorales:
         raise SystemExit(f"music21 {music21.VERSION_STR} has other files than expected: pip install music21==10.5.1")
     if count is None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SystemExit(f"KERAS_HOME: cannot make the folder {cache.parent}: {error.strerror}") from None
         partial = cache.with_suffix(f".{os.getpid()}.npz")  # the file itself is never half written
         np.savez_compressed(partial, **chorales)
         partial.replace(cache)

@@ -6,13 +6,13 @@ The chorales come from the package music21. See README.md in this folder.
 
 import argparse
 import json
-import pathlib
 import time
 
 import chorales as music
 import keras
 import numpy as np
 from chain import best_chain
+from command_line import filled_at_once, output_folder, seed
 from plots import plot_rolls
 from rich.console import Console
 from rich.table import Table
@@ -39,14 +39,14 @@ def parse_arguments(arguments=None):
     add("--learning-rate", "peak learning rate; it decays to 0", 5e-3)
     add("--samples", "number of chorales to compose with each model", 20)
     add("--temperature", "of the compositions: below 1, likely notes become more likely", 0.8)
-    add("--seed", "seed of weights, dropout and compositions", 0)
-    add("--output", "folder for the results", pathlib.Path("runs/music"))
+    add("--seed", "seed of weights, dropout and compositions", 0, type=seed)
+    add("--output", "folder for the results", "runs/music", type=output_folder)
     parser.add_argument("--chorales", type=int, help="number of files to read (default: all, about 410)")
     options = parser.parse_args(arguments)
     for name in ("units", "epochs", "batch_size", "samples", "chorales"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    if options.temperature <= 0 or options.learning_rate <= 0:
+    if not (0 < options.temperature < np.inf and 0 < options.learning_rate < np.inf):
         parser.error("--temperature and --learning-rate must be greater than 0")
     return options
 
@@ -130,15 +130,17 @@ def main(arguments=None):
     parts = [f"{model} {results[model]['bits_per_note']:.2f} bits per note" for model in (name, *chains)]
     result = f"{'; '.join(parts)}; {results[name]['in_key']:.1f} % of the {name}'s notes in key"
     metrics = {"result": result, "train_seconds": results[name].pop("train_seconds"), "models": results}
-    options.output.mkdir(parents=True, exist_ok=True)
     pieces = {model: [music.to_notes(t) for t in music.typical_first(texts)] for model, texts in compositions.items()}
     titles = {f"{'Composed by' if model != 'Bach' else 'Held out:'} {model}": of[0] for model, of in pieces.items()}
-    plot_rolls(titles, options.output / "chorales.png")
-    for number, notes in enumerate(pieces[name][:5], start=1):
-        score = music.to_score(notes)
-        score.write("midi", fp=options.output / f"chorale_{number}.mid")
-        score.write("musicxml", fp=options.output / f"chorale_{number}.musicxml")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    for path in options.output.glob("chorale_[1-5].m*"):
+        path.unlink()  # an earlier run may have written more of them
+    with filled_at_once(options.output) as folder:
+        plot_rolls(titles, folder / "chorales.png")
+        for number, notes in enumerate(pieces[name][:5], start=1):
+            score = music.to_score(notes)
+            score.write("midi", fp=folder / f"chorale_{number}.mid")
+            score.write("musicxml", fp=folder / f"chorale_{number}.musicxml")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 

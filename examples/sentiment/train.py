@@ -6,12 +6,12 @@ The sentences and their ratings are read from the source distribution of vaderSe
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
 from baselines import train_baselines
+from command_line import filled_at_once, output_folder, seed
 from models import MODELS, build_model
 from plots import draw_accuracy, draw_attention
 from reviews import load_data
@@ -26,8 +26,8 @@ LENGTH = 64  # words; the longest sentence has 60
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
 
-    def add(name, text, default):
-        parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=type(default))
+    def add(name, text, default, kind=None):
+        parser.add_argument(name, help=f"{text} (default: %(default)s)", default=default, type=kind or type(default))
 
     parser.add_argument("--sentences", type=int, help="number of sentences to learn from (default: all 8,066)")
     add("--vocabulary", "number of the most frequent words that have an embedding", 8000)
@@ -36,8 +36,8 @@ def parse_arguments(arguments=None):
     add("--dropout", "fraction of the features to drop", 0.5)
     add("--word-dropout", "fraction of the words to drop", 0.3)
     add("--epochs", "passes over the sentences", 6)
-    add("--seed", "seed of weights, dropout and the order of sentences", 0)
-    add("--output", "folder for the results", pathlib.Path("runs/sentiment"))
+    add("--seed", "seed of weights, dropout and the order of sentences", 0, seed)
+    add("--output", "folder for the results", "runs/sentiment", output_folder)
     options = parser.parse_args(arguments)
     for name, least in {"sentences": 100, "vocabulary": 10, "embedding_dim": 1, "units": 1, "epochs": 1}.items():
         value = getattr(options, name)
@@ -81,21 +81,18 @@ def measure_influence(model, ids, seed):
     return influence
 
 
-def write_results(options, metrics, logits, data, attention, ids, vocabulary):
+def write_results(folder, metrics, logits, data, attention, ids, vocabulary):
     sentences, ratings = data["test"]
-    options.output.mkdir(parents=True, exist_ok=True)
     found, weights = predict(attention, ids)
     chosen = np.flatnonzero([8 <= len(sentence.split()) <= 17 for sentence in sentences])
     is_right = (found[chosen] > 0) == (ratings[chosen] > 0)
     chosen = np.concatenate([chosen[is_right][:10], chosen[~is_right][:4]])
     parts = (values[chosen] for values in (sentences, ratings, found, weights))
-    draw_attention(*parts, options.output / "attention.png")
-    draw_accuracy(
-        {name: (x > 0) == (ratings > 0) for name, x in logits.items()}, ratings, options.output / "accuracy.png"
-    )
-    attention.save(options.output / "attention.keras")
-    (options.output / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    draw_attention(*parts, folder / "attention.png")
+    draw_accuracy({name: (x > 0) == (ratings > 0) for name, x in logits.items()}, ratings, folder / "accuracy.png")
+    attention.save(folder / "attention.keras")
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def main(arguments=None):
@@ -125,7 +122,8 @@ def main(arguments=None):
     metrics["result"] = f"of {len(labels['test']):,} held-out sentences: " + "; ".join(
         [shares[-1], shares[3], shares[1]]
     )
-    write_results(options, metrics, logits, data, with_weights, ids["test"], vectorizer.get_vocabulary())
+    with filled_at_once(options.output) as folder:
+        write_results(folder, metrics, logits, data, with_weights, ids["test"], vectorizer.get_vocabulary())
     Console().print(table)
     return metrics
 

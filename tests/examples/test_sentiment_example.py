@@ -89,7 +89,11 @@ def test_a_bad_archive_is_reported_in_one_line(reviews, tmp_path, lines):
     write_archive(reviews, tmp_path, lines)
     with pytest.raises(SystemExit, match=r"^.*is not the archive of vaderSentiment==3.3.2 .*: delete it.*$"):
         reviews.load_data()
-    (tmp_path / "datasets" / reviews.ARCHIVE).write_bytes(b"no archive")
+    archive = tmp_path / "datasets" / reviews.ARCHIVE
+    archive.write_bytes(archive.read_bytes()[:-20])
+    with pytest.raises(SystemExit, match=r"^.*is not the archive of .* delete it and run again\Z"):
+        reviews.load_data()
+    archive.write_bytes(b"no archive")
     with pytest.raises(SystemExit, match="is not the archive"):
         reviews.load_data()
 
