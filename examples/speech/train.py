@@ -7,11 +7,11 @@ folder.
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from plots import plot_attention
 from rich.console import Console
 from rich.table import Table
@@ -40,8 +40,8 @@ def parse_arguments(arguments=None):
     add("--batch-size", type=positive, default=32, help="utterances in a batch (default: %(default)s)")
     add("--learning-rate", type=float, default=3e-3, help="largest learning rate of Adam (default: %(default)s)")
     add("--dropout", type=float, default=0.2, help="of inputs and outputs of recurrent layers (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed of weights, dropout and batches (default: %(default)s)")
-    add("--output", type=pathlib.Path, default="runs/speech", help="folder for the results (default: %(default)s)")
+    add("--seed", type=seed, default=0, help="seed of weights, dropout and batches (default: %(default)s)")
+    add("--output", type=output_folder, default="runs/speech", help="folder for the results (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -123,10 +123,10 @@ def main(arguments=None):
     metrics["result"] = f"digit errors in synthetic speech of voices never heard: {percent}"
     example = int(np.argmax([len(utterance.digits) for utterance in splits["test"]]))  # the first of the longest
     drawn = {name: tuple(part[example] for part in outputs[name]) for name in MODELS[:2]}  # those with attention
-    options.output.mkdir(parents=True, exist_ok=True)
-    plot_attention(splits["test"][example], drawn, options.output / "attention.png")
-    trained["monotonic attention"].save(options.output / "model.keras")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with filled_at_once(options.output) as folder:
+        plot_attention(splits["test"][example], drawn, folder / "attention.png")
+        trained["monotonic attention"].save(folder / "model.keras")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     Console().print(results_table(metrics, options))
     return metrics
 
