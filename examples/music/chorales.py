@@ -104,8 +104,9 @@ def split_chorales(chorales, dev=0.12, test=0.15):
     names, melodies = list(chorales), [melody_parts(notes) for notes in chorales.values()]
     groups = np.arange(len(names))
     for i, j in itertools.combinations(range(len(names)), 2):
-        shared = len(melodies[i] & melodies[j])
-        if shared and shared >= 0.2 * min(len(melodies[i]), len(melodies[j])):
+        if any(
+            a & b and len(a & b) >= 0.3 * min(len(a), len(b)) for a, b in zip(melodies[i], melodies[j], strict=True)
+        ):
             groups[groups == groups[j]] = groups[i]
     shuffled = np.random.default_rng(0).permutation(np.unique(groups))
     ends = np.cumsum([np.sum(groups == group) for group in shuffled]) / len(names)
@@ -119,11 +120,21 @@ def split_chorales(chorales, dev=0.12, test=0.15):
     }
 
 
-def melody_parts(notes, length=10):
-    """Returns all runs of `length` pitch classes of the soprano, without short notes and repetitions, a set."""
-    pitches = notes[(notes[:, VOICE] == 0) & (notes[:, DURATION] >= 3) & (notes[:, PITCH] != REST), PITCH]
-    pitches = pitches[np.flatnonzero(np.diff(pitches, prepend=-1))] % 12
-    return {tuple(pitches[i : i + length].tolist()) for i in range(len(pitches) - length + 1)}
+def melody_parts(notes, length=8):
+    """Returns the runs of `length` intervals of the soprano, the same in every key: of three readings a set of each.
+
+    Settings of a melody differ in passing notes. One reading has all notes but the shortest, one those of more than an
+    eighth, one what sounds at the beats.
+    """
+    soprano = notes[(notes[:, VOICE] == 0) & (notes[:, PITCH] != REST)]
+    ends = soprano[:, ONSET] + soprano[:, DURATION]
+    at_beats = -(-soprano[:, ONSET] // 4) * 4 < ends
+    parts = []
+    for chosen in (soprano[:, DURATION] >= 2, soprano[:, DURATION] >= 3, at_beats):
+        pitches = soprano[chosen, PITCH]
+        steps = np.diff(pitches[np.flatnonzero(np.diff(pitches, prepend=-1))]) % 12
+        parts.append({tuple(steps[i : i + length].tolist()) for i in range(len(steps) - length + 1)})
+    return parts
 
 
 def to_text(notes):

@@ -52,6 +52,7 @@ def parse_arguments(arguments=None):
 
 
 def build_model(options, texts):
+    keras.utils.set_random_seed(options.seed)  # of the weights
     return keras_seq.LanguageModel(
         embedding_dim=96,
         units=options.units,

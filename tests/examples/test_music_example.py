@@ -88,12 +88,41 @@ def test_chorales_of_one_melody_are_in_one_split(load):
     pieces = {}
     for number in range(20):
         melody = generator.integers(60, 80, 24)
-        for copy, bass in enumerate((48, 50)):
-            pieces[f"{number}.{copy}"] = hymn(*((pitch, 60, 55, bass) for pitch in melody))
+        for copy, key in enumerate((0, 3)):  # a melody in two keys, as where the key was found in two ways
+            pieces[f"{number}.{copy}"] = hymn(*((pitch + key, 60, 55, 48) for pitch in melody))
     splits = chorales.split_chorales(pieces)
     assert sorted(name for names in splits.values() for name in names) == sorted(pieces)
     for names in splits.values():
         assert names and {name[:-1] + "0" for name in names} | {name[:-1] + "1" for name in names} == set(names)
+
+
+def test_a_melody_is_known_by_its_notes_at_the_beats(load):
+    chorales = load("chorales")
+    plain = hymn(*((pitch, 60, 55, 48) for pitch in np.random.default_rng(0).integers(60, 80, 24)))
+    passing = plain.copy()
+    sopranos = passing[passing[:, chorales.VOICE] == 0]
+    passing[passing[:, chorales.VOICE] == 0, chorales.DURATION] = 2
+    sopranos += [2, -2, 0, 1]  # an eighth later, a semitone above
+    passing = np.concatenate([passing, sopranos])
+    passing = passing[np.lexsort((passing[:, chorales.VOICE], passing[:, chorales.ONSET]))]
+    assert chorales.melody_parts(passing)[2] == chorales.melody_parts(plain)[2] != set()
+
+
+@pytest.mark.parametrize("chorale", [("bwv375", "bwv151.5"), ("bwv382", "bwv125.6"), ("bwv288", "bwv289")])
+def test_settings_of_a_melody_of_bach_are_in_one_split(load, chorale):
+    chorales = load("chorales")
+    generator = np.random.default_rng(0)
+    pieces = {str(i): hymn(*((p, 60, 55, 48) for p in generator.integers(60, 80, 24))) for i in range(20)}
+    pieces |= {name: chorales.parse_chorale(CORPUS / f"{name}.mxl") for name in chorale}
+    splits = chorales.split_chorales(pieces)
+    assert sum(set(chorale) <= set(names) for names in splits.values()) == 1
+
+
+def test_the_seed_is_that_of_the_weights(load):
+    train = load("train")
+    options = train.parse_arguments(["--units", "4", "--seed", "1"])
+    one, other = (train.build_model(options, ["@0 S72 A67 T64 B48 @4"]).get_weights() for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("lags", [(), (1,), (5, 1, 2)])
