@@ -102,3 +102,8 @@ def split_verses(verses, max_words, count=None):
         splits[name] = [verse for verse in splits[name] if verse.spanish not in known]
     splits["train"] = splits["train"][:count]
     return splits
+
+
+def texts(verses):
+    """Returns the Spanish texts and the English ones: sources and targets."""
+    return [verse.spanish for verse in verses], [verse.english for verse in verses]
