@@ -111,12 +111,12 @@ def test_groups_of_equal_size_hold_each_source_once(train):
 def test_a_bad_option_gives_one_line(train, capsys):
     with pytest.raises(SystemExit):
         train.parse_arguments(["--verses", "0"])
-    assert "--verses must be positive, got 0" in capsys.readouterr().err
+    assert "--verses must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_short_run_learns_and_writes_its_results(train, verses, tmp_path, capsys):
-    options = ["--verses", "1000", "--epochs", "3", "--subwords", "500", "--units", "48", "--max-words", "10"]
+    options = ["--verses", "640", "--epochs", "2", "--subwords", "300", "--units", "32", "--max-words", "8"]
     metrics = train.main([*options, "--output", str(tmp_path)])
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -126,11 +126,10 @@ def test_a_short_run_learns_and_writes_its_results(train, verses, tmp_path, caps
     assert lines[0].split("\t") == ["source", "reference", *train.MODELS]
     sizes = [group["verses"] for group in metrics["attention"]["by_length"].values()]
     assert sum(sizes) == len(lines) - 1
-    # What the frequencies of words alone would cost, without the [END] that the models also predict.
-    words = [word for line in lines[1:] for word in line.split("\t")[1].split()]
-    shares = np.unique(words, return_counts=True)[1] / len(words)
-    entropy = -np.sum(shares * np.log2(shares))
-    for name in train.MODELS:
-        assert metrics[name]["bits_per_word"] < entropy + 3
     assert "BLEU" in capsys.readouterr().out
-    assert keras.saving.load_model(tmp_path / "model.keras").generate(["y dijo"], verbose=0)
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    references = [line.split("\t")[1] for line in lines[1:]]
+    tokens = sum(len(ids) + 1 for ids in model.target_vectorizer(references).numpy())  # 1 = [END]
+    chance = tokens * np.log2(300) / sum(len(text.split()) for text in references)
+    for name in train.MODELS:
+        assert metrics[name]["bits_per_word"] < 0.9 * chance
