@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dialogue example holds compositions and words out, answers by its rules, and writes its results."""
 
-import importlib.util
+import importlib
 import itertools
 import json
 import pathlib
@@ -9,21 +9,16 @@ import re
 import sys
 
 import pytest
+from programs import imports_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "dialogue"
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """The module train.py, as its own folder sees it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("questions", "dialogue_train"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    specification = importlib.util.spec_from_file_location("dialogue_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    sys.modules.pop("questions", None)
+    with imports_of(FOLDER):
+        yield importlib.import_module("train")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers that the hello example prints are those of NumPy, and its three cells learn to say the word."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import sys
@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 import keras_seq
 
@@ -17,18 +18,11 @@ KINDS = ["simple_rnn", "lstm", "gru"]
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """The module train.py, as its own folder sees it."""
     pytest.importorskip("matplotlib")
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("steps", "pictures"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    specification = importlib.util.spec_from_file_location("hello_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    for name in ("steps", "pictures"):
-        sys.modules.pop(name, None)
+    with imports_of(FOLDER):
+        yield importlib.import_module("train")
 
 
 def sigmoid(x):

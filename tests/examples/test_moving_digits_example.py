@@ -1,30 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example of moving digits makes clips of disjoint images, learns from them and writes its results."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "moving_digits"
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """The module train.py, as its own folder sees it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("clips", "plots", "moving_digits_train"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    specification = importlib.util.spec_from_file_location("moving_digits_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    for name in ("clips", "plots"):
-        sys.modules.pop(name, None)
+    with imports_of(FOLDER):
+        yield importlib.import_module("train")
 
 
 def test_splits_share_no_image(train):

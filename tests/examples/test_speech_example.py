@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The speech example speaks, measures its spectrograms, learns in a short run and writes its results."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import sys
@@ -9,27 +9,16 @@ import sys
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "speech"
-MODULES = ("speech", "plots", "scores")
 
 
 @pytest.fixture
-def example(monkeypatch):
+def example():
     """A function from the name of a module to the module, as its own folder sees it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def load(name):
-        specification = importlib.util.spec_from_file_location(f"speech_{name}", FOLDER / f"{name}.py")
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    with imports_of(FOLDER):
+        yield importlib.import_module
 
 
 def test_no_voice_of_the_test_is_in_the_training(example):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The translation example aligns two texts verse by verse, holds out chapters, and writes its results."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import subprocess
@@ -10,23 +10,17 @@ import sys
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "translation"
 BOOKS = ("Ruth", "Hosea", "Jonah", "III John")
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """The module train.py, as its own folder sees it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("verses", "results", "translation_train"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    specification = importlib.util.spec_from_file_location("translation_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    for name in ("verses", "results"):
-        sys.modules.pop(name, None)
+    with imports_of(FOLDER):
+        yield importlib.import_module("train")
 
 
 @pytest.fixture

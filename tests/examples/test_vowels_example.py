@@ -1,31 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vowels example reads recordings of unequal lengths, hides their padding, learns and writes its results."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
-import sys
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "vowels"
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """The module train.py, as its own folder sees it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("recordings", "plots", "vowels_train"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    specification = importlib.util.spec_from_file_location("vowels_train", FOLDER / "train.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    for name in ("recordings", "plots"):
-        sys.modules.pop(name, None)
+    with imports_of(FOLDER):
+        yield importlib.import_module("train")
 
 
 def write_archive(path, lines):
