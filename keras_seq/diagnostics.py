@@ -37,7 +37,8 @@ def gradient_flow(model, batch, training=False):
 
     L is the loss of `model.compute_loss`, as in `train_on_batch`, with sample weights and regularization. The model
     does not change: weights, states of stateful layers, metrics and random seeds are restored. Everything runs eagerly
-    and without native kernels, which takes longer than a training step.
+    and without native kernels, which takes longer than a training step. In a float64 model a loss of Keras computes in
+    `keras.config.floatx()`, unless it is made with `dtype="float64"`.
 
     Args:
         model: a compiled Keras model with recurrent layers of `keras_seq`, at any depth.

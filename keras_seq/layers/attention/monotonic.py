@@ -27,7 +27,7 @@ class MonotonicAttention(BahdanauAttention):
     Args:
         units: size of the projected query and key.
         noise_std: standard deviation of the normal noise added to e in training. It pushes e away from 0, where
-            training and inference differ.
+            training and inference differ. Raise it where a model that trains well fails at inference.
         score_bias_init: initial value of r. The lower it is, the further the first expected weights reach.
         kernel_initializer: initializer of W_q, W_k and v.
         seed: random seed of the noise.
