@@ -302,10 +302,11 @@ def test_trains_on_tsv_files_and_writes_all_results(files, tmp_path):
     assert {path.name for path in output.iterdir()} == names
     assert not (output / "saved_model" / "old.txt").exists()
     metrics = json.loads((output / "metrics.json").read_text())
-    names = {"greedy", "beam", "histories", "train_words_per_second", "train_seconds", "words_tested"}
+    names = {"result", "greedy", "beam", "histories", "train_words_per_second", "train_seconds", "words_tested"}
     assert set(metrics) == names
     assert [len(history["minutes"]) for history in metrics["histories"]] == [2]
     assert metrics["words_tested"] == 4
+    assert metrics["result"].endswith("of 4 held-out words")
     assert metrics["train_words_per_second"] == pytest.approx(10 / metrics["train_seconds"])
     model = keras.saving.load_model(output / "model.keras")
     words = ["cat", "act", "tack", "at"]

@@ -97,5 +97,5 @@ def test_a_short_run_writes_its_results(train, tmp_path, capsys):
     assert (len(recordings), len(test_recordings)) == (270, 370)
     np.testing.assert_array_equal(np.bincount(speakers), [30] * 9)
     model = keras.saving.load_model(tmp_path / "model.keras")
-    assert model(recordings[0][None]).shape == (1, 9)
+    assert model(train.make_inputs(recordings[:1])).shape == (1, 9)
     assert "padded, masked" in capsys.readouterr().out
