@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The files that need a new installation when they change. Python sources do not: they are installed editable.
 PACKAGING := setup.cfg pyproject.toml setup.py requirements/texts.txt $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo demos serve test test-slow sanitize bench wheels test-wheels check format clean
+.PHONY: help demo demos serve test test-slow sanitize bench docs wheels test-wheels check format clean
 .NOTPARALLEL: # two targets must not install into the environment at once
 
 help: ## print this list
@@ -49,6 +49,9 @@ BENCH ?= $(if $(ARGS),layers,layers seq2seq decoding pipeline)
 bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others, and the data; BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
+docs: $(VENV)/.installed-docs ## build the documentation's site into build/docs/; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs $(ARGS)
+
 wheels: $(VENV)/.installed-wheels ## build the sdist and a wheel that needs no compiler into dist/
 	PYTHON=$(BIN)/python scripts/build_wheels.sh
 
@@ -83,7 +86,8 @@ $(VENV)/.installed-demo: EXTRAS := tensorflow,examples,plots,tune
 $(VENV)/.installed-test: EXTRAS := test
 $(VENV)/.installed-test-slow: EXTRAS := test,torch
 $(VENV)/.installed-bench: EXTRAS := bench
-$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-test-slow $(VENV)/.installed-bench: $(PACKAGING) | $(BIN)/python
+$(VENV)/.installed-docs: EXTRAS := docs
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-test-slow $(VENV)/.installed-bench $(VENV)/.installed-docs: $(PACKAGING) | $(BIN)/python
 	@echo "Installing keras_seq[$(EXTRAS)] with TensorFlow into $(VENV): this may take minutes."
 	@$(PIP) install -q -e '.[$(EXTRAS)]'
 	@$(PIP) install -q --no-deps -r requirements/texts.txt

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds into dist/ the sdist, and a wheel that needs no compiler: one for all Pythons, with a library for each of the
-# versions of TensorFlow in TENSORFLOWS. docs/installation.md has more.
+# versions of TensorFlow in TENSORFLOWS. docs/guides/installation.md has more.
 #
 #   make wheels                                       # runs this in an environment with requirements/wheels.txt
 #   make wheels TENSORFLOWS="2.21.0"

@@ -27,7 +27,7 @@ def export(model, path, format="tf_saved_model", native=False, **options):
         model: a Keras model or layer that is built.
         path: the folder or, for "litert" and "onnx", the file to write. A folder is new or empty, or an earlier
             SavedModel, which is replaced. A file is replaced.
-        format: "tf_saved_model", "litert" or "onnx". See docs/export.md and docs/formats.md.
+        format: "tf_saved_model", "litert" or "onnx". See docs/guides/export.md and docs/guides/formats.md.
         native: whether to keep the native operations of keras_seq, which are faster. Only for SavedModels. Such a one
             loads only after `import keras_seq`, where keras_seq is built for the same TensorFlow; its file
             `assets.extra/keras_seq.json` says which operations it needs.

@@ -21,7 +21,7 @@ def write(model, path, token_ids=False, select_tf_ops=False, optimizations=(), *
     Args:
         model: a Keras model or layer that is built.
         path: the file to write, whose name ends with ".tflite".
-        token_ids: see docs/formats.md.
+        token_ids: see docs/guides/formats.md.
         select_tf_ops: whether the file may hold operations of TensorFlow, which run only where its Flex delegate is.
         optimizations: list of `tf.lite.Optimize`; `[tf.lite.Optimize.DEFAULT]` makes the weights 8-bit integers.
         **options: options of the model's functions.

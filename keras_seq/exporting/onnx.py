@@ -16,7 +16,7 @@ def write(model, path, token_ids=False, opset=OPSET, **options):
     Args:
         model: a Keras model or layer that is built.
         path: the file to write, whose name ends with ".onnx", or the folder.
-        token_ids: see docs/formats.md.
+        token_ids: see docs/guides/formats.md.
         opset: version of ONNX's set of operations.
         **options: options of the model's functions.
 
