@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How Sphinx builds the site: `make docs`."""
 
+import inspect
 import re
 
 import keras_seq
@@ -26,11 +27,13 @@ autosummary_ignore_module_all = False  # __all__ of a module is what is public
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_class_signature = "mixed"
+autodoc_inherit_docstrings = False  # what Keras documents is left to Keras
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 html_theme = "furo"
 html_title = "keras_seq"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 
 
@@ -44,5 +47,13 @@ def convert_fences(_app, _what, _name, _object, _options, lines):
     lines[:] = FENCE.sub(block, "\n".join(lines)).split("\n")
 
 
+def show_signature(_app, what, _name, documented, _options, _signature, _result):
+    """Returns the arguments of a class of ours, of which autodoc sees only the `__new__` of Keras."""
+    if what == "class" and "__init__" in vars(documented):
+        return str(inspect.signature(documented)), None
+    return None
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", show_signature)
     app.connect("autodoc-process-docstring", convert_fences, priority=400)  # before napoleon

@@ -17,6 +17,8 @@ from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
 from keras_seq.ops.equations.simple_rnn import SimpleRNNEquations
 from keras_seq.ops.masks import as_bool_mask
 
+__all__ = ["gates", "gradient_flow"]
+
 # The gates of cell equations, in the order of the residuals of a step, which begin with them.
 _GATES = {
     SimpleRNNEquations: (),

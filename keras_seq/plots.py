@@ -14,6 +14,8 @@ import numpy as np
 
 from keras_seq.data.vocabulary import END, START
 
+__all__ = ["plot_attention", "plot_forecast", "plot_gates", "plot_gradient_flow", "plot_history"]
+
 _TOKEN_SIZE = 0.27  # inches, in both directions
 _MARGIN = 0.8  # inches for the title and the labels of a panel
 _MAX_WIDTH = 16.0  # inches of a row of attention panels

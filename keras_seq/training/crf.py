@@ -60,7 +60,7 @@ class CRFAccuracy(keras.metrics.Mean):
         name: name of the metric.
         dtype: dtype of its sums and its result.
 
-    Arguments of `update_state`:
+    Call arguments:
         y_true: the true tags, integers (batch, time).
         y_pred: the result of `keras_seq.layers.CRF`, (batch, time, tags, tags).
         sample_weight: weights (batch,) or (batch, time), or None.

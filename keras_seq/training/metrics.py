@@ -21,7 +21,7 @@ class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
         name: name of the metric.
         dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand tokens.
 
-    Arguments of `update_state`:
+    Call arguments:
         y_true: token ids (batch, time), 0 = padding.
         y_pred: logits (batch, time, vocabulary).
         sample_weight: weights (batch,) or (batch, time), or None.
@@ -60,7 +60,7 @@ class SequenceAccuracy(keras.metrics.Mean):
         name: name of the metric.
         dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand sequences.
 
-    Arguments of `update_state`:
+    Call arguments:
         y_true: token ids (batch, time), 0 = padding.
         y_pred: logits (batch, time, vocabulary).
         sample_weight: weights (batch,) or (batch, time), or None. The weight of a sequence is the mean of those of its
@@ -110,7 +110,7 @@ class Perplexity(_TokenCrossentropy):
         name: name of the metric.
         dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand tokens.
 
-    Arguments of `update_state`:
+    Call arguments:
         y_true: token ids (batch, time), 0 = padding.
         y_pred: logits (batch, time, vocabulary).
         sample_weight: weights (batch,) or (batch, time), or None.
@@ -144,7 +144,7 @@ class BitsPerToken(_TokenCrossentropy):
         name: name of the metric.
         dtype: dtype of its sums and its result. In half precision, sums saturate after some thousand tokens.
 
-    Arguments of `update_state`:
+    Call arguments:
         y_true: token ids (batch, time), 0 = padding.
         y_pred: logits (batch, time, vocabulary).
         sample_weight: weights (batch,) or (batch, time), or None.

@@ -149,7 +149,9 @@ class ChoiceHyperModel(keras_tuner.HyperModel):
             hp: the `keras_tuner.HyperParameters` that `build` was given.
             model: the model that it returned.
             x: see `fit` of the model, or a function from the size of the batches to `x`.
-            *args, callbacks, **kwargs: other arguments of `fit`. Those of `search` arrive here.
+            *args: further arguments of `fit`. Those of `search` arrive here.
+            callbacks: callbacks of `fit`.
+            **kwargs: further arguments of `fit` by name.
 
         Returns:
             A `keras.callbacks.History`.

@@ -36,7 +36,8 @@ def search(tuner, *args, lost_after=60, **kwargs):
 
     Args:
         tuner: a tuner of keras-tuner.
-        *args, **kwargs: arguments of `tuner.search`.
+        *args: arguments of `tuner.search`.
+        **kwargs: its arguments by name.
         lost_after: seconds without a sign of life after which a worker counts as lost, the same on chief and workers.
 
     Raises:
