@@ -45,7 +45,8 @@ def draw(path):
     for (name, clipping), style in zip(variants.items(), ("--", "-"), strict=True):
         runs = [train(seed, **clipping) for seed in SEEDS]
         final = [f"{losses[-40:].mean():.2f}" for losses, _ in runs]
-        print(f"{name}: loss of the last 40 steps {', '.join(final)}; largest norm {max(n.max() for _, n in runs):.0f}")
+        largest = [f"{np.max(norms, where=np.isfinite(norms), initial=0):.1g}" for _, norms in runs]
+        print(f"{name}: loss of the last 40 steps {', '.join(final)}; largest norm {', '.join(largest)}")
         for axes, series in zip((norm_axes, loss_axes), (runs[0][1], runs[0][0]), strict=True):
             axes.plot(np.arange(1, len(series) + 1), series, style, linewidth=1.2, label=name)
     norm_axes.set_title("norm of the gradient, before clipping")

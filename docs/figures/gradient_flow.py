@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/images/gradient_flow.png: gradients through time, before and after training. Needs keras_seq[data,plots]."""
+"""Draws docs/images/gradient_flow.png: gradients through time, of four layers. Needs keras_seq[data,plots]."""
 
 import pathlib
 
@@ -58,7 +58,7 @@ def draw(path):
         trained[name] = relative_flow(model, test_batch)
         recalls[name] = 100 * model.evaluate(*test_batch, verbose=0)[1]
         print(f"{name}: names {recalls[name]:.0f} % of the first letters")
-    figure = plot_gradient_flow({"at initialization": untrained, "trained; recalls": trained})
+    figure = plot_gradient_flow({"at initialization": untrained, "trained, with the letters recalled": trained})
     figure.axes[0].set_ylabel(figure.axes[0].get_ylabel() + ", relative to the last step")
     for axes in figure.axes:
         for line, style in zip(axes.lines, LINE_STYLES, strict=True):
