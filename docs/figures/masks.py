@@ -9,7 +9,7 @@ import numpy as np
 from keras_seq.layers import EmbeddingDropout, LSTMCell
 
 IMAGES = pathlib.Path(__file__).parents[1] / "images"
-SENTENCE = "the cat saw the dog and the dog saw me".split()
+SENTENCE = ["the", "cat", "saw", "the", "dog", "and", "the", "dog", "saw", "me"]
 
 
 def show(axes, dropped, title, **labels):
