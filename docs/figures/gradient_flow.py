@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/images/gradient_flow.png: gradients through time, before and after training. Needs keras_seq[data,plots]."""
+"""Draws docs/images/gradient_flow.png: gradients through time, of four layers. Needs keras_seq[data,plots]."""
 
 import pathlib
 
@@ -13,6 +13,7 @@ from keras_seq.plots import plot_gradient_flow
 
 IMAGES = pathlib.Path(__file__).parents[1] / "images"
 LETTERS = 26
+LINE_STYLES = ("-", "--", "-.", ":")
 
 
 def load_windows(steps, count, start=0):
@@ -44,7 +45,7 @@ def draw(path):
         "GRU": lambda: GRU(units),
         "LSTM": lambda: LSTM(units),
     }
-    untrained, trained = {}, {}
+    untrained, trained, recalls = {}, {}, {}
     for name, make_layer in layers.items():
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input((None, LETTERS)), make_layer(), keras.layers.Dense(LETTERS)])
@@ -55,9 +56,17 @@ def draw(path):
             windows = load_windows(length, 10_000, start=test_letters)
             model.fit(*windows, batch_size=128, epochs=epochs, verbose=0)
         trained[name] = relative_flow(model, test_batch)
-        print(f"{name}: names {100 * model.evaluate(*test_batch, verbose=0)[1]:.0f} % of the first letters")
-    figure = plot_gradient_flow({"at initialisation": untrained, "trained": trained})
+        recalls[name] = 100 * model.evaluate(*test_batch, verbose=0)[1]
+        print(f"{name}: names {recalls[name]:.0f} % of the first letters")
+    figure = plot_gradient_flow({"at initialization": untrained, "trained, with the letters recalled": trained})
     figure.axes[0].set_ylabel(figure.axes[0].get_ylabel() + ", relative to the last step")
+    for axes in figure.axes:
+        for line, style in zip(axes.lines, LINE_STYLES, strict=True):
+            line.set(linestyle=style, linewidth=2)
+    for line in figure.axes[1].lines:
+        line.set_label(f"{line.get_label()}: {recalls[line.get_label()]:.0f} %")
+    for axes in figure.axes:
+        axes.legend(frameon=False, handlelength=3)
     figure.savefig(path, dpi=110)
 
 
