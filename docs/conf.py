@@ -55,5 +55,6 @@ def show_signature(_app, what, _name, documented, _options, _signature, _result)
 
 
 def setup(app):
+    """Connects the two functions above to the events of Sphinx."""
     app.connect("autodoc-process-signature", show_signature)
     app.connect("autodoc-process-docstring", convert_fences, priority=400)  # before napoleon
