@@ -43,7 +43,7 @@ sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under san
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
 	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
 
-# make bench                                      writes docs/benchmarks.md, in 20 minutes on a quiet machine
+# make bench                                      writes docs/benchmarks.md, in about 20 minutes on a quiet machine
 # make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
 # make bench BENCH=seq2seq ARGS=--memory          another benchmark than `layers`
 # make bench BENCH=layers ARGS="--times --publish"
