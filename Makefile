@@ -43,11 +43,13 @@ sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under san
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
 	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
 
-# Without ARGS, all benchmarks run. With ARGS, only `layers`, or the one that BENCH names, for example
-# make bench BENCH=seq2seq ARGS=--memory
-BENCH ?= $(if $(ARGS),layers,layers seq2seq decoding pipeline)
-bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others, and the data; BENCH chooses one
-	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
+# make bench                                      writes docs/benchmarks.md, in about 20 minutes on a quiet machine
+# make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
+# make bench BENCH=seq2seq ARGS=--memory          another benchmark than `layers`
+# make bench BENCH=layers ARGS="--times --publish"
+BENCH ?= $(if $(filter-out --quick,$(ARGS)),layers,layers seq2seq decoding)
+bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others; ARGS=--quick in two minutes, BENCH chooses one
+	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(or $(ARGS),--publish); done
 
 docs: $(VENV)/.installed-docs ## build the documentation's site into build/docs/; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs $(ARGS)

@@ -9,7 +9,6 @@ not count, which brings code and data back into the caches.
 
 import gc
 import multiprocessing
-import os
 import signal
 import statistics
 import time
@@ -17,9 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from memory import release
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # compare on the CPU
 
 MIN_ROUNDS = 5
 PAUSE = 0.05  # seconds before a turn; ONNX Runtime spins for 30 ms, PyTorch and JAX for 10

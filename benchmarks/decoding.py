@@ -4,24 +4,25 @@
 Trains a small model on words of CMUdict, once; all contenders but g2p-en have its weights. Prints tables, and writes
 them as Markdown and JSON. Yoyodyne and g2p-en are installed into an environment of their own, `build/peers`.
 
-    python benchmarks/decoding.py
+    python benchmarks/decoding.py --quick
+    python benchmarks/decoding.py --publish
     python benchmarks/decoding.py --tables batch word --no-peers
     python benchmarks/decoding.py --tables memory
 """
 
 import argparse
-import functools
+import itertools
 import multiprocessing
-import pathlib
 from concurrent.futures import ProcessPoolExecutor
 
 import decoding_model
 import driver
+import pages
 import peers
 import report
 from decoding_case import BATCH, EMBEDDING, UNITS, Case, megaflops
 from decoding_contenders import CONTENDERS, PEERS, keras_seq_generate
-from report import Report, Table, time_cell
+from report import Table, time_cell
 
 BEAMS = 5
 BEAM_WIDTHS = [1, 2, 5, 10]
@@ -29,6 +30,7 @@ LENGTHS = [10, 20, 40, 80, 160]
 FORCED_WORDS, FORCED_LENGTH = 64, 20
 MIXED = {255: "255 short words", 1: "a word of 400 letters", 256: "both in one batch"}
 WORDS_ALONE = 8  # decoded one after the other
+QUICK = {"tables": ["batch", "word"], "no_peers": True, "words": BATCH, "train_words": 8000, "seconds": 1}
 TABLES = ["batch", "word", "beams", "length", "mixed", "memory"]
 LEGEND = (
     "Words of CMUdict's test split; an LSTM encoder in both directions, additive attention, an LSTM decoder. "
@@ -38,8 +40,8 @@ LEGEND = (
     "of 256 units without attention."
 )
 FLOPS = (
-    "GFLOP/s: products of encoder, attention, cell and readout that the outputs need, nothing else; with beams, as "
-    "many steps as the best output has tokens."
+    "Share of the FMA peak: products of encoder, attention, cell and readout that the outputs need, nothing else; with "
+    "beams, as many steps as the best output has tokens."
 )
 FORCED = "Outputs of beams and lengths are forced to their length: the model cannot choose [END]."
 
@@ -52,9 +54,9 @@ def parse_options():
     add("--words", type=int, default=4 * BATCH, help="words to decode in batches (default: %(default)s)")
     add("--train-words", type=int, default=60000, help="pairs to learn from (default: %(default)s)")
     add("--units", type=int, default=UNITS, help="size of the states (default: %(default)s)")
-    add("--seconds", type=float, default=5, help="time for a case, all contenders together (default: %(default)s)")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
-    return parser.parse_args()
+    add("--seconds", type=float, default=4, help="time for a case, all contenders together (default: %(default)s)")
+    pages.add_options(parser)
+    return pages.parse(parser, QUICK)
 
 
 def make_cases(options, folder):
@@ -73,46 +75,35 @@ def make_report(results):
     makers["mixed"] = mixed_table
     groups = {table: [result for result in results if result.case.table == table] for table in makers}
     tables = [makers[table](group, report.fma_peak_of(results)) for table, group in groups.items() if group]
-    machine = report.machine(results)
-    left_out = report.notes(pair for result in results for pair in result.left_out.items())
-    data = {"machine": machine, "results": [report.times_data(result) for result in results]}
-    return Report([*machine, "", report.TURNS, LEGEND, FLOPS, FORCED], tables, left_out, data)
+    return report.of_contest("Decoding", [LEGEND, FLOPS, FORCED], tables, results, num_first=2)
 
 
 def batch_table(results, peak):
-    head = ["search", "", "words per second", "±", "GFLOP/s", "share of the FMA peak", "times as fast as yoyodyne"]
-    rows = []
-    for result in results:
-        rates = {name: len(result.case.share(name).words) / result.median(name) for name in names(result)}
-        for name, rate in rates.items():
-            gigaflops = rate * megaflops(result.case) / 1e3
-            rows.append(
-                [
-                    search_name(result.case),
-                    name,
-                    f"{rate:,.0f}",
-                    f"{result.spread(name):.0%}",
-                    f"{gigaflops:.0f}",
-                    f"{gigaflops / peak:.0%}" if peak else "–",
-                    f"{rate / rates['yoyodyne']:.1f}" if "yoyodyne" in rates else "–",
-                ]
-            )
+    head = ["", *itertools.chain(*([search_name(result.case), "share of the FMA peak"] for result in results))]
+    rows = [[name, *itertools.chain(*(rate_cells(r, name, peak) for r in results))] for name in names(*results)]
     costs = ", ".join(f"{search_name(r.case)} {megaflops(r.case):.0f} MFLOP a word" for r in results)
-    return Table(f"Batches of {BATCH}, {results[0].case.count} words; {costs}", head, rows)
+    note = f"Words per second; {results[0].case.count} words; {costs}."
+    return Table(f"Batches of {BATCH} words", head, rows, note)
+
+
+def rate_cells(result, name, peak):
+    """Returns the words per second and the share of the peak."""
+    if name not in result.seconds:
+        return ["–", "–"]
+    rate = len(result.case.share(name).words) / result.median(name)
+    share = f"{rate * megaflops(result.case) / 1e3 / peak:.0%}" if peak else "–"
+    return [f"{rate:,.0f} ±{result.spread(name):.0%}", share]
 
 
 def word_table(results, peak):
-    all_names = dict.fromkeys(name for result in results for name in names(result))
-    head = ["ms a word", *all_names]
-    rows = []
-    for result in results:
-        milliseconds = {name: 1e3 * result.median(name) / result.case.count for name in names(result)}
-        cells = [
-            f"{milliseconds[name]:.2f} ±{result.spread(name):.0%}" if name in milliseconds else "–"
-            for name in all_names
-        ]
-        rows.append([search_name(result.case), *cells])
-    return Table("One word of nine letters alone", head, rows)
+    def cell(result, name):
+        if name not in result.seconds:
+            return "–"
+        return f"{1e3 * result.median(name) / result.case.count:.2f} ±{result.spread(name):.0%}"
+
+    rows = [[name, *(cell(result, name) for result in results)] for name in names(*results)]
+    head = ["", *(search_name(result.case) for result in results)]
+    return Table("One word of nine letters alone", head, rows, "Milliseconds.")
 
 
 def beams_table(results, peak):
@@ -149,16 +140,15 @@ def report_memory(rows, left_out):
     ]
     title = f"Peak memory of generate on {BATCH} words, beyond the model"
     tables = [Table(title, ["", "MB", "times that of greedy search"], cells)] if cells else []
-    data = {"machine": report.machine([]), "results": report.memory_data(rows)}
-    return Report(report.machine([]), tables, left_out, data)
+    return report.of_measurements("Memory of decoding", [], tables, report.memory_data(rows), left_out)
 
 
 def search_name(case):
     return "greedy" if case.beams == 1 else f"{case.beams} beams"
 
 
-def names(result):
-    return [name for name in result.seconds if name != report.PEAK]
+def names(*results):
+    return list(dict.fromkeys(name for result in results for name in result.seconds if name != report.PEAK))
 
 
 def find_contenders(options, console):
@@ -180,28 +170,18 @@ def prepare(options, folder):
 
 
 def main():
-    options = parse_options()
-    console = driver.open_console(options.output / "decoding.log")
-    folder = str(options.output / "decoding")
+    options, output = parse_options()
+    console = driver.open_console(output.folder / "decoding.log")
+    folder = str(output.folder / "decoding")
     contenders = find_contenders(options, console)
     console.print("Preparing the model: a minute, the first time.")
     prepare(options, folder)
-    reports = {}
-
-    def keep(name, make, *arguments):
-        reports[name] = make(*arguments)
-        return reports[name]
-
     if cases := make_cases(options, folder):
-        make = functools.partial(keep, "times", make_report)
-        driver.report_times(console, contenders, cases, options.seconds, make, options.output / "decoding")
+        driver.report_times(console, contenders, cases, options.seconds, make_report, output, "decoding")
     if "memory" in options.tables:
         makers = [("keras_seq", keras_seq_generate, Case(folder, "batch", beams, BATCH)) for beams in (1, BEAMS)]
-        make = functools.partial(keep, "memory", report_memory)
-        driver.report_memory(console, makers, make, options.output / "decoding_memory")
-    for table in (table for part in reports.values() for table in part.tables):
-        console.print(table.markdown(), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Written to {options.output}/")
+        driver.report_memory(console, makers, report_memory, output, "decoding_memory")
+    console.print(f"Written to {output.folder}/")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import sys
+import time
 
 import fma_peak
 import memory
@@ -11,6 +12,9 @@ import report
 from contest import run_contest
 from rich.console import Console
 from rich.progress import Progress
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # compare on the CPU
 
 
 def open_console(path):
@@ -22,16 +26,17 @@ def open_console(path):
     return Console(width=None if sys.stdout.isatty() else 180)  # wide tables if the output is a file
 
 
-def report_times(console, contenders, cases, seconds, make_report, path):
+def report_times(console, contenders, cases, seconds, make_report, output, name):
     """Runs a contest, writes the report so far after each case, and shows it at the end.
 
     Args:
         console: console from `open_console`.
         contenders, cases, seconds: arguments of `run_contest`.
         make_report: function `(results) -> Report`.
-        path: path of the written files, without a suffix.
+        output: `Output`, where the report goes.
+        name: name of the page.
     """
-    results = []
+    results, start = [], time.monotonic()
     contest = run_contest([fma_peak.CONTENDER, *contenders], cases, seconds)
     with Progress(console=console) as progress, contextlib.closing(contest):
         task = progress.add_task("", total=len(cases))
@@ -40,11 +45,13 @@ def report_times(console, contenders, cases, seconds, make_report, path):
             results.append(next(contest))
             progress.advance(task)
             progress.console.print(report.brief(results[-1]), highlight=False)
-            make_report(results).write(path)
-    make_report(results).show(console)
+            output.write(make_report(results), name, time.monotonic() - start)
+    measured = make_report(results)
+    output.finish(measured, name, time.monotonic() - start)
+    measured.show(console)
 
 
-def report_memory(console, makers, make_report, path):
+def report_memory(console, makers, make_report, output, name):
     """Measures memory, and writes and shows the report.
 
     Args:
@@ -52,10 +59,12 @@ def report_memory(console, makers, make_report, path):
         makers: list of `(name, maker, case)`, where `maker(case)` returns a training step.
         make_report: function `(rows, notes) -> Report`, where rows are `(name, case, gigabytes)` and notes are lines on
             what was left out.
-        path: path of the written files, without a suffix.
+        output: `Output`, where the report goes.
+        name: name of the page.
     """
+    start = time.monotonic()
     measured = make_report(*_measure_memory(console, makers))
-    measured.write(path)
+    output.finish(measured, name, time.monotonic() - start)
     measured.show(console)
 
 

@@ -164,8 +164,9 @@ CONTENDERS = [
 PEERS = ["keras", "keras-jit", "keras-jax", "torch", "onnxruntime"]
 LEGEND = (
     "native, xla: keras_seq with that implementation; native+…: with an option (mask: lengths drawn evenly up to the "
-    "longest); keras: keras.layers. In a TensorFlow graph; -jit: under jit_compile=True; -jax: on JAX. ONNX Runtime "
-    "runs the forward pass only. PyTorch has no recurrent dropout."
+    "longest, recompute: the backward pass computes the residuals again); keras: `keras.layers`. In a TensorFlow "
+    "graph; -jit: under `jit_compile=True`; -jax: on JAX. ONNX Runtime runs the forward pass only. PyTorch has no "
+    "recurrent dropout."
 )
 
 # Contenders of the memory benchmark: name, maker, pass. Random initializers would leave memory that the step reuses.

@@ -6,8 +6,18 @@ from typing import NamedTuple
 
 import report
 from layer_cases import GATES, PASSES
-from layer_contenders import CONTENDERS, LEGEND, PEERS, VARIANTS
+from layer_contenders import CONTENDERS, PEERS
 from report import Table, time_cell
+
+SHAPE = "batch, time, features, units"
+CELLS = "the geometric mean over the shapes, and the worst shape in brackets."
+VARIANT_LABELS = {
+    "mask": "with a mask, half of the steps padding",
+    "recurrent_dropout": "with `recurrent_dropout=0.3`",
+    "weight_dropout": "with `recurrent_weight_dropout=0.3`",
+    "zoneout": "with `zoneout=0.1`",
+    "naive": 'with `recurrent_dropout=0.3, dropout_mode="naive"`',
+}
 
 
 class Comparison(NamedTuple):
@@ -30,52 +40,53 @@ class Comparison(NamedTuple):
 
 
 def times_tables(results, ours):
-    """Returns for each pass a table of milliseconds, and one for the variants of native."""
-    variants = [contender.name for contender in VARIANTS]
-    others = [contender.name for contender in CONTENDERS if contender.name not in variants]
+    """Returns tables of milliseconds for each pass and layer, with few columns each, and the share of the peak."""
     tables, peak = [], report.fma_peak_of(results)
     for kind, one_pass in PASSES.items():
-        pass_results = [result for result in results if result.case.kind == kind]
-        columns = [name for name in others if any(name in result.seconds for result in pass_results)]
-        head = ["layer", "batch, time, features, units", f"share of the FMA peak, {ours}", *columns]
-        rows = [
-            [*_case_cells(r), _percent(_share(r, ours, peak)), *(time_cell(r, name) for name in columns)]
-            for r in pass_results
-        ]
-        tables.append(Table(f"Milliseconds, {one_pass.title}", head, rows))
-        columns = [name for name in variants if any(name in result.seconds for result in pass_results)]
-        if columns:
-            head = ["layer", "batch, time, features, units", "native", *columns]
-            rows = [_case_cells(r) + [time_cell(r, name) for name in head[2:]] for r in pass_results]
-            tables.append(Table(f"Milliseconds, {one_pass.title}, variants of keras_seq native", head, rows))
-    return [table for table in tables if table.rows]
+        groups = {layer: [r for r in results if (r.case.layer, r.case.kind) == (layer, kind)] for layer in GATES}
+        groups = {layer: group for layer, group in groups.items() if group}
+        if peak and groups:
+            tables.append(_share_table(f"Share of the FMA peak, {one_pass.title}", groups, ours, peak))
+        for layer, group in groups.items():
+            present = [c.name for c in CONTENDERS if c.name != ours and any(c.name in r.seconds for r in group)]
+            peers = [name for name in present if name in PEERS]
+            own = [name for name in present if name not in PEERS]
+            if peers or not own:
+                tables.append(_times_table(f"{layer}, {one_pass.title}", group, [ours, *peers]))
+            for first in range(0, len(own), 4):
+                title = f"{layer}, {one_pass.title}: keras_seq with options"
+                tables.append(_times_table(title, group, [ours, *own[first : first + 4]]))
+    return tables
 
 
 def ratio_tables(results, ours):
     """Returns tables of ratios against the peers and of the variants against native: geometric mean and worst shape."""
     keras = ["keras", "keras-jit"]
     peer_comparisons = [
-        Comparison("the better of keras graph and jit, forward + backward", "training", ours, keras),
-        Comparison("the same, recurrent_dropout=0.3", "dropout", ours, keras),
+        Comparison("the better of `keras.layers` in graph and jit, forward + backward", "training", ours, keras),
+        Comparison("the same, `recurrent_dropout=0.3`", "dropout", ours, keras),
         Comparison("PyTorch, forward + backward", "training", ours, ["torch"]),
         Comparison("PyTorch, forward", "forward", ours, ["torch"]),
         Comparison("ONNX Runtime, forward", "forward", ours, ["onnxruntime"]),
-        Comparison("the better of keras graph and jit, forward", "forward", ours, keras),
-        Comparison("Keras on JAX, forward + backward", "training", ours, ["keras-jax"]),
+        Comparison("the better of `keras.layers` in graph and jit, forward", "forward", ours, keras),
+        Comparison("`keras.layers` with JAX, forward + backward", "training", ours, ["keras-jax"]),
     ]
     variant_comparisons = [
         *(Comparison(f"under jit, {PASSES[kind].title}", kind, "native-jit", ["native"]) for kind in PASSES),
         *(
-            Comparison(f"with {name}, forward + backward", "training", f"native+{name}", ["native"])
-            for name in ("mask", "recurrent_dropout", "zoneout", "naive", "weight_dropout")
+            Comparison(f"{label}, forward + backward", "training", f"native+{name}", ["native"])
+            for name, label in VARIANT_LABELS.items()
         ),
-        Comparison("bfloat16, forward", "forward", "native+bfloat16", ["native"]),
-        Comparison("bfloat16, forward, batch ≥ 32, units ≥ 512", "forward", "native+bfloat16", ["native"], _is_large),
+        Comparison("in bfloat16, forward", "forward", "native+bfloat16", ["native"]),
+        Comparison("the same, batch ≥ 32 and units ≥ 512", "forward", "native+bfloat16", ["native"], _is_large),
     ]
-    cells = "geometric mean over the shapes (worst shape)"
     tables = [
-        _ratio_table(f"keras_seq {ours}, times as fast as …: {cells}", peer_comparisons, results),
-        _ratio_table(f"keras_seq native …, times as fast as without: {cells}", variant_comparisons, results),
+        _ratio_table(
+            "keras_seq against its peers", peer_comparisons, f"How many times as fast {ours} is: {CELLS}", results
+        ),
+        _ratio_table(
+            "What options cost or save", variant_comparisons, f"How many times as fast native is: {CELLS}", results
+        ),
     ]
     return [table for table in tables if table.rows]
 
@@ -92,7 +103,7 @@ def worst_table(results, ours):
             slower = sum(ratio < 0.95 for ratio in ratios.values())
             rows.append([peer, f"{ratios[case]:.2f}", str(case), f"{slower} of {len(ratios)}"])
     head = ["peer", "times as fast", "worst case", "cases more than 5 % slower"]
-    return [Table(f"keras_seq {ours} in its worst case", head, rows)] if rows else []
+    return [Table(f"The worst case of {ours}", head, rows)] if rows else []
 
 
 def memory_table(rows, shape):
@@ -108,14 +119,6 @@ def memory_table(rows, shape):
     return Table(f"Peak memory of a training step at {shape}, GB", ["", "pass", *layers], lines)
 
 
-def explanation():
-    return [
-        report.TURNS,
-        LEGEND,
-        "The share of the FMA peak counts only the matrix products.",
-    ]
-
-
 def as_data(results, ours):
     """Returns a list of dicts for the JSON file, one for each case."""
     peak = report.fma_peak_of(results)
@@ -126,7 +129,21 @@ def _is_large(shape):
     return shape[0] >= 32 and shape[3] >= 512
 
 
-def _ratio_table(title, comparisons, results):
+def _times_table(title, results, names):
+    rows = [[_shape_cell(result.case.shape), *(time_cell(result, name) for name in names)] for result in results]
+    return Table(title, [SHAPE, *names], rows, "Milliseconds.")
+
+
+def _share_table(title, groups, ours, peak):
+    shapes = {result.case.shape: {} for group in groups.values() for result in group}
+    for layer, group in groups.items():
+        for result in group:
+            shapes[result.case.shape][layer] = _percent(_share(result, ours, peak))
+    rows = [[_shape_cell(shape), *(cells.get(layer, "–") for layer in groups)] for shape, cells in shapes.items()]
+    return Table(title, [SHAPE, *groups], rows, f"Of {ours}, its matrix products alone.")
+
+
+def _ratio_table(title, comparisons, note, results):
     layers = [layer for layer in GATES if any(result.case.layer == layer for result in results)]
     rows = []
     for comparison in comparisons:
@@ -134,15 +151,15 @@ def _ratio_table(title, comparisons, results):
         by_layer = [[ratio for case, ratio in ratios.items() if case.layer == layer] for layer in layers]
         if ratios:
             rows.append([comparison.label, *map(_mean_and_worst, by_layer)])
-    return Table(title, ["", *layers], rows)
+    return Table(title, ["", *layers], rows, note)
 
 
 def _mean_and_worst(ratios):
     return f"{statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "–"
 
 
-def _case_cells(result):
-    return [result.case.layer, ",".join(map(str, result.case.shape))]
+def _shape_cell(shape):
+    return ", ".join(map(str, shape))
 
 
 def _percent(share):

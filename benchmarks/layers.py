@@ -3,7 +3,8 @@
 
 Prints tables, and writes them as Markdown and JSON. Leaves out what is not installed: pip install '.[bench]'.
 
-    python benchmarks/layers.py
+    python benchmarks/layers.py --quick
+    python benchmarks/layers.py --publish
     python benchmarks/layers.py --times --layers LSTM --shapes 1 32,25,128,128 --contenders native torch
     python benchmarks/layers.py --times --dtype bfloat16
     python benchmarks/layers.py --memory
@@ -12,15 +13,24 @@ Prints tables, and writes them as Markdown and JSON. Leaves out what is not inst
 import argparse
 import functools
 import itertools
-import pathlib
 
 import driver
 import layer_report
+import pages
 import report
 from layer_cases import GATES, PASSES, SHAPES, Case
-from layer_contenders import CONTENDERS, MEMORY
+from layer_contenders import CONTENDERS, LEGEND, MEMORY, VARIANTS
 
 BFLOAT16 = ("native", "native+bfloat16")
+DEFAULT = ["native", "native-jit", "keras", "keras-jit", "torch", "onnxruntime", *(v.name for v in VARIANTS)]
+QUICK = {
+    "layers": ["LSTM"],
+    "shapes": [SHAPES[0], SHAPES[3]],
+    "passes": ["forward", "training"],
+    "contenders": ["native", "keras", "keras-jit", "torch", "onnxruntime"],
+    "seconds": 1,
+    "times": True,
+}
 NAMES = [contender.name for contender in CONTENDERS]
 
 
@@ -35,21 +45,21 @@ def parse_shape(text):
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    float32 = [name for name in NAMES if name not in BFLOAT16[1:]]
     listed = " ".join(f"{index}={shape}".replace(" ", "") for index, shape in enumerate(SHAPES))
     add("--layers", nargs="+", choices=GATES, default=list(GATES), help="layers to run")
     shape = {"type": parse_shape, "metavar": "B,T,I,H"}
     add("--shapes", nargs="+", default=SHAPES, help=f"batch,time,features,units, or indices: {listed}", **shape)
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
-    add("--contenders", nargs="+", choices=NAMES, default=float32, metavar="NAME", help=", ".join(NAMES))
+    add("--contenders", nargs="+", choices=NAMES, default=DEFAULT, metavar="NAME", help=", ".join(NAMES))
     add("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="bfloat16: native, forward")
-    add("--seconds", type=float, default=8, help="time for a case, all contenders together (default: %(default)s)")
+    add("--seconds", type=float, default=4, help="time for a case, all contenders together (default: %(default)s)")
     add("--ours", choices=NAMES, default="native", metavar="NAME", help="contender to compare with the peers")
     add("--times", action="store_true", help="measure only times")
     add("--memory", action="store_true", help="measure only memory")
     add("--memory-shape", default=SHAPES[2], help="shape for the memory (default: %(default)s)", **shape)
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
-    return parser.parse_args()
+    add("--memory-layers", nargs="+", choices=GATES, default=["LSTM"], help="layers for the memory")
+    pages.add_options(parser)
+    return pages.parse(parser, QUICK)
 
 
 def choose_times(options):
@@ -63,12 +73,11 @@ def choose_times(options):
 
 
 def report_times(options, results):
-    tables = [*layer_report.ratio_tables(results, options.ours), *layer_report.worst_table(results, options.ours)]
+    ratios = layer_report.ratio_tables(results, options.ours)
+    tables = [*ratios, *layer_report.worst_table(results, options.ours)]
     tables += layer_report.times_tables(results, options.ours)
-    machine = report.machine(results)
-    left_out = report.notes(pair for result in results for pair in result.left_out.items())
-    data = {"machine": machine, "ours": options.ours, "results": layer_report.as_data(results, options.ours)}
-    return report.Report([*machine, "", *layer_report.explanation()], tables, left_out, data)
+    data = layer_report.as_data(results, options.ours)
+    return report.of_contest("Layers", [LEGEND], tables, results, len(ratios), data)
 
 
 def choose_memory(options):
@@ -76,29 +85,27 @@ def choose_memory(options):
     makers = [row for row in MEMORY if row[0].removesuffix("+recompute") in options.contenders]
     return [
         (name, make, Case(layer, options.memory_shape, kind))
-        for layer, (name, make, kind) in itertools.product(options.layers, makers)
+        for layer, (name, make, kind) in itertools.product(options.memory_layers, makers)
     ]
 
 
 def report_memory(options, rows, left_out):
     tables = [layer_report.memory_table(rows, options.memory_shape)] if rows else []
-    heading = [*report.machine([]), "", "Memory above that of the process before the step, with all gradients."]
-    return report.Report(
-        heading, tables, left_out, {"machine": report.machine([]), "results": report.memory_data(rows)}
-    )
+    explanation = ["Memory above that of the process before the step, with all gradients.", LEGEND]
+    return report.of_measurements("Memory of layers", explanation, tables, report.memory_data(rows), left_out)
 
 
 def main():
-    options = parse_options()
-    console = driver.open_console(options.output / "layers.log")
+    options, output = parse_options()
+    console = driver.open_console(output.folder / "layers.log")
     everything = options.times == options.memory
     if everything or options.times:
         make_report = functools.partial(report_times, options)
-        driver.report_times(console, *choose_times(options), options.seconds, make_report, options.output / "layers")
+        driver.report_times(console, *choose_times(options), options.seconds, make_report, output, "layers")
     if everything or options.memory:
         make_report = functools.partial(report_memory, options)
-        driver.report_memory(console, choose_memory(options), make_report, options.output / "memory")
-    console.print(f"Written to {options.output}/")
+        driver.report_memory(console, choose_memory(options), make_report, output, "layers_memory")
+    console.print(f"Written to {output.folder}/")
 
 
 if __name__ == "__main__":

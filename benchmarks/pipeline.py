@@ -4,7 +4,7 @@
 Prints tables, and writes them as Markdown and JSON. The data are the words of CMUdict, or those of a file. Data sources
 of array records need tensorflow-datasets; without it they are left out.
 
-    python benchmarks/pipeline.py
+    python benchmarks/pipeline.py --publish
     python benchmarks/pipeline.py --waiting --pairs train.tsv --steps 200
     python benchmarks/pipeline.py --stream 10000000
 """
@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import driver
 import memory
+import pages
 import report
-from report import Report, Table
+from report import Table
 from words import BATCH, CLIP, DROPOUT, EMBEDDING, LEARNING_RATE, UNITS, read_words
 
 NAMES = ["lists", "dataset", "generator", "array records"]
@@ -30,6 +31,7 @@ LEGEND = (
     "of all time, without the first batch, which fills the buffer of the shuffle. Alone: pairs per second that the "
     "pipeline gives where nothing is trained."
 )
+QUICK = {"contenders": NAMES[:2], "steps": 20, "waiting": True}
 POINTS = 10  # rows of the table on memory
 
 
@@ -54,15 +56,15 @@ def parse_options():
     add("--contenders", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     add("--steps", type=int, default=100, help="steps of each training (default: %(default)s)")
     add("--pairs", type=pathlib.Path, metavar="FILE.tsv", help="words and targets, two columns (default: CMUdict)")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
-    options = parser.parse_args()
+    pages.add_options(parser)
+    options, output = pages.parse(parser, QUICK)
     if options.pairs and not options.pairs.is_file():
         parser.error(f"--pairs: expected a file, got {options.pairs}")
     if options.steps < 2:
         parser.error(f"--steps: expected at least 2, got {options.steps}")
     if options.stream is not None and options.stream < POINTS:
         parser.error(f"--stream: expected at least {POINTS} pairs, got {options.stream}")
-    return options
+    return options, output
 
 
 def make_batches(name, sources, targets, folder):
@@ -129,7 +131,8 @@ def measure_waiting(model, name, sources, targets, steps):
     return Waiting(name, waits, trained, alone)
 
 
-def run_waiting(options, console):
+def run_waiting(options, output, console):
+    start = time.monotonic()
     sources, targets = read_words(options.pairs)
     model = make_model(sources, targets)
     results, left_out = [], []
@@ -138,32 +141,31 @@ def run_waiting(options, console):
             results.append(measure_waiting(model, name, sources, targets, options.steps))
         except ImportError as error:
             left_out.append((name, str(error)))
-    rows = [
+    data = [result._asdict() for result in results]
+    explanation = [f"{len(sources):,} pairs. {LEGEND}"]
+    tables = waiting_tables(results, options.steps)
+    measured = report.of_measurements("Waiting for data", explanation, tables, data, report.notes(left_out))
+    output.finish(measured, "pipeline_waiting", time.monotonic() - start)
+    measured.show(console)
+
+
+def waiting_tables(results, steps):
+    waiting = [
         [
             r.name,
             f"{r.share:.2%}",
             f"{1e3 * statistics.mean(r.waits[1:]):.2f}",
             f"{1e3 * max(r.waits[1:]):.1f}",
             f"{1e3 * statistics.mean(r.steps[1:]):.0f}",
-            f"{r.waits[0]:.2f}",
-            f"{r.alone:,.0f}",
         ]
         for r in results
     ]
-    head = [
-        "",
-        "waiting",
-        "ms a step",
-        "longest, ms",
-        "training, ms a step",
-        "first batch, s",
-        "alone, pairs per second",
+    head = ["", "share of the time", "ms a step", "longest, ms", "training, ms a step"]
+    reading = [[r.name, f"{r.waits[0]:.2f}", f"{r.alone:,.0f}"] for r in results]
+    return [
+        Table(f"Waiting in {steps} steps", head, waiting),
+        Table("Reading", ["", "first batch, s", "alone, pairs per second"], reading),
     ]
-    tables = [Table(f"Waiting for data in {options.steps} steps, {len(sources):,} pairs", head, rows)]
-    data = {"machine": report.machine([]), "results": [r._asdict() for r in results]}
-    measured = Report([*report.machine([]), "", LEGEND], tables, report.notes(left_out), data)
-    measured.write(options.output / "pipeline_waiting")
-    measured.show(console)
 
 
 def stream(count):
@@ -193,26 +195,26 @@ def measure_stream(count):
     return rows
 
 
-def run_stream(options, console, count):
+def run_stream(output, console, count):
+    start = time.monotonic()
     rows = measure_stream(count)
     cells = [[f"{read:,}", f"{read / seconds:,.0f}", f"{used / 1e6:,.0f}"] for read, seconds, used in rows]
     table = Table(
         "A stream of pairs as batches of token ids", ["pairs", "pairs per second", "resident memory, MB"], cells
     )
-    data = {"machine": report.machine([]), "results": rows}
-    measured = Report([*report.machine([]), "", "From a generator, with the default buffer."], [table], [], data)
-    measured.write(options.output / "pipeline_stream")
+    measured = report.of_measurements("A long stream", ["From a generator, with the default buffer."], [table], rows)
+    output.finish(measured, "pipeline_stream", time.monotonic() - start)
     measured.show(console)
 
 
 def main():
-    options = parse_options()
-    console = driver.open_console(options.output / "pipeline.log")
+    options, output = parse_options()
+    console = driver.open_console(output.folder / "pipeline.log")
     if options.waiting or options.stream is None:
-        run_waiting(options, console)
+        run_waiting(options, output, console)
     if options.stream is not None or not options.waiting:
-        run_stream(options, console, options.stream or 1_000_000)
-    console.print(f"Written to {options.output}/")
+        run_stream(output, console, options.stream or 1_000_000)
+    console.print(f"Written to {output.folder}/")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: tables for the terminal and in Markdown, and data in JSON."""
+"""Reports: tables for the terminal and in Markdown, and data for JSON."""
 
 import importlib.metadata
-import json
-import os
-import pathlib
 import platform
 from typing import NamedTuple
 
 import fma_peak
+import pages
+import processor
 from rich import box
 from rich.table import Table as RichTable
 
 PEAK = fma_peak.CONTENDER.name
-PACKAGES = ["tensorflow", "keras", "torch", "onnxruntime", "jax", "yoyodyne"]
+PACKAGES = ["keras_seq", "tensorflow", "keras", "torch", "onnxruntime", "jax", "yoyodyne"]
 TURNS = "Cells: median ± half the interquartile range. All contenders took turns in one run, in processes of their own."
 
 
@@ -21,48 +20,78 @@ class Table(NamedTuple):
     title: str
     head: list
     rows: list  # lists of strings
+    note: str = ""  # what the cells are, if the title does not say it
 
     def markdown(self):
         lines = ["| " + " | ".join(row) + " |" for row in [self.head, ["---"] * len(self.head), *self.rows]]
-        return f"### {self.title}\n\n" + "\n".join(lines) + "\n"
+        return "\n\n".join([f"## {self.title}", *filter(None, [self.note]), "\n".join(lines)])
 
     def terminal(self):
-        table = RichTable(*self.head, title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        title = f"{self.title}. {self.note}" if self.note else self.title
+        table = RichTable(*self.head, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for row in self.rows:
             table.add_row(*row)
         return table
 
 
 class Report(NamedTuple):
-    heading: list  # lines
+    title: str
+    machine: str  # its name
+    heading: list  # paragraphs
     tables: list
     notes: list  # lines
-    data: dict
+    data: object  # for JSON
+    num_first: int = 1  # how many tables docs/benchmarks.md shows
 
-    def write(self, path):
-        """Writes Markdown and JSON; `path` has no suffix."""
-        texts = ["\n".join(self.heading) + "\n", *(table.markdown() for table in self.tables), "\n".join(self.notes)]
-        path.with_suffix(".md").write_text("\n".join(texts) + "\n")
-        path.with_suffix(".json").write_text(json.dumps(self.data, indent=1) + "\n")
+    def markdown(self, measured):
+        """Returns a page; `measured` are paragraphs on when and how."""
+        tables = [table.markdown() for table in self.tables]
+        tables.insert(self.num_first, pages.MORE)
+        notes = ["## Notes", "\n".join(self.notes)] if self.notes else []
+        return "\n\n".join([f"# {self.title} on {self.machine}", *measured, *self.heading, *tables, *notes]) + "\n"
 
     def show(self, console):
-        console.print("\n".join(self.heading), highlight=False)
+        console.print("\n".join([self.machine, *self.heading]), highlight=False)
         for table in self.tables:
             console.print(table.terminal())
         console.print("\n".join(self.notes), highlight=False)
 
 
-def machine(results):
-    """Returns lines on the machine and the versions of the packages."""
-    versions = []
+def of_contest(title, explanation, tables, results, num_first=1, data=None):
+    """Returns the report of a contest on this machine.
+
+    Args:
+        title: title of the page.
+        explanation: paragraphs.
+        tables: tables of the results.
+        results: `Result`s.
+        num_first: how many tables docs/benchmarks.md shows.
+        data: what the JSON file has of the results, by default their times.
+    """
+    heading = environment(results)
+    left_out = notes(pair for result in results for pair in result.left_out.items())
+    data = {"machine": heading, "results": data or [times_data(result) for result in results]}
+    return Report(title, processor.machine_name(), [*heading, TURNS, *explanation], tables, left_out, data, num_first)
+
+
+def of_measurements(title, explanation, tables, results, left_out=()):
+    """Returns a report on other measurements on this machine; `results` go to the JSON file."""
+    heading = environment([])
+    data = {"machine": heading, "results": results}
+    return Report(title, processor.machine_name(), [*heading, *explanation], tables, list(left_out), data)
+
+
+def environment(results):
+    """Returns paragraphs on the processor and the versions of the packages."""
+    versions = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    lines = [f"{_processor()}, {os.cpu_count()} cores; {', '.join(versions)}."]
+    lines = [", ".join([*versions, *processor.instruction_sets()]) + "."]
     if peak := fma_peak_of(results):
-        lines.append(f"FMA peak, float32, all cores: {peak:.0f} GFLOP/s, the best of all turns.")
+        lines.append(f"Peak of the FMA units, float32, all cores: {peak:.0f} GFLOP/s, the best of all turns.")
     return lines
 
 
@@ -112,12 +141,3 @@ def time_cell(result, name):
     milliseconds = 1e3 * result.median(name)
     digits = 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
     return f"{milliseconds:.{digits}f} ±{result.spread(name):.0%}"
-
-
-def _processor():
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    flags = values.get("flags", "").split()
-    features = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{values.get('model name', platform.processor())} ({', '.join(features)})"

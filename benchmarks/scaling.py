@@ -20,6 +20,10 @@ import subprocess
 import sys
 import time
 
+import pages
+import report
+from rich.console import Console
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples" / "g2p"))
 SKIPPED = 2  # steps of a turn that are not counted
 
@@ -35,7 +39,8 @@ def parse_options():
     add("--wait", action="store_true", help="wait for a line on stdin before measuring, when all processes are ready")
     add("--verbose", action="store_true", help="show what the processes write to stderr")
     add("--worker", type=int, help=argparse.SUPPRESS)  # this process is one of those measured
-    return parser.parse_args()
+    pages.add_options(parser)
+    return pages.parse(parser, {"preset": "demo", "turns": 2, "steps": 2})
 
 
 def make_model(preset):
@@ -139,10 +144,11 @@ def run_turn(processes):
 
 
 def main():
-    options = parse_options()
+    options, output = parse_options()
     if options.worker is not None:
         train(options)
         return
+    begin = time.monotonic()
     addresses = [f"localhost:{port}" for port in free_ports(2)]
     tasks = [{"type": "worker", "index": index} for index in range(2)]
     configs = [{"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})} for task in tasks]
@@ -160,18 +166,26 @@ def main():
             times[name].append(run_turn(processes))
     for process in alone + pair:
         process.kill()
-    report(options, size, times)
+    measured = make_report(options, size, times)
+    output.finish(measured, "scaling", time.monotonic() - begin)
+    measured.show(Console())
 
 
-def report(options, size, times):
-    print(f"Preset {options.preset}, {options.batch} words a step and process; {size / 1e6:.1f} MB of gradients\n")
-    print("| | ms a step | CPU ms a step | words per second | efficiency | of the CPU |\n|---|---|---|---|---|---|")
+def make_report(options, size, times):
     medians = {name: [statistics.median(v) for v in zip(*turns, strict=True)] for name, turns in times.items()}
     one, one_cpu = medians["one process"]
+    rows = []
     for name, (wall, cpu) in medians.items():
-        count = 1 if name == "one process" else 2
-        rate = count * options.batch / wall
-        print(f"| {name} | {1e3 * wall:.0f} | {1e3 * cpu:.0f} | {rate:.0f} | {one / wall:.0%} | {one_cpu / cpu:.0%} |")
+        rate = (1 if name == "one process" else 2) * options.batch / wall
+        cells = [f"{1e3 * wall:.0f}", f"{1e3 * cpu:.0f}", f"{rate:.0f}", f"{one / wall:.0%}", f"{one_cpu / cpu:.0%}"]
+        rows.append([name, *cells])
+    head = ["", "ms a step", "CPU ms a step", "words per second", "efficiency", "of the CPU"]
+    explanation = [
+        f"Preset {options.preset}, {options.batch} words a step and process; {size / 1e6:.1f} MB of gradients. Each "
+        "process has a core. The efficiency of the CPU leaves out what a process waits for."
+    ]
+    tables = [report.Table("One process and two", head, rows, "Medians of the turns.")]
+    return report.of_measurements("Two workers", explanation, tables, times)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 Prints tables, and writes them as Markdown and JSON. Leaves out what is not installed: pip install '.[bench]'. The words
 also need Yoyodyne; without it they are skipped.
 
-    python benchmarks/seq2seq.py
+    python benchmarks/seq2seq.py --quick
+    python benchmarks/seq2seq.py --publish
     python benchmarks/seq2seq.py --times --sizes 0 --contenders native keras torch
     python benchmarks/seq2seq.py --memory
     python benchmarks/seq2seq.py --words --pairs train.tsv
@@ -16,14 +17,22 @@ import pathlib
 import tempfile
 
 import driver
+import pages
 import report
 import steps
 import words
-from report import Report, Table, time_cell
+from report import Table, time_cell
 from seq2seq_contenders import CONTENDERS, LEGEND, SIZES, Case
 
 NAMES = [contender.name for contender in CONTENDERS]
+DEFAULT = [name for name in NAMES if not name.startswith("xla")]
 KERAS = ["keras", "keras-jit"]
+QUICK = {
+    "sizes": [Case(*SIZES[0])],
+    "contenders": ["native", "keras", "keras-jit", "torch"],
+    "seconds": 5,
+    "times": True,
+}
 SIZE_NAMES = f"({', '.join(Case._fields)})"
 
 
@@ -41,64 +50,74 @@ def parse_options():
     listed = " ".join(f"{index}={size}".replace(" ", "") for index, size in enumerate(SIZES))
     case = {"type": parse_case, "metavar": "B,S,T,V,E,H"}
     add("--sizes", nargs="+", default=cases, help=f"{', '.join(Case._fields)}, or indices: {listed}", **case)
-    add("--contenders", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    add("--seconds", type=float, default=60, help="time for a size, all contenders together (default: %(default)s)")
+    add("--contenders", nargs="+", choices=NAMES, default=DEFAULT, metavar="NAME", help=", ".join(NAMES))
+    add("--seconds", type=float, default=30, help="time for a size, all contenders together (default: %(default)s)")
     add("--times", action="store_true", help="measure only times")
     add("--memory", action="store_true", help="measure only memory")
     add("--memory-size", default="1", help="size for the memory (default: %(default)s)", **case)
     add("--words", action="store_true", help="measure only words per second")
     add("--steps", action="store_true", help="measure only decoding steps")
     add("--pairs", type=pathlib.Path, metavar="FILE.tsv", help="words and targets, two columns (default: CMUdict)")
-    add("--epoch", type=int, default=12800, help="most words in an epoch, spread over the file (default: %(default)s)")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
-    options = parser.parse_args()
+    add("--epoch", type=int, default=4000, help="most words in an epoch, spread over the file (default: %(default)s)")
+    pages.add_options(parser)
+    options, output = pages.parse(parser, QUICK)
     if options.pairs and not options.pairs.is_file():
         parser.error(f"--pairs: expected a file, got {options.pairs}")
     if options.epoch < 1:
         parser.error(f"--epoch: expected at least one word, got {options.epoch}")
-    return options
+    return options, output
 
 
 def report_times(results):
-    tables = [times_table(result) for result in results]
-    return _report(results, tables, [report.TURNS, LEGEND, "Words per second count the sequences of a batch."])
+    tables = [ratio_table(results), *(times_table(result) for result in results)]
+    return report.of_contest("Training with attention", [LEGEND], tables, results)
+
+
+def ratio_table(results):
+    pairs = [("native", "in a graph", KERAS, "Keras"), ("native-jit", "under jit", KERAS, "Keras")]
+    pairs += [("native", "in a graph", ["torch"], "PyTorch"), ("native-jit", "under jit", ["torch"], "PyTorch")]
+    rows = [
+        [f"{how}, against {peer}", *(_ratio_cell(result, ours, peers) for result in results)]
+        for ours, how, peers, peer in pairs
+        if any(ours in result.seconds for result in results)
+    ]
+    note = f"How many times as fast a training step is; of Keras the faster of graph and jit. Columns: {SIZE_NAMES}."
+    return Table("keras_seq against its peers", ["", *(_sizes(result.case) for result in results)], rows, note)
 
 
 def times_table(result):
     case = result.case
-    head = ["", "ms", "target tokens per second", "words per second"]
-    head += ["times as fast as the better of keras graph and jit", "as torch"]
     rows = [
         [
             name,
             time_cell(result, name),
             f"{case.batch * case.target / result.median(name):,.0f}",
-            f"{case.batch / result.median(name):,.0f}",
             _ratio_cell(result, name, KERAS),
             _ratio_cell(result, name, ["torch"]),
         ]
         for name in NAMES
         if name in result.seconds
     ]
-    title = f"Training step at {SIZE_NAMES} = {tuple(case)}; {case.parameters:,} parameters"
-    return Table(title, head, rows)
+    head = ["", "ms", "target tokens per second", "times as fast as Keras", "as PyTorch"]
+    return Table(f"Training step at {_sizes(case)}", head, rows, f"{case.parameters:,} parameters.")
 
 
 def report_memory(rows, left_out):
-    heading = [*report.machine([]), "", "Memory beyond weights and optimizer, with all gradients.", LEGEND]
+    explanation = ["Memory beyond weights and optimizer, with all gradients.", LEGEND]
     tables = [memory_table(rows)] if rows else []
-    return Report(heading, tables, left_out, {"machine": report.machine([]), "results": report.memory_data(rows)})
+    results = report.memory_data(rows)
+    return report.of_measurements("Memory of training with attention", explanation, tables, results, left_out)
 
 
 def memory_table(rows):
     peers = {name: gigabytes for name, _, gigabytes in rows if name in KERAS}
     cells = [[name, f"{gb:.3f}", *(f"{gb / peer:.0%}" for peer in peers.values())] for name, _, gb in rows]
-    title = f"Peak memory of a training step at {SIZE_NAMES} = {tuple(rows[0][1])}"
-    return Table(title, ["", "GB", *(f"share of {name}'s" for name in peers)], cells)
+    title = f"Peak memory of a training step at {_sizes(rows[0][1])}"
+    return Table(title, ["", "GB", *(f"share of {name}'s" for name in peers)], cells, f"Sizes: {SIZE_NAMES}.")
 
 
 def report_words(results):
-    return _report(results, [words_table(result) for result in results], [report.TURNS, words.LEGEND])
+    return report.of_contest("Words per second", [words.LEGEND], [words_table(result) for result in results], results)
 
 
 def words_table(result):
@@ -116,22 +135,18 @@ def words_table(result):
 
 
 def report_steps(results):
-    return _report(results, [steps_table(result) for result in results], [report.TURNS, steps.LEGEND])
+    return report.of_contest("Decoding steps", [steps.LEGEND], [steps_table(result) for result in results], results)
 
 
 def steps_table(result):
     names = [contender.name for contender in steps.CONTENDERS if contender.name in result.seconds]
-    rows = [[name, f"{1e6 * result.median(name) / steps.STEPS:.0f}", f"{result.spread(name):.0%}"] for name in names]
-    return Table(
-        f"Decoding step for a batch of 1 at {result.case._fields} = {tuple(result.case)}", ["", "µs", "±"], rows
-    )
+    rows = [[name, f"{1e6 * result.median(name) / steps.STEPS:.0f} ±{result.spread(name):.0%}"] for name in names]
+    title = f"Decoding step for a batch of 1, {result.case.units} units, {result.case.source} source positions"
+    return Table(title, ["", "µs"], rows)
 
 
-def _report(results, tables, explanation):
-    machine = report.machine(results)
-    left_out = report.notes(pair for result in results for pair in result.left_out.items())
-    data = {"machine": machine, "results": [report.times_data(result) for result in results]}
-    return Report([*machine, "", *explanation], tables, left_out, data)
+def _sizes(case):
+    return ", ".join(map(str, case))
 
 
 def _ratio_cell(result, name, peers):
@@ -139,33 +154,31 @@ def _ratio_cell(result, name, peers):
     return "–" if ratio is None else f"{ratio:.2f}"
 
 
-def run_words(options, console):
+def run_words(options, output, console):
     if missing := words.missing():
         console.print(missing, highlight=False)
         return
     with tempfile.TemporaryDirectory() as folder:
         case = words.write_words(folder, *words.read_words(options.pairs), options.epoch)
-        path = options.output / "seq2seq_words"
-        driver.report_times(console, words.CONTENDERS, [case], 0, report_words, path)
+        driver.report_times(console, words.CONTENDERS, [case], 0, report_words, output, "seq2seq_words")
 
 
 def main():
-    options = parse_options()
-    console = driver.open_console(options.output / "seq2seq.log")
+    options, output = parse_options()
+    console = driver.open_console(output.folder / "seq2seq.log")
     everything = not (options.times or options.memory or options.words or options.steps)
     contenders = [contender for contender in CONTENDERS if contender.name in options.contenders]
     if everything or options.times:
-        path = options.output / "seq2seq"
-        driver.report_times(console, contenders, options.sizes, options.seconds, report_times, path)
+        driver.report_times(console, contenders, options.sizes, options.seconds, report_times, output, "seq2seq")
     if everything or options.memory:
         makers = [(contender.name, contender.build, options.memory_size) for contender in contenders]
-        driver.report_memory(console, makers, report_memory, options.output / "seq2seq_memory")
+        driver.report_memory(console, makers, report_memory, output, "seq2seq_memory")
     if everything or options.words:
-        run_words(options, console)
+        run_words(options, output, console)
     if everything or options.steps:
-        path = options.output / "seq2seq_steps"
-        driver.report_times(console, steps.CONTENDERS, [steps.Search(256, 20)], 5, report_steps, path)
-    console.print(f"Written to {options.output}/")
+        case = steps.Search(256, 20)
+        driver.report_times(console, steps.CONTENDERS, [case], 5, report_steps, output, "seq2seq_steps")
+    console.print(f"Written to {output.folder}/")
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ CONTENDERS = [
     Contender("torch", torch_step),
 ]
 LEGEND = (
-    "native, xla: keras_seq.Seq2Seq with that implementation, without metrics; keras: keras.layers.GRU and "
-    "keras.layers.RNN over an attention cell. In a TensorFlow graph; -jit: under jit_compile=True. PyTorch: eager."
+    "A bidirectional GRU encoder, additive attention, a GRU decoder, softmax and Adam. native, xla: keras_seq.Seq2Seq "
+    "with that implementation, without metrics; keras: keras.layers.GRU and keras.layers.RNN over an attention cell. "
+    "In a TensorFlow graph; -jit: under `jit_compile=True`. PyTorch: eager."
 )

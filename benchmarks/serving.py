@@ -3,7 +3,7 @@
 
 Trains the model of decoding.py, once, and exports it. Everything but `generate` runs with TensorFlow alone.
 
-    python benchmarks/serving.py
+    python benchmarks/serving.py --publish
     python benchmarks/serving.py --tables threads memory
 """
 
@@ -20,12 +20,14 @@ from typing import NamedTuple
 import decoding_model
 import driver
 import memory
+import pages
 import report
 import serving_load
 from contest import Contender
 from decoding_case import EMBEDDING, UNITS, shared_model, spread
-from report import Report, Table, time_cell
+from report import Table, time_cell
 
+QUICK = {"tables": ["speed"], "train_words": 8000, "seconds": 2}
 TABLES = ["speed", "threads", "memory", "server"]
 LEGEND = (
     "Words of CMUdict's test split; an LSTM encoder in both directions, additive attention, an LSTM decoder; greedy "
@@ -172,34 +174,33 @@ def parse_options():
     add("--calls", type=int, default=10000, help="calls between which memory may not grow (default: %(default)s)")
     add("--clients", type=int, default=64, help="clients of the server (default: %(default)s)")
     add("--requests", type=int, default=50, help="requests of each client (default: %(default)s)")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
-    return parser.parse_args()
+    pages.add_options(parser)
+    return pages.parse(parser, QUICK)
 
 
 def main():
-    options = parse_options()
-    console = driver.open_console(options.output / "serving.log")
-    folder = str((options.output / "decoding").resolve())
+    options, output = parse_options()
+    console = driver.open_console(output.folder / "serving.log")
+    folder = str((output.folder / "decoding").resolve())
     sizes = {"embedding_dim": min(EMBEDDING, options.units), "units": options.units}
     in_new_process(decoding_model.prepare, folder, sizes, options.train_words, 4000, [1])
     if "speed" in options.tables:
         cases = [Words(folder, 1), Words(folder, 512)]
 
         def make_report(results):
-            machine = report.machine(results)
-            data = {"machine": machine, "results": [report.times_data(result) for result in results]}
-            left_out = report.notes(pair for result in results for pair in result.left_out.items())
-            return Report([*machine, "", report.TURNS, LEGEND], [speed_table(results)], left_out, data)
+            return report.of_contest("Exported models", [LEGEND], [speed_table(results)], results)
 
-        driver.report_times(console, CONTENDERS, cases, options.seconds, make_report, options.output / "serving")
+        driver.report_times(console, CONTENDERS, cases, options.seconds, make_report, output, "serving")
     makers = {
         "threads": lambda: threads_table(folder, options.threads, options.thread_calls),
         "memory": lambda: memory_table(folder, options.calls),
         "server": lambda: server_table(folder, options.clients, options.requests),
     }
+    start = time.monotonic()
     tables = [make() for name, make in makers.items() if name in options.tables]
-    measured = Report([*report.machine([]), ""], tables, [], [table._asdict() for table in tables])
-    measured.write(options.output / "serving_load")
+    results = [table._asdict() for table in tables]
+    measured = report.of_measurements("Load of a server", [LEGEND], tables, results)
+    output.finish(measured, "serving_load", time.monotonic() - start)
     measured.show(console)
 
 

@@ -24,7 +24,7 @@ def test_an_exported_model_is_thread_safe_and_its_memory_is_flat(tmp_path):
     results = json.loads((tmp_path / "serving.json").read_text())["results"]
     assert not any(set(result["left_out"]) - {"fma-peak"} for result in results)
     assert all({"generate", "SavedModel"} <= set(result["seconds"]) for result in results)
-    threads, memory, server = json.loads((tmp_path / "serving_load.json").read_text())
+    threads, memory, server = json.loads((tmp_path / "serving_load.json").read_text())["results"]
     assert [row[:3] for row in threads["rows"]] == [["1", "100", "0"], ["8", "800", "0"]]
     assert float(memory["rows"][0][3]) < 10  # MB
     assert [row[:3] for row in server["rows"]] == [["1", "4", "0"], ["64", "256", "0"]]

@@ -2,19 +2,22 @@
 """Benchmarks recurrent layers on a GPU with JAX: keras_seq, Keras (its LSTM runs on cuDNN) and a plain `jax.lax.scan`.
 
 Needs JAX and Keras, but not TensorFlow; keras_seq is imported from this checkout. Where PyTorch sees the GPU too, its
-layers, which run on cuDNN, take part. Prints Markdown.
+layers, which run on cuDNN, take part. Writes its pages as the other benchmarks do.
 
-    python benchmarks/gpu/jax_layers.py
-    python benchmarks/gpu/jax_layers.py --layers LSTM --shapes 64,50,512,512 --output lstm.md
-    python benchmarks/gpu/jax_layers.py --small
+    python benchmarks/gpu/jax_layers.py --quick
+    python benchmarks/gpu/jax_layers.py --publish
+    python benchmarks/gpu/jax_layers.py --publish --precision highest
+    python benchmarks/gpu/jax_layers.py --layers LSTM --shapes 64,50,512,512 --output FOLDER
 """
 
 import argparse
 import contextlib
+import functools
 import gc
 import itertools
 import os
 import pathlib
+import random
 import statistics
 import sys
 import time
@@ -27,6 +30,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory
 import jax
 import keras
 import numpy as np
+import pages
+import processor
+import report
 from jax import numpy as jnp
 from layer_cases import GATES, PASSES, SHAPES, Case
 
@@ -40,13 +46,15 @@ except ImportError:
 LAYERS = ("LSTM", "GRU")
 REFERENCE = "lax.scan"
 WARM_UP = 3  # uncounted runs; the first one compiles
-LEGEND = """\
-Cells: median of the runs in milliseconds ± half the interquartile range. Contenders took turns, run by run, in one
-process; a run ends when its results are computed. xla: the scan of keras_seq; auto: what keras_seq chooses, in
-brackets; keras: `keras.layers`, whose LSTM runs on cuDNN on a GPU without recurrent dropout; lax.scan: a hand-written
-cell under `jax.lax.scan`, with its input product before the loop, differentiated by JAX; torch: `torch.nn`, on cuDNN,
-which has no recurrent dropout. The backward pass computes the gradients of inputs and weights. Difference: the largest
-difference of an output from lax.scan, without dropout."""
+QUICK = {"layers": ["LSTM"], "shapes": SHAPES[:2], "runs": 10}
+LEGEND = (
+    "Cells: median of the runs ± half the interquartile range. Contenders took turns, run by run and in a random order "
+    "each time, in one process; a run ends when its results are computed. keras_seq: what it chooses, in brackets, and "
+    "its scan (xla); keras: `keras.layers`, whose LSTM runs on cuDNN on a GPU without recurrent dropout; lax.scan: a "
+    "hand-written cell under `jax.lax.scan`, with its input product before the loop, differentiated by JAX; torch: "
+    "`torch.nn`, on cuDNN, which has no recurrent dropout. The backward pass computes the gradients of inputs and "
+    "weights."
+)
 
 
 def draw(case):
@@ -70,13 +78,9 @@ def layer_call(library, case, **arguments):
     return call, [variable.value for variable in layer.non_trainable_variables], layer
 
 
-def make_auto(case):
-    call, seeds, layer = layer_call(keras_seq, case)
+def make_keras_seq(implementation, case):
+    call, seeds, layer = layer_call(keras_seq, case, implementation=implementation)
     return call, seeds, f" ({layer.choose_implementation().implementation})"
-
-
-def make_xla(case):
-    return *layer_call(keras_seq, case, implementation="xla")[:2], ""
 
 
 def make_keras(case):
@@ -144,35 +148,41 @@ def gru_step(state, x, from_h):
     return z * state[0] + (1 - z) * jnp.tanh(x_g + r * h_g), state[1]
 
 
-MAKERS = {"xla": make_xla, "auto": make_auto, "keras": make_keras, REFERENCE: make_scan}
+MAKERS = [  # in the order of the tables; "auto" may choose xla, which then runs once
+    ("keras_seq", functools.partial(make_keras_seq, "auto")),
+    ("keras_seq", functools.partial(make_keras_seq, "xla")),
+    ("keras", make_keras),
+    (REFERENCE, make_scan),
+]
 
 
 def compete(case, runs):
-    """Returns `{name: seconds of each run}` and `{name: difference}`; names include what "auto" chose."""
+    """Returns `{name: seconds of each run}` and `{name: difference}`; the names of keras_seq say what it chose."""
     weights, sequences = draw(case)
     functions = {}
-    for name, make in MAKERS.items():
+    for name, make in MAKERS:
         call, seeds, choice = make(case)
-        functions[name + choice] = compiled(call, weights, sequences, seeds, case.backward)
+        functions.setdefault(name + choice, compiled(call, weights, sequences, seeds, case.backward))
     if torch is not None and torch.cuda.is_available() and not case.recurrent_dropout:
         functions["torch"] = make_torch(case)
     seconds = {name: [] for name in functions}
+    order, shuffle = list(functions), random.Random(0).shuffle
     for turn in range(WARM_UP + runs):
-        for name, function in functions.items():
+        shuffle(order)  # in a fixed order, the same code was 8 % slower right after PyTorch
+        for name in order:
             start = time.perf_counter()
-            jax.block_until_ready(function())
+            jax.block_until_ready(functions[name]())
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     if case.backward:
         return seconds, {}
-    expected = functions[REFERENCE]()
+    expected = np.asarray(functions[REFERENCE]())
 
     def difference(outputs):
-        return float(
-            np.abs(np.asarray(outputs.cpu() if torch and torch.is_tensor(outputs) else outputs) - expected).max()
-        )
+        outputs = outputs.cpu() if torch and torch.is_tensor(outputs) else outputs
+        return float(np.abs(np.asarray(outputs) - expected).max())
 
-    return seconds, {name: difference(function()) for name, function in functions.items()}
+    return seconds, {name: difference(function()) for name, function in functions.items() if name != REFERENCE}
 
 
 def compiled(call, weights, sequences, seeds, backward):
@@ -185,32 +195,74 @@ def compiled(call, weights, sequences, seeds, backward):
 
 def cell(seconds):
     first, middle, third = (1e3 * x for x in statistics.quantiles(seconds, n=4))
-    return f"{middle:.3g} ± {(third - first) / 2:.2g}"
+    return f"{middle:.3g} ±{(third - first) / 2 / middle:.0%}"
 
 
-def rows(case, seconds, differences):
-    """Yields a row for each contender, with the ratio of Keras's median to its own."""
-    keras_median = statistics.median(seconds["keras"])
-    for name, times in seconds.items():
-        ratio = f"{keras_median / statistics.median(times):.2f}"
-        difference = f"{differences[name]:.1e}" if name in differences else "–"
-        yield [case.layer, str(case.shape), PASSES[case.kind].title, name, cell(times), ratio, difference]
-
-
-def report(cases, runs):
-    """Yields the lines of the report as they are measured."""
+def make_report(results, runs):
+    """Returns the report of `results`, a list of `(case, seconds of each contender, differences)`."""
     device = jax.devices()[0]
+    machine = processor.machine_name() if device.platform == "cpu" else device.device_kind
     precision = jax.config.jax_default_matmul_precision or "default"
-    yield f"{device.device_kind} ({device.platform}); JAX {jax.__version__}, Keras {keras.__version__}."
-    yield f"float32, matrix products with {precision} precision; {runs} runs each.\n"
-    yield LEGEND + "\n"
-    head = ["layer", "batch, time, features, units", "pass", "contender", "ms", "times as fast as keras", "difference"]
-    for row in (head, ["---"] * len(head)):
-        yield "| " + " | ".join(row) + " |"
-    for case in cases:
-        for row in rows(case, *compete(case, runs)):
-            yield "| " + " | ".join(row) + " |"
-        gc.collect()  # frees the memory of the case on the device
+    versions = [f"JAX {jax.__version__}", f"Keras {keras.__version__}"]
+    versions += [f"PyTorch {torch.__version__}"] if torch else []
+    how = f"float32, matrix products with {precision} precision; {runs} runs of each contender."
+    heading = [f"{', '.join(versions)}; {how}", LEGEND]
+    tables = [ratio_table(results), *difference_tables(results), *times_tables(results)]
+    rows = [{**case._asdict(), "seconds": seconds, "differences": by} for case, seconds, by in results]
+    title = f"Layers with JAX, products with {precision} precision"
+    return report.Report(title, machine, heading, tables, [], {"heading": heading, "results": rows})
+
+
+def ratio_table(results):
+    """Returns how many times as fast as each peer keras_seq is: the geometric mean over shapes, and the worst."""
+    kinds = list(dict.fromkeys(case.kind for case, *_ in results))
+    ratios = {}
+    for case, seconds, _ in results:
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        ours = next(iter(medians))
+        for peer in (name for name in medians if not name.startswith("keras_seq")):
+            of_kind = ratios.setdefault((case.layer, peer), {}).setdefault(case.kind, [])
+            of_kind.append(medians[peer] / medians[ours])
+    rows = [
+        [f"{layer}, against {peer}", *(ratio_cell(of_peer.get(kind, [])) for kind in kinds)]
+        for (layer, peer), of_peer in ratios.items()
+    ]
+    note = "How many times as fast keras_seq is: the geometric mean over the shapes, and the worst shape in brackets."
+    return report.Table("keras_seq against its peers", ["", *(PASSES[kind].title for kind in kinds)], rows, note)
+
+
+def ratio_cell(ratios):
+    return f"{statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "–"
+
+
+def difference_tables(results):
+    largest = {}
+    for case, _, differences in results:
+        for name, difference in differences.items():
+            by_layer = largest.setdefault(name, {})
+            by_layer[case.layer] = max(difference, by_layer.get(case.layer, 0.0))
+    if not largest:
+        return []
+    layers = list(dict.fromkeys(case.layer for case, *_ in results))
+    rows = [[name, *(f"{by[layer]:.1e}" if layer in by else "–" for layer in layers)] for name, by in largest.items()]
+    note = f"The largest difference of an output from {REFERENCE}, over all shapes."
+    return [report.Table("Differences", ["", *layers], rows, note)]
+
+
+def times_tables(results):
+    groups = {}
+    for case, seconds, _ in results:
+        groups.setdefault((case.layer, case.kind), []).append((case, seconds))
+    tables = []
+    for (layer, kind), group in groups.items():
+        names = list(dict.fromkeys(name for _, seconds in group for name in seconds))
+        rows = [
+            [", ".join(map(str, case.shape)), *(cell(seconds[name]) if name in seconds else "–" for name in names)]
+            for case, seconds in group
+        ]
+        head = ["batch, time, features, units", *names]
+        tables.append(report.Table(f"{layer}, {PASSES[kind].title}", head, rows, "Milliseconds."))
+    return tables
 
 
 def parse_shape(text):
@@ -228,13 +280,13 @@ def parse_options():
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
     add("--runs", type=int, default=30, help="counted runs of each contender (default: %(default)s)")
     add("--precision", choices=["highest", "high", "default"], help="of matrix products (default: that of JAX)")
-    add("--small", action="store_true", help="tiny shapes and two runs, for a test")
-    add("--output", type=pathlib.Path, help="file for the report, which is also printed")
-    return parser.parse_args()
+    add("--small", action="store_true", help="tiny shapes, for a test")
+    pages.add_options(parser)
+    return pages.parse(parser, QUICK)
 
 
 def main():
-    options = parse_options()
+    options, output = parse_options()
     if options.precision:
         jax.config.update("jax_default_matmul_precision", options.precision)
         if torch is not None:
@@ -242,12 +294,16 @@ def main():
     cases = [Case(*each) for each in itertools.product(options.layers, options.shapes, options.passes)]
     if options.small:
         cases = list(dict.fromkeys(case.tiny for case in cases))
-    lines = []
-    for line in report(cases, 2 if options.small else options.runs):
-        print(line, flush=True)
-        lines.append(line)
-        if options.output:
-            options.output.write_text("\n".join(lines) + "\n")
+    name = "jax_layers_highest" if options.precision == "highest" else "jax_layers"
+    results, start = [], time.monotonic()
+    for case in cases:
+        results.append((case, *compete(case, options.runs)))
+        seconds = results[-1][1]
+        print(f"{case}, ms: {', '.join(f'{name} {cell(times)}' for name, times in seconds.items())}", flush=True)
+        output.write(make_report(results, options.runs), name, time.monotonic() - start)
+        gc.collect()  # frees the memory of the case on the device
+    output.finish(make_report(results, options.runs), name, time.monotonic() - start)
+    print(f"Written to {output.folder}/{name}.md")
 
 
 if __name__ == "__main__":
