@@ -37,10 +37,15 @@ def test_every_fence_is_of_a_kind_that_runs_or_does_not(page):
         assert info in ("python", "sh", "c", "text", "json", "toml", "make"), f"{page.name}: ```{info}"
 
 
+def test_the_readme_is_a_front_page():
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 120
+    assert len([line for line in program(PAGES[0]).splitlines() if line and not line.startswith("#")]) <= 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES[1:] if "```python" in page.read_text()],  # README.md runs in test_docstrings.py
+    [page for page in PAGES if "```python" in page.read_text()],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_the_code_of_a_page_runs(page, tmp_path):
