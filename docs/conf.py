@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How Sphinx builds the site: `make docs`."""
 
+import pathlib
 import re
+import sys
 
 import keras_seq
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import examples_pages
 
 project = "keras_seq"
 author = "The keras_seq authors"
@@ -45,4 +50,6 @@ def convert_fences(_app, _what, _name, _object, _options, lines):
 
 
 def setup(app):
+    """Connects what this file adds to Sphinx."""
+    examples_pages.connect(app)
     app.connect("autodoc-process-docstring", convert_fences, priority=400)  # before napoleon

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 
-import PIL.Image
+import PIL.Image  # matplotlib needs it, too
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "examples" / "README.md"
@@ -46,7 +46,7 @@ PICTURES = {
     "dialogue": "attention.png",
     "tune": "trials.png",
 }
-COLORS = 128  # in the palette of a picture; the site shows no difference, and the files are a third
+COLORS = 256  # in the palette of a picture, whose file becomes a third
 
 
 def read_names(text):

@@ -84,7 +84,7 @@ def measure_influence(model, ids, seed):
 def write_results(folder, metrics, logits, data, attention, ids, vocabulary):
     sentences, ratings = data["test"]
     found, weights = predict(attention, ids)
-    chosen = np.flatnonzero([8 <= len(sentence.split()) <= 17 for sentence in sentences])
+    chosen = np.flatnonzero([8 <= len(sentence.split()) <= 14 for sentence in sentences])
     is_right = (found[chosen] > 0) == (ratings[chosen] > 0)
     chosen = np.concatenate([chosen[is_right][:10], chosen[~is_right][:4]])
     parts = (values[chosen] for values in (sentences, ratings, found, weights))
