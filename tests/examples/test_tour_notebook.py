@@ -41,8 +41,7 @@ def test_it_runs_and_its_results_hold(tmp_path):
     nbclient = pytest.importorskip("nbclient")
     notebook = read()
     checks = "{" + ", ".join(f"{name!r}: bool({check})" for name, check in CHECKS.items()) + "}"
-    notebook.cells.append(notebook.cells[-2].__class__(cell_type="code", id="checks", source=checks, metadata={},
-                                                       outputs=[], execution_count=None))  # fmt: skip
+    notebook.cells.append(pytest.importorskip("nbformat").v4.new_code_cell(checks))
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     failed = [name for name in CHECKS if f"{name!r}: True" not in notebook.cells[-1].outputs[0].data["text/plain"]]
     assert not failed
