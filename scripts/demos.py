@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the examples one after the other, and writes their results into the table of examples/README.md.
 
-    make demos                              # all of them
-    make demos ARGS="captioning tagging"    # these
+    make demos                                      # all examples
+    make demos ARGS="captioning claims/embeddings"  # these, and a script of examples/claims
 
-Each example is the command `python examples/NAME/train.py`, without options. Its result is the text "result" of the
-metrics.json that it writes to runs/NAME. Rows of examples that did not run stay as they were.
+Each example is the command `python examples/NAME/train.py`, each claim `python examples/claims/NAME.py`, without
+options. Its result is the text "result" of the metrics.json that it writes to runs/NAME. Its picture, which PICTURES
+names, goes to docs/images. Rows and pictures of examples that did not run stay as they were.
 """
 
 import argparse
@@ -19,11 +20,33 @@ import subprocess
 import sys
 import time
 
+import PIL.Image  # matplotlib needs it, too
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "examples" / "README.md"
 # A row of the table: | [`name`](name/README.md) | kind | what is compared | a good result | result | CPU minutes |
 ROW = re.compile(r"^\| \[`(?P<name>\w+)`\]\(.*\|$", re.MULTILINE)
 MEASURED = ("result", "CPU minutes", "measured")  # the last columns
+# The picture of an example in docs/gallery.md, one of its folder runs/NAME. That of a claim has the name of the claim.
+PICTURES = {
+    "hello": "gates.png",
+    "song": "modes.png",
+    "language_model": "surprise.png",
+    "music": "chorales.png",
+    "sentiment": "attention.png",
+    "vowels": "probabilities.png",
+    "dna": "genome.png",
+    "tagging": "marginals.png",
+    "moving_digits": "clips.png",
+    "forecasting": "forecasts.png",
+    "captioning": "attention.png",
+    "g2p": "attention.png",
+    "translation": "by_length.png",
+    "speech": "attention.png",
+    "dialogue": "attention.png",
+    "tune": "trials.png",
+}
+COLORS = 256  # in the palette of a picture, whose file becomes a third
 
 
 def read_names(text):
@@ -52,8 +75,9 @@ def processor():
 
 def run(name):
     """Runs an example. Returns its measurements, or None if it failed."""
+    program = f"{name}.py" if name.startswith("claims/") else f"{name}/train.py"
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    status = subprocess.run([sys.executable, ROOT / "examples" / name / "train.py"], cwd=ROOT).returncode
+    status = subprocess.run([sys.executable, ROOT / "examples" / program], cwd=ROOT).returncode
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     metrics = ROOT / "runs" / name / "metrics.json"
     if status or not metrics.exists() or metrics.stat().st_mtime < start:
@@ -66,13 +90,34 @@ def run(name):
     }
 
 
+def copy_picture(name, width=1400):
+    """Copies the picture of an example to docs/images/gallery, that of a claim to docs/images/claims: small enough."""
+    folder, _, claim = name.rpartition("/")
+    source = ROOT / "runs" / name / (f"{claim}.png" if folder else PICTURES[name])
+    target = ROOT / "docs" / "images" / (folder or "gallery") / f"{claim}.png"
+    if not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with PIL.Image.open(source) as picture:
+        picture = picture.convert("RGB")
+        picture.thumbnail((width, 4 * width), PIL.Image.Resampling.LANCZOS)
+        picture.quantize(COLORS).save(target, optimize=True)
+
+
+def find_claims():
+    """Returns the names of the scripts of examples/claims: those with options of their own."""
+    paths = sorted((ROOT / "examples" / "claims").glob("*.py"))
+    return [f"claims/{path.stem}" for path in paths if "def parse_arguments" in path.read_text()]
+
+
 def main(arguments=None):
-    names = read_names(TABLE.read_text())
+    names, claims = read_names(TABLE.read_text()), find_claims()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"examples, by default all: {', '.join(names)}")
+    text = f"examples, by default all: {', '.join(names)}; or claims: {', '.join(claims)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=text)
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(names):
-        parser.error(f"NAME must be one of {', '.join(names)}. Received: {', '.join(sorted(unknown))}")
+    if unknown := set(options.names) - {*names, *claims}:
+        parser.error(f"NAME must be one of {', '.join(names + claims)}. Received: {', '.join(sorted(unknown))}")
     failed = []
     for name in options.names or names:
         print(f"\n{name}", flush=True)
@@ -80,6 +125,7 @@ def main(arguments=None):
         if measurements is None:
             failed.append(name)
             continue
+        copy_picture(name)
         TABLE.write_text(replace_measurements(TABLE.read_text(), name, measurements))
         print(f"{measurements['result']} ({measurements['CPU minutes']} CPU minutes)")
     if failed:

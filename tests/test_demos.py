@@ -31,6 +31,7 @@ def project(tmp_path, monkeypatch):
     for name, end in (("one", ""), ("two", "sys.exit(2)")):
         (tmp_path / "examples" / name).mkdir()
         (tmp_path / "examples" / name / "train.py").write_text(write.replace("NAME", name) + end)
+    monkeypatch.setattr(demos, "PICTURES", {"one": "one.png", "two": "two.png"})
     monkeypatch.setattr(demos, "ROOT", tmp_path)
     monkeypatch.setattr(demos, "TABLE", tmp_path / "examples" / "README.md")
     return tmp_path
@@ -40,6 +41,7 @@ def test_every_example_has_a_row_and_a_readme():
     folders = {path.parent.name for path in (ROOT / "examples").glob("*/train.py")}
     assert folders == set(demos.read_names(demos.TABLE.read_text()))
     assert all((ROOT / "examples" / name / "README.md").exists() for name in folders)
+    assert folders == set(demos.PICTURES)
 
 
 def test_a_run_replaces_the_measurements_of_its_row_and_nothing_else(project):
@@ -50,6 +52,16 @@ def test_a_run_replaces_the_measurements_of_its_row_and_nothing_else(project):
     assert cells[:3] == ["[`one`](one/README.md)", "a kind", "5 % of words"]
     assert float(cells[3]) >= 0
     assert cells[4].startswith("20")
+
+
+@pytest.mark.parametrize(("name", "file"), [("one", "gallery/one.png"), ("claims/some", "claims/some.png")])
+def test_the_picture_of_an_example_or_a_claim_is_copied_and_made_narrow(project, name, file):
+    folder = project / "runs" / name
+    folder.mkdir(parents=True)
+    demos.PIL.Image.new("RGB", (2800, 100)).save(folder / pathlib.Path(file).name)
+    demos.copy_picture(name)
+    with demos.PIL.Image.open(project / "docs" / "images" / file) as picture:
+        assert picture.size == (1400, 50)
 
 
 def test_an_example_that_fails_keeps_its_row_and_is_named(project):

@@ -6,12 +6,13 @@ The images are the handwritten digits of scikit-learn, 8 x 8 pixels. See README.
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import numpy as np
+from command_line import filled_at_once, output_folder, seed
 from keras import layers
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -19,6 +20,7 @@ from sklearn.model_selection import train_test_split
 
 import keras_seq
 
+ATTENTION = "attention to the pixels"
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
@@ -27,9 +29,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training images (default: %(default)s)")
     parser.add_argument("--units", type=int, default=64, help="size of the decoder's state (default: %(default)s)")
     parser.add_argument("--images", type=int, help="number of images to use, by default all 1,797")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches (default: %(default)s)")
-    output = pathlib.Path("runs/captioning")
-    parser.add_argument("--output", type=pathlib.Path, default=output, help="folder for the results")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights and batches (default: %(default)s)")
+    output = "runs/captioning"
+    parser.add_argument("--output", type=output_folder, default=output, help="folder for the results")
     return parser.parse_args(arguments)
 
 
@@ -74,16 +76,12 @@ def train(model, data, epochs):
 
 def plot_attention(model, images, path):
     """Draws images, and beside each the weights of its pixels for each letter of the output; dots show the ink."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     results = model.generate(images, return_dict=True)
     outputs = [[*text, "[END]"] for text in results["text"]]
     columns = 1 + max(map(len, outputs))
     size = (1.1 * columns, 1.25 * len(images))
-    figure, axes = plt.subplots(len(images), columns, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(images), columns, squeeze=False)
     y, x = np.indices((8, 8))
     for row, image, letters, weights in zip(axes, images, outputs, results["attention_weights"], strict=True):
         for panel in row:
@@ -95,32 +93,30 @@ def plot_attention(model, images, path):
             panel.scatter(x, y, s=18 * image[..., 0], color="black", linewidths=0)
             panel.set_title(letter, fontsize=9)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(arguments=None):
     options = parse_arguments(arguments)
     train_data, (images, words) = load_data(options.images)
-    options.output.mkdir(parents=True, exist_ok=True)
     table = Table("model", "parameters", "seconds", "exact, held out", title=f"{len(words)} held-out images")
-    metrics = {}
-    for name, attention in (("attention to the pixels", "bahdanau"), ("a single vector", None)):
+    metrics, models = {}, {}
+    for name, attention in ((ATTENTION, "bahdanau"), ("a single vector", None)):
         keras.utils.set_random_seed(options.seed)
-        model = build_model(attention, options.units)
+        model = models[name] = build_model(attention, options.units)
         seconds = train(model, train_data, options.epochs)
         outputs = np.array(model.generate(images))
         exact = float(np.mean(outputs == words))
         metrics[name] = {"exact": exact, "train_seconds": seconds, "parameters": model.count_params()}
-        table.add_row(name, f"{model.count_params():,}", f"{seconds:.0f}", f"{exact:.1%}")
-        if attention is not None:
-            first = np.sort(np.unique(words, return_index=True)[1])[:6]  # of six different words
-            plot_attention(model, images[first], options.output / "attention.png")
-            model.save(options.output / "model.keras")
-            model.export(options.output / "saved_model")
+        table.add_row(name, f"{model.count_params():,}", f"{seconds:.0f}", f"{100 * exact:.1f} %")
+    percent = ", ".join(f"{name} {100 * figures['exact']:.1f} %" for name, figures in metrics.items())
+    metrics["result"] = f"words right: {percent}"
+    with filled_at_once(options.output) as folder:
+        first = np.sort(np.unique(words, return_index=True)[1])[:6]  # of six different words
+        plot_attention(models[ATTENTION], images[first], folder / "attention.png")
+        models[ATTENTION].save(folder / "model.keras")
+        models[ATTENTION].export(folder / "saved_model")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     Console().print(table)
-    percent = ", ".join(f"{name} {figures['exact']:.1%}" for name, figures in metrics.items())
-    metrics["result"] = f"{percent} of {len(words)} held-out images spelled without an error"
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 

@@ -116,7 +116,7 @@ def measure(options, windows, scores, logits):
     best = genome.genome_frames(windows.starts, options.length)[np.arange(len(y)), logits.argmax(axis=1)]
     found = float(np.mean(best[y] == windows.frames[y]))
     texts = (f"{name} {100 * values['balanced_accuracy']:.1f} %" for name, values in metrics.items())
-    result = f"balanced accuracy on held-out regions: {', '.join(texts)}"
+    result = f"balanced accuracy: {', '.join(reversed(list(texts)))}"
     return {"result": result, "models": metrics, "reading_frame_found": found}
 
 

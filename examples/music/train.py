@@ -128,8 +128,10 @@ def main(arguments=None):
     results, compositions = evaluate(options, texts)
     show(results)
     name, *chains, _ = results
-    parts = [f"{model} {results[model]['bits_per_note']:.2f} bits per note" for model in (name, *chains)]
-    result = f"{'; '.join(parts)}; {results[name]['in_key']:.1f} % of the {name}'s notes in key"
+    bits = [results[name]["bits_per_note"], min(results[chain]["bits_per_note"] for chain in chains)]
+    result = (
+        "{:.2f} bits per note, best Markov chain {:.2f}; ".format(*bits) + f"{results[name]['in_key']:.1f} % in key"
+    )
     metrics = {"result": result, "train_seconds": results[name].pop("train_seconds"), "models": results}
     pieces = {model: [music.to_notes(t) for t in music.typical_first(texts)] for model, texts in compositions.items()}
     titles = {f"{'Composed by' if model != 'Bach' else 'Held out:'} {model}": of[0] for model, of in pieces.items()}

@@ -11,10 +11,10 @@ BOUNDS = np.array([0, 0.5, 1, 1.5, 2, 2.5, 4])  # of the absolute rating
 
 def draw_attention(sentences, ratings, logits, weights, path):
     """Draws sentences as rows of words: the darker the background, the larger the weight of the word."""
-    figure = Figure(figsize=(13, 0.45 * len(sentences) + 0.9))
+    figure = Figure(figsize=(11, 0.45 * len(sentences) + 0.9))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     axes.set_axis_off()
-    axes.set_xlim(0, 13)
+    axes.set_xlim(0, 11)
     axes.set_ylim(len(sentences) - 0.5, -1.5)
     caption = f"words: the darker, the larger the attention weight, up to {np.max(weights):.2f}"
     for x, title in ((0, "rating"), (0.9, "P(positive)"), (2.1, caption)):
@@ -24,7 +24,7 @@ def draw_attention(sentences, ratings, logits, weights, path):
         probability = 1 / (1 + np.exp(-logit))
         axes.text(0, y, f"{rating:+.1f}", fontsize=11, va="center")
         wrong = "" if (logit > 0) == (rating > 0) else "  ✗"
-        axes.text(0.9, y, f"{probability:.0%}{wrong}", fontsize=11, va="center")
+        axes.text(0.9, y, f"{100 * probability:.0f} %{wrong}", fontsize=11, va="center")
         x = 2.1
         for word, weight in zip(sentence.split(), row, strict=False):
             opacity = weight / np.max(weights)
@@ -45,7 +45,7 @@ def draw_accuracy(correct, ratings, path):
     for i, (name, right) in enumerate(correct.items()):
         shares = np.bincount(bins, right, len(counts)) / np.maximum(counts, 1)
         style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
-        axes.plot(places, 100 * shares, label=f"{name}: {right.mean():.1%}", markersize=7, **style)
+        axes.plot(places, 100 * shares, label=f"{name}: {100 * right.mean():.1f} %", markersize=7, **style)
     labels = [f"{a:g} to {b:g}\n{n} sentences" for a, b, n in zip(BOUNDS, BOUNDS[1:], counts, strict=False)]
     axes.set_xticks(places, labels, fontsize=8)
     axes.set_xlabel("how far the mean rating is from neutral (0)")

@@ -28,7 +28,7 @@ def plot_probabilities(vocabulary, pairs, results, path):
     rows = [
         shown_words(vocabulary, [*after.split(), "STOP"], row) for (_, after), row in zip(pairs, results, strict=False)
     ]
-    figure = Figure(figsize=(12, sum(0.24 * len(ids) + 1.3 for ids in rows)), layout="constrained")
+    figure = Figure(figsize=(9, sum(0.24 * len(ids) + 1.3 for ids in rows)), layout="constrained")
     grid = figure.subplots(len(pairs), 3, squeeze=False, height_ratios=[len(ids) + 3 for ids in rows])
     for axes, mode in zip(grid[0], MODES, strict=True):
         axes.set_title(TITLES[mode], fontsize=10)
@@ -42,7 +42,7 @@ def plot_probabilities(vocabulary, pairs, results, path):
             image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
             marks = [(t, ids.index(i)) for t, i in enumerate(shown.argmax(axis=1)) if i in ids]
             axes.scatter(
-                *np.array(marks).T, s=90, facecolors="none", edgecolors=COLORS["transcription"], linewidths=1.5
+                *np.array(marks).T, s=70, facecolors="none", edgecolors=COLORS["transcription"], linewidths=1.5
             )
             for (word, t), value in np.ndenumerate(values):
                 if value >= 0.1 and (t, word) not in marks:
@@ -52,7 +52,7 @@ def plot_probabilities(vocabulary, pairs, results, path):
         panels[0].set_ylabel(f"after “{given}”", fontsize=9)
         panels[1].set_xlabel("step")
     figure.colorbar(image, ax=grid, label="probability (ring: the word that is said)", fraction=0.02)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=150)
 
 
 def plot_curves(histories, path):

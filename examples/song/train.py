@@ -123,13 +123,9 @@ def main(arguments=None):
         console.print(side_by_side(vocabulary, pair, result))
     console.print(table)
     several = scores.get("several continuations", scores["one continuation"])
-    summary = ", ".join(f"{mode} {scores['one continuation'][mode]['words']:.1f} %" for mode in MODES)
+    summary = ", ".join(f"{mode} {several[mode]['lines']:.0f} %" for mode in ("generation", "transcription"))
     metrics = {"scores": scores, "history": history, "train_seconds": seconds}
-    metrics["result"] = (
-        f"words of lines learned by heart: {summary}; of refrains, where several lines may follow, "
-        f"{several['generation']['lines']:.0f} % of the lines by generation are true ones, "
-        f"{several['transcription']['lines']:.0f} % by transcription"
-    )
+    metrics["result"] = f"true lines where several may follow: {summary}"
     with filled_at_once(options.output) as folder:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         plot_probabilities(vocabulary, shown[:2], results, folder / "modes.png")

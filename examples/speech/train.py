@@ -120,7 +120,7 @@ def main(arguments=None):
         if name != "no attention":
             metrics[name]["attention_to_word_start_ms"] = distance_to_words(texts, weights, splits["test"])
     percent = ", ".join(f"{name} {metrics[name]['test']['digit_error_rate']:.1f} %" for name in MODELS)
-    metrics["result"] = f"digit errors in synthetic speech of voices never heard: {percent}"
+    metrics["result"] = f"digits wrong: {percent}"
     example = int(np.argmax([len(utterance.digits) for utterance in splits["test"]]))  # the first of the longest
     drawn = {name: tuple(part[example] for part in outputs[name]) for name in MODELS[:2]}  # those with attention
     with filled_at_once(options.output) as folder:

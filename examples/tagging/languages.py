@@ -32,6 +32,7 @@ def parse_arguments(arguments=None):
     output = "runs/tagging_languages"
     parser.add_argument("--output", type=output_folder, default=output, help="folder for the results")
     options = parser.parse_args(arguments)
+    options.languages = list(dict.fromkeys(options.languages))
     for name, least in {"delay": 1, "words": 100, "units": 1, "epochs": 1}.items():
         if getattr(options, name) < least:
             parser.error(f"--{name} must be an integer of at least {least}, got {getattr(options, name)}")

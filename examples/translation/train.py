@@ -93,12 +93,7 @@ def main(arguments=None):
     scores["another verse of this length"] = {"chrF": chrf(other_verses(references, groups), references)}
     columns = {"source": sources, "reference": references, **outputs}
     print_tables(f"{len(sources):,} test verses, {len(splits['train']):,} of training", metrics, columns, groups)
-    bleu, longest = [], list(groups)[-1]
-    for name in MODELS:
-        figures = metrics[name]
-        long = figures["by_length"][longest]["chrF"]
-        bleu.append(f"{name} BLEU {figures['bleu']['beam']:.1f} (chrF {long:.1f} at {longest} words)")
-    metrics["result"] = "; ".join(bleu)
+    metrics["result"] = "BLEU: " + ", ".join(f"{name} {metrics[name]['bleu']['beam']:.1f}" for name in MODELS)
     with filled_at_once(options.output) as folder:
         draw(groups, scores, matrix, folder / "by_length.png")
         models["attention"].save(folder / "model.keras")

@@ -122,7 +122,7 @@ def main(arguments=None):
     references = data.group_by_source(*sample(splits["test"], 500))
     rates = training.error_rates(model.generate(list(references)), list(references.values()))
     model.save(options.output / "best.keras")
-    result = f"best of {len(trials)} trials: WER {rates.sequence:.1f} %, PER {rates.token:.1f} % of held-out words"
+    result = f"best of {len(trials)} trials: WER {rates.sequence:.1f} %, PER {rates.token:.1f} %"
     results = {"result": result, "word_error_rate": rates.sequence, "phoneme_error_rate": rates.token}
     (options.output / "metrics.json").write_text(json.dumps({**results, "trials": trials}, indent=2) + "\n")
     print(f"The best model on words of the test data: {json.dumps(results)}. Results are in {options.output}/.")

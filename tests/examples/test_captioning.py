@@ -7,12 +7,14 @@ import pathlib
 
 import numpy as np
 import pytest
+from programs import imports_of
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "captioning" / "train.py"
 
 spec = importlib.util.spec_from_file_location("captioning_train", EXAMPLE)
 train = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(train)
+with imports_of(EXAMPLE.parent):
+    spec.loader.exec_module(train)
 
 
 def test_the_split_is_always_the_same_and_covers_all_images_once():

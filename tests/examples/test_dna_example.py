@@ -157,5 +157,5 @@ def test_a_short_run_writes_its_results(load, genome, tmp_path, capsys):
     assert set(accuracy) == set(train.NAMES)
     assert min(accuracy.values()) > 0.6
     assert accuracy["longest open frame"] > 0.85
-    assert "held-out regions" in metrics["result"]
+    assert "balanced accuracy" in metrics["result"]
     assert "area under" in capsys.readouterr().out
