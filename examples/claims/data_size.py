@@ -167,8 +167,8 @@ def draw(results, path):
         runs = list(row["shares"].values())
         counts = [of_share[0]["words"] for of_share in runs]
         left.plot(counts, [np.mean([run["wer"] for run in of_share]) for of_share in runs], marker=marker, **style)
-        for run in sum(runs, []):
-            left.plot(run["words"], run["wer"], ".", color=color, alpha=0.5)
+        for count, of_share in zip(counts, runs, strict=True):
+            left.plot([count] * len(of_share), [run["wer"] for run in of_share], ".", color=color, alpha=0.5)
         curve = runs[-1][0]["curve"]
         right.plot([point["seconds"] for point in curve], [point["dev"] for point in curve], **style)
     left.set(xscale="log", xlabel="pairs of word and pronunciation to learn from", ylabel="test words wrong, %")
