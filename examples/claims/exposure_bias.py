@@ -49,9 +49,9 @@ def parse_arguments(arguments=None):
 
 def load_sequences(options):
     """Returns a dict from split to (sources, targets): different words, in random order, three in each."""
-    splits, generator = {}, np.random.default_rng(0)
+    splits, dictionary, generator = {}, data.load_cmudict(), np.random.default_rng(0)
     for split, count in (("train", options.sequences), ("test", options.test_sequences)):
-        groups = data.group_by_source(*data.load_cmudict()[split])
+        groups = data.group_by_source(*dictionary[split])
         pairs = [(word, sounds[0]) for word, sounds in groups.items()]  # of several pronunciations the first
         pairs = [pair for pair in pairs if max(len(pair[0]), len(pair[1].split())) <= LENGTH]
         order = generator.permutation(len(pairs))[: min(count, len(pairs) // WORDS) * WORDS]
@@ -170,12 +170,13 @@ def draw(results, path):
     """Draws the mistakes by distance from the first one, with the own and the true prefix, and the gap between them."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (method, runs), color, marker in zip(results.items(), ["#D55E00", "#0072B2", "#009E73"], "osv", strict=True):
+    styles = zip(["#D55E00", "#0072B2", "#009E73"], "osv", ["-", "--", ":"], strict=True)  # Okabe and Ito
+    for (method, runs), (color, marker, line) in zip(results.items(), styles, strict=True):
         rates = np.array([[row["after"][str(d)] for d in DISTANCES] for row in runs])  # (seed, distance, 2)
         own, true = rates.mean(axis=0).T
         left.plot(DISTANCES, own, "-", color=color, marker=marker, label=f"{method}, own prefix")
         left.plot(DISTANCES, true, ":", color=color, marker=marker, fillstyle="none", label=f"{method}, true prefix")
-        right.plot(DISTANCES, own - true, color=color, marker=marker, label=method)
+        right.plot(DISTANCES, own - true, line, color=color, marker=marker, label=method)
         for row in rates:
             right.plot(DISTANCES, row[:, 0] - row[:, 1], ".", color=color, alpha=0.4)
     left.set(xlabel="tokens after the first mistake", ylabel="tokens wrong, %", ylim=(0, None))
@@ -199,9 +200,24 @@ def main(arguments=None):
             results[method].append(run(method, seed, splits, vectorizers, options))
             print(f"seed {seed}, {method}: {results[method][-1]['own']:.1f} % of the tokens wrong", flush=True)
     title = "held-out tokens wrong, %; after the first mistake of a sequence: own prefix / true prefix (gap)"
-    table = Table("method", "all, own prefix", "all, true prefix", NEAR, FAR, "CPU s", title=title)
+    table = Table(
+        "method",
+        "sequences right, %",
+        "first mistake at",
+        "all, own prefix",
+        "all, true prefix",
+        NEAR,
+        FAR,
+        "CPU s",
+        title=title,
+    )
     for method, runs in results.items():
-        cells = [show([row[key] for row in runs]) for key in ("own", "true")]
+        first = f"{np.mean([np.mean(row['first']) for row in runs]):.1f}"  # the position, from 0
+        cells = [
+            show([row["right"] for row in runs]),
+            first,
+            *(show([row[key] for row in runs]) for key in ("own", "true")),
+        ]
         for place in (NEAR, FAR):
             pairs = np.array([row["after"][place] for row in runs])
             cells.append(f"{pairs[:, 0].mean():.1f} / {pairs[:, 1].mean():.1f} ({show(pairs[:, 0] - pairs[:, 1])})")

@@ -64,6 +64,7 @@ def test_both_prefixes_are_compared_after_the_first_mistake_only(claim):
     assert result["after"]["1"] == [0, 50]  # position 2 of the first sequence, 1 of the second
 
 
+@pytest.mark.slow
 def test_sequences_are_of_different_held_out_words(claim):
     splits = claim.load_sequences(claim.parse_arguments(["--sequences", "300", "--test-sequences", "50"]))
     words = {split: [word for text in sources for word in text.split()] for split, (sources, _) in splits.items()}
