@@ -186,7 +186,7 @@ def draw(results, path):
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=9)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def main(arguments=None):
