@@ -25,7 +25,7 @@ def draw(path):
         masks = layer.cell.draw_dropout_masks(sequences, training=True)
         outputs = layer.cell.draw_feature_mask(layer.output_dropout, 1, steps, units)
         row[0].set_ylabel(mode, fontsize=12, fontweight="bold")
-        for axes, mask in zip(row, (masks.inputs, masks.recurrent_dropout, outputs), strict=True):
+        for axes, mask in zip(row, (masks.input_mask, masks.recurrent_dropout_mask, outputs), strict=True):
             dropped = np.zeros((1, 1, units)) if mask is None else np.asarray(mask).reshape(1, -1, units) == 0
             image = np.broadcast_to(dropped[0].T, (units, steps))
             axes.pcolormesh(image, cmap="Greys", vmin=0, vmax=1.15, edgecolors="0.85", linewidth=0.3)
