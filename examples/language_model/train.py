@@ -7,6 +7,7 @@ import json
 import pathlib
 import time
 
+import command_line
 import keras
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,9 +42,11 @@ def parse_arguments(arguments=None):
     parser.add_argument("--batch-size", type=int, default=32, help="number of streams")
     parser.add_argument("--window", type=int, default=64, help="steps of backpropagation through time")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak, which decays to 0")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and the order of the texts")
+    parser.add_argument(
+        "--seed", type=command_line.seed, default=0, help="seed of weights, dropout and the order of the texts"
+    )
     parser.add_argument("--table", action="store_true", help="instead, compare cells and regularizers on four plays")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/language_model"), help="folder")
+    parser.add_argument("--output", type=command_line.output_folder, default="runs/language_model", help="folder")
     options = parser.parse_args(arguments)
     files = (options.train, options.dev, options.test)
     if any(files) and not all(files):
@@ -119,11 +122,12 @@ def plot_surprise(model, text, path, rows=14, columns=72):
 
 def main(arguments=None):
     options = parse_arguments(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
     texts = load_texts(options)
     vectorizer = keras_seq.data.text_vectorizer(texts["train"])
     if options.table:
-        (options.output / "table.md").write_text(compare(options, texts, vectorizer))
+        table = compare(options, texts, vectorizer)
+        with command_line.filled_at_once(options.output) as folder:
+            (folder / "table.md").write_text(table)
         return
     start = time.perf_counter()
     model, history = train(options, texts, vectorizer, cell=options.cell, output_dropout=options.dropout)
@@ -139,12 +143,13 @@ def main(arguments=None):
     text = model.generate(max_length=1000, sampler=RandomSampler(temperature), seed=1)
     metrics["milliseconds_per_character"] = 1000 * (time.perf_counter() - start) / max(len(text), 1)
     print(samples, json.dumps(metrics, indent=2), sep="\n")
-    (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (options.output / "samples.txt").write_text(samples)
-    model.save(options.output / "model.keras")
-    plots.plot_history(history, options.output / "history.png")
     middle = len(texts["test"][0]) // 2
-    plot_surprise(model, texts["test"][0][middle - 3000 : middle + 1000], options.output / "surprise.png")
+    with command_line.filled_at_once(options.output) as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (folder / "samples.txt").write_text(samples)
+        model.save(folder / "model.keras")
+        plots.plot_history(history, folder / "history.png")
+        plot_surprise(model, texts["test"][0][middle - 3000 : middle + 1000], folder / "surprise.png")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 
+import command_line
 import keras
 import keras_tuner
 from matplotlib.figure import Figure
@@ -24,17 +25,18 @@ OBJECTIVE = "val_loss"
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
 
-    def add(name, text, default, **settings):
+    def add(name, text, default, kind=None, **settings):
         parser.add_argument(
-            name, help=f"{text} (default: %(default)s)", default=default, type=type(default), **settings
+            name, help=f"{text} (default: %(default)s)", default=default, type=kind or type(default), **settings
         )
 
     add("--tuner", "how values are chosen", "bayesian", choices=("random", "bayesian", "hyperband"))
     add("--trials", "number of trials; Hyperband decides it by the number of epochs", 16)
     add("--epochs", "passes over the words in a trial", 4)
     add("--words", "number of words to learn from", 6000)
-    add("--seed", "seed of the values and of the words", 1)
-    add("--output", "folder for the results, and of a search that goes on", pathlib.Path("runs/tune"))
+    add("--seed", "seed of the values and of the words", 1, command_line.seed)
+    output = pathlib.Path("runs/tune")
+    add("--output", "folder for the results, and of a search that goes on", output, command_line.output_folder)
     return parser.parse_args(arguments)
 
 
@@ -117,14 +119,15 @@ def main(arguments=None):
         return  # a worker; the chief has the results
     trials = tuning.list_trials(tuner)
     print_table(trials)
-    plot_trials(trials, options.output / "trials.png")
     model = tuner.get_best_models(1)[0]
     references = data.group_by_source(*sample(splits["test"], 500))
     rates = training.error_rates(model.generate(list(references)), list(references.values()))
-    model.save(options.output / "best.keras")
     result = f"best of {len(trials)} trials: WER {rates.sequence:.1f} %, PER {rates.token:.1f} %"
     results = {"result": result, "word_error_rate": rates.sequence, "phoneme_error_rate": rates.token}
-    (options.output / "metrics.json").write_text(json.dumps({**results, "trials": trials}, indent=2) + "\n")
+    with command_line.filled_at_once(options.output) as folder:
+        plot_trials(trials, folder / "trials.png")
+        model.save(folder / "best.keras")
+        (folder / "metrics.json").write_text(json.dumps({**results, "trials": trials}, indent=2) + "\n")
     print(f"The best model on words of the test data: {json.dumps(results)}. Results are in {options.output}/.")
 
 

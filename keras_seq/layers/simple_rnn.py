@@ -177,7 +177,7 @@ class SimpleRNN(RecurrentLayer):
             sequences start from zeros. Excludes `stateful`.
         implementation: `"auto"`, `"native"` or `"xla"`. `"auto"` chooses as described above.
         recompute: whether the backward pass computes the residuals of the forward pass again instead of keeping them:
-            less memory, more time.
+            less memory where layers are stacked (one layer alone gains little), more time.
         **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:

@@ -40,6 +40,8 @@ class DecodingReport(keras.callbacks.Callback):
         separator: string between the tokens of a target, see `error_rates`; "" if each character is a token.
         metrics: which of "error_rates", "bleu" and "chrf" to report, see `error_rates`, `bleu` and `chrf`. The last two
             need sacreBLEU; chrF also needs strings.
+        max_length: maximum number of tokens of an output, see `generate`. Pass it where targets are much longer than
+            sources.
 
     Raises:
         ImportError: if `metrics` need sacreBLEU and it is not installed.
@@ -47,7 +49,7 @@ class DecodingReport(keras.callbacks.Callback):
             if `metrics` are others.
     """
 
-    def __init__(self, sources, references, samples=3, separator=" ", metrics=("error_rates",)):
+    def __init__(self, sources, references, samples=3, separator=" ", metrics=("error_rates",), max_length=None):
         super().__init__()
         is_plain = isinstance(sources, (dict, np.ndarray)) or hasattr(sources, "shape")
         self.sources = sources if is_plain else list(sources)
@@ -56,6 +58,7 @@ class DecodingReport(keras.callbacks.Callback):
         ]
         self.samples = samples
         self.separator = separator
+        self.max_length = max_length
         self.metrics = _check_metrics(metrics, self.references, separator)
         count = count_sources(self.sources)
         if count != len(self.references):
@@ -72,7 +75,7 @@ class DecodingReport(keras.callbacks.Callback):
 
     def _measure(self):
         """Decodes the sources. Returns the values of all metrics, and prints samples."""
-        outputs = self.model.generate(self.sources, verbose=0)
+        outputs = self.model.generate(self.sources, self.max_length, verbose=0)
         if isinstance(outputs, list):
             outputs = [output if isinstance(output, str) else output[0] for output in outputs]  # of several the best
         else:  # token ids: the model has no target vectorizer

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_seq import layers
+from keras_seq.layers.attention import AttentionMechanism
 from keras_seq.ops.attention import first_stop, monotonic_weights
 
 UNITS, FEATURES = 3, 4
@@ -228,3 +229,17 @@ def test_inputs_of_other_shapes_raise(name):
                 built([query, value])
     with pytest.raises(ValueError, match="Received: one tensor"):
         type(layer).from_config(layer.get_config())(value)
+
+
+class OneEnergy(AttentionMechanism):
+    """Returns one energy for each sequence, where one for each position is needed."""
+
+    def energies(self, query, keys, state):
+        return keras.ops.sum(query, axis=-1)
+
+
+def test_energies_of_another_rank_are_refused():
+    cell = layers.AttentionCell(layers.GRUCell(UNITS), OneEnergy())
+    inputs, memory = np.ones((2, 3, FEATURES), "float32"), np.ones((2, 5, UNITS), "float32")
+    with pytest.raises(ValueError, match=r"`energies` of OneEnergy must return a tensor .* shape \(2,\) for a query"):
+        layers.RNN(cell)(inputs, memory=memory)

@@ -103,7 +103,7 @@ class Fixed:
     def __init__(self, outputs):
         self.outputs = outputs
 
-    def generate(self, sources, verbose):
+    def generate(self, sources, max_length, verbose):
         return self.outputs
 
 

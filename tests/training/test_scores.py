@@ -150,7 +150,7 @@ def test_decoding_report_ignores_end_and_padding_in_token_ids(capsys):
     class Perfect:
         """A model without vectorizers that always returns the references."""
 
-        def generate(self, sources, verbose):
+        def generate(self, sources, max_length, verbose):
             return np.array([[5, 6, 3], [7, 3, 0]])
 
     for references in ([[[5, 6]], [[7]]], [[[5, 6, 3]], [[7, 3]]], [[[5, 6, 3]], [[7, 3, 0]]]):

@@ -125,6 +125,11 @@ class AttentionMechanism(keras.layers.Layer):
             `(context, weights, state)`: (batch, [time,] features), (batch, [time,] source) and a tuple of tensors.
         """
         energies = self.energies(query, keys, state)
+        if len(energies.shape) != len(query.shape):
+            raise ValueError(
+                f"`energies` of {type(self).__name__} must return a tensor (batch, [time,] source), of the rank of the "
+                f"query. Received: shape {tuple(energies.shape)} for a query of shape {tuple(query.shape)}"
+            )
         if memory_mask is not None:
             memory_mask = ops.cast(as_bool_mask(memory_mask), energies.dtype)
             memory_mask = memory_mask if len(energies.shape) == 2 else memory_mask[:, None]
