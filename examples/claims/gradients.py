@@ -86,23 +86,23 @@ def measure_explosions(units, steps, distance=50):
 
 
 def draw_gradients(flows, explosions, path):
-    """Draws the gradient norms against the distance, and the share of trainings that explode against the gain."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    """Draws the gradient norms against the distance, and the growth of the recurrent kernel in training by its gain."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     colors = ["#E69F00", "#D55E00", "#CC79A7", "#999999", "#56B4E9", "#009E73", "#0072B2", "#000000"]  # Okabe and Ito
     for i, (name, norms) in enumerate(flows.items()):
         left.plot(norms[::-1], color=colors[i], linestyle=("-", "--", ":", "-.")[i % 4], linewidth=2, label=name)
     left.set(yscale="log", xlabel="steps back from the loss", ylabel="gradient norm, relative to the last step")
     left.set_title("at initialization", fontsize=11)
-    left.legend(fontsize=9)
-    for (label, row), shift, color, hatch in zip(
-        explosions.items(), (-0.2, 0.2), ("#D55E00", "#0072B2"), ("", "//"), strict=True
-    ):
-        places, shares = np.arange(len(row)) + shift, [100 * cell["exploded"] / TRAININGS for cell in row.values()]
-        right.bar(places, shares, 0.4, color=color, hatch=hatch, edgecolor="white", label=label)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
+    for (label, row), style in zip(explosions.items(), ("o-", "s--"), strict=True):
+        growths = [cell["growth"] for cell in row.values()]
+        right.plot(range(len(row)), growths, style, color="#D55E00" if style == "o-" else "#0072B2", label=label)
     right.set_xticks(range(len(row)), row)
-    right.set(xlabel="gain of the recurrent kernel", ylabel="trainings that explode, %", ylim=(0, 119))
-    right.legend(loc="upper left", ncols=2, fontsize=9)
+    right.set(yscale="log", ylim=(0.1, None), xlabel="gain of the recurrent kernel")
+    right.set_ylabel("median growth of the recurrent kernel's norm")
+    right.set_title(f"gradient descent, {TRAININGS} seeds", fontsize=11)
+    right.legend(loc="upper left", fontsize=9)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
