@@ -70,7 +70,8 @@ def measure_distances(options):
 def draw_distances(results, path):
     """Draws the largest distance that each cell learned: the median as a diamond, each seed as a dot."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, (task, row) in zip(figure.subplots(1, 2, sharey=True), results.items(), strict=True):
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, (task, row) in zip(panels, results.items(), strict=True):
         for place, result in enumerate(row.values()):
             learned = np.maximum(result["learned"], LEAST)
             axes.plot(learned, place + np.linspace(-0.2, 0.2, len(learned)), "o", color="#D55E00", markersize=5)
