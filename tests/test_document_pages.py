@@ -44,6 +44,14 @@ def test_the_readme_is_a_front_page():
     assert len([line for line in program(PAGES[0]).splitlines() if line and not line.startswith("#")]) <= 20
 
 
+def test_the_ratios_of_the_readme_were_measured():
+    section = PAGES[0].read_text(encoding="utf-8").split("## How fast")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    measured = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) >= 5
+    assert not set(rows) - set(measured)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
