@@ -17,7 +17,7 @@ from keras_seq.ops.export_mode import is_portable_export
 
 IMPLEMENTATIONS = ("auto", "native", "cudnn", "xla")
 _ON_CUDNN = "cuDNN covers it; xla serves under jit_compile, and masks that do not pad on the right"
-_FASTER_ON_JAX = "on JAX the scan that XLA compiles is faster than cuDNN: see benchmarks/gpu"
+_FASTER_ON_JAX = "on JAX the scan that XLA compiles is faster than cuDNN: see docs/benchmarks.md"
 _EXPORT = "a portable export"
 _DTYPES = ("float32", "float64", "bfloat16")
 _in_use = contextvars.ContextVar("keras_seq_implementation", default=None)
@@ -48,8 +48,7 @@ def can_compile(implementation: str) -> bool:
 def use_implementation(implementation: str) -> Iterator[None]:
     """Replaces "auto" within a `with` block.
 
-    Layers that run or are traced in the block use the implementation named here. For example,
-    `with use_implementation("xla"): model.export(path)` writes a SavedModel of stock TensorFlow operations.
+    Layers that run or are traced in the block use the implementation named here, unless they ask for one themselves.
 
     Args:
         implementation: "auto", "native", "cudnn" or "xla".
