@@ -19,7 +19,8 @@ __all__ = ["plot_attention", "plot_forecast", "plot_gates", "plot_gradient_flow"
 _TOKEN_SIZE = 0.27  # inches, in both directions
 _MARGIN = 0.8  # inches for the title and the labels of a panel
 _MAX_WIDTH = 16.0  # inches of a row of attention panels
-_LINE_STYLES = ("-", "--", ":", "-.")  # the next one after every ten colours
+_PAGE_WIDTH = 11.0  # inches of three panels side by side: the text is readable where the page is 700 pixels wide
+_LINE_STYLES = ("-", "--", "-.", ":")  # neighbours differ in them too: not all eyes tell all colours apart
 _PERCENTAGES = ("per", "wer", "error_rate")
 
 
@@ -221,7 +222,7 @@ def plot_gradient_flow(flows, path=None):
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))  # a name keeps its colour
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure.set_size_inches(4.6 * columns, 3.4 * rows)
+    figure.set_size_inches(min(4.6 * columns, _PAGE_WIDTH), 3.4 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -229,7 +230,8 @@ def plot_gradient_flow(flows, path=None):
         for name, norms in panel.items():
             number = names.index(name)
             norms = np.where((norms > 0) & np.isfinite(norms), norms, np.nan)
-            style = {"color": f"C{number % 10}", "linestyle": _LINE_STYLES[number // 10 % len(_LINE_STYLES)]}
+            linestyle = _LINE_STYLES[(number + number // 20) % len(_LINE_STYLES)]  # 40 lines differ
+            style = {"color": f"C{number % 10}", "linestyle": linestyle}
             marker = "." if len(norms) == 1 else ""  # a line of one point is invisible
             axes.plot(np.arange(1, len(norms) + 1), norms, label=name, marker=marker, **style)
         axes.set_yscale("log")
@@ -237,7 +239,7 @@ def plot_gradient_flow(flows, path=None):
         axes.set_title(title, parse_math=False)
         if i % columns == 0:
             axes.set_ylabel(r"$\|\partial L\,/\,\partial h_t\|$")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, handlelength=3)
     return _save(figure, path)
 
 
@@ -291,7 +293,8 @@ def plot_forecast(past, forecast, actual=None, *, titles=None, names=None, path=
     panels = samples * series
     columns = series if series > 1 and samples > 1 else 2 if panels == 4 else min(3, panels)
     rows = math.ceil(panels / columns)
-    figure.set_size_inches(4.6 * columns, 2.9 * rows + 0.4)
+    width = min(4.6 * columns, max(_PAGE_WIDTH, 3.0 * columns))
+    figure.set_size_inches(width, 2.9 * rows + 0.4)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for axes in grid[panels:]:
         axes.remove()
@@ -311,7 +314,7 @@ def plot_forecast(past, forecast, actual=None, *, titles=None, names=None, path=
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), int(width / 1.5)), frameon=False)
     return _save(figure, path)
 
 
@@ -391,7 +394,8 @@ def plot_gates(values, tokens=None, sequence=0, path=None):
         raise ValueError(f"`tokens` must be at most as many as there are steps. Received: {steps} tokens")
     columns = 1 if len(panels) == 1 else 2
     rows = math.ceil(len(panels) / columns)
-    figure.set_size_inches(columns * min(max(3.5, _TOKEN_SIZE * steps + 1.5), _MAX_WIDTH / 2), 2.4 * rows)
+    height = min(2.4, 1.2 + 0.15 * max(panel.shape[0] for panel in panels.values()))
+    figure.set_size_inches(columns * min(max(3.5, _TOKEN_SIZE * steps + 1.5), _MAX_WIDTH / 2), height * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.remove()

@@ -50,9 +50,10 @@ def draw(path):
         for axes, series in zip((norm_axes, loss_axes), (runs[0][1], runs[0][0]), strict=True):
             axes.plot(np.arange(1, len(series) + 1), series, style, linewidth=1.2, label=name)
     norm_axes.set_title("norm of the gradient, before clipping")
-    norm_axes.axhline(1, color="0.4", linewidth=0.8)
-    loss_axes.set_title("loss")
-    loss_axes.axhline(1 / 3, color="0.4", linewidth=0.8, label="loss of the mean")
+    threshold = norm_axes.axhline(1, color="black", linewidth=1.2, linestyle=":", label="threshold of the clipping")
+    norm_axes.legend(handles=[threshold], frameon=False)
+    loss_axes.set_title("loss (mean squared error)")
+    loss_axes.axhline(1 / 3, color="black", linewidth=1.2, linestyle="-.", label="loss of the mean")
     for axes in (norm_axes, loss_axes):
         axes.set_yscale("log")
         axes.set_xlabel("training step")

@@ -99,7 +99,7 @@ def place(nodes):
 
 
 def draw_tree(axes, following, finished, vocabulary):
-    """Draws live and finished hypotheses, each with its log-probability; the best one is bold."""
+    """Draws live and finished hypotheses with their log-probabilities; the best one is bold, others that ended blue."""
     nodes = {(): 0.0}
     for node in sorted({*following, *finished}, key=len)[1:]:
         nodes[node] = nodes[node[:-1]] + following[node[:-1]][node[-1]]
@@ -171,7 +171,8 @@ def draw(path):
     names = " ".join(vocabulary[i] for i in node) or "[START]"
     figure = Figure(figsize=(7.6, 6.8), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
-    upper.suptitle(f"{word}: beam search with {BEAMS} beams, log-probabilities", fontsize=11)
+    caption = "numbers: log-probabilities; bold: the best output; blue frames: others that ended"
+    upper.suptitle(f"{word}: beam search with {BEAMS} beams\n{caption}", fontsize=11)
     lower.suptitle(f"probability of the next token after {names}, as each sampler draws it", fontsize=11)
     draw_tree(upper.subplots(), following, finished, vocabulary)
     draw_samplers(lower.subplots(1, 6, sharey=True), following[node], vocabulary)

@@ -37,7 +37,7 @@ def draw(path):
     for name, array in values.items():
         print(f"{name}: {array[marked].mean():.2f} at marks, {array[~marked].mean():.2f} elsewhere")
     panels = {
-        "input value; labelled where it is marked": x[..., :1],
+        "input value": x[..., :1],
         "target: the last marked value": y,
         **{name: values[name] for name in ("input_gate", "forget_gate", "candidate", "cell_state")},
     }
@@ -47,6 +47,7 @@ def draw(path):
     for axes in figure.axes[: len(panels)]:
         axes.set(yticks=[], ylabel="")
         axes.tick_params(axis="x", length=0)
+    figure.supxlabel("time steps (numbers: marked values)")
     figure.savefig(path, dpi=110)
 
 

@@ -13,7 +13,6 @@ from keras_seq.plots import plot_gradient_flow
 
 IMAGES = pathlib.Path(__file__).parents[1] / "images"
 LETTERS = 26
-LINE_STYLES = ("-", "--", "-.", ":")
 
 
 def load_windows(steps, count, start=0):
@@ -58,11 +57,11 @@ def draw(path):
         trained[name] = relative_flow(model, test_batch)
         recalls[name] = 100 * model.evaluate(*test_batch, verbose=0)[1]
         print(f"{name}: names {recalls[name]:.0f} % of the first letters")
-    figure = plot_gradient_flow({"at initialization": untrained, "trained, with the letters recalled": trained})
+    figure = plot_gradient_flow({"at initialization": untrained, "after training (%: letters recalled)": trained})
     figure.axes[0].set_ylabel(figure.axes[0].get_ylabel() + ", relative to the last step")
     for axes in figure.axes:
-        for line, style in zip(axes.lines, LINE_STYLES, strict=True):
-            line.set(linestyle=style, linewidth=2)
+        for line in axes.lines:
+            line.set_linewidth(2)
     for line in figure.axes[1].lines:
         line.set_label(f"{line.get_label()}: {recalls[line.get_label()]:.0f} %")
     for axes in figure.axes:

@@ -57,8 +57,8 @@ def draw_sums(axes):
     text(axes, 68, 62, "a tile: 6 rows × 4\nvectors of sums,\nin registers")
     for gate, name in enumerate("ifgo"):
         text(axes, 63.5 + 3 * gate, 52, name, fontsize=9)
-        for row in range(3):
-            box(axes, 62 + 3 * gate, 26 - 2 * row, 3, 2, OTHER, alpha=0.75)
+        for row in range(6):
+            box(axes, 62 + 3 * gate, 27 - row, 3, 1, OTHER, alpha=0.75)
     arrow(axes, (68, 28.5), (68, 37.5))
     text(axes, 68, 20.8, "the slots of this step:\nx W + b, computed before\nfor a chunk of steps", va="top")
 

@@ -44,7 +44,8 @@ def draw(path):
         grid["kernel"], kernel, "recurrent weight dropout (black: dropped), the same at all steps", ylabel="units of h"
     )
     for edge in range(units, 4 * units, units):
-        grid["kernel"].axvline(edge, color="tab:red", linewidth=2)
+        grid["kernel"].axvline(edge, color="tab:orange", linewidth=3)
+    grid["kernel"].set_xlabel("units of the gates i, f, g and o")
     grid["kernel"].set_xticks(np.arange(units // 2, 4 * units, units), ["i", "f", "g", "o"], fontsize=12)
     figure.savefig(path, dpi=110)
 

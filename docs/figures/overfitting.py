@@ -10,6 +10,8 @@ from keras_seq.data import load_cmudict
 from keras_seq.layers import LSTM
 
 IMAGES = pathlib.Path(__file__).parents[1] / "images"
+COLORS = ("black", "#E69F00", "#0072B2", "#D55E00", "#56B4E9", "#009E73")  # Okabe and Ito
+LINE_STYLES = ("-", "--", "-.", ":", "-", (0, (6, 1, 1, 1, 1, 1)))
 WORDS, LENGTH, EPOCHS, SEEDS = 1000, 12, 60, 3
 VARIANTS = {
     "none": {},
@@ -64,12 +66,12 @@ def draw(path):
         best, when, last = bits.min(axis=1), bits.argmin(axis=1) + 1, bits[:, -1]
         row = f"{best.mean():.3f} ± {best.std(ddof=1):.3f}", f"{when.mean():.0f}", f"{last.mean():.2f}"
         print("|", " | ".join([name, *row]), "|", flush=True)
-        style = ("-", "--", "-.", ":")[number % 4]
-        axes.plot(np.arange(1, EPOCHS + 1), bits.mean(axis=0), style, linewidth=2, label=name)
+        style = {"color": COLORS[number], "linestyle": LINE_STYLES[number]}
+        axes.plot(np.arange(1, EPOCHS + 1), bits.mean(axis=0), linewidth=2, label=name, **style)
     axes.set(xlabel="epoch", ylabel="bits per letter, validation words", ylim=(None, 5))
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, handlelength=3)
     figure.savefig(path, dpi=110)
 
 

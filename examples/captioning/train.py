@@ -92,6 +92,7 @@ def plot_attention(model, images, path):
             panel.imshow(step.reshape(8, 8), cmap="Oranges", vmin=0, vmax=1.4 * step.max())
             panel.scatter(x, y, s=18 * image[..., 0], color="black", linewidths=0)
             panel.set_title(letter, fontsize=9)
+    figure.suptitle("the darker, the larger the weight, each panel on its own scale; dots: the ink", fontsize=10)
     figure.savefig(path, dpi=150)
 
 

@@ -22,7 +22,7 @@ def plot_gates(models, x, letters, path):
         units = value.shape[-1]
         axes.set_yticks(range(units), range(1, units + 1))
         for (t, unit), number in np.ndenumerate(value[0]):
-            color = "white" if abs(number) > 0.6 * max(1, abs(value).max()) else "black"
+            color = "white" if abs(number) > 0.7 * max(1, abs(value).max()) else "black"
             axes.text(t, unit, f"{number:.2f}", ha="center", va="center", color=color)
     figure.savefig(path, dpi=120)
 

@@ -112,7 +112,7 @@ def plot_surprise(model, text, path, rows=14, columns=72):
     for row, (line, start) in enumerate(lines):
         for column, character in enumerate(line[:columns]):
             bits[row, column] = -scores[start + column] / np.log(2)
-            color = "white" if bits[row, column] > 5 else "black"
+            color = "white" if bits[row, column] > 7 else "black"
             axes.text(column, row, character, ha="center", va="center", family="monospace", color=color)
     image = axes.imshow(bits, cmap="Blues", vmin=0, vmax=10, aspect="auto")
     axes.set_axis_off()

@@ -12,7 +12,7 @@ NAMES = {0: "C", 2: "D", 4: "E", 5: "F", 7: "G", 9: "A", 11: "B"}
 
 def plot_rolls(chorales, path, bars=14):
     """Draws the first bars of chorales, a dict from titles to arrays of notes, one below the other."""
-    figure = Figure(figsize=(15, 5.2 * len(chorales)), layout="constrained")
+    figure = Figure(figsize=(11, 4.8 * len(chorales)), layout="constrained")
     for axes, (title, notes) in zip(figure.subplots(len(chorales), squeeze=False)[:, 0], chorales.items(), strict=True):
         plot_roll(axes, notes[notes[:, ONSET] < bars * BAR], bars)
         axes.set_title(title, loc="left", fontsize=13)

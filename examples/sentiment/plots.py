@@ -17,7 +17,7 @@ def draw_attention(sentences, ratings, logits, weights, path):
     axes.set_xlim(0, 11)
     axes.set_ylim(len(sentences) - 0.5, -1.5)
     caption = f"words: the darker, the larger the attention weight, up to {np.max(weights):.2f}"
-    for x, title in ((0, "rating"), (0.9, "P(positive)"), (2.1, caption)):
+    for x, title in ((0, "rating"), (0.9, "P(positive)"), (2.1, f"{caption}; ✗: wrong")):
         axes.text(x, -1, title, fontsize=10, fontweight="bold", va="center")
     to_data = axes.transData.inverted()
     for y, (sentence, rating, logit, row) in enumerate(zip(sentences, ratings, logits, weights, strict=True)):

@@ -75,7 +75,7 @@ def draw(groups, scores, attention, path):
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 5.2), layout="constrained")
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
     *panels, matrix = figure.subplots(1, len(CURVES) + 1, width_ratios=[*[1] * len(CURVES), 1.3])
     for axes, title in zip(panels, CURVES, strict=True):
         for (name, values), (style, color) in zip(scores.items(), STYLES, strict=True):
@@ -94,7 +94,7 @@ def draw(groups, scores, attention, path):
     matrix.set_xticks(range(len(source)), source, rotation=90, parse_math=False)
     matrix.set_yticks(range(len(target)), target, parse_math=False)
     matrix.set(title="attention weights of one verse", xlabel="source", ylabel="output")
-    figure.colorbar(image, ax=matrix, fraction=0.05)
+    figure.colorbar(image, ax=matrix, fraction=0.05, label="weight")
     figure.savefig(path, dpi=120)
 
 
