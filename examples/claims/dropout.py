@@ -124,9 +124,11 @@ def draw(results, path):
     panels = figure.subplots(1, 1 + len(CELLS), sharey=True, squeeze=False)[0]
     bits = [[run["test"] for run in row["runs"]] for row in results.values()]
     learned = {cell: [np.maximum(row["learned"][cell], LEAST) for row in results.values()] for cell in CELLS}
-    panels[0].set_xlabel("bits per character of the test text\n(diamond: mean; dots: seeds)")
+    panels[0].set_title("language model, LSTM", fontsize=11)
+    panels[0].set_xlabel("bits per character of the test text\n(diamond: mean, right median; dots: seeds)")
     for axes, cell in zip(panels[1:], learned, strict=True):
-        axes.set_xlabel(f"{cell}:\nlargest distance learned, steps (diamond: median)")
+        axes.set_title(cell, fontsize=11)
+        axes.set_xlabel("largest distance learned\nin the copy task, steps")
         axes.set(xscale="log", xlim=(0.9 * LEAST, 1.2 * DISTANCES[-1]))
         axes.set_xticks([LEAST, *DISTANCES], ["none", *map(str, DISTANCES)])
         axes.minorticks_off()
