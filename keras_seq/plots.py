@@ -20,7 +20,7 @@ _TOKEN_SIZE = 0.27  # inches, in both directions
 _MARGIN = 0.8  # inches for the title and the labels of a panel
 _MAX_WIDTH = 16.0  # inches of a row of attention panels
 _PAGE_WIDTH = 11.0  # inches of three panels side by side: the text is readable where the page is 700 pixels wide
-_LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # neighbours differ in them too: not all eyes tell all colours apart
+_LINE_STYLES = ("-", "--", "-.", ":")  # neighbours differ in them too: not all eyes tell all colours apart
 _PERCENTAGES = ("per", "wer", "error_rate")
 
 
@@ -230,7 +230,7 @@ def plot_gradient_flow(flows, path=None):
         for name, norms in panel.items():
             number = names.index(name)
             norms = np.where((norms > 0) & np.isfinite(norms), norms, np.nan)
-            linestyle = _LINE_STYLES[(number + number // 10) % len(_LINE_STYLES)]  # 50 lines differ
+            linestyle = _LINE_STYLES[(number + number // 20) % len(_LINE_STYLES)]  # 40 lines differ
             style = {"color": f"C{number % 10}", "linestyle": linestyle}
             marker = "." if len(norms) == 1 else ""  # a line of one point is invisible
             axes.plot(np.arange(1, len(norms) + 1), norms, label=name, marker=marker, **style)
