@@ -10,9 +10,10 @@ import json
 import pathlib
 import sys
 
+from command_line import filled_at_once, output_folder
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder
 from gradients import long_lstm, orthogonal
 from matplotlib.figure import Figure
 from rich.console import Console

@@ -8,6 +8,7 @@ import pathlib
 import time
 
 import command_line
+
 import keras
 import numpy as np
 from matplotlib.figure import Figure

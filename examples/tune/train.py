@@ -10,6 +10,7 @@ import os
 import pathlib
 
 import command_line
+
 import keras
 import keras_tuner
 from matplotlib.figure import Figure
