@@ -16,7 +16,8 @@ DOCS = pathlib.Path(__file__).parent
 ROOT = DOCS.parent
 EXAMPLES = ROOT / "examples"
 GALLERY, CLAIMS = "<!-- the examples -->", "<!-- the claims -->"
-# Code stays as it is: fences, and what is between backticks. A relative link may have an anchor, a title, or a picture as its label.
+# Code stays as it is: fences, and what is between backticks. A relative link may have an anchor and a title, and its
+# label may be a picture.
 CODE = r"^ *(?P<fence>```|~~~).*?^ *(?P=fence)|(?P<ticks>`+)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)"
 ADDRESS = r"(?!https?:|#|mailto:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?P<title>\s+\"[^\"]*\")?"
 LABEL = r"(?P<label>!\[[^\]]*\]\([^)]*\)|[^\]]*)"

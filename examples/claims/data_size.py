@@ -139,7 +139,7 @@ def measure(options):
         name: {"parameters": model.count_params(), "units": model.encoder.units, "shares": {}}
         for name, model in models.items()
     }
-    for share in sorted(options.shares):
+    for share in sorted(set(options.shares)):
         for seed in range(min(SHARES[share], options.seeds)):
             for name, trainer in trainers.items():  # in turn, so that all see the same load of the machine
                 run = trainer.train(share, seed, options.updates)

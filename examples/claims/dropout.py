@@ -103,6 +103,8 @@ def measure(options):
     vectorizer = keras_seq.data.text_vectorizer(texts["train"])
     count, half = options.characters, options.characters // 2
     play = texts["train"][0]  # All's Well That Ends Well
+    if 2 * count > len(play):
+        raise SystemExit(f"--characters must be at most {len(play) // 2}, half of the play, got {count}")
     splits = {"train": play[:count], "dev": play[count : count + half], "test": play[count + half : 2 * count]}
     distances, results = [distance for distance in DISTANCES if distance <= options.longest], {}
     for name, mode in MODES.items():
