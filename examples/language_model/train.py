@@ -120,7 +120,8 @@ def plot_surprise(model, text, path, rows=14, columns=72):
     """Draws the last lines of a text, each character on a colour that shows its bits: how little it was expected."""
     scores = model.score([text], return_dict=True)["token_log_probabilities"][0]
     starts = np.cumsum([0, *(len(line) + 1 for line in text.splitlines())])
-    lines = [pair for pair in zip(text.splitlines(), starts, strict=False) if pair[0].strip()][-rows - 1 : -1]
+    lines = [pair for pair in zip(text.splitlines(), starts, strict=False) if pair[0].strip()]
+    lines = (lines[:-1] or lines)[-rows:]  # the last one may be cut
     bits = np.full((len(lines), max(len(line[:columns]) for line, _ in lines)), np.nan)
     figure = Figure(figsize=(bits.shape[1] / 6 + 1, bits.shape[0] * 0.3), layout="constrained")
     axes = figure.add_subplot()
@@ -164,7 +165,7 @@ def main(arguments=None):
         (folder / "samples.txt").write_text(samples)
         model.save(folder / "model.keras")
         plots.plot_history(history, folder / "history.png")
-        plot_surprise(model, texts["test"][0][middle - 3000 : middle + 1000], folder / "surprise.png")
+        plot_surprise(model, texts["test"][0][max(0, middle - 3000) : middle + 1000], folder / "surprise.png")
 
 
 if __name__ == "__main__":
