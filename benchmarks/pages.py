@@ -8,6 +8,7 @@ that, for pages that were measured elsewhere:
     python benchmarks/pages.py
 """
 
+import argparse
 import datetime
 import json
 import os
@@ -63,8 +64,13 @@ class Output(NamedTuple):
 
 
 def add_options(parser):
+    help = "measure little, in a minute; other options go before its choices"
+    parser.add_argument("--quick", action="store_true", help=help)
+    _add_folders(parser)
+
+
+def _add_folders(parser):
     add = parser.add_argument
-    add("--quick", action="store_true", help="measure little, in a minute; other options go before its choices")
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
     help = "write the results into the documentation as well (default: that of this checkout)"
     add("--publish", type=pathlib.Path, nargs="?", const=DOCS, metavar="DOCS", help=help)
@@ -78,8 +84,9 @@ def parse(parser, quick):
             parser.error("--publish: the figures of --quick are too rough")
         parser.set_defaults(**quick)
         options = parser.parse_args()
-    folders = {"--output", str(options.output), str(options.publish)}  # those of one machine, and not of interest
-    words = [word for word in sys.argv[1:] if word not in folders]
+    folders = argparse.ArgumentParser(add_help=False)
+    _add_folders(folders)  # those of one machine, and not of interest
+    words = ["--publish"] * bool(options.publish) + folders.parse_known_args()[1]
     script = pathlib.Path(sys.argv[0]).resolve()
     script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     command = shlex.join(["python", str(script), *words])

@@ -16,7 +16,12 @@ DOCS = pathlib.Path(__file__).parent
 ROOT = DOCS.parent
 EXAMPLES = ROOT / "examples"
 GALLERY, CLAIMS = "<!-- the examples -->", "<!-- the claims -->"
-LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
+# Code stays as it is: fences, and what is between backticks. A relative link may have an anchor and a title, and its
+# label may be a picture.
+CODE = r"^ *(?P<fence>```|~~~).*?^ *(?P=fence)|(?P<ticks>`+)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)"
+ADDRESS = r"(?!https?:|#|mailto:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?P<title>\s+\"[^\"]*\")?"
+LABEL = r"(?P<label>!\[[^\]]*\]\([^)]*\)|[^\]]*)"
+LINK = re.compile(rf"{CODE}|(?P<mark>!?)\[{LABEL}\]\({ADDRESS}\)", re.MULTILINE | re.DOTALL)
 PAGES = {"README.md": "gallery.md", "claims/README.md": "claims.md", "tour.ipynb": "tour.ipynb"}  # of examples/
 
 
@@ -27,8 +32,11 @@ def move_links(text, source, target):
     """
 
     def move(link):
-        mark, label, path, anchor = link.groups()
-        path = pathlib.Path(os.path.normpath(source.parent / path))
+        if link["path"] is None:
+            return link[0]
+        path = pathlib.Path(os.path.normpath(source.parent / link["path"]))
+        if (path / "README.md").exists():
+            path = path / "README.md"
         if path.is_relative_to(EXAMPLES):
             name = path.relative_to(EXAMPLES).as_posix()
             is_example = path.name == "README.md" and (path.parent / "train.py").exists()
@@ -36,7 +44,11 @@ def move_links(text, source, target):
             path = page and DOCS / page
         elif not (path.is_relative_to(DOCS) and path.exists()):
             path = None
-        return f"{mark}[{label}]({os.path.relpath(path, target.parent)}{anchor or ''})" if path else label
+        label = LINK.sub(move, link["label"])
+        if not path:
+            return label
+        address = os.path.relpath(path, target.parent) + (link["anchor"] or "") + (link["title"] or "")
+        return f"{link['mark']}[{label}]({address})"
 
     return LINK.sub(move, text)
 

@@ -18,10 +18,13 @@ EXTRAS = dict.fromkeys(EXAMPLES.split(), "examples") | {"keras_tuner": "tune", "
 
 
 def report(kind, error, traceback):
-    """Ends a program: by one line that names the extra, where a package of it is missing; else as Python does."""
-    package = (getattr(error, "name", None) or "").partition(".")[0]
-    if issubclass(kind, ModuleNotFoundError) and package in EXTRAS:
+    """Ends a program: by one line, where a package of an extra is missing or the user stops it; else as Python does."""
+    missing = error.__cause__ or error  # keras_seq raises an ImportError of its own
+    package = (getattr(missing, "name", None) or "").partition(".")[0]
+    if issubclass(kind, ImportError) and isinstance(missing, ModuleNotFoundError) and package in EXTRAS:
         print(f"The package {package} is missing: pip install 'keras_seq[{EXTRAS[package]}]'", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print("Interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
 

@@ -10,8 +10,10 @@ names, goes to docs/images. Rows and pictures of examples that did not run stay 
 """
 
 import argparse
+import contextlib
 import datetime
 import json
+import os
 import pathlib
 import platform
 import re
@@ -90,18 +92,31 @@ def run(name):
     }
 
 
+@contextlib.contextmanager
+def replaced_at_once(path):
+    """Yields a path to write to; what is written takes the place of a file where the block ends without an error."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def copy_picture(name, width=1400):
     """Copies the picture of an example to docs/images/gallery, that of a claim to docs/images/claims: small enough."""
     folder, _, claim = name.rpartition("/")
     source = ROOT / "runs" / name / (f"{claim}.png" if folder else PICTURES[name])
     target = ROOT / "docs" / "images" / (folder or "gallery") / f"{claim}.png"
     if not source.exists():
+        print(f"There is no picture {source}")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with PIL.Image.open(source) as picture:
         picture = picture.convert("RGB")
         picture.thumbnail((width, 4 * width), PIL.Image.Resampling.LANCZOS)
-        picture.quantize(COLORS).save(target, optimize=True)
+        with replaced_at_once(target) as path:
+            picture.quantize(COLORS).save(path, "PNG", optimize=True)
 
 
 def find_claims():
@@ -126,7 +141,8 @@ def main(arguments=None):
             failed.append(name)
             continue
         copy_picture(name)
-        TABLE.write_text(replace_measurements(TABLE.read_text(), name, measurements))
+        with replaced_at_once(TABLE) as path:
+            path.write_text(replace_measurements(TABLE.read_text(), name, measurements))
         print(f"{measurements['result']} ({measurements['CPU minutes']} CPU minutes)")
     if failed:
         raise SystemExit(f"These examples failed: {', '.join(failed)}. Their rows in {TABLE} stay as they were.")

@@ -144,6 +144,8 @@ def test_the_command_names_no_folder_of_the_machine(benchmarks, monkeypatch, tmp
     _, output = parse(benchmarks, monkeypatch, "--publish", tmp_path, "--output", tmp_path / "runs", "--shapes", "a b")
     assert output.command == "python benchmarks/layers.py --publish --shapes 'a b'"
     assert (output.docs, output.folder) == (tmp_path, tmp_path / "runs")
+    _, output = parse(benchmarks, monkeypatch, f"--output={tmp_path}/", "--seconds", 3, f"--publish={tmp_path}/")
+    assert output.command == "python benchmarks/layers.py --publish --seconds 3"
     _, output = parse(benchmarks, monkeypatch, "--publish")
     assert output.docs == ROOT / "docs"
     assert parse(benchmarks, monkeypatch)[1].docs is None

@@ -76,3 +76,16 @@ def test_an_unknown_example_is_named(project, capsys):
         demos.main(["three"])
     assert "Received: three" in capsys.readouterr().err
     assert (project / "examples" / "README.md").read_text() == TABLE
+
+
+def test_a_missing_picture_is_named(project, capsys):
+    demos.main(["one"])
+    assert f"There is no picture {project / 'runs' / 'one' / 'one.png'}\n" in capsys.readouterr().out
+
+
+def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path):
+    (tmp_path / "table").write_text("old")
+    with pytest.raises(KeyboardInterrupt), demos.replaced_at_once(tmp_path / "table") as path:
+        path.write_text("ne")
+        raise KeyboardInterrupt
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("table", "old")]

@@ -8,9 +8,10 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from matplotlib.figure import Figure
 from rich.console import Console

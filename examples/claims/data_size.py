@@ -8,9 +8,10 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -138,7 +139,7 @@ def measure(options):
         name: {"parameters": model.count_params(), "units": model.encoder.units, "shares": {}}
         for name, model in models.items()
     }
-    for share in sorted(options.shares):
+    for share in sorted(set(options.shares)):
         for seed in range(min(SHARES[share], options.seeds)):
             for name, trainer in trainers.items():  # in turn, so that all see the same load of the machine
                 run = trainer.train(share, seed, options.updates)

@@ -8,8 +8,9 @@ import argparse
 import functools
 import json
 
-import numpy as np
 from command_line import filled_at_once, output_folder
+
+import numpy as np
 from gradients import TRAININGS, draw_gradients, long_lstm, measure_explosions, measure_flows, orthogonal, vanilla
 from matplotlib.figure import Figure
 from rich.console import Console

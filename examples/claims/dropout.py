@@ -10,9 +10,10 @@ import json
 import pathlib
 import sys
 
+from command_line import filled_at_once, output_folder
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder
 from gradients import long_lstm, orthogonal
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -102,6 +103,8 @@ def measure(options):
     vectorizer = keras_seq.data.text_vectorizer(texts["train"])
     count, half = options.characters, options.characters // 2
     play = texts["train"][0]  # All's Well That Ends Well
+    if 2 * count > len(play):
+        raise SystemExit(f"--characters must be at most {len(play) // 2}, half of the play, got {count}")
     splits = {"train": play[:count], "dev": play[count : count + half], "test": play[count + half : 2 * count]}
     distances, results = [distance for distance in DISTANCES if distance <= options.longest], {}
     for name, mode in MODES.items():

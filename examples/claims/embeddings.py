@@ -10,9 +10,10 @@ import pathlib
 import sys
 import time
 
+from command_line import filled_at_once, output_folder
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table

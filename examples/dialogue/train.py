@@ -10,9 +10,10 @@ import collections
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from questions import KINDS, MAX_QUESTIONS, VALUES, load_data
 from rich.console import Console
 from rich.markup import escape

@@ -7,11 +7,12 @@ The data are the chloroplast genome of Arabidopsis thaliana with its genes, from
 import argparse
 import json
 
+from command_line import filled_at_once, output_folder, seed
+
 import genome
 import keras
 import numpy as np
 from baselines import count_kmers, score_kmers, score_open_frames
-from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from plots import draw_genome
 from rich.console import Console

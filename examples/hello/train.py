@@ -8,9 +8,10 @@ folder.
 import argparse
 import json
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from pictures import plot_gates, plot_training
 from rich.console import Console
 from rich.table import Table

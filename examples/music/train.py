@@ -8,11 +8,12 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import chorales as music
 import keras
 import numpy as np
 from chain import best_chain
-from command_line import filled_at_once, output_folder, seed
 from plots import plot_rolls
 from rich.console import Console
 from rich.table import Table

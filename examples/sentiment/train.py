@@ -8,10 +8,11 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
 from baselines import train_baselines
-from command_line import filled_at_once, output_folder, seed
 from models import MODELS, build_model
 from plots import draw_accuracy, draw_attention
 from reviews import load_data

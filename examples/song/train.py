@@ -8,9 +8,10 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from modes import MODES, run_modes, said, score, transcription_arrays
 from pictures import plot_curves, plot_probabilities
 from rich.console import Console

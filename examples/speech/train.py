@@ -9,9 +9,10 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from plots import plot_attention
 from rich.console import Console
 from rich.table import Table

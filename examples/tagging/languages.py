@@ -7,9 +7,10 @@ A third model reads from left to right, too, but writes each tag some letters la
 import argparse
 import json
 
+from command_line import filled_at_once, output_folder, seed
+
 import numpy as np
 import train
-from command_line import filled_at_once, output_folder, seed
 from rich.console import Console
 from rich.table import Table
 from sentences import BREAK, LANGUAGES, NONE, Encoder, hyphenated_words

@@ -7,8 +7,9 @@ The texts are two translations of the Bible, from packages of Debian. See README
 import argparse
 import time
 
-import keras
 from command_line import filled_at_once, output_folder, seed
+
+import keras
 from results import attention_matrix, chrf, draw, evaluate, length_groups, other_verses, print_tables, write_results
 from verses import read_verses, split_verses, texts
 

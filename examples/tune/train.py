@@ -10,6 +10,7 @@ import os
 import pathlib
 
 import command_line
+
 import keras
 import keras_tuner
 from matplotlib.figure import Figure
@@ -37,7 +38,11 @@ def parse_arguments(arguments=None):
     add("--seed", "seed of the values and of the words", 1, command_line.seed)
     output = pathlib.Path("runs/tune")
     add("--output", "folder for the results, and of a search that goes on", output, command_line.output_folder)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("trials", "epochs", "words"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    return options
 
 
 def sample(pairs, count):

@@ -8,9 +8,10 @@ import argparse
 import json
 import time
 
+from command_line import filled_at_once, output_folder, seed
+
 import keras
 import numpy as np
-from command_line import filled_at_once, output_folder, seed
 from keras import layers
 from plots import plot_probabilities, plot_steps
 from recordings import FEATURES, SPEAKERS, fetch_archive, load_recordings, make_inputs

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Callbacks for `fit`."""
 
+import numbers
+
 import keras
 import numpy as np
 
@@ -46,7 +48,7 @@ class DecodingReport(keras.callbacks.Callback):
     Raises:
         ImportError: if `metrics` need sacreBLEU and it is not installed.
         ValueError: if `sources` and `references` differ in length, if `error_rates` does not take the references, or
-            if `metrics` are others.
+            if `metrics` are others, or if `max_length` is no positive integer.
     """
 
     def __init__(self, sources, references, samples=3, separator=" ", metrics=("error_rates",), max_length=None):
@@ -58,7 +60,7 @@ class DecodingReport(keras.callbacks.Callback):
         ]
         self.samples = samples
         self.separator = separator
-        self.max_length = max_length
+        self.max_length = _check_length(max_length)
         self.metrics = _check_metrics(metrics, self.references, separator)
         count = count_sources(self.sources)
         if count != len(self.references):
@@ -96,6 +98,13 @@ class DecodingReport(keras.callbacks.Callback):
         if isinstance(sources, dict) or np.ndim(sources[0]) > 1:
             return [f"source {i}" for i in range(self.samples)]
         return sources
+
+
+def _check_length(max_length):
+    is_integer = isinstance(max_length, numbers.Integral) and not isinstance(max_length, bool)
+    if max_length is not None and not (is_integer and max_length > 0):  # raised here instead of after the first epoch
+        raise ValueError(f"`max_length` must be a positive integer or None. Received: {max_length!r}")
+    return max_length
 
 
 def _check_metrics(metrics, references, separator):

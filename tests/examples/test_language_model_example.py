@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from programs import imports_of
 
 import keras_seq
 
@@ -20,7 +21,8 @@ def train():
     pytest.importorskip("matplotlib")
     spec = importlib.util.spec_from_file_location("train_language_model", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with imports_of(EXAMPLE.parent):
+        spec.loader.exec_module(module)
     return module
 
 
@@ -30,7 +32,7 @@ def arguments(tmp_path):
     options = [*SMALL, "--output", str(tmp_path / "results")]
     for split in ("train", "dev", "test"):
         path = tmp_path / f"{split}.txt"
-        path.write_text("Enter a Fool.\n\nFool.\nWho is't that calls?\n\n" * 8, encoding="utf-8")
+        path.write_text("Enter a Fool.\n\nFool.\nWho is't that calls?\n\n" * 100, encoding="utf-8")
         options += [f"--{split}", str(path)]
     return options
 
@@ -73,6 +75,31 @@ def test_the_table_has_a_row_for_each_cell_and_regularizer(train, arguments, tmp
     train.main([*arguments, "--table"])
     rows = (tmp_path / "results" / "table.md").read_text().splitlines()
     assert [row.split("|")[1:3] for row in rows[2:]] == [[" gru ", " none "], [" gru ", " naive dropout "]]
+
+
+@pytest.mark.parametrize("text", ["a line without an end", "Enter a Fool.\n\nFool.\nWho is't"])
+def test_the_picture_takes_a_text_of_few_lines(train, tmp_path, text):
+    class Model:
+        def score(self, texts, return_dict):
+            return {"token_log_probabilities": [np.full(len(texts[0]) + 1, -1.0)]}
+
+    train.plot_surprise(Model(), text, tmp_path / "surprise.png")
+    assert (tmp_path / "surprise.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--epochs", "0"), ("--units", "-1"), ("--dropout", "nan"), ("--learning-rate", "inf")]
+)
+def test_a_number_that_no_training_takes_is_named(train, capsys, option, value):
+    with pytest.raises(SystemExit):
+        train.parse_arguments([option, value])
+    assert f"{option} must be" in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_is_named(train, tmp_path):
+    path = str(tmp_path / "no.txt")
+    with pytest.raises(SystemExit, match=r"no\.txt: No such file"):
+        train.load_texts(train.parse_arguments(["--train", path, "--dev", path, "--test", path]))
 
 
 def test_every_regularizer_is_an_option_of_the_model(train):

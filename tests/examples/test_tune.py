@@ -7,6 +7,7 @@ import pathlib
 
 import keras
 import pytest
+from programs import imports_of
 
 PROGRAM = pathlib.Path(__file__).parents[2] / "examples" / "tune" / "train.py"
 
@@ -15,8 +16,16 @@ PROGRAM = pathlib.Path(__file__).parents[2] / "examples" / "tune" / "train.py"
 def train():
     specification = importlib.util.spec_from_file_location("tune_train", PROGRAM)
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    with imports_of(PROGRAM.parent):
+        specification.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("option", ["--trials", "--epochs", "--words"])
+def test_a_number_that_is_not_positive_is_named(train, capsys, option):
+    with pytest.raises(SystemExit):
+        train.parse_arguments([option, "0"])
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -159,3 +159,10 @@ def test_decoding_report_ignores_end_and_padding_in_token_ids(capsys):
         report.on_epoch_end(0, logs)
         assert logs == {"val_token_error_rate": 0, "val_sequence_error_rate": 0}
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("max_length", [0, -1, 2.0, float("nan"), True, "5"])
+def test_decoding_report_refuses_a_length_before_the_first_epoch(max_length):
+    assert DecodingReport(["a"], ["a"], max_length=np.int64(5)).max_length == 5
+    with pytest.raises(ValueError, match=f"`max_length` must be a positive integer or None. Received: {max_length!r}"):
+        DecodingReport(["a"], ["a"], max_length=max_length)
