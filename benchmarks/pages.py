@@ -84,6 +84,10 @@ def parse(parser, quick):
             parser.error("--publish: the figures of --quick are too rough")
         parser.set_defaults(**quick)
         options = parser.parse_args()
+    for name in ("output", "publish"):  # before measuring for minutes
+        folder = getattr(options, name)
+        if folder and not _can_write(folder):
+            parser.error(f"--{name} must be a folder that can be written to, got {folder}")
     folders = argparse.ArgumentParser(add_help=False)
     _add_folders(folders)  # those of one machine, and not of interest
     words = ["--publish"] * bool(options.publish) + folders.parse_known_args()[1]
@@ -91,6 +95,12 @@ def parse(parser, quick):
     script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     command = shlex.join(["python", str(script), *words])
     return options, Output(options.output, options.publish, command, options.quick)
+
+
+def _can_write(folder):
+    """Returns whether files can be written to a folder, which need not exist yet."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def slug(name):

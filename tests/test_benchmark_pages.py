@@ -151,6 +151,15 @@ def test_the_command_names_no_folder_of_the_machine(benchmarks, monkeypatch, tmp
     assert parse(benchmarks, monkeypatch)[1].docs is None
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_measuring(benchmarks, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for option in ("--output", "--publish"):
+        with pytest.raises(SystemExit):
+            parse(benchmarks, monkeypatch, option, tmp_path / "file" / "docs")
+        assert f"{option} must be a folder that can be written to" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "name"),
     [
