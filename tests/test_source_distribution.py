@@ -75,7 +75,7 @@ def test_the_sdist_has_nothing_else(sdist):
 @pytest.mark.slow
 def test_without_an_address_the_description_has_no_relative_links(sdist):
     description = email.message_from_bytes(sdist["PKG-INFO"]).get_payload()
-    assert "## Installation" in description
+    assert "## Install, and see it work" in description
     assert "![" not in description
     assert [link for link in links(description) if (ROOT / link).exists()] == []
 
