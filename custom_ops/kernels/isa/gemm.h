@@ -155,13 +155,22 @@ __attribute__((noinline)) void OuterTile(const T* left, const RightRows& right, 
   }
   for (int64_t k = 0; k < rows; ++k, left += R) {
     const T* row = right[k];
-    Vector<T> b[NV];
+    if constexpr (R < NV) {  // the operands that must stay in registers are the fewer ones: R + 1 instead of NV + 1
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+      for (int v = 0; v < NV; ++v, row += vector_stride) {
+        const Vector<T> b = Load(row);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < R; ++r) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b, sum[r][v]);
+      }
+    } else {
+      Vector<T> b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
+      for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
+      }
     }
   }
 #pragma GCC unroll 16
