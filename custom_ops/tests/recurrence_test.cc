@@ -3,7 +3,7 @@
 // that results are bitwise equal for one, two and three threads, and for many directions in one call or one call for
 // each.
 //
-// Usage: recurrence_test [calls] [seed]
+// Usage: recurrence_test [calls] [seed] [units]
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -374,10 +374,10 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(const CellVariant& variant, bool attends, ThreadPool& pool, Draw& draw) {
+void TestThreads(const CellVariant& variant, bool attends, int64_t units, ThreadPool& pool, Draw& draw) {
   Case c{};
   Problem& p = c.problem;
-  p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
+  p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, units};
   if (attends) {
     p.attends = true;
     p.source = 21, p.memory_units = 130, p.attention_units = 90;
@@ -407,6 +407,7 @@ int main(int count, char** arguments) {
   RequireInstructionSet();
   const int calls = count > 1 ? std::atoi(arguments[1]) : 300;
   const uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+  const int64_t units = count > 3 ? std::atoll(arguments[3]) : 150;  // of the calls that threads share
   ThreadPool pool(3);
   for (int call = 0; call < calls; ++call) {
     Draw draw(seed * 1000003 + call);
@@ -419,7 +420,7 @@ int main(int count, char** arguments) {
   }
   Draw draw(seed);
   for (bool attends : {false, true}) {
-    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, pool, draw);
+    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, units, pool, draw);
   }
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

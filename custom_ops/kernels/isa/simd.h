@@ -18,6 +18,9 @@ constexpr int kAccumulators = 24;  // registers for the sums of a tile; the othe
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 constexpr int kAccumulators = 12;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;  // NEON has 32 registers; with 24 sums GCC spills, because it loads operands early
+constexpr int kAccumulators = 20;
 #else
 constexpr int kVectorBytes = 16;
 constexpr int kAccumulators = 12;
