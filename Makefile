@@ -47,7 +47,7 @@ sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under san
 test-arm: $(VENV)/.installed-check ## run the C++ tests of the kernels for 64-bit ARM, cross-compiled, in an emulator
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \
 	  echo "There is no $$tool. Install it, on Debian by: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
-	$(call ctest,arm,--toolchain aarch64.cmake -DKERAS_SEQ_TEST_CALLS=15 -DKERAS_SEQ_TEST_UNITS=50)
+	$(call ctest,arm,--toolchain aarch64.cmake -DKERAS_SEQ_TEST_CALLS=30 -DKERAS_SEQ_TEST_UNITS=50)
 
 # make bench                                      writes docs/benchmarks.md, in about 20 minutes on a quiet machine
 # make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
