@@ -30,6 +30,7 @@ class ForwardSteps {
         arguments_(arguments),
         results_(results),
         direction_count_(direction_count),
+        options_(problem),
         layout_(problem.batch, problem.units, Equations::kUnitVectors),
         chunk_(ChunkSteps(problem)),
         input_depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
@@ -386,7 +387,8 @@ class ForwardSteps {
       if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
       T* slots = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
       const S* h = reinterpret_cast<const S*>(direction.operand[step % 2] + b * operand_stride_);
-      const V gated = Equations::template ComputeGates<T>(sums, layout_.width, slots) * LoadFirst(h + unit, L);
+      const V gated =
+          Equations::template ComputeGates<T>(sums, options_, layout_.width, slots) * LoadFirst(h + unit, L);
       StoreFirst(reinterpret_cast<S*>(direction.gated_operand + b * operand_stride_) + unit,
                  KeepFirst<T>(gated, problem_.units - unit), L);
     }
@@ -413,7 +415,7 @@ class ForwardSteps {
           state[s] = Load(stored[s]);
         }
         if (Visible(problem_, b, t)) {
-          Equations::template Forward<T>(products, problem_.activation, keep, layout_.width, slots, state);
+          Equations::template Forward<T>(products, options_, keep, layout_.width, slots, state);
           for (int s = 0; s < kStates; ++s) {
             if (arguments.zoneout_masks[s].data != nullptr) {
               const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
@@ -474,6 +476,7 @@ class ForwardSteps {
   const Arguments* arguments_;
   const Results* results_;
   const int64_t direction_count_;
+  const CellOptions<T> options_;
   const Layout layout_;
   const int64_t chunk_;  // steps
   const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_;
