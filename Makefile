@@ -39,9 +39,11 @@ test-slow: $(VENV)/.installed-test-slow ## run the slow tests: compiled by XLA, 
 	  (set -x; $(BIN)/python -m pytest -m slow $$tests $(ARGS)) || status=$$?; \
 	done; exit $$status
 
+# So that the small calls of the tests have several blocks, chunks and parts of a depth, and more phases.
+SMALL_BLOCKS := depth_block=8;row_block=2;chunk_rows=3;outer_block=2
 sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under sanitizers
 	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
-	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
+	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best "-DKERAS_SEQ_TUNE=$(SMALL_BLOCKS)")
 
 # make bench                                      writes docs/benchmarks.md, in about 20 minutes on a quiet machine
 # make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
