@@ -55,16 +55,20 @@ class Draw {
     Problem& p = c.problem;
     const CellVariant& variant = kCellVariants[Integer(0, std::size(kCellVariants) - 1)];
     p.cell = variant.cell, p.reset_after = variant.reset_after;
-    p.activation = static_cast<Activation>(Integer(0, 2));
+    if (Chance(0.6)) p.activation = AnyActivation();
+    if (Chance(0.4)) p.recurrent_activation = AnyActivation();
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
     if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
     const int64_t gates = Gates(p.cell) * p.units, states = p.batch * p.units, steps = p.batch * p.time;
     if (Chance(0.4)) AddAttention(c);
     c.reverse = Chance(0.5);
+    // Gates without bounds multiply states until rounding errors are all that is left.
+    const bool bounded = p.recurrent_activation != Activation::kRelu && p.recurrent_activation != Activation::kLinear;
+    const double scale = bounded ? 1 : 0.3;
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal((p.features + p.memory_units) * gates, WeightScale(p.features + p.memory_units));
-    c.recurrent_kernel = Normal(p.units * gates, 0.5);
-    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), 1);
+    c.kernel = Normal((p.features + p.memory_units) * gates, scale * WeightScale(p.features + p.memory_units));
+    c.recurrent_kernel = Normal(p.units * gates, 0.5 * scale);
+    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), scale);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
     for (int s = 0; s < States(p.cell); ++s) {
       if (initial) c.initial_state[s] = Normal(states, 1);
@@ -89,6 +93,8 @@ class Draw {
   }
 
  private:
+  Activation AnyActivation() { return static_cast<Activation>(Integer(0, std::size(kActivationNames) - 1)); }
+
   // Keeps products from growing with the number of rows: rounding errors would grow with them.
   static double WeightScale(int64_t rows) { return 0.5 / std::sqrt(rows < 4 ? 1.0 : rows / 4.0); }
 
@@ -377,7 +383,7 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
 void TestThreads(const CellVariant& variant, bool attends, ThreadPool& pool, Draw& draw) {
   Case c{};
   Problem& p = c.problem;
-  p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
+  p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, 150};
   if (attends) {
     p.attends = true;
     p.source = 21, p.memory_units = 130, p.attention_units = 90;

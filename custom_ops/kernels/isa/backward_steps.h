@@ -30,6 +30,7 @@ class BackwardSteps {
         gradients_(call.gradients),
         direction_count_(call.direction_count),
         unit_panels_(CeilDiv(call.problem.units, kPanelVectors * L)),
+        options_(call.problem),
         layout_(call.layout) {}
 
   bool Allocate(Workspace& workspace) {
@@ -237,7 +238,7 @@ class BackwardSteps {
                               : Load(call_.Residuals(d, step - 1, unit) + slot * layout_.width);
     }
     const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
-    Equations::template Backward<T>(residuals, problem_.activation, layout_.width, previous, d_state, d_slots);
+    Equations::template Backward<T>(residuals, options_, layout_.width, previous, d_state, d_slots);
     Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
     if constexpr (Equations::kHasCellState) Store(direction.d_c + at, d_zoneout[1] + d_state[1]);
   }
@@ -254,7 +255,7 @@ class BackwardSteps {
         if (visible) {
           const V h = call_.Drop(d, step, b, unit, call_.PreviousHidden(d, step, b, unit));
           d_h = Equations::template BackwardGatedHidden<T>(
-              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, layout_.width, h,
+              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, options_, layout_.width, h,
               KeepFirst<T>(Load(sums + v * L), problem_.units - unit),
               call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width);
         }
@@ -269,6 +270,7 @@ class BackwardSteps {
   const Upstream* upstream_;
   const Gradients* gradients_;
   const int64_t direction_count_, unit_panels_;
+  const CellOptions<T> options_;
   const Layout layout_;
   Direction* directions_ = nullptr;
 };

@@ -78,17 +78,25 @@ struct Rows {
   }
 };
 
-// sums[r][v] = start[v] + rows[r] * panel, for the TV of the NV vectors of the panel that begin at `vector`. If `start`
-// is null, adds to the sums.
+// The numbers that a product is added to: the same vectors for all rows, or vectors of each row, `vector_stride` apart.
+template <class Sum>
+struct Start {
+  Start(const Sum* shared) : shared(shared) {}
+  Start(const Sum* const* row, int64_t vector_stride) : row(row), vector_stride(vector_stride) {}
+  const Sum* shared = nullptr;
+  const Sum* const* row = nullptr;
+  int64_t vector_stride = 0;
+};
+
+// sums[r][v] = start + rows[r] * panel, for the TV of the NV vectors of the panel that begin at `vector`.
 template <int R, int TV, int NV, class Element>
 __attribute__((noinline)) void Tile(const Rows<Element>& left, int64_t first, int64_t vector, const Element* panel,
                                     typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                                    const typename ProductTypes<Element>::Sum* start) {
+                                    const Start<typename ProductTypes<Element>::Sum>& start) {
   using Types = ProductTypes<Element>;
   using Sum = typename Types::Sum;
   constexpr int L = kLanes<Sum>;
   panel += vector * L;
-  if (start) start += vector * L;
   Vector<Sum> sum[R][TV];
   const Element* a[R];
 #pragma GCC unroll 16
@@ -96,7 +104,8 @@ __attribute__((noinline)) void Tile(const Rows<Element>& left, int64_t first, in
     a[r] = left.row[first + r] + left.offset;
 #pragma GCC unroll 4
     for (int v = 0; v < TV; ++v) {
-      sum[r][v] = start ? Load(start + v * L) : Load(sums[first + r] + (vector + v) * vector_stride);
+      const int64_t at = vector + v;
+      sum[r][v] = Load(start.shared ? start.shared + at * L : start.row[first + r] + at * start.vector_stride);
     }
   }
   for (int64_t block = 0; block < left.blocks; ++block) {
@@ -125,7 +134,7 @@ __attribute__((noinline)) void Tile(const Rows<Element>& left, int64_t first, in
 template <int R, int NV, class Element>
 inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t first, int64_t vector, const Element* panel,
                          typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                         const typename ProductTypes<Element>::Sum* start) {
+                         const Start<typename ProductTypes<Element>::Sum>& start) {
   if (height == R) {
     Tile<R, kTileVectors<NV>, NV>(left, first, vector, panel, sums, vector_stride, start);
   } else if constexpr (R > 1) {
@@ -134,12 +143,13 @@ inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t firs
 }
 
 // Multiplies all `count` rows with one panel, in tiles of nearly the same height, and a part of the depth after another,
-// so that this part of the panel stays in a cache.
+// so that this part of the panel stays in a cache. A start without vectors means the sums themselves.
 template <int NV, class Element>
 void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel,
                   typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                  const typename ProductTypes<Element>::Sum* start) {
+                  Start<typename ProductTypes<Element>::Sum> start) {
   constexpr int R = kTileRows<NV>, L = kLanes<typename ProductTypes<Element>::Sum>;
+  if (start.shared == nullptr && start.row == nullptr) start = {sums, vector_stride};
   const int64_t tiles = (count + R - 1) / R, parts = left.Parts(kTuning.depth_block);
   for (int64_t i = 0; i < parts; ++i) {
     const Rows<Element> part = left.Part(i, parts);
@@ -150,7 +160,7 @@ void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel
       }
     }
     panel += part.depth() * NV * L;
-    start = nullptr;
+    start = {sums, vector_stride};
   }
 }
 
