@@ -46,6 +46,41 @@ inline constexpr CellTraits kCells[] = {
 
 constexpr const CellTraits& TraitsOf(CellKind cell) { return kCells[static_cast<int>(cell)]; }
 
+// The extra weights that cells may have. Each is optional, as the bias is. X(identifier, name).
+#define KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(X) \
+  X(PeepholeKernel, peephole_kernel)
+
+enum ExtraWeight : int {  // indices of arrays
+#define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) k##identifier,
+  KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(KERAS_SEQ_EXTRA_WEIGHT)
+#undef KERAS_SEQ_EXTRA_WEIGHT
+  kExtraWeightCount
+};
+
+struct ExtraWeightTraits {
+  ExtraWeight weight;
+  const char *name, *gradient;  // the argument of an op, and the result of its gradient op
+  const char *count, *wanted;   // the attributes that hold the lengths of these lists
+};
+
+// In the order of ExtraWeight.
+inline constexpr ExtraWeightTraits kExtraWeights[] = {
+#define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) \
+  {k##identifier, #name, "d_" #name, #name "s", "wanted_" #name "s"},
+    KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(KERAS_SEQ_EXTRA_WEIGHT)
+#undef KERAS_SEQ_EXTRA_WEIGHT
+};
+
+constexpr bool HasExtraWeight(CellKind cell, ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+      return cell == CellKind::kLSTM;
+    case kExtraWeightCount:
+      break;
+  }
+  return false;
+}
+
 enum class Activation { kTanh, kRelu, kLinear, kSigmoid, kHardSigmoid };
 
 // In the order of Activation. The names of Keras.

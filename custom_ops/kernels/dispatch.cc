@@ -123,6 +123,9 @@ class Float32Copies {
     to.keys = Read(from.keys, KeysSize());
     to.query_kernel = Read(from.query_kernel, units * problem_.attention_units);
     to.score_vector = Read(from.score_vector, problem_.attention_units);
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      to.extra_weights[i] = Read(from.extra_weights[i], ExtraWeightSize(problem_, kExtraWeights[i].weight));
+    }
     to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
@@ -205,6 +208,10 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     to.keys = copies.Write(gradients[d].keys, copies.KeysSize());
     to.query_kernel = copies.Write(gradients[d].query_kernel, problem.units * problem.attention_units);
     to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      to.extra_weights[i] =
+          copies.Write(gradients[d].extra_weights[i], ExtraWeightSize(problem, kExtraWeights[i].weight));
+    }
     out.push_back(to);
     for (int s = 0; s < 2; ++s) {
       up[d].final_state[s] = copies.Read(upstream[d].final_state[s], states);
@@ -249,6 +256,16 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
 int Gates(CellKind cell) { return TraitsOf(cell).gates; }
 
 int States(CellKind cell) { return TraitsOf(cell).states; }
+
+int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+      return 3 * problem.units;
+    case kExtraWeightCount:
+      break;
+  }
+  return 0;
+}
 
 int64_t ResidualSize(const Problem& problem) {
   const CellTraits& cell = TraitsOf(problem.cell);

@@ -75,6 +75,8 @@ struct Arguments {
   const void* keys = nullptr;          // (memories, source, attention_units)
   const void* query_kernel = nullptr;  // W_q, (units, attention_units)
   const void* score_vector = nullptr;  // v, (attention_units)
+  // In the order of ExtraWeight, null where absent. The peephole kernel is (3, units), for the gates i, f, o.
+  const void* extra_weights[kExtraWeightCount] = {};
   // What `Pack` made of the weights above, or null: then the call packs them. The forward pass reads it.
   std::shared_ptr<const PackedWeights> packed;
 };
@@ -102,6 +104,7 @@ struct Gradients {
   void* bias = nullptr;
   void* initial_state[2] = {nullptr, nullptr};
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
+  void* extra_weights[kExtraWeightCount] = {};
 };
 
 // Where the work runs. The calling thread takes part. `schedule` may start a task late, even after the call returned.
@@ -113,6 +116,9 @@ struct Executor {
 // Those of CellTraits. Not inline: isa/ calls them, and the linker would merge copies for different instruction sets.
 int Gates(CellKind cell);
 int States(CellKind cell);
+
+// The number of elements of an extra weight.
+int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight);
 
 // The number of elements of `residuals` of one direction; they are float64 if the call is, else float32.
 int64_t ResidualSize(const Problem& problem);

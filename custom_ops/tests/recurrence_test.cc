@@ -69,6 +69,7 @@ class RandomCalls {
     c.kernel = Normal((p.features + p.memory_units) * gates, scale * WeightScale(p.features + p.memory_units));
     c.recurrent_kernel = Normal(p.units * gates, 0.5 * scale);
     if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), scale);
+    if (p.cell == CellKind::kLSTM && Chance(0.5)) c.peephole_kernel = Normal(3 * p.units, 0.5 * scale);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
     for (int s = 0; s < States(p.cell); ++s) {
       if (initial) c.initial_state[s] = Normal(states, 1);
@@ -143,7 +144,7 @@ using Buffers = std::vector<std::vector<T>>;
 const char* kNames[] = {"outputs",  "h",        "c",                  "attention_weights",
                         "d inputs", "d kernel", "d recurrent_kernel", "d bias",
                         "d h",      "d c",      "d memory",           "d keys",
-                        "d query_kernel", "d score_vector"};
+                        "d query_kernel", "d score_vector", "d peephole_kernel"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -158,7 +159,8 @@ struct CallOf {
         recurrent_kernel(Cast<T>(c.recurrent_kernel)), bias(Cast<T>(c.bias)), initial_h(Cast<T>(c.initial_state[0])),
         initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
-        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)) {
+        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)),
+        peephole_kernel(Cast<T>(c.peephole_kernel)) {
     problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
@@ -170,11 +172,12 @@ struct CallOf {
     arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
     arguments.memory = memory.data(), arguments.keys = keys.data();
     arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
+    arguments.extra_weights[kPeepholeKernel] = DataOrNull(peephole_kernel);
   }
 
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
-  std::vector<T> memory, keys, query_kernel, score_vector;
+  std::vector<T> memory, keys, query_kernel, score_vector, peephole_kernel;
   Arguments arguments;
 };
 
@@ -200,7 +203,8 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     all = {Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
            Unwritten<T>(p.batch * p.time * p.source)};
     for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
-                                 &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector}) {
+                                 &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector,
+                                 &call.peephole_kernel}) {
       all.push_back(Unwritten<T>(argument->size()));
     }
     arguments.reverse = reverse[d];
@@ -210,6 +214,7 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
                          DataOrNull(all[12]), DataOrNull(all[13])});
+    gradients.back().extra_weights[kPeepholeKernel] = DataOrNull(all[14]);
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -298,7 +303,8 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
   if (packs) {
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
-    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector}) {
+    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector,
+                          &call.peephole_kernel}) {
       std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
     }
   }
@@ -394,6 +400,7 @@ void TestThreads(const CellVariant& variant, bool attends, int64_t units, Thread
   c.kernel = draw.Normal((p.features + p.memory_units) * gates, 0.1);
   c.recurrent_kernel = draw.Normal(p.units * gates, 0.1);
   c.bias = draw.Normal(gates * BiasRows(p), 1);
+  if (p.cell == CellKind::kLSTM) c.peephole_kernel = draw.Normal(3 * p.units, 0.1);
   c.recurrent_dropout_mask = draw.DropoutMask(p.batch * p.units);
   c.d_outputs = draw.RealNormal(steps * p.units);
   const auto alone = RunOneDirection<float>(c, pool.WithThreads(1), true);

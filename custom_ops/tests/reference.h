@@ -33,14 +33,14 @@ struct Case {
   bool reverse, dropout_per_step, zoneout_per_step[2];
   std::vector<char> mask, memory_mask;
   Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
-  Numbers memory, keys, query_kernel, score_vector;
+  Numbers memory, keys, query_kernel, score_vector, peephole_kernel;
   std::vector<double> recurrent_dropout_mask, zoneout[2];
   std::vector<double> d_outputs, d_final_state[2], d_attention_weights;
 
   // The arguments that have gradients, in the order of `Gradients`.
   std::vector<Numbers*> Differentiable() {
     return {&inputs, &kernel, &recurrent_kernel, &bias,         &initial_state[0], &initial_state[1],
-            &memory, &keys,   &query_kernel,     &score_vector};
+            &memory, &keys,   &query_kernel,     &score_vector, &peephole_kernel};
   }
 };
 
@@ -127,7 +127,12 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
   const Numbers hu = RecurrentProduct(call, dropped);
   const auto sum = [&](int64_t gate, int64_t u) { return x[gate * H + u] + hu[gate * H + u]; };
   const auto activate = [&](Complex value) { return Activate(p.activation, value); };
-  const auto gate = [&](int64_t gate, int64_t u) { return Activate(p.recurrent_activation, sum(gate, u)); };
+  const auto gate = [&](int64_t gate, int64_t u, Complex more = 0) {
+    return Activate(p.recurrent_activation, sum(gate, u) + more);
+  };
+  const auto peephole = [&](int64_t row, int64_t u) {
+    return call.peephole_kernel.empty() ? Complex(0) : call.peephole_kernel[row * H + u];
+  };
   CellStates next{Numbers(H), Numbers(H)};
   for (int64_t u = 0; u < H; ++u) {
     switch (p.cell) {
@@ -135,8 +140,9 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
         next.h[u] = activate(sum(0, u));
         break;
       case CellKind::kLSTM:
-        next.c[u] = gate(1, u) * state.c[u] + gate(0, u) * activate(sum(2, u));
-        next.h[u] = gate(3, u) * activate(next.c[u]);
+        next.c[u] = gate(1, u, peephole(1, u) * state.c[u]) * state.c[u] +
+                    gate(0, u, peephole(0, u) * state.c[u]) * activate(sum(2, u));
+        next.h[u] = gate(3, u, peephole(2, u) * next.c[u]) * activate(next.c[u]);
         break;
       case CellKind::kGRU: {
         Complex candidate = 0;

@@ -35,6 +35,9 @@ std::string CheckAttention(const Call& call) {
   for (const char* name : {"zoneout_masks_c", "upstream_c", "wanted_initial_cells"}) {
     if (error.empty() && cells == 0) error = expect(name, 0);
   }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (error.empty() && !HasExtraWeight(call.operation.cell, extra.weight)) error = expect(extra.count, 0);
+  }
   return error;
 }
 
@@ -91,6 +94,11 @@ std::string FinishCall(Call* call) {
   }
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 if `biases` is 0";
+  }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    const auto wanted = counts.find(extra.wanted), given = counts.find(extra.count);
+    if (wanted == counts.end() || wanted->second <= given->second) continue;
+    return "`" + std::string(extra.wanted) + "` must be 0 if `" + extra.count + "` is 0";
   }
   if (call->operation.attends) {
     const std::string error = CheckAttention(*call);

@@ -58,6 +58,7 @@ enum class Axis {
   kAttentionUnits,
   kInputUnits,  // features + memory_units
   kTwo,
+  kThree,
   kResiduals
 };
 using Axes = std::vector<Axis>;

@@ -32,6 +32,8 @@ int64_t KnownSize(Axis axis, CellKind cell, const Sizes& sizes) {
                                                                            : sizes.features + sizes.memory_units;
     case Axis::kTwo:
       return 2;
+    case Axis::kThree:
+      return 3;
     case Axis::kResiduals:
       break;
   }
@@ -91,6 +93,8 @@ std::string NameOf(Axis axis, CellKind cell) {
       return "features + memory_units";
     case Axis::kTwo:
       return "2";
+    case Axis::kThree:
+      return "3";
     case Axis::kResiduals:
       break;
   }
@@ -131,6 +135,7 @@ std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
     case Axis::kResiduals:
       return {&sizes->batch, &sizes->time, &sizes->units, &sizes->memory_units, &sizes->attention_units};
     case Axis::kTwo:
+    case Axis::kThree:
       break;
   }
   return {};

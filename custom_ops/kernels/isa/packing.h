@@ -80,6 +80,16 @@ inline Vector<T> LoadUnits(const S* row, int64_t unit, int64_t units) {
   return LoadFirst(row + unit, units - unit);
 }
 
+// Copies a peephole kernel, (3, units), to rows with padding, which must be zeros.
+template <class T, class S>
+void LoadPeepholes(const S* kernel, const Layout& layout, T* padded) {
+  for (int64_t gate = 0; gate < 3; ++gate) {
+    for (int64_t unit = 0; unit < layout.units; unit += kLanes<T>) {
+      Store(padded + gate * layout.padded + unit, LoadUnits<T>(kernel + gate * layout.units, unit, layout.units));
+    }
+  }
+}
+
 // The elements of a panel that is `padded_rows` deep. One more row keeps panels from starting in the same set of a
 // cache, because packing writes to all of them in turn.
 template <class Element>

@@ -87,8 +87,8 @@ class ExtendedLSTMEquations(LSTMEquations):
 
     is_standard = False
 
-    def native_kernel(self) -> None:
-        return None
+    def native_kernel(self) -> tuple[str, dict] | None:
+        return None if self.projection_units or self.layer_norm else super().native_kernel()
 
     def describe(self) -> str:
         parts = {"peepholes": self.peephole, "a projection": self.projection_units, "layer_norm": self.layer_norm}
