@@ -128,16 +128,20 @@ double Time(const std::function<bool()>& run, Pass& pass) {
   return pass.milliseconds.back();
 }
 
-// One run that does not count unless it is long, which brings code and data into the caches, then some that do.
+// One run that does not count, which brings code and data into the caches, then some that do. In long runs cold caches do
+// not matter: only the first of all, which allocates memory, does not count.
 void TakeTurn(const std::function<bool()>& run, Pass& pass) {
   constexpr double kTurn = 30, kLongRun = 100;  // milliseconds
-  Pass first{};
-  if (Time(run, first) > kLongRun) {
+  Pass first{pass.name, {}, {}};
+  double spent = Time(run, first) > kLongRun ? kTurn : 0;
+  if (spent > 0 && !pass.milliseconds.empty()) {
     pass.milliseconds.push_back(first.milliseconds[0]);
     pass.processor.push_back(first.processor[0]);
     return;
   }
-  for (double spent = 0; spent < kTurn;) spent += Time(run, pass);
+  do {
+    spent += Time(run, pass);
+  } while (spent < kTurn);
 }
 
 void Print(const char* name, const std::vector<double>& numbers) {
