@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/dropout.h"
+#include "../kernels/dropout.h"
 #include "threads.h"
 
 namespace keras_seq {
