@@ -168,7 +168,8 @@ class GRU(GatedLayer):
     sigmoid, hard_sigmoid, relu and linear, and the dtype is float32, float64 or bfloat16. They cover masks, dropout
     of every kind, zoneout and `layer_norm`. On TensorFlow with a GPU, cuDNN runs layers with tanh and sigmoid, unless
     `reset_after` or `use_bias` is False, `layer_norm`, `recurrent_dropout`, `zoneout` or `unroll` is set, or XLA
-    compiles the call. Everything else runs on xla, a loop of Keras operations that computes the same. `keras_seq.explain` tells you which one runs, and why.
+    compiles the call. Everything else runs on xla, a loop of Keras operations that computes the same.
+    `keras_seq.explain` tells you which one runs, and why.
 
     Args:
         units: positive integer, size of the state and of the output.

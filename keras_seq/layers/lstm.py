@@ -223,8 +223,8 @@ class LSTM(GatedLayer):
     sigmoid, hard_sigmoid, relu and linear, and the dtype is float32, float64 or bfloat16. They cover masks, dropout
     of every kind, zoneout, `peephole`, `projection_units` and `layer_norm`. On TensorFlow with a GPU, cuDNN runs
     layers with tanh and sigmoid, unless `use_bias` is False, one of these options, `recurrent_dropout`, `zoneout` or
-    `unroll` is set, or XLA compiles the call. Everything else runs on xla, a loop of Keras operations that computes the same. `keras_seq.explain` tells you which one runs,
-    and why.
+    `unroll` is set, or XLA compiles the call. Everything else runs on xla, a loop of Keras operations that computes
+    the same. `keras_seq.explain` tells you which one runs, and why.
 
     Args:
         units: positive integer, size of the state and of the output (with `projection_units`, of c only).

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_close, needs_kernels, run_with_gradients
+from conftest import assert_close, mostly_slow, needs_kernels, run_with_gradients
 
 import keras_seq
 from keras_seq import layers
@@ -24,7 +24,7 @@ EXTENSIONS = [
     ("GRU", {"layer_norm": True, "recurrent_activation": "hard_sigmoid"}),
 ]
 every_extension = pytest.mark.parametrize(("kind", "options"), EXTENSIONS, ids=str)
-TOLERANCES = {"float32": 3e-5, "float64": 1e-11, "bfloat16": 2e-2}
+TOLERANCES = {"float64": 1e-11, "float32": 3e-5, "bfloat16": 2e-2}
 
 
 def draw_recurrences(kind, options, seed, sizes):
@@ -42,7 +42,7 @@ def draw_recurrences(kind, options, seed, sizes):
         return rng.random() < probability
 
     def draw_weight(weight):
-        scale = 1.0 if len(weight.shape) == 1 else weight.shape[0] ** -0.5
+        scale = 1.0 if len(weight.shape) == 1 else max(1, weight.shape[0]) ** -0.5
         return normal(*weight.shape, scale=scale) + ("gamma" in weight.name)
 
     weights = {weight.name: [draw_weight(weight) for _ in range(2)] for weight in cell.weights}
@@ -79,7 +79,7 @@ def draw_recurrences(kind, options, seed, sizes):
 
 
 @every_extension
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("dtype", mostly_slow(TOLERANCES))
 @pytest.mark.parametrize(
     ("seed", "sizes"), list(enumerate([(3, 5, 4, 9), (2, 4, 3, 33), (1, 1, 2, 3), (70, 9, 5, 20)]))
 )
@@ -102,6 +102,7 @@ def test_native_extensions_match_xla(kind, options, dtype, seed, sizes):
     assert_close(actual[1], expected[1], 5 * TOLERANCES[dtype] if dtype == "bfloat16" else TOLERANCES[dtype])
 
 
+@pytest.mark.slow
 @every_extension
 def test_compiled_by_xla_the_kernels_give_the_same(kind, options):
     function, tensors = draw_recurrences(kind, options, 3, (3, 4, 3, 6))
@@ -130,7 +131,7 @@ def test_decoders_with_attention_run_them_on_xla():
         layers.GRUCell(4, layer_norm=True),
         layers.LSTMCell(4, projection_units=2),
     ):
-        decoder = layers.AttentionDecoder(cell, layers.BahdanauAttention(3))
+        decoder = layers.AttentionDecoder(4, cell, layers.BahdanauAttention(3))
         [row] = keras_seq.explain(decoder, print_fn=None)
         assert row.implementation == "xla" and "with attention" in row.reason
         assert choose_implementation("auto", cell.equations, "float32").implementation == "native"
