@@ -78,7 +78,7 @@ void CopyNeeded(const std::vector<ArgumentSpec>& specs, const std::vector<int64_
 // of (0, 2^40, 8), and the kernels would loop over it for nothing.
 Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs,
                   const std::vector<Tensor>& outputs) {
-  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0};
+  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0, 0};
   CopyNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
   if (!outputs.empty()) CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
   return needed;

@@ -184,8 +184,10 @@ WITHOUT_KERNELS = {
     "GRU, activation": (lambda **o: layers.GRU(UNITS, activation="elu", **o), "GRU with .* elu, sigmoid"),
     "LSTM, gates": (lambda **o: layers.LSTM(UNITS, recurrent_activation="elu", **o), "LSTM with .* tanh, elu"),
     "SimpleRNN": (lambda **o: layers.SimpleRNN(UNITS, activation="gelu", **o), "SimpleRNN with .* gelu"),
-    "GRU, norm": (lambda **o: layers.GRU(UNITS, layer_norm=True, **o), "GRU with layer_norm"),
-    "LSTM, projection": (lambda **o: layers.LSTM(UNITS, projection_units=2, **o), "LSTM with a projection"),
+    "LSTM, projection": (
+        lambda **o: layers.LSTM(UNITS, projection_units=2, activation="elu", **o),
+        "LSTM with a projection, the activation.* elu, sigmoid",
+    ),
     "float16": (lambda **o: layers.LSTM(UNITS, dtype="mixed_float16", **o), "no native kernel for float16"),
     "cell of Keras": (lambda **o: layers.RNN(keras.layers.LSTMCell(UNITS), **o), "LSTMCell, which is not a cell of"),
 }

@@ -67,11 +67,11 @@ inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_
   return arguments.reverse ? problem.time - 1 - step : step;
 }
 
-// The row of `mask` for sequence b at time t. The mask must be present.
+// The row of `mask` for sequence b at time t, of a state of `units`. The mask must be present.
 template <class S>
-inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b, int64_t t) {
+inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b, int64_t t, int64_t units) {
   const int64_t row = mask.per_step ? b * problem.time + t : b;
-  return static_cast<const S*>(mask.data) + row * problem.units;
+  return static_cast<const S*>(mask.data) + row * units;
 }
 
 // A vector from `unit` on of a row of `units` numbers, with zeros beyond its end.
