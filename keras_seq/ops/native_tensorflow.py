@@ -47,7 +47,9 @@ class TensorFlowLibrary:
         self.ops = describe_ops(library)
         self._functions = {}
         self._product = op_function(module, "Product")
-        tf.no_gradient("KerasSeq>Product")
+        self._crossentropy = op_function(module, "Crossentropy")
+        for name in ("Product", "Crossentropy"):
+            tf.no_gradient(f"KerasSeq>{name}")
         for name, op in self.ops.items():
             self._functions[name] = op_function(module, name)
             gradient = functools.partial(_gradient, op, op_function(module, name, "_grad"))
@@ -70,6 +72,13 @@ class TensorFlowLibrary:
     def multiply(self, inputs: tf.Tensor, kernel: tf.Tensor, keep_product: bool) -> tf.Tensor:
         """Call the op KerasSeq>Product."""
         return self._product(inputs=inputs, kernel=kernel, keep_product=keep_product)
+
+    def crossentropy(
+        self, logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, label_smoothing: float, with_gradient: bool
+    ) -> tuple[tf.Tensor, ...]:
+        """Call the op KerasSeq>Crossentropy."""
+        smoothing = tf.constant(label_smoothing, logits.dtype)
+        return tuple(self._crossentropy(logits, targets, weights, smoothing, with_gradient=with_gradient))
 
 
 def check_tensorflow() -> None:

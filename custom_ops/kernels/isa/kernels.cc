@@ -3,6 +3,7 @@
 #include "../kernel_table.h"
 #include "attention.h"
 #include "backward.h"
+#include "crossentropy.h"
 #include "forward.h"
 #include "product.h"
 
@@ -181,8 +182,9 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward,   PackWeights,          PackProduct,  Multiply, Backward,
-                                     kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward,  PackWeights,           PackProduct, Multiply,
+                                     Backward, RunCrossentropyOfType, kBFloat16,   ResidualSizeOfLayout,
+                                     ApplySigmoid, ApplyTanh};
   return table;
 }
 
