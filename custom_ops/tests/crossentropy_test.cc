@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares cross-entropies of random logits with sums in float64, in place and not, for one thread and for three.
-#include "kernels/crossentropy.h"
+#include "../kernels/crossentropy.h"
 
 #include <cmath>
 #include <limits>
