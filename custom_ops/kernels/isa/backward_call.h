@@ -25,6 +25,7 @@ struct BackwardCall {
         gradients(gradients),
         direction_count(direction_count),
         layout(problem.batch, problem.units, Equations::kUnitVectors),
+        hidden_units(HiddenUnits(problem)),
         chunk(ChunkSteps(problem)) {}
 
   bool Allocate(Workspace& workspace) {
@@ -50,7 +51,7 @@ struct BackwardCall {
 
   // h before a step.
   V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
-    const int64_t units = problem.units;
+    const int64_t units = hidden_units;
     if (step == 0) {
       const T* initial = static_cast<const T*>(arguments[d].initial_state[0]);
       return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
@@ -63,7 +64,7 @@ struct BackwardCall {
   V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
     const UnitMask& mask = arguments[d].recurrent_dropout_mask;
     if (mask.data == nullptr) return value;
-    return value * LoadUnits<T>(MaskRow<T>(mask, problem, b, Time(d, step)), unit, problem.units);
+    return value * LoadUnits<T>(MaskRow<T>(mask, problem, b, Time(d, step), hidden_units), unit, hidden_units);
   }
 
   // The size of a panel of a transposed kernel, whose rows meet `slots`.
@@ -83,7 +84,8 @@ struct BackwardCall {
   const Gradients* const gradients;
   const int64_t direction_count;
   const Layout layout;
-  const int64_t chunk;  // steps
+  const int64_t hidden_units;  // of h
+  const int64_t chunk;         // steps
   T** slot_gradients = nullptr;  // of each direction: (chunk + 1 steps in turn, groups, batch, slots, width)
 };
 

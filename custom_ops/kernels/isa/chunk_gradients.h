@@ -132,7 +132,7 @@ class ChunkGradients {
   };
 
   int64_t LeftColumns(Left kind) const {
-    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : problem_.units;
+    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : call_.hidden_units;
   }
 
   T* InputPanel(int64_t d, int64_t panel) const {
@@ -210,7 +210,7 @@ class ChunkGradients {
   // multiply it. Computes some sequences and units at a time.
   void PackHidden(int64_t d, Left kind, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     T* left = directions_[d].left[kind];
-    const int64_t units = problem_.units, step = packed.step;
+    const int64_t units = call_.hidden_units, step = packed.step;
     constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;
     static_assert(kColumns % kOuterRows<kRecurrentVectors> == 0 && kColumns % kOuterRows<kCandidateVectors> == 0);
     alignas(64) T hidden[kRows * kStride];
@@ -288,14 +288,15 @@ class ChunkGradients {
 
   void KernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
+    void* bias = Equations::kNormalizes ? nullptr : gradients.bias;  // `LayerNormBackward` has the gradients
     AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kInputs,
-                                      gradients.kernel, gradients.bias);
+                                      gradients.kernel, bias);
   }
 
   void RecurrentKernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
     T* bias = static_cast<T*>(gradients.bias);
-    if (bias != nullptr) bias = Equations::kHasRecurrentBias ? bias + Equations::kGates * problem_.units : nullptr;
+    if (bias != nullptr) bias = Equations::kHasRecurrentBias && !Equations::kNormalizes ? bias + Equations::kGates * problem_.units : nullptr;
     AddWeightGradients<kRecurrentVectors>(product, item, Equations::kRecurrentGradient, Equations::kRecurrentSlots,
                                           kHidden, gradients.recurrent_kernel, bias);
   }

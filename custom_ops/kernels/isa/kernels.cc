@@ -5,6 +5,7 @@
 #include "backward.h"
 #include "dropout.h"
 #include "forward.h"
+#include "layer_norm_cells.h"
 #include "product.h"
 
 namespace keras_seq {
@@ -33,22 +34,32 @@ bool RunPass(Pass& pass, const Problem& problem, int64_t direction_count, const 
   return true;
 }
 
-// Calls function(attention) with the policy of the problem's attention.
+// Calls function(equations) with those of the problem's cell, plain or with an extension.
 template <class Function>
-bool WithAttention(const Problem& problem, Function&& function) {
-  return problem.attends ? function(AdditiveAttention{}) : function(NoAttention{});
+auto WithCell(const Problem& problem, Function&& function) {
+  const bool extended = problem.layer_norm || problem.projects;
+  return extended ? WithExtendedEquations(problem, function) : WithEquations(problem, function);
+}
+
+// Calls function(equations, attention) with those of the problem's cell and the policy of its attention.
+template <class Function>
+bool WithPolicies(const Problem& problem, Function&& function) {
+  return WithCell(problem, [&](auto equations) {
+    if constexpr (!decltype(equations)::kNormalizes && !decltype(equations)::kProjects) {
+      if (problem.attends) return function(equations, AdditiveAttention{});
+    }
+    return function(equations, NoAttention{});
+  });
 }
 
 template <class T>
 bool RunForward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
                 const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      Workspace workspace;
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count,
-                                                                       workspace);
-      return RunPass(pass, problem, direction_count, executor);
-    });
+  return WithPolicies(problem, [&](auto equations, auto attention) {
+    Workspace workspace;
+    ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count,
+                                                                     workspace);
+    return RunPass(pass, problem, direction_count, executor);
   });
 }
 
@@ -62,14 +73,11 @@ bool RunPack(const Problem& problem, const Arguments& arguments, const Executor&
   weights.initial_state[0] = weights.initial_state[1] = nullptr;
   weights.packed = nullptr;
   const Results results = {};
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(empty, &weights, &results, 1,
-                                                                       packed->workspace);
-      if (!RunPass(pass, problem, 1, executor)) return false;
-      pass.Export(packed);
-      return true;
-    });
+  return WithPolicies(problem, [&](auto equations, auto attention) {
+    ForwardPass<decltype(equations), T, T, decltype(attention)> pass(empty, &weights, &results, 1, packed->workspace);
+    if (!RunPass(pass, problem, 1, executor)) return false;
+    pass.Export(packed);
+    return true;
   });
 }
 
@@ -90,12 +98,10 @@ bool RunForwardBFloat16(const Problem& problem, const Arguments* arguments, cons
 template <class T>
 bool RunBackward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
                  const Gradients* gradients, int64_t direction_count, const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      BackwardPass<decltype(equations), T, decltype(attention)> pass(problem, arguments, results, upstream, gradients,
-                                                                     direction_count);
-      return RunPass(pass, problem, direction_count, executor);
-    });
+  return WithPolicies(problem, [&](auto equations, auto attention) {
+    BackwardPass<decltype(equations), T, decltype(attention)> pass(problem, arguments, results, upstream, gradients,
+                                                                   direction_count);
+    return RunPass(pass, problem, direction_count, executor);
   });
 }
 
@@ -146,7 +152,7 @@ bool Multiply(const Product& product, const PackedWeights& packed, const Executo
 int64_t ResidualSizeOfLayout(const Problem& problem) {
   const Memory<float> memory(problem, Arguments{});
   const int64_t attention = problem.attends ? memory.QueriesSize(problem) + memory.ContextsSize(problem) : 0;
-  return WithEquations(problem, [&](auto equations) {
+  return WithCell(problem, [&](auto equations) {
     using Equations = decltype(equations);
     const Layout layout(problem.batch, problem.units, Equations::kUnitVectors);
     return problem.time * layout.StepSize(Equations::kResidualSlots) + attention;
