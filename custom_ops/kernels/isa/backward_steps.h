@@ -12,8 +12,10 @@ namespace KERAS_SEQ_ISA_NAME {
 
 // Attention is no parameter of the class, and the functions that take the time are not inlined, so that calls with and
 // without attention share their code.
-template <class Equations, class T>
+template <class Equations, class S, class Element>
 class BackwardSteps {
+  using Call = BackwardCall<Equations, S, Element>;
+  using T = typename Call::T;
   using V = Vector<T>;
   static constexpr int L = kLanes<T>;
   static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
@@ -22,7 +24,7 @@ class BackwardSteps {
 
  public:
   // `call` must outlive this object.
-  explicit BackwardSteps(const BackwardCall<Equations, T>& call)
+  explicit BackwardSteps(const Call& call)
       : call_(call),
         problem_(call.problem),
         arguments_(call.arguments),
@@ -58,7 +60,7 @@ class BackwardSteps {
   template <class Attention>
   void StepBack(Worker& worker, int64_t step, Attention& attention) {
     if (step < problem_.time) {
-      attention.DifferentiateStep(worker, step, [&](int64_t block, const T* kernel, T* sums) {
+      attention.DifferentiateStep(worker, step, [&](int64_t block, const Element* kernel, T* sums) {
         MultiplySlotGradients(0, step, block, Equations::kInputSlots, kernel, sums);
       });
     }
@@ -90,16 +92,16 @@ class BackwardSteps {
   // through the recurrent product; `d_gated_h` is its part through the product of the candidate, before recurrent
   // dropout.
   struct Direction {
-    T *recurrent_kernel, *candidate_kernel;  // transposed, in panels
-    T *d_h, *d_gated_h, *d_c;                // (batch, padded)
-    T* initial_c;                            // (batch, padded)
+    Element *recurrent_kernel, *candidate_kernel;  // transposed, in panels
+    T *d_h, *d_gated_h, *d_c;                      // (batch, padded)
+    T* initial_c;                                  // (batch, padded)
   };
 
   void AllocateDirection(Workspace& workspace, Direction& direction) {
     const int64_t states = problem_.batch * layout_.padded;
     direction = Direction{};
     direction.recurrent_kernel =
-        workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kRecurrentSlots));
+        workspace.Allocate<Element>(unit_panels_ * call_.TransposedPanelSize(Equations::kRecurrentSlots));
     direction.d_h = workspace.AllocateZeros<T>(states);
     if constexpr (Equations::kHasCellState) {
       direction.d_c = workspace.AllocateZeros<T>(states);
@@ -107,36 +109,36 @@ class BackwardSteps {
     }
     if constexpr (Equations::kHasCandidateProduct) {
       direction.candidate_kernel =
-          workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kCandidateSlots));
+          workspace.Allocate<Element>(unit_panels_ * call_.TransposedPanelSize(Equations::kCandidateSlots));
       direction.d_gated_h = workspace.AllocateZeros<T>(states);
     }
   }
 
   void PackRecurrentKernel(int64_t d, int64_t panel) {
-    PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
+    PackTransposed(static_cast<const S*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
                    Equations::kRecurrentGradient, panel, RecurrentPanel(d, panel));
   }
 
   void PackCandidateKernel(int64_t d, int64_t panel) {
     if constexpr (Equations::kHasCandidateProduct) {
-      PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
+      PackTransposed(static_cast<const S*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
                      Equations::kCandidate, panel, CandidatePanel(d, panel));
     }
   }
 
-  T* RecurrentPanel(int64_t d, int64_t panel) const {
+  Element* RecurrentPanel(int64_t d, int64_t panel) const {
     return directions_[d].recurrent_kernel + panel * call_.TransposedPanelSize(Equations::kRecurrentSlots);
   }
 
-  T* CandidatePanel(int64_t d, int64_t panel) const {
+  Element* CandidatePanel(int64_t d, int64_t panel) const {
     return directions_[d].candidate_kernel + panel * call_.TransposedPanelSize(Equations::kCandidateSlots);
   }
 
   void LoadCellStates(int64_t d) {
     if constexpr (Equations::kHasCellState) {
       const int64_t units = problem_.units;
-      const T* initial = static_cast<const T*>(arguments_[d].initial_state[1]);
-      const T* upstream = static_cast<const T*>(upstream_[d].final_state[1]);
+      const S* initial = static_cast<const S*>(arguments_[d].initial_state[1]);
+      const S* upstream = static_cast<const S*>(upstream_[d].final_state[1]);
       for (int64_t b = 0; b < problem_.batch; ++b) {
         for (int64_t unit = 0; unit < units; unit += L) {
           const int64_t at = b * layout_.padded + unit;
@@ -160,13 +162,13 @@ class BackwardSteps {
 
   // sums += the slot gradients of a step times a panel of a transposed kernel. Masked sequences have none.
   __attribute__((noinline)) void MultiplySlotGradients(int64_t d, int64_t step, int64_t block, const SlotRange& slots,
-                                                       const T* kernel, T* sums) const {
+                                                       const Element* kernel, T* sums) const {
     const VisibleSequences rows(problem_, block, call_.Time(d, step));
-    const T* left[kRowBlock];
+    const Element* left[kRowBlock];
     T* sum_rows[kRowBlock];
-    const T* gradients = call_.SlotGradients(d, step, 0) + slots.first * layout_.width;
+    const S* gradients = call_.SlotGradients(d, step, 0) + slots.first * layout_.width;
     for (int64_t i = 0; i < rows.count; ++i) {
-      left[i] = gradients + rows.sequence[i] * kGradientSlots * layout_.width;
+      left[i] = reinterpret_cast<const Element*>(gradients + rows.sequence[i] * kGradientSlots * layout_.width);
       sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * kPanelVectors * L;
     }
     call_.MultiplySlots(slots, rows.count, left, kernel, sum_rows);
@@ -183,7 +185,7 @@ class BackwardSteps {
       for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
         V dh = Load(sums + ((b - block * kRowBlock) * kPanelVectors + v) * L);
         if (step == problem_.time) {
-          const T* final_h = static_cast<const T*>(upstream_[d].final_state[0]);
+          const S* final_h = static_cast<const S*>(upstream_[d].final_state[0]);
           if (final_h) dh = LoadUnits<T>(final_h + b * units, unit, units);
         } else {
           // Padding must be 0: infinity times the zeros of a packed kernel is NaN, which later products would spread.
@@ -201,10 +203,10 @@ class BackwardSteps {
 
   void StoreInitialStateGradients(int64_t d, int64_t b, int64_t unit, V dh) const {
     const int64_t units = problem_.units, at = b * units + unit;
-    T* h = static_cast<T*>(gradients_[d].initial_state[0]);
+    S* h = static_cast<S*>(gradients_[d].initial_state[0]);
     if (h) StoreFirst(h + at, dh, units - unit);
     if constexpr (Equations::kHasCellState) {
-      T* c = static_cast<T*>(gradients_[d].initial_state[1]);
+      S* c = static_cast<S*>(gradients_[d].initial_state[1]);
       if (c) StoreFirst(c + at, Load(directions_[d].d_c + b * layout_.padded + unit), units - unit);
     }
   }
@@ -214,11 +216,11 @@ class BackwardSteps {
     const Direction& direction = directions_[d];
     const Arguments& arguments = arguments_[d];
     const int64_t units = problem_.units, t = call_.Time(d, step), at = b * layout_.padded + unit;
-    T* d_slots = call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width;
-    const T* d_outputs = static_cast<const T*>(upstream_[d].outputs);
+    S* d_slots = call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width;
+    const S* d_outputs = static_cast<const S*>(upstream_[d].outputs);
     if (d_outputs) dh += LoadUnits<T>(d_outputs + (b * problem_.time + t) * units, unit, units);
     if (!Visible(problem_, b, t)) {  // the step handed its states on
-      for (int slot = 0; slot < kGradientSlots; ++slot) Store(d_slots + slot * layout_.width, V{});
+      for (int slot = 0; slot < kGradientSlots; ++slot) StoreFirst(d_slots + slot * layout_.width, V{}, L);
       Store(direction.d_h + at, dh);
       return;
     }
@@ -226,7 +228,7 @@ class BackwardSteps {
     if constexpr (Equations::kHasCellState) d_state[1] = Load(direction.d_c + at);
     for (int s = 0; s < kStates; ++s) {
       if (arguments.zoneout_masks[s].data == nullptr) continue;
-      const V m = LoadUnits<T>(MaskRow<T>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
+      const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
       d_zoneout[s] = m * d_state[s];
       d_state[s] = (1 - m) * d_state[s];
     }
@@ -237,9 +239,30 @@ class BackwardSteps {
                               : Load(call_.Residuals(d, step - 1, unit) + slot * layout_.width);
     }
     const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
-    Equations::template Backward<T>(residuals, problem_.activation, layout_.width, previous, d_state, d_slots);
+    WithSlots(d_slots, [&](T* slots) {
+      Equations::template Backward<T>(residuals, problem_.activation, layout_.width, previous, d_state, slots);
+    });
     Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
     if constexpr (Equations::kHasCellState) Store(direction.d_c + at, d_zoneout[1] + d_state[1]);
+  }
+
+  // Calls function(slots) with the gradient slots of a vector of units as the equations write them: in place, or a copy
+  // if they are kept with fewer bits.
+  template <class Function>
+  void WithSlots(S* kept, Function&& function) const {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      function(kept);
+    } else {
+      static_assert(Equations::kUnitVectors == 1 || kGradientSlots == 1);  // so all lie within the copy
+      T slots[kGradientSlots * kWidth];
+      for (int64_t at = 0; at < kGradientSlots * layout_.width; at += layout_.width) {
+        Store(slots + at, LoadFirst(kept + at, L));
+      }
+      function(slots);
+      for (int64_t at = 0; at < kGradientSlots * layout_.width; at += layout_.width) {
+        StoreFirst(kept + at, Load(slots + at), L);
+      }
+    }
   }
 
   // `sums` are the gradients of the operand of the candidate's product: h times a gate.
@@ -253,17 +276,19 @@ class BackwardSteps {
         V d_h = V{};
         if (visible) {
           const V h = call_.Drop(d, step, b, unit, call_.PreviousHidden(d, step, b, unit));
-          d_h = Equations::template BackwardGatedHidden<T>(
-              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, layout_.width, h,
-              KeepFirst<T>(Load(sums + v * L), problem_.units - unit),
-              call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width);
+          const V d_gated_h = KeepFirst<T>(Load(sums + v * L), problem_.units - unit);
+          WithSlots(call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width, [&](T* slots) {
+            d_h = Equations::template BackwardGatedHidden<T>(
+                call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, layout_.width, h, d_gated_h,
+                slots);
+          });
         }
         Store(directions_[d].d_gated_h + b * layout_.padded + unit, d_h);
       }
     }
   }
 
-  const BackwardCall<Equations, T>& call_;
+  const Call& call_;
   const Problem& problem_;
   const Arguments* arguments_;
   const Upstream* upstream_;

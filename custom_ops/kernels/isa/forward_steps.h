@@ -22,7 +22,6 @@ class ForwardSteps {
   static constexpr int L = kLanes<T>;
   static constexpr int kInputVectors = Equations::kInput.vectors();
   static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
-  static constexpr bool kCopiesInputs = sizeof(S) != sizeof(Element);  // into whole elements
 
  public:
   ForwardSteps(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count)
@@ -35,7 +34,8 @@ class ForwardSteps {
         input_depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
         operand_stride_(layout_.padded / Types::kDepth + 16),  // no power of two: rows fall into different sets
         input_panels_(PanelCount(Equations::kInput, problem.units, L)),
-        recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)) {}
+        recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)),
+        copies_inputs_(input_depth_ != problem.features) {}
 
   const Layout& layout() const { return layout_; }
   int64_t chunk() const { return chunk_; }
@@ -89,7 +89,7 @@ class ForwardSteps {
   // slots = x W + b for the steps [begin, end).
   void MultiplyInputs(Worker& worker, int64_t begin, int64_t end) {
     if (problem_.multiplied) return LoadProducts(worker, begin, end);
-    if (kCopiesInputs) CopyInputs(worker, begin, end);
+    if (copies_inputs_) CopyInputs(worker, begin, end);
     constexpr int64_t kRows = 2 * kRowBlock;
     const int64_t rows = (end - begin) * problem_.batch, blocks = CeilDiv(rows, kRows);
     worker.ForEach(blocks * direction_count_ * input_panels_, [&](int64_t item) {
@@ -191,7 +191,7 @@ class ForwardSteps {
     if constexpr (Equations::kHasCandidateProduct) {
       direction.gated_operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
     }
-    if (kCopiesInputs) {
+    if (copies_inputs_) {
       direction.copied_inputs = workspace.Allocate<Element>(chunk_ * problem_.batch * input_depth_ / Types::kDepth);
     }
   }
@@ -327,7 +327,7 @@ class ForwardSteps {
   }
 
   const Element* InputRow(int64_t d, int64_t begin, int64_t step, int64_t b) const {
-    if (kCopiesInputs) {
+    if (copies_inputs_) {
       return directions_[d].copied_inputs + ((step - begin) * problem_.batch + b) * (input_depth_ / Types::kDepth);
     }
     const int64_t t = TimeOf(problem_, arguments_[d], step);
@@ -474,6 +474,7 @@ class ForwardSteps {
   const Layout layout_;
   const int64_t chunk_;  // steps
   const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_;
+  const bool copies_inputs_;  // into whole elements
   Direction* directions_ = nullptr;
 };
 
