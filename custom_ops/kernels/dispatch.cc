@@ -31,17 +31,25 @@ struct Selection {
 Selection Select() {
 #if defined(KERAS_SEQ_X86)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+  [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  [[maybe_unused]] const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
-  const Candidate candidates[] = {{"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
-                                  {"avx512", has_avx512, &avx512::Kernels()},
-                                  {"avx2", has_avx2, &avx2::Kernels()},
-                                  {"portable", true, &portable::Kernels()}};
-#else
-  const Candidate candidates[] = {{"portable", true, &portable::Kernels()}};
+  [[maybe_unused]] const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
+  const Candidate candidates[] = {
+#if defined(KERAS_SEQ_HAS_AVX512_BF16)
+      {"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_AVX512)
+      {"avx512", has_avx512, &avx512::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_AVX2)
+      {"avx2", has_avx2, &avx2::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_PORTABLE)
+      {"portable", true, &portable::Kernels()},
+#endif
+  };
   const char* requested = std::getenv("KERAS_SEQ_ISA");
   const bool any = requested == nullptr || *requested == '\0';
   Selection selection;
@@ -55,7 +63,7 @@ Selection Select() {
     }
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
   }
-  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + requested;
+  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + (any ? "none" : requested);
   return selection;
 }
 

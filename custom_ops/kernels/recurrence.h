@@ -28,6 +28,7 @@ struct Problem {
   CellKind cell;
   DataType dtype;
   Activation activation = Activation::kTanh;
+  Activation recurrent_activation = Activation::kSigmoid;  // of the gates, if the cell has any
   bool reset_after = true;
   int64_t batch, time, features, units;
   // (batch, time), bytes 0 or 1, 1 = keep. A masked step leaves the state as it was, and its output is that h.

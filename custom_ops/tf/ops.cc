@@ -90,7 +90,10 @@ absl::Status Define(tf::OpRegistrationData* definition) {
   builder.Attr("reverse: list(bool)").Attr("keep_residuals: bool");
   const CellAttributes has = CellAttributesOf(operation);
   if (has.cell) builder.Attr("cell: " + OneOf(CellNames()));
-  if (has.activation) builder.Attr("activation: " + OneOf({std::begin(kActivationNames), std::end(kActivationNames)}));
+  // With the defaults, SavedModels load that were written when cells had tanh and sigmoid only.
+  const std::string activations = OneOf({std::begin(kActivationNames), std::end(kActivationNames)});
+  builder.Attr("activation: " + activations + " = 'tanh'");
+  if (has.recurrent_activation) builder.Attr("recurrent_activation: " + activations + " = 'sigmoid'");
   if (has.reset_after) builder.Attr("reset_after: bool");
   builder.Attr("T: {float, double, bfloat16}").Attr("R: {float, double}");
   builder.SetShapeFn(InferShapes<operation, pass>);

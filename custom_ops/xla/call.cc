@@ -17,15 +17,6 @@ std::string OneOf(const std::vector<std::string>& names) {
   return text;
 }
 
-bool FindActivation(const std::string& name, Activation* activation) {
-  for (size_t i = 0; i < std::size(kActivationNames); ++i) {
-    if (name != kActivationNames[i]) continue;
-    *activation = static_cast<Activation>(i);
-    return true;
-  }
-  return false;
-}
-
 // The checks of attributes that only an op that attends needs: its lists of c must fit the cell.
 std::string CheckAttention(const Call& call) {
   const std::map<std::string, int64_t>& counts = call.counts;
@@ -55,7 +46,7 @@ const char* NameOf(Activation activation) { return kActivationNames[static_cast<
 
 CellAttributes CellAttributesOf(const Operation& operation) {
   const CellTraits& cell = TraitsOf(operation.cell);
-  return {operation.attends, operation.attends || cell.has_activation, operation.attends || cell.has_reset_after};
+  return {operation.attends, operation.attends || cell.has_gates, operation.attends || cell.has_reset_after};
 }
 
 std::string FindCell(const std::string& name, CellKind* cell) {
@@ -69,13 +60,19 @@ std::string FindCell(const std::string& name, CellKind* cell) {
   return "`cell` must be " + OneOf(names) + ". Received: \"" + name + "\"";
 }
 
-std::string FinishCall(const std::string& activation, Call* call) {
+std::string FindActivation(const char* attribute, const std::string& name, Activation* activation) {
+  for (size_t i = 0; i < std::size(kActivationNames); ++i) {
+    if (name != kActivationNames[i]) continue;
+    *activation = static_cast<Activation>(i);
+    return "";
+  }
+  return "`" + std::string(attribute) + "` must be " +
+         OneOf({std::begin(kActivationNames), std::end(kActivationNames)}) + ". Received: \"" + name + "\"";
+}
+
+std::string FinishCall(Call* call) {
   const char* no_instruction_set;
   if (InstructionSet(&no_instruction_set) == nullptr) return no_instruction_set;
-  if (!FindActivation(activation, &call->activation)) {
-    const auto& names = kActivationNames;
-    return "`activation` must be " + OneOf({std::begin(names), std::end(names)}) + ". Received: \"" + activation + "\"";
-  }
   std::map<std::string, int64_t>& counts = call->counts;
   const int64_t directions = counts["directions"];
   if (directions < 1 || directions > kMaxDirections) {

@@ -176,6 +176,7 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.cell = call.operation.cell;
   problem.dtype = TypeOf(element);
   problem.activation = call.activation;
+  problem.recurrent_activation = call.recurrent_activation;
   problem.reset_after = call.reset_after;
   problem.batch = sizes.batch;
   problem.time = sizes.time;

@@ -10,8 +10,6 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kDepthBlock = 512;  // rows of a panel that a product reads at once, so that they stay in cache
-
 // `S` is the type of the caller's buffers and of the slot gradients, `Element` what a product multiplies. Sums and
 // residuals are of type `T`.
 template <class Equations, class S, class Element>
@@ -83,7 +81,7 @@ struct BackwardCall {
                      T* const* sums) const {
     const int64_t block = slots.count * layout.width / Types::kDepth;
     const int64_t stride = problem.batch * kGradientSlots * layout.width / Types::kDepth;
-    const int64_t groups = block > 0 && block < kDepthBlock ? kDepthBlock / block : 1;
+    const int64_t groups = block > 0 && block < kTuning.depth_block ? kTuning.depth_block / block : 1;
     for (int64_t group = 0; group < layout.groups; group += groups) {
       const int64_t blocks = Smaller(groups, layout.groups - group);
       MultiplyRows<kPanelVectors>(Rows<Element>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);

@@ -32,6 +32,7 @@ class BackwardSteps {
         gradients_(call.gradients),
         direction_count_(call.direction_count),
         unit_panels_(CeilDiv(call.problem.units, kPanelVectors * L)),
+        options_(call.problem),
         layout_(call.layout) {}
 
   bool Allocate(Workspace& workspace) {
@@ -240,7 +241,7 @@ class BackwardSteps {
     }
     const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
     WithSlots(d_slots, [&](T* slots) {
-      Equations::template Backward<T>(residuals, problem_.activation, layout_.width, previous, d_state, slots);
+      Equations::template Backward<T>(residuals, options_, layout_.width, previous, d_state, slots);
     });
     Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
     if constexpr (Equations::kHasCellState) Store(direction.d_c + at, d_zoneout[1] + d_state[1]);
@@ -279,8 +280,8 @@ class BackwardSteps {
           const V d_gated_h = KeepFirst<T>(Load(sums + v * L), problem_.units - unit);
           WithSlots(call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width, [&](T* slots) {
             d_h = Equations::template BackwardGatedHidden<T>(
-                call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, layout_.width, h, d_gated_h,
-                slots);
+                call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, options_, layout_.width, h,
+                d_gated_h, slots);
           });
         }
         Store(directions_[d].d_gated_h + b * layout_.padded + unit, d_h);
@@ -294,6 +295,7 @@ class BackwardSteps {
   const Upstream* upstream_;
   const Gradients* gradients_;
   const int64_t direction_count_, unit_panels_;
+  const CellOptions<T> options_;
   const Layout layout_;
   Direction* directions_ = nullptr;
 };

@@ -28,7 +28,7 @@ class LSTMEquations(GatedEquations):
     states = 2
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return ("LSTM", {}) if self.has_native_activations else None
+        return self.native_op("LSTM")
 
     def step(self, weights: RecurrentWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         h, c = state
@@ -84,6 +84,8 @@ class ExtendedLSTMEquations(LSTMEquations):
     peephole: bool = False
     projection_units: int | None = None
     layer_norm: bool = False
+
+    is_standard = False
 
     def native_kernel(self) -> None:
         return None
