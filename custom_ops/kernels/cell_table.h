@@ -32,8 +32,9 @@ struct CellTraits {
 
   constexpr bool HasTwoBiases(bool reset_after) const { return two_biases && (reset_after || !has_reset_after); }
 
-  constexpr int ResidualSlots(bool reset_after) const {
-    return reset_after ? residual_slots : residual_slots_reset_before;
+  // With layer normalization the products of each gate with both kernels are kept too, with a projection what it reads.
+  constexpr int ResidualSlots(bool reset_after, bool layer_norm, bool projects) const {
+    return (reset_after ? residual_slots : residual_slots_reset_before) + (layer_norm ? 2 * gates : 0) + projects;
   }
 };
 
@@ -45,6 +46,55 @@ inline constexpr CellTraits kCells[] = {
 };
 
 constexpr const CellTraits& TraitsOf(CellKind cell) { return kCells[static_cast<int>(cell)]; }
+
+// The extra weights that cells may have. Each is optional, as the bias is. X(identifier, name).
+#define KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(X) \
+  X(PeepholeKernel, peephole_kernel)       \
+  X(ProjectionKernel, projection_kernel)   \
+  X(InputGamma, input_gamma)               \
+  X(RecurrentGamma, recurrent_gamma)       \
+  X(StateGamma, state_gamma)               \
+  X(StateBeta, state_beta)
+
+enum ExtraWeight : int {  // indices of arrays
+#define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) k##identifier,
+  KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(KERAS_SEQ_EXTRA_WEIGHT)
+#undef KERAS_SEQ_EXTRA_WEIGHT
+  kExtraWeightCount
+};
+
+struct ExtraWeightTraits {
+  ExtraWeight weight;
+  const char *name, *gradient;  // the argument of an op, and the result of its gradient op
+  const char *count, *wanted;   // the attributes that hold the lengths of these lists
+};
+
+// In the order of ExtraWeight.
+inline constexpr ExtraWeightTraits kExtraWeights[] = {
+#define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) \
+  {k##identifier, #name, "d_" #name, #name "s", "wanted_" #name "s"},
+    KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(KERAS_SEQ_EXTRA_WEIGHT)
+#undef KERAS_SEQ_EXTRA_WEIGHT
+};
+
+constexpr bool HasExtraWeight(CellKind cell, ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+    case kProjectionKernel:
+    case kStateGamma:
+    case kStateBeta:
+      return cell == CellKind::kLSTM;
+    case kInputGamma:
+    case kRecurrentGamma:
+      return cell == CellKind::kLSTM || cell == CellKind::kGRU;
+    case kExtraWeightCount:
+      break;
+  }
+  return false;
+}
+
+// Whether a call that attends can have this extra weight.
+constexpr bool WorksWithAttention(ExtraWeight weight) { return weight == kPeepholeKernel; }
 
 enum class Activation { kTanh, kRelu, kLinear, kSigmoid, kHardSigmoid };
 

@@ -35,7 +35,28 @@ std::string CheckAttention(const Call& call) {
   for (const char* name : {"zoneout_masks_c", "upstream_c", "wanted_initial_cells"}) {
     if (error.empty() && cells == 0) error = expect(name, 0);
   }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (error.empty() && !HasExtraWeight(call.operation.cell, extra.weight)) error = expect(extra.count, 0);
+  }
   return error;
+}
+
+// Finds whether the call projects or normalizes. It has the gains of all its products, or none.
+std::string FindExtensions(Call* call) {
+  const auto count = [call](ExtraWeight weight) {
+    const auto found = call->counts.find(kExtraWeights[weight].count);
+    return found == call->counts.end() ? int64_t{0} : found->second;
+  };
+  call->projects = count(kProjectionKernel) > 0;
+  call->layer_norm = count(kInputGamma) > 0;
+  if (!call->projects) OmitProjection(&call->signature);
+  if (call->operation.attends) return "";
+  for (ExtraWeight weight : {kRecurrentGamma, kStateGamma, kStateBeta}) {
+    if (!HasExtraWeight(call->operation.cell, weight) || count(weight) == count(kInputGamma)) continue;
+    return "`" + std::string(kExtraWeights[weight].count) + "` must equal `" + kExtraWeights[kInputGamma].count +
+           "` = " + std::to_string(count(kInputGamma)) + ". Received: " + std::to_string(count(weight));
+  }
+  return "";
 }
 
 }  // namespace
@@ -92,10 +113,17 @@ std::string FinishCall(Call* call) {
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 if `biases` is 0";
   }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    const auto wanted = counts.find(extra.wanted), given = counts.find(extra.count);
+    if (wanted == counts.end() || wanted->second <= given->second) continue;
+    return "`" + std::string(extra.wanted) + "` must be 0 if `" + extra.count + "` is 0";
+  }
   if (call->operation.attends) {
     const std::string error = CheckAttention(*call);
     if (!error.empty()) return error;
   }
+  const std::string extensions = FindExtensions(call);
+  if (!extensions.empty()) return extensions;
   if (static_cast<int64_t>(call->reverse.size()) != directions) {
     return "`reverse` must have a value for each of the " + std::to_string(directions) +
            " directions. Received: " + std::to_string(call->reverse.size()) + " of them";

@@ -184,6 +184,8 @@ def _arguments_of(
         for state, tensors in zip(states, zip(*by_call, strict=True), strict=True):
             if tensors[0] is not None:
                 arguments[prefix + state] = tensors
+    for name in first.extra_weights or {}:
+        arguments[name] = [call.extra_weights[name] for call in calls]
     single = {"mask": mask, **(attention or {})}
     arguments.update({name: [tensor] for name, tensor in single.items() if tensor is not None})
     return arguments

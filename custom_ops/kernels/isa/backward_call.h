@@ -12,7 +12,7 @@ namespace KERAS_SEQ_ISA_NAME {
 
 // `S` is the type of the caller's buffers and of the slot gradients, `Element` what a product multiplies. Sums and
 // residuals are of type `T`.
-template <class Equations, class S, class Element>
+template <class Equations, class S, class Element = S>
 struct BackwardCall {
   using Types = ProductTypes<Element>;
   using T = typename Types::Sum;
@@ -29,6 +29,7 @@ struct BackwardCall {
         gradients(gradients),
         direction_count(direction_count),
         layout(problem.batch, problem.units, Equations::kUnitVectors),
+        hidden_units(HiddenUnits(problem)),
         chunk(ChunkSteps(problem)) {}
 
   bool Allocate(Workspace& workspace) {
@@ -54,7 +55,7 @@ struct BackwardCall {
 
   // h before a step.
   V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
-    const int64_t units = problem.units;
+    const int64_t units = hidden_units;
     if (step == 0) {
       const S* initial = static_cast<const S*>(arguments[d].initial_state[0]);
       return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
@@ -67,7 +68,7 @@ struct BackwardCall {
   V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
     const UnitMask& mask = arguments[d].recurrent_dropout_mask;
     if (mask.data == nullptr) return value;
-    return value * LoadUnits<T>(MaskRow<S>(mask, problem, b, Time(d, step)), unit, problem.units);
+    return value * LoadUnits<T>(MaskRow<S>(mask, problem, b, Time(d, step), hidden_units), unit, hidden_units);
   }
 
   // The size of a panel of a transposed kernel, whose rows meet `slots`.
@@ -75,19 +76,12 @@ struct BackwardCall {
     return slots.count * layout.padded / Types::kDepth * kPanelVectors * L;
   }
 
-  // sums += the slot gradients at `left` times a panel of a transposed kernel. Multiplies some groups at a time, and
-  // moves the pointers in `left` past them.
-  void MultiplySlots(const SlotRange& slots, int64_t count, const Element** left, const Element* kernel,
+  // sums += the slot gradients at `left` times a panel of a transposed kernel.
+  void MultiplySlots(const SlotRange& slots, int64_t count, const Element* const* left, const Element* kernel,
                      T* const* sums) const {
     const int64_t block = slots.count * layout.width / Types::kDepth;
     const int64_t stride = problem.batch * kGradientSlots * layout.width / Types::kDepth;
-    const int64_t groups = block > 0 && block < kTuning.depth_block ? kTuning.depth_block / block : 1;
-    for (int64_t group = 0; group < layout.groups; group += groups) {
-      const int64_t blocks = Smaller(groups, layout.groups - group);
-      MultiplyRows<kPanelVectors>(Rows<Element>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);
-      kernel += blocks * block * kPanelVectors * L;
-      for (int64_t row = 0; row < count; ++row) left[row] += blocks * stride;
-    }
+    MultiplyRows<kPanelVectors>(Rows<Element>{left, block, stride, layout.groups}, count, kernel, sums, L, nullptr);
   }
 
   const Problem& problem;
@@ -97,7 +91,8 @@ struct BackwardCall {
   const Gradients* const gradients;
   const int64_t direction_count;
   const Layout layout;
-  const int64_t chunk;  // steps
+  const int64_t hidden_units;  // of h
+  const int64_t chunk;         // steps
   S** slot_gradients = nullptr;  // of each direction: (chunk + 1 steps in turn, groups, batch, slots, width)
 };
 

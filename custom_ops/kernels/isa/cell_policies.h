@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The activations of a cell, as a template parameter of its equations. A derivative is a function of the value of the
-// activation, so that the backward pass needs residuals only.
+// The activations and peepholes of a cell, as a template parameter of its equations. The derivative of an activation is
+// a function of its value, so that the backward pass needs residuals only.
 #ifndef KERAS_SEQ_KERNELS_ISA_CELL_POLICIES_H_
 #define KERAS_SEQ_KERNELS_ISA_CELL_POLICIES_H_
 
@@ -13,22 +13,42 @@ namespace KERAS_SEQ_ISA_NAME {
 // What a call says of its cell beside its kind.
 template <class T>
 struct CellOptions {
-  explicit CellOptions(const Problem& problem)
+  // `arguments` are those of any direction.
+  CellOptions(const Problem& problem, const Arguments& arguments)
       : activation(problem.activation),
         recurrent_activation(problem.recurrent_activation),
-        is_standard(activation == Activation::kTanh && recurrent_activation == Activation::kSigmoid) {}
+        has_default_activations(activation == Activation::kTanh && recurrent_activation == Activation::kSigmoid),
+        has_peepholes(arguments.extra_weights[kPeepholeKernel] != nullptr),
+        is_standard(has_default_activations && !has_peepholes) {}
+
+  // The options for the units from `unit` on, with their columns of the peephole kernel and its gradient, which may be
+  // null. The rows of both are `stride` apart.
+  CellOptions At(int64_t unit, const T* peepholes, T* d_peepholes, int64_t stride) const {
+    CellOptions options = *this;
+    options.peepholes = peepholes == nullptr ? nullptr : peepholes + unit;
+    options.d_peepholes = d_peepholes == nullptr ? nullptr : d_peepholes + unit;
+    options.peephole_stride = stride;
+    return options;
+  }
 
   Activation activation, recurrent_activation;
+  bool has_default_activations, has_peepholes;
   bool is_standard;  // whether `StandardPolicy` computes it
+  const T* peepholes = nullptr;
+  T* d_peepholes = nullptr;  // the sum of gradients so far; null if nobody wants it
+  int64_t peephole_stride = 0;
 };
 
-// Keras's defaults.
+// Keras's defaults. `d` is the gradient of an activation whose value is y.
 template <class T>
 struct StandardPolicy {
+  static constexpr bool kHasPeepholes = false;
+  StandardPolicy() {}
+  explicit StandardPolicy(const CellOptions<T>&) {}
   static Vector<T> Activate(Vector<T> x) { return Tanh<T>(x); }
   static Vector<T> ActivateGate(Vector<T> x) { return Sigmoid<T>(x); }
-  static Vector<T> Slope(Vector<T> y) { return 1 - y * y; }
-  static Vector<T> GateSlope(Vector<T> y) { return y * (1 - y); }
+  static Vector<T> Differentiate(Vector<T> d, Vector<T> y) { return d * (1 - y * y); }
+  static Vector<T> DifferentiateGate(Vector<T> d, Vector<T> y) { return d * (y * (1 - y)); }
 };
 
 // The activations that are rare. Not inlined, to keep the loop of the others short.
@@ -47,11 +67,12 @@ class AnyPolicy {
   using V = Vector<T>;
 
  public:
+  static constexpr bool kHasPeepholes = false;
   explicit AnyPolicy(const CellOptions<T>& options) : options_(options) {}
   V Activate(V x) const { return ValueOf(options_.activation, x); }
   V ActivateGate(V x) const { return ValueOf(options_.recurrent_activation, x); }
-  V Slope(V y) const { return SlopeAt(options_.activation, y); }
-  V GateSlope(V y) const { return SlopeAt(options_.recurrent_activation, y); }
+  V Differentiate(V d, V y) const { return GradientOf(options_.activation, d, y); }
+  V DifferentiateGate(V d, V y) const { return GradientOf(options_.recurrent_activation, d, y); }
 
  private:
   static V ValueOf(Activation activation, V x) {
@@ -60,22 +81,44 @@ class AnyPolicy {
     return activation == Activation::kLinear ? x : ActivateRarely<T>(activation, x);
   }
 
-  static V SlopeAt(Activation activation, V y) {
-    const V one = V{} + 1;
-    if (activation == Activation::kTanh) return 1 - y * y;
-    if (activation == Activation::kRelu) return y > 0 ? one : V{};
-    if (activation == Activation::kLinear) return one;
-    if (activation == Activation::kSigmoid) return y * (1 - y);
-    return (y > 0) & (y < 1) ? one / 6 : V{};
+  static V GradientOf(Activation activation, V d, V y) {
+    if (activation == Activation::kTanh) return d * (1 - y * y);
+    if (activation == Activation::kRelu) return y > 0 ? d : V{};
+    if (activation == Activation::kLinear) return d;
+    if (activation == Activation::kSigmoid) return d * (y * (1 - y));
+    return (y > 0) & (y < 1) ? d / 6 : V{};
   }
 
   const CellOptions<T>& options_;
 };
 
-// The equations of `Cell` with the activations of the call. The defaults are inlined; others are not, so that the loop
-// of a cell with the defaults stays as short as if it had no others.
+// Any of these activations, with peepholes (Gers & Schmidhuber 2000).
+template <class T, class Activations>
+class PeepholePolicy : public Activations {
+ public:
+  static constexpr bool kHasPeepholes = true;
+  explicit PeepholePolicy(const CellOptions<T>& options) : Activations(options), options_(options) {}
+
+  // Through these the gates i (0), f (1) and o (2) read c.
+  Vector<T> Peephole(int gate) const { return Load(options_.peepholes + gate * options_.peephole_stride); }
+
+  void AddPeepholeGradients(Vector<T> d_i, Vector<T> d_f, Vector<T> d_o) const {
+    if (options_.d_peepholes == nullptr) return;
+    const Vector<T> gradients[] = {d_i, d_f, d_o};
+    for (int gate = 0; gate < 3; ++gate) {
+      T* sum = options_.d_peepholes + gate * options_.peephole_stride;
+      Store(sum, Load(sum) + gradients[gate]);
+    }
+  }
+
+ private:
+  const CellOptions<T>& options_;
+};
+
+// The equations of `Cell` with the options of the call. Keras's defaults are inlined; all else is not, so that the loop
+// of a cell with the defaults stays as short as if there were no others.
 template <class Cell>
-struct WithActivations : Cell {
+struct WithOptions : Cell {
   template <class T>
   static void Forward(const T* products, const CellOptions<T>& options, bool keep, int64_t width, T* slots,
                       Vector<T>* state) {
@@ -119,13 +162,28 @@ struct WithActivations : Cell {
   template <class T>
   static __attribute__((noinline)) void ForwardOutOfLine(const T* products, const CellOptions<T>& options, bool keep,
                                                          int64_t width, T* slots, Vector<T>* state) {
-    Cell::template Forward<T>(products, AnyPolicy<T>(options), keep, width, slots, state);
+    WithPolicy<T>(options, [&](const auto& policy) {
+      Cell::template Forward<T>(products, policy, keep, width, slots, state);
+    });
   }
 
   template <class T>
   static __attribute__((noinline)) void BackwardOutOfLine(const T* slots, const CellOptions<T>& options, int64_t width,
                                                           const Vector<T>* previous, Vector<T>* d_state, T* d_slots) {
-    Cell::template Backward<T>(slots, AnyPolicy<T>(options), width, previous, d_state, d_slots);
+    WithPolicy<T>(options, [&](const auto& policy) {
+      Cell::template Backward<T>(slots, policy, width, previous, d_state, d_slots);
+    });
+  }
+
+  template <class T, class Function>
+  static void WithPolicy(const CellOptions<T>& options, const Function& function) {
+    if constexpr (Cell::kHasPeepholes) {
+      if (options.has_peepholes) {
+        return options.has_default_activations ? function(PeepholePolicy<T, StandardPolicy<T>>(options))
+                                               : function(PeepholePolicy<T, AnyPolicy<T>>(options));
+      }
+    }
+    function(AnyPolicy<T>(options));
   }
 };
 

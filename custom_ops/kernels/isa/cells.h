@@ -47,6 +47,14 @@ struct EquationsTraits {
   static constexpr bool kHasCandidateProduct = false;
   // `Backward` reads the previous h.
   static constexpr bool kReadsPreviousHidden = false;
+  // Gates can read c through peepholes. Where they do, the policy says.
+  static constexpr bool kHasPeepholes = false;
+  // The products are normalized before they become gates, and c before h reads it; see layer_norm_cells.h.
+  static constexpr bool kNormalizes = false, kNormalizesState = false;
+  // h is a product with the projection kernel, of what would be h without it, in the slot `kFullHiddenSlot`.
+  static constexpr bool kProjects = false;
+  // The first slot of the products with the input kernel.
+  static constexpr int kInputProducts = 0;
 };
 
 // In all cells:
@@ -76,16 +84,17 @@ struct SimpleRNNEquations : EquationsTraits {
   template <class T>
   static void Backward(const T* slots, const CellOptions<T>& options, int64_t, const Vector<T>*, Vector<T>* d_state,
                        T* d_slots) {
-    Store(d_slots, d_state[0] * AnyPolicy<T>(options).Slope(Load(slots)));
+    Store(d_slots, AnyPolicy<T>(options).Differentiate(d_state[0], Load(slots)));
     d_state[0] = Vector<T>{};
   }
 };
 
+// With peepholes p: i += p_i c, f += p_f c, o += p_o c', each before its activation, where c' is the new c.
 struct LSTMEquations : EquationsTraits {
   enum Slot : int { kI, kF, kG, kO, kC, kResidualSlots };
   enum GradientSlot : int { kDI, kDF, kDG, kDO, kGradientSlots };
   static constexpr int kGates = 4, kCellStateSlot = kC;
-  static constexpr bool kHasCellState = true;
+  static constexpr bool kHasCellState = true, kHasPeepholes = true;
   static constexpr Columns kInput{4, 1, {kI, kF, kG, kO}}, kRecurrent = kInput;
   static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kInput;
   static constexpr SlotRange kInputSlots{kDI, 4}, kRecurrentSlots{kDI, 4};
@@ -93,9 +102,16 @@ struct LSTMEquations : EquationsTraits {
   template <class T, class Policy>
   static void Forward(const T* products, const Policy& policy, bool keep, int64_t width, T* slots, Vector<T>* state) {
     constexpr int L = kLanes<T>;
-    const Vector<T> i = policy.ActivateGate(Load(products)), f = policy.ActivateGate(Load(products + L));
-    const Vector<T> g = policy.Activate(Load(products + 2 * L)), o = policy.ActivateGate(Load(products + 3 * L));
+    Vector<T> to_i = Load(products), to_f = Load(products + L), to_o = Load(products + 3 * L);
+    if constexpr (Policy::kHasPeepholes) {
+      to_i += policy.Peephole(0) * state[1];
+      to_f += policy.Peephole(1) * state[1];
+    }
+    const Vector<T> i = policy.ActivateGate(to_i), f = policy.ActivateGate(to_f);
+    const Vector<T> g = policy.Activate(Load(products + 2 * L));
     const Vector<T> c = f * state[1] + i * g;
+    if constexpr (Policy::kHasPeepholes) to_o += policy.Peephole(2) * c;
+    const Vector<T> o = policy.ActivateGate(to_o);
     if (keep) {
       Store(slots + kI * width, i);
       Store(slots + kF * width, f);
@@ -113,13 +129,21 @@ struct LSTMEquations : EquationsTraits {
     const Vector<T> g = Load(slots + kG * width), o = Load(slots + kO * width);
     const Vector<T> c = f * previous[1] + i * g;  // before zoneout and mask, unlike the slot of c
     const Vector<T> squashed = policy.Activate(c), dh = d_state[0];
-    const Vector<T> dc = d_state[1] + dh * o * policy.Slope(squashed);
-    Store(d_slots + kDI * width, dc * g * policy.GateSlope(i));
-    Store(d_slots + kDF * width, dc * previous[1] * policy.GateSlope(f));
-    Store(d_slots + kDG * width, dc * i * policy.Slope(g));
-    Store(d_slots + kDO * width, dh * squashed * policy.GateSlope(o));
+    const Vector<T> d_o = policy.DifferentiateGate(dh * squashed, o);
+    Vector<T> dc = d_state[1] + policy.Differentiate(dh * o, squashed);
+    if constexpr (Policy::kHasPeepholes) dc += d_o * policy.Peephole(2);
+    const Vector<T> d_i = policy.DifferentiateGate(dc * g, i);
+    const Vector<T> d_f = policy.DifferentiateGate(dc * previous[1], f);
+    Store(d_slots + kDI * width, d_i);
+    Store(d_slots + kDF * width, d_f);
+    Store(d_slots + kDG * width, policy.Differentiate(dc * i, g));
+    Store(d_slots + kDO * width, d_o);
     d_state[0] = Vector<T>{};
     d_state[1] = dc * f;
+    if constexpr (Policy::kHasPeepholes) {
+      d_state[1] += d_i * policy.Peephole(0) + d_f * policy.Peephole(1);
+      policy.AddPeepholeGradients(d_i * previous[1], d_f * previous[1], d_o * c);
+    }
   }
 };
 
@@ -153,10 +177,10 @@ struct GRUEquations : EquationsTraits {
                        Vector<T>* d_state, T* d_slots) {
     const Vector<T> z = Load(slots + kZ * width), r = Load(slots + kR * width), g = Load(slots + kG * width);
     const Vector<T> product = Load(slots + kProduct * width), dh = d_state[0];
-    const Vector<T> dg = dh * (1 - z) * policy.Slope(g);
+    const Vector<T> dg = policy.Differentiate(dh * (1 - z), g);
     Store(d_slots + kDG * width, dg);
-    Store(d_slots + kDZ * width, dh * (previous[0] - g) * policy.GateSlope(z));
-    Store(d_slots + kDR * width, dg * product * policy.GateSlope(r));
+    Store(d_slots + kDZ * width, policy.DifferentiateGate(dh * (previous[0] - g), z));
+    Store(d_slots + kDR * width, policy.DifferentiateGate(dg * product, r));
     Store(d_slots + kDProduct * width, dg * r);
     d_state[0] = dh * z;
   }
@@ -194,8 +218,8 @@ struct GRUResetBeforeEquations : EquationsTraits {
   static void Backward(const T* slots, const Policy& policy, int64_t width, const Vector<T>* previous,
                        Vector<T>* d_state, T* d_slots) {
     const Vector<T> z = Load(slots + kZ * width), g = Load(slots + kG * width), dh = d_state[0];
-    Store(d_slots + kDG * width, dh * (1 - z) * policy.Slope(g));
-    Store(d_slots + kDZ * width, dh * (previous[0] - g) * policy.GateSlope(z));
+    Store(d_slots + kDG * width, policy.Differentiate(dh * (1 - z), g));
+    Store(d_slots + kDZ * width, policy.DifferentiateGate(dh * (previous[0] - g), z));
     d_state[0] = dh * z;
   }
 
@@ -204,7 +228,7 @@ struct GRUResetBeforeEquations : EquationsTraits {
   static Vector<T> BackwardGatedHidden(const T* slots, const Policy& policy, int64_t width, Vector<T> h,
                                        Vector<T> d_gated_h, T* d_slots) {
     const Vector<T> r = Load(slots + kR * width);
-    Store(d_slots + kDR * width, d_gated_h * h * policy.GateSlope(r));
+    Store(d_slots + kDR * width, policy.DifferentiateGate(d_gated_h * h, r));
     return d_gated_h * r;
   }
 };
@@ -240,8 +264,8 @@ struct MGUEquations : EquationsTraits {
   static void Backward(const T* slots, const Policy& policy, int64_t width, const Vector<T>* previous,
                        Vector<T>* d_state, T* d_slots) {
     const Vector<T> f = Load(slots + kF * width), g = Load(slots + kG * width), dh = d_state[0];
-    Store(d_slots + kDG * width, dh * f * policy.Slope(g));
-    Store(d_slots + kDF * width, dh * (g - previous[0]) * policy.GateSlope(f));
+    Store(d_slots + kDG * width, policy.Differentiate(dh * f, g));
+    Store(d_slots + kDF * width, policy.DifferentiateGate(dh * (g - previous[0]), f));
     d_state[0] = dh * (1 - f);
   }
 
@@ -251,9 +275,16 @@ struct MGUEquations : EquationsTraits {
   static Vector<T> BackwardGatedHidden(const T* slots, const Policy& policy, int64_t width, Vector<T> h,
                                        Vector<T> d_gated_h, T* d_slots) {
     const Vector<T> f = Load(slots + kF * width), d_f = Load(d_slots + kDF * width);
-    Store(d_slots + kDF * width, d_f + d_gated_h * h * policy.GateSlope(f));
+    Store(d_slots + kDF * width, d_f + policy.DifferentiateGate(d_gated_h * h, f));
     return d_gated_h * f;
   }
+};
+
+// `Cell` with a projected state (Sak et al. 2014): what would be h is multiplied by the projection kernel.
+template <class Cell>
+struct Projected : Cell {
+  static constexpr bool kProjects = true;
+  static constexpr int kFullHiddenSlot = Cell::kResidualSlots, kResidualSlots = kFullHiddenSlot + 1;
 };
 
 // Calls function(equations), if they agree with the row of their cell in the table.
@@ -263,7 +294,9 @@ inline auto CallWith(Function&& function) {
   static_assert(Equations::kGates == cell.gates && Equations::kHasCellState == (cell.states == 2));
   static_assert(Equations::kUnitVectors == cell.unit_vectors);
   static_assert(Equations::kHasRecurrentBias == cell.HasTwoBiases(reset_after));
-  static_assert(Equations::kResidualSlots == cell.ResidualSlots(reset_after));
+  static_assert(Equations::kResidualSlots ==
+                cell.ResidualSlots(reset_after, Equations::kNormalizes, Equations::kProjects));
+  static_assert(Equations::kHasPeepholes == HasExtraWeight(kind, kPeepholeKernel));
   return function(Equations{});
 }
 
@@ -274,14 +307,14 @@ inline auto WithEquations(const Problem& problem, Function&& function) {
     case CellKind::kSimpleRNN:
       return CallWith<CellKind::kSimpleRNN, SimpleRNNEquations>(function);
     case CellKind::kLSTM:
-      return CallWith<CellKind::kLSTM, WithActivations<LSTMEquations>>(function);
+      return CallWith<CellKind::kLSTM, WithOptions<LSTMEquations>>(function);
     case CellKind::kMGU:
-      return CallWith<CellKind::kMGU, WithActivations<MGUEquations>>(function);
+      return CallWith<CellKind::kMGU, WithOptions<MGUEquations>>(function);
     case CellKind::kGRU:
       break;
   }
-  if (problem.reset_after) return CallWith<CellKind::kGRU, WithActivations<GRUEquations>>(function);
-  return CallWith<CellKind::kGRU, WithActivations<GRUResetBeforeEquations>, false>(function);
+  if (problem.reset_after) return CallWith<CellKind::kGRU, WithOptions<GRUEquations>>(function);
+  return CallWith<CellKind::kGRU, WithOptions<GRUResetBeforeEquations>, false>(function);
 }
 
 }  // namespace KERAS_SEQ_ISA_NAME

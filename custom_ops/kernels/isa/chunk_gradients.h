@@ -26,8 +26,8 @@ class ChunkGradients {
   static constexpr int kInputVectors = Equations::kInputGradient.vectors();
   static constexpr int kRecurrentVectors = Equations::kRecurrentGradient.vectors();
   static constexpr int kCandidateVectors = 1;
-  static constexpr int kMaxPanel = kInputVectors;  // no panel has more
   static constexpr int kMaxTile = kTuning.tile_rows;  // no tile is higher
+  static constexpr int kMaxPanel = kInputVectors;      // no panel has more vectors
   static constexpr bool kRounds = sizeof(S) < sizeof(T);  // sums as they become gradients
 
  public:
@@ -142,7 +142,7 @@ class ChunkGradients {
   };
 
   int64_t LeftColumns(Left kind) const {
-    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : problem_.units;
+    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : call_.hidden_units;
   }
 
   Element* InputPanel(int64_t d, int64_t panel) const {
@@ -204,7 +204,7 @@ class ChunkGradients {
   void PackInputs(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     const int64_t features = problem_.features;
     const S* inputs = static_cast<const S*>(call_.arguments[d].inputs) + call_.Time(d, packed.step) * features;
-    PackBlock<kTileRows<kInputVectors>>(
+    PackBlock<kOuterRows<kInputVectors>>(
         directions_[d].left[kInputs], 0, features, features, rows.count, at, packed.depth,
         [&](int64_t i) { return inputs + rows.sequence[i] * problem_.time * features; });
   }
@@ -212,7 +212,7 @@ class ChunkGradients {
   void PackContexts(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     if constexpr (!kRounds) {  // calls that attend do not round
       const T* contexts = contexts_.data + packed.step * problem_.batch * contexts_.row_size;
-      PackBlock<kTileRows<kInputVectors>>(
+      PackBlock<kOuterRows<kInputVectors>>(
           directions_[d].left[kContexts], 0, contexts_.columns, contexts_.columns, rows.count, at, packed.depth,
           [&](int64_t i) { return contexts + rows.sequence[i] * contexts_.row_size; });
     }
@@ -222,9 +222,9 @@ class ChunkGradients {
   // multiply it. Computes some sequences and units at a time.
   void PackHidden(int64_t d, Left kind, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     Element* left = directions_[d].left[kind];
-    const int64_t units = problem_.units, step = packed.step;
+    const int64_t units = call_.hidden_units, step = packed.step;
     constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;
-    static_assert(kColumns % kTileRows<kRecurrentVectors> == 0 && kColumns % kTileRows<kCandidateVectors> == 0);
+    static_assert(kColumns % kOuterRows<kRecurrentVectors> == 0 && kColumns % kOuterRows<kCandidateVectors> == 0);
     alignas(64) S hidden[kRows * kStride];
     const auto row = [&](int64_t i) { return hidden + i * kStride; };
     for (int64_t first = 0; first < rows.count; first += kRows) {
@@ -243,9 +243,9 @@ class ChunkGradients {
           }
         }
         if (kind == kHidden) {
-          PackBlock<kTileRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+          PackBlock<kOuterRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
         } else {
-          PackBlock<kTileRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+          PackBlock<kOuterRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
         }
       }
     }
@@ -304,14 +304,15 @@ class ChunkGradients {
 
   void KernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
+    void* bias = Equations::kNormalizes ? nullptr : gradients.bias;  // `LayerNormBackward` has the gradients
     AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kInputs,
-                                      gradients.kernel, gradients.bias);
+                                      gradients.kernel, bias);
   }
 
   void RecurrentKernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
     S* bias = static_cast<S*>(gradients.bias);
-    if (bias != nullptr) bias = Equations::kHasRecurrentBias ? bias + Equations::kGates * problem_.units : nullptr;
+    if (bias != nullptr) bias = Equations::kHasRecurrentBias && !Equations::kNormalizes ? bias + Equations::kGates * problem_.units : nullptr;
     AddWeightGradients<kRecurrentVectors>(product, item, Equations::kRecurrentGradient, Equations::kRecurrentSlots,
                                           kHidden, gradients.recurrent_kernel, bias);
   }
@@ -336,7 +337,7 @@ class ChunkGradients {
   // Blocks of rows of a weight; one if it has none, for the bias.
   template <int NV>
   int64_t WeightBlocks(int64_t rows) const {
-    const int64_t tiles = CeilDiv(rows, kTileRows<NV>);
+    const int64_t tiles = CeilDiv(rows, kOuterRows<NV>);
     return tiles < kTuning.outer_block ? 1 : CeilDiv(tiles, kTuning.outer_block);
   }
 
@@ -350,7 +351,7 @@ class ChunkGradients {
   template <int NV>
   void AddWeightGradients(const Product& product, int64_t item, const Columns& columns, const SlotRange& slots,
                           Left kind, void* gradient, void* bias) {
-    constexpr int R = kTileRows<NV>;
+    constexpr int R = kOuterRows<NV>;
     const Direction& direction = directions_[product.d];
     const int64_t panel = item % WeightPanels(), block = item / WeightPanels();
     const int64_t row_count = LeftColumns(kind), depth = product.depth;

@@ -5,6 +5,7 @@
 #include "backward.h"
 #include "dropout.h"
 #include "forward.h"
+#include "layer_norm_cells.h"
 #include "product.h"
 
 namespace keras_seq {
@@ -33,6 +34,13 @@ bool RunPass(Pass& pass, const Problem& problem, int64_t direction_count, const 
   return true;
 }
 
+// Calls function(equations) with those of the problem's cell, plain or with an extension.
+template <class Function>
+auto WithCell(const Problem& problem, Function&& function) {
+  const bool extended = problem.layer_norm || problem.projects;
+  return extended ? WithExtendedEquations(problem, function) : WithEquations(problem, function);
+}
+
 // The type of the caller's buffers, and what a product multiplies.
 template <class S_, class Element_>
 struct PassTypes {
@@ -50,24 +58,22 @@ bool WithTypes(const Problem& problem, Function&& function) {
   return function(PassTypes<float, float>{});
 }
 
-// Calls function(attention) with the policy of the problem's attention. A call in bfloat16 does not attend: dispatch.cc
-// converts it to float32.
-template <class Types, class Function>
-bool WithAttention(const Problem& problem, Function&& function) {
-  if constexpr (sizeof(typename Types::S) == sizeof(typename Types::Element)) {
-    if (problem.attends) return function(AdditiveAttention{});
-  }
-  return function(NoAttention{});
-}
-
-// Calls function(equations, types, attention) with those of a pass.
+// Calls function(equations, types, attention) with those of a pass: the problem's cell, plain or with an extension, and
+// the policy of its attention. In bfloat16 there are only plain cells without attention: dispatch.cc converts the others
+// to float32.
 template <class Function>
 bool WithPass(const Problem& problem, Function&& function) {
   return WithTypes(problem, [&](auto types) {
-    return WithEquations(problem, [&](auto equations) {
-      return WithAttention<decltype(types)>(problem,
-                                            [&](auto attention) { return function(equations, types, attention); });
-    });
+    if constexpr (sizeof(typename decltype(types)::S) < sizeof(typename decltype(types)::Element)) {
+      return WithEquations(problem, [&](auto equations) { return function(equations, types, NoAttention{}); });
+    } else {
+      return WithCell(problem, [&](auto equations) {
+        if constexpr (!decltype(equations)::kNormalizes && !decltype(equations)::kProjects) {
+          if (problem.attends) return function(equations, types, AdditiveAttention{});
+        }
+        return function(equations, types, NoAttention{});
+      });
+    }
   });
 }
 
@@ -136,7 +142,7 @@ bool Multiply(const Product& product, const PackedWeights& packed, const Executo
 int64_t ResidualSizeOfLayout(const Problem& problem) {
   const Memory<float> memory(problem, Arguments{});
   const int64_t attention = problem.attends ? memory.QueriesSize(problem) + memory.ContextsSize(problem) : 0;
-  return WithEquations(problem, [&](auto equations) {
+  return WithCell(problem, [&](auto equations) {
     using Equations = decltype(equations);
     const Layout layout(problem.batch, problem.units, Equations::kUnitVectors);
     return problem.time * layout.StepSize(Equations::kResidualSlots) + attention;
