@@ -11,9 +11,8 @@ namespace keras_seq {
 
 // Pointers rather than containers: these functions are compiled per instruction set.
 struct KernelTable {
-  // For float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
+  // Passes are for float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
   bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t direction_count, const Executor&);
-  // For float32 and float64.
   bool (*pack)(const Problem&, const Arguments&, const Executor&, PackedWeights*);
   bool (*pack_product)(const Product&, PackedWeights*);
   bool (*multiply)(const Product&, const PackedWeights&, const Executor&);
