@@ -140,7 +140,7 @@ int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight);
 int64_t ResidualSize(const Problem& problem);
 
 // Packs the kernels, the bias and the score vector of a direction for forward passes with this cell, these sizes
-// (except batch, time and source) and this type, float32 or float64. Returns null if memory ran out.
+// (except batch, time and source) and this type. Returns null if memory ran out.
 std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Arguments& arguments,
                                           const Executor& executor);
 

@@ -21,6 +21,8 @@ constexpr uint64_t kCountMask = (uint64_t{1} << kCountBits) - 1;
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compares random calls of every cell with the reference: outputs and all gradients, in float64 and float32. Checks
-// that results are bitwise equal for one, two and three threads, and for many directions in one call or one call for
-// each.
+// Compares random calls of every cell with the reference: outputs and all gradients, in float64 and float32; and those
+// in bfloat16 with float64. Checks that results are bitwise equal for one, two and three threads, and for many
+// directions in one call or one call for each.
 //
-// Usage: recurrence_test [calls] [seed]
+// Usage: recurrence_test [calls] [seed] [units]
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -19,9 +19,9 @@ namespace keras_seq {
 namespace {
 
 // Draws random calls.
-class Draw {
+class RandomCalls {
  public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
+  explicit RandomCalls(uint64_t seed) : engine_(seed) {}
   int64_t Integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
   bool Chance(double p) { return std::bernoulli_distribution(p)(engine_); }
 
@@ -142,6 +142,37 @@ class Draw {
   std::mt19937_64 engine_;
 };
 
+// Rounds to the nearest, ties to even.
+struct BFloat16 {
+  explicit BFloat16(double number) {
+    const float value = static_cast<float>(number);
+    uint32_t all;
+    std::memcpy(&all, &value, sizeof all);
+    bits = static_cast<uint16_t>(number == number ? (all + 0x7fffu + (all >> 16 & 1u)) >> 16 : 0x7fc0u);
+  }
+
+  operator double() const {
+    const uint32_t all = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &all, sizeof value);
+    return value;
+  }
+
+  uint16_t bits;
+};
+
+template <class T>
+struct TypesOf {
+  static constexpr DataType kType = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
+  using Residual = T;
+};
+
+template <>
+struct TypesOf<BFloat16> {
+  static constexpr DataType kType = DataType::kBFloat16;
+  using Residual = float;
+};
+
 template <class T>
 std::vector<T> Cast(const Numbers& numbers) {
   std::vector<T> result;
@@ -180,7 +211,7 @@ const char* kNames[] = {"outputs",  "h",        "c",                  "attention
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
-  return std::vector<T>(size, std::numeric_limits<T>::quiet_NaN());
+  return std::vector<T>(size, T(std::numeric_limits<double>::quiet_NaN()));
 }
 
 // The problem and the arguments of a call in the precision of T, with their buffers.
@@ -192,7 +223,7 @@ struct CallOf {
         initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
         keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)) {
-    problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
+    problem.dtype = TypesOf<T>::kType;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
     arguments.inputs = inputs.data(), arguments.kernel = kernel.data();
@@ -228,7 +259,9 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
 
   const int64_t states = p.batch * HiddenUnits(p), cell_states = HasCellState(p) ? p.batch * p.units : 0;
   std::vector<Buffers<T>> directions(reverse.size());
-  std::vector<std::vector<T>> residuals(reverse.size(), Unwritten<T>(keep_residuals ? ResidualSize(p) : 0));
+  using Residual = typename TypesOf<T>::Residual;
+  std::vector<std::vector<Residual>> residuals(reverse.size(),
+                                               Unwritten<Residual>(keep_residuals ? ResidualSize(p) : 0));
   std::vector<Arguments> all_arguments;
   std::vector<Results> results;
   std::vector<Gradients> gradients;
@@ -251,8 +284,8 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     for (int i = 0; i < kExtraWeightCount; ++i) gradients[d].extra_weights[i] = DataOrNull(all[14 + i]);
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
-  for (const std::vector<T>& of_direction : residuals) {
-    for (T number : of_direction) KERAS_SEQ_CHECK(number == number, "a residual was left unwritten");
+  for (const std::vector<Residual>& of_direction : residuals) {
+    for (Residual number : of_direction) KERAS_SEQ_CHECK(number == number, "a residual was left unwritten");
   }
   const std::vector<Upstream> all_upstream(reverse.size(), upstream);
   KERAS_SEQ_CHECK(Backward(p, all_arguments, results, all_upstream, gradients, executor), "backward");
@@ -271,13 +304,13 @@ bool BitwiseEqual(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <class T>
 void CheckClose(const std::vector<T>& actual, const std::vector<double>& expected, double tolerance,
-                const std::string& name) {
+                const std::string& name, double small = 1e-3) {
   double distance = 0, norm = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     distance += (actual[i] - expected[i]) * (actual[i] - expected[i]);
     norm += expected[i] * expected[i];
   }
-  KERAS_SEQ_CHECK(std::sqrt(distance) <= tolerance * (std::sqrt(norm) + 1e-3), "%s: off by %g of %g", name.c_str(),
+  KERAS_SEQ_CHECK(std::sqrt(distance) <= tolerance * (std::sqrt(norm) + small), "%s: off by %g of %g", name.c_str(),
                   std::sqrt(distance), std::sqrt(norm));
 }
 
@@ -305,6 +338,37 @@ void TestAgainstReference(Case& c, ThreadPool& pool, const std::string& name) {
   }
 }
 
+void Round(Numbers& numbers) {
+  for (Complex& number : numbers) number = BFloat16(number.real());
+}
+
+void Round(std::vector<double>& numbers) {
+  for (double& number : numbers) number = BFloat16(number);
+}
+
+// Compares with float64 of the same numbers. Not where rounding moves numbers across a jump of a derivative, nor where
+// gates without bounds multiply the errors.
+void TestBFloat16(Case c, ThreadPool& pool, const std::string& name) {
+  const Activation activation = c.problem.activation, gate = c.problem.recurrent_activation;
+  const bool comparable = activation != Activation::kRelu && activation != Activation::kHardSigmoid &&
+                          (gate == Activation::kSigmoid || gate == Activation::kTanh);
+  for (Numbers* argument : c.Differentiable()) Round(*argument);
+  for (auto* numbers : {&c.recurrent_dropout_mask, &c.zoneout[0], &c.zoneout[1], &c.d_outputs, &c.d_final_state[0],
+                        &c.d_final_state[1], &c.d_attention_weights}) {
+    Round(*numbers);
+  }
+  const auto expected = RunOneDirection<double>(c, pool.WithThreads(1), true);
+  const auto alone = RunOneDirection<BFloat16>(c, pool.WithThreads(1), true);
+  const auto together = RunOneDirection<BFloat16>(c, pool.WithThreads(3), false);
+  const double tolerance = c.problem.attends ? 5e-2 : 2e-2;  // the backward pass reads rounded attention weights
+  for (size_t i = 0; i < expected.size(); ++i) {
+    // A small gradient is the difference of larger ones.
+    if (comparable) CheckClose(alone[i], expected[i], tolerance, name + " " + kNames[i] + " bfloat16", 0.05);
+    KERAS_SEQ_CHECK(BitwiseEqual(alone[i], together[i]), "%s %s in bfloat16 differs with threads", name.c_str(),
+                    kNames[i]);
+  }
+}
+
 // The caller allocates residuals by `ResidualSize`, which must be what the kernels fill.
 void TestResidualSize(const Problem& problem, const std::string& name) {
   const int64_t actual = ResidualSize(problem), expected = SelectedKernels()->residual_size(problem);
@@ -313,12 +377,13 @@ void TestResidualSize(const Problem& problem, const std::string& name) {
 }
 
 // Directions in one call give what each gives alone. Calls that attend have only one.
+template <class T>
 void TestDirections(Case& c, int64_t count, ThreadPool& pool, const std::string& name) {
   std::vector<bool> reverse;
   for (int64_t d = 0; d < count; ++d) reverse.push_back((d % 3 == 1) != c.reverse);
-  const auto together = RunDirections<float>(c, reverse, pool.WithThreads(1 + count % 3), count % 2);
+  const auto together = RunDirections<T>(c, reverse, pool.WithThreads(1 + count % 3), count % 2);
   for (bool reversed : {false, true}) {
-    const auto alone = RunDirections<float>(c, {reversed}, pool.WithThreads(1), true)[0];
+    const auto alone = RunDirections<T>(c, {reversed}, pool.WithThreads(1), true)[0];
     for (int64_t d = 0; d < count; ++d) {
       for (size_t i = 0; i < alone.size() && reverse[d] == reversed; ++i) {
         KERAS_SEQ_CHECK(BitwiseEqual(alone[i], together[d][i]), "%s %s of direction %d of %d differs from one alone",
@@ -338,10 +403,10 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
     for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector}) {
-      std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
+      std::fill(weights->begin(), weights->end(), T(std::nan("")));  // nothing reads them
     }
     for (std::vector<T>& weight : call.extra_weights) {
-      std::fill(weight.begin(), weight.end(), std::numeric_limits<T>::quiet_NaN());
+      std::fill(weight.begin(), weight.end(), T(std::nan("")));
     }
   }
   Buffers<T> all{Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(cell_states),
@@ -402,6 +467,12 @@ void TestSharedMemory(const Case& c, ThreadPool& pool, const std::string& name) 
 // memory.
 void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
   const Problem& p = c.problem;
+  const auto rounded = RunAtInference<BFloat16>(c, pool.WithThreads(1));
+  const auto packed_rounded = RunAtInference<BFloat16>(c, pool.WithThreads(2), true);
+  for (size_t i = 0; i < rounded.size(); ++i) {
+    KERAS_SEQ_CHECK(BitwiseEqual(rounded[i], packed_rounded[i]), "%s %s in bfloat16 differs if packed", name.c_str(),
+                    kNames[i]);
+  }
   const auto expected = RunAtInference<double>(c, pool.WithThreads(1));
   const auto packed = RunAtInference<double>(c, pool.WithThreads(3), true);
   Case ahead = c;
@@ -422,10 +493,12 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool projects, ThreadPool& pool, Draw& draw) {
+template <class T>
+void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool projects, int64_t units,
+                 ThreadPool& pool, RandomCalls& draw) {
   Case c{};
   Problem& p = c.problem;
-  p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, 150};
+  p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, units};
   if (attends) {
     p.attends = true;
     p.source = 21, p.memory_units = 130, p.attention_units = 90;
@@ -433,7 +506,7 @@ void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool
   }
   p.layer_norm = layer_norm;
   if (layer_norm) draw.AddLayerNorm(c);
-  if (projects) draw.AddProjection(c, 90);
+  if (projects) draw.AddProjection(c, (units + 1) / 2);
   const int64_t gates = Gates(p.cell) * p.units, steps = p.batch * p.time;
   c.inputs = draw.Normal(steps * p.features, 1);
   c.kernel = draw.Normal((p.features + p.memory_units) * gates, 0.1);
@@ -442,9 +515,9 @@ void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool
   if (p.cell == CellKind::kLSTM) c.extra_weights[kPeepholeKernel] = draw.Normal(3 * p.units, 0.1);
   c.recurrent_dropout_mask = draw.DropoutMask(p.batch * HiddenUnits(p));
   c.d_outputs = draw.RealNormal(steps * HiddenUnits(p));
-  const auto alone = RunOneDirection<float>(c, pool.WithThreads(1), true);
+  const auto alone = RunOneDirection<T>(c, pool.WithThreads(1), true);
   for (int threads : {2, 3, 3}) {
-    const auto together = RunOneDirection<float>(c, pool.WithThreads(threads), threads == 2);
+    const auto together = RunOneDirection<T>(c, pool.WithThreads(threads), threads == 2);
     for (size_t i = 0; i < alone.size(); ++i) {
       KERAS_SEQ_CHECK(BitwiseEqual(alone[i], together[i]), "%s differs with %d threads", kNames[i], threads);
     }
@@ -459,23 +532,30 @@ int main(int count, char** arguments) {
   RequireInstructionSet();
   const int calls = count > 1 ? std::atoi(arguments[1]) : 300;
   const uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+  const int64_t units = count > 3 ? std::atoll(arguments[3]) : 150;  // of the calls that threads share
   ThreadPool pool(3);
   for (int call = 0; call < calls; ++call) {
-    Draw draw(seed * 1000003 + call);
+    RandomCalls draw(seed * 1000003 + call);
     Case c = draw.Call();
     const std::string name = "call " + std::to_string(call);
     TestResidualSize(c.problem, name);
     TestAgainstReference(c, pool, name);
     TestSearchSteps(c, pool, name);
-    if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, name);
+    TestBFloat16(c, pool, name);
+    if (c.problem.attends) continue;
+    TestDirections<float>(c, draw.Integer(1, 33), pool, name);
+    TestDirections<BFloat16>(c, draw.Integer(1, 5), pool, name);
   }
-  Draw draw(seed);
+  RandomCalls draw(seed);
   for (bool attends : {false, true}) {
-    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, false, false, pool, draw);
+    for (const CellVariant& variant : kCellVariants) {
+      TestThreads<float>(variant, attends, false, false, units, pool, draw);
+      TestThreads<BFloat16>(variant, attends, false, false, units, pool, draw);
+    }
   }
   for (const CellVariant& variant : kCellVariants) {
-    if (HasLayerNorm(variant.cell)) TestThreads(variant, false, true, false, pool, draw);
+    if (HasLayerNorm(variant.cell)) TestThreads<float>(variant, false, true, false, units, pool, draw);
   }
-  for (bool layer_norm : {false, true}) TestThreads({CellKind::kLSTM, true}, false, layer_norm, true, pool, draw);
+  for (bool layer_norm : {false, true}) TestThreads<float>({CellKind::kLSTM, true}, false, layer_norm, true, units, pool, draw);
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

@@ -158,8 +158,7 @@ std::vector<Tensor> Outputs(const Call& call, const Sizes& sizes, Element elemen
 bool RunCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
              const std::vector<Tensor>& outputs, const PackedCall& packed, const Executor& executor);
 
-// Packs the weights of a call whose inputs were checked. Returns nothing if the kernels do not read packed weights of
-// this type, or if memory ran out.
+// Packs the weights of a call whose inputs were checked. Returns nothing if memory ran out.
 PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
                     const Executor& executor);
 

@@ -183,7 +183,6 @@ bool IsWeight(const ArgumentSpec& input) {
 
 PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
                     const Executor& executor) {
-  if (element == Element::kBFloat16) return {};  // some of its passes run in float32
   try {
     const Operands in(call.signature.inputs, call.input_counts, inputs);
     const Problem problem = ProblemOf(call, NeededSizes(call, sizes, inputs, {}), element);

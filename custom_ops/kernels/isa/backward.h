@@ -10,9 +10,11 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-// `Attention` is one of attention.h.
-template <class Equations, class T, class Attention>
+// `S` is the type of the caller's buffers, `Element` what a product multiplies. `Attention` is one of attention.h.
+template <class Equations, class S, class Element, class Attention>
 class BackwardPass {
+  using T = typename ProductTypes<Element>::Sum;
+
  public:
   BackwardPass(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
                const Gradients* gradients, int64_t direction_count)
@@ -60,9 +62,9 @@ class BackwardPass {
     });
   }
 
-  BackwardCall<Equations, T> call_;
-  BackwardSteps<Equations, T> steps_;
-  ChunkGradients<Equations, T> chunk_gradients_;
+  BackwardCall<Equations, S, Element> call_;
+  BackwardSteps<Equations, S, Element> steps_;
+  ChunkGradients<Equations, S, Element> chunk_gradients_;
   typename Attention::template Backward<Equations, T> attention_;
   Workspace workspace_;
 };

@@ -14,8 +14,10 @@ namespace KERAS_SEQ_ISA_NAME {
 
 // Attention is no parameter of the class, and the functions that take the time are not inlined, so that calls with and
 // without attention share their code.
-template <class Equations, class T>
+template <class Equations, class S, class Element>
 class BackwardSteps {
+  using Call = BackwardCall<Equations, S, Element>;
+  using T = typename Call::T;
   using V = Vector<T>;
   static constexpr int L = kLanes<T>;
   static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
@@ -27,7 +29,7 @@ class BackwardSteps {
 
  public:
   // `call` must outlive this object.
-  explicit BackwardSteps(const BackwardCall<Equations, T>& call)
+  explicit BackwardSteps(const Call& call)
       : call_(call),
         problem_(call.problem),
         arguments_(call.arguments),
@@ -62,7 +64,7 @@ class BackwardSteps {
     } else {
       LoadCellStates(d);
       if (options_.has_peepholes) {
-        LoadPeepholes(static_cast<const T*>(arguments_[d].extra_weights[kPeepholeKernel]), layout_,
+        LoadPeepholes(static_cast<const S*>(arguments_[d].extra_weights[kPeepholeKernel]), layout_,
                       directions_[d].peepholes);
       }
       layer_norm_.Prepare(d);
@@ -74,7 +76,7 @@ class BackwardSteps {
   void StorePeepholeGradients(Worker& worker) const {
     if (!WantsPeepholes()) return;
     worker.ForEach(direction_count_, [&](int64_t d) {
-      T* to = static_cast<T*>(gradients_[d].extra_weights[kPeepholeKernel]);
+      S* to = static_cast<S*>(gradients_[d].extra_weights[kPeepholeKernel]);
       for (int64_t gate = 0; gate < 3; ++gate, to += problem_.units) {
         for (int64_t unit = 0; unit < problem_.units; unit += L) {
           V sum{};
@@ -92,7 +94,7 @@ class BackwardSteps {
   template <class Attention>
   void StepBack(Worker& worker, int64_t step, Attention& attention) {
     if (step < problem_.time) {
-      attention.DifferentiateStep(worker, step, [&](int64_t block, const T* kernel, T* sums) {
+      attention.DifferentiateStep(worker, step, [&](int64_t block, const Element* kernel, T* sums) {
         MultiplySlotGradients(0, step, block, Equations::kInputSlots, kernel, sums);
       });
     }
@@ -142,17 +144,17 @@ class BackwardSteps {
   // through the recurrent product; `d_gated_h` is its part through the product of the candidate, before recurrent
   // dropout.
   struct Direction {
-    T *recurrent_kernel, *candidate_kernel;  // transposed, in panels
-    T *d_h, *d_gated_h, *d_c;                // (batch, padded)
-    T* initial_c;                            // (batch, padded)
-    T *peepholes, *d_peepholes;              // (3, padded), and (blocks, 3, padded): sums over the steps so far
+    Element *recurrent_kernel, *candidate_kernel;  // transposed, in panels
+    T *d_h, *d_gated_h, *d_c;                      // (batch, padded)
+    T* initial_c;                                  // (batch, padded)
+    T *peepholes, *d_peepholes;                    // (3, padded), and (blocks, 3, padded): sums over the steps so far
   };
 
   void AllocateDirection(Workspace& workspace, Direction& direction) {
     const int64_t states = problem_.batch * layout_.padded;
     direction = Direction{};
     direction.recurrent_kernel =
-        workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kRecurrentSlots));
+        workspace.Allocate<Element>(unit_panels_ * call_.TransposedPanelSize(Equations::kRecurrentSlots));
     direction.d_h = workspace.AllocateZeros<T>(problem_.batch * hidden_padded_);
     if constexpr (Equations::kHasCellState) {
       direction.d_c = workspace.AllocateZeros<T>(states);
@@ -160,7 +162,7 @@ class BackwardSteps {
     }
     if constexpr (Equations::kHasCandidateProduct) {
       direction.candidate_kernel =
-          workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kCandidateSlots));
+          workspace.Allocate<Element>(unit_panels_ * call_.TransposedPanelSize(Equations::kCandidateSlots));
       direction.d_gated_h = workspace.AllocateZeros<T>(states);
     }
     if (options_.has_peepholes) direction.peepholes = workspace.AllocateZeros<T>(3 * layout_.padded);
@@ -172,30 +174,30 @@ class BackwardSteps {
   bool WantsPeepholes() const { return gradients_[0].extra_weights[kPeepholeKernel] != nullptr; }
 
   void PackRecurrentKernel(int64_t d, int64_t panel) {
-    PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), call_.hidden_units, layout_,
+    PackTransposed(static_cast<const S*>(arguments_[d].recurrent_kernel), call_.hidden_units, layout_,
                    Equations::kGates, Equations::kRecurrentGradient, panel, RecurrentPanel(d, panel));
   }
 
   void PackCandidateKernel(int64_t d, int64_t panel) {
     if constexpr (Equations::kHasCandidateProduct) {
-      PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
+      PackTransposed(static_cast<const S*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
                      Equations::kCandidate, panel, CandidatePanel(d, panel));
     }
   }
 
-  T* RecurrentPanel(int64_t d, int64_t panel) const {
+  Element* RecurrentPanel(int64_t d, int64_t panel) const {
     return directions_[d].recurrent_kernel + panel * call_.TransposedPanelSize(Equations::kRecurrentSlots);
   }
 
-  T* CandidatePanel(int64_t d, int64_t panel) const {
+  Element* CandidatePanel(int64_t d, int64_t panel) const {
     return directions_[d].candidate_kernel + panel * call_.TransposedPanelSize(Equations::kCandidateSlots);
   }
 
   void LoadCellStates(int64_t d) {
     if constexpr (Equations::kHasCellState) {
       const int64_t units = problem_.units;
-      const T* initial = static_cast<const T*>(arguments_[d].initial_state[1]);
-      const T* upstream = static_cast<const T*>(upstream_[d].final_state[1]);
+      const S* initial = static_cast<const S*>(arguments_[d].initial_state[1]);
+      const S* upstream = static_cast<const S*>(upstream_[d].final_state[1]);
       for (int64_t b = 0; b < problem_.batch; ++b) {
         for (int64_t unit = 0; unit < units; unit += L) {
           const int64_t at = b * layout_.padded + unit;
@@ -219,13 +221,13 @@ class BackwardSteps {
 
   // sums += the slot gradients of a step times a panel of a transposed kernel. Masked sequences have none.
   __attribute__((noinline)) void MultiplySlotGradients(int64_t d, int64_t step, int64_t block, const SlotRange& slots,
-                                                       const T* kernel, T* sums) const {
+                                                       const Element* kernel, T* sums) const {
     const VisibleSequences rows(problem_, block, call_.Time(d, step));
-    const T* left[kRowBlock];
+    const Element* left[kRowBlock];
     T* sum_rows[kRowBlock];
-    const T* gradients = call_.SlotGradients(d, step, 0) + slots.first * layout_.width;
+    const S* gradients = call_.SlotGradients(d, step, 0) + slots.first * layout_.width;
     for (int64_t i = 0; i < rows.count; ++i) {
-      left[i] = gradients + rows.sequence[i] * kGradientSlots * layout_.width;
+      left[i] = reinterpret_cast<const Element*>(gradients + rows.sequence[i] * kGradientSlots * layout_.width);
       sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * kPanelVectors * L;
     }
     call_.MultiplySlots(slots, rows.count, left, kernel, sum_rows);
@@ -243,7 +245,7 @@ class BackwardSteps {
       for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
         V dh = Load(sums + ((b - block * kRowBlock) * kPanelVectors + v) * L);
         if (step == problem_.time) {
-          const T* final_h = static_cast<const T*>(upstream_[d].final_state[0]);
+          const S* final_h = static_cast<const S*>(upstream_[d].final_state[0]);
           if (final_h) dh = LoadUnits<T>(final_h + b * units, unit, units);
         } else {
           // Padding must be 0: infinity times the zeros of a packed kernel is NaN, which later products would spread.
@@ -265,7 +267,7 @@ class BackwardSteps {
 
   void StoreInitialStateGradients(int64_t d, int64_t b, int64_t unit, V dh) const {
     const int64_t units = call_.hidden_units;
-    T* h = static_cast<T*>(gradients_[d].initial_state[0]);
+    S* h = static_cast<S*>(gradients_[d].initial_state[0]);
     if (h) StoreFirst(h + b * units + unit, dh, units - unit);
     if constexpr (!Equations::kProjects) StoreInitialCellStateGradients(d, b, unit);
   }
@@ -273,7 +275,7 @@ class BackwardSteps {
   void StoreInitialCellStateGradients(int64_t d, int64_t b, int64_t unit) const {
     if constexpr (Equations::kHasCellState) {
       const int64_t units = problem_.units;
-      T* c = static_cast<T*>(gradients_[d].initial_state[1]);
+      S* c = static_cast<S*>(gradients_[d].initial_state[1]);
       if (c) StoreFirst(c + b * units + unit, Load(directions_[d].d_c + b * layout_.padded + unit), units - unit);
     }
   }
@@ -283,11 +285,11 @@ class BackwardSteps {
   V ProjectedGradient(int64_t d, int64_t step, int64_t b, int64_t unit, V dh) const {
     const int64_t units = call_.hidden_units, t = call_.Time(d, step);
     const UnitMask& zoneout = arguments_[d].zoneout_masks[0];
-    const T* d_outputs = static_cast<const T*>(upstream_[d].outputs);
+    const S* d_outputs = static_cast<const S*>(upstream_[d].outputs);
     if (d_outputs) dh += LoadUnits<T>(d_outputs + (b * problem_.time + t) * units, unit, units);
     if (!Visible(problem_, b, t)) return dh;
     V kept{};
-    if (zoneout.data != nullptr) kept = LoadUnits<T>(MaskRow<T>(zoneout, problem_, b, t, units), unit, units);
+    if (zoneout.data != nullptr) kept = LoadUnits<T>(MaskRow<S>(zoneout, problem_, b, t, units), unit, units);
     Store(projection_.Gradients(d, step, b) + unit, KeepFirst<T>((1 - kept) * dh, units - unit));
     return kept * dh;
   }
@@ -330,13 +332,13 @@ class BackwardSteps {
     const Direction& direction = directions_[d];
     const Arguments& arguments = arguments_[d];
     const int64_t units = problem_.units, t = call_.Time(d, step), at = b * layout_.padded + unit;
-    T* d_slots = call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width;
-    const T* d_outputs = static_cast<const T*>(upstream_[d].outputs);
+    S* d_slots = call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width;
+    const S* d_outputs = static_cast<const S*>(upstream_[d].outputs);
     if (d_outputs && !Equations::kProjects) {
       dh += LoadUnits<T>(d_outputs + (b * problem_.time + t) * units, unit, units);
     }
     if (!Visible(problem_, b, t)) {  // the step handed its states on
-      for (int slot = 0; slot < kGradientSlots; ++slot) Store(d_slots + slot * layout_.width, V{});
+      for (int slot = 0; slot < kGradientSlots; ++slot) StoreFirst(d_slots + slot * layout_.width, V{}, L);
       if constexpr (!Equations::kProjects) Store(direction.d_h + at, dh);
       return;
     }
@@ -344,7 +346,7 @@ class BackwardSteps {
     if constexpr (Equations::kHasCellState) d_state[1] = Load(direction.d_c + at);
     for (int s = kFirstState; s < kStates; ++s) {
       if (arguments.zoneout_masks[s].data == nullptr) continue;
-      const V m = LoadUnits<T>(MaskRow<T>(arguments.zoneout_masks[s], problem_, b, t, units), unit, units);
+      const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t, units), unit, units);
       d_zoneout[s] = m * d_state[s];
       d_state[s] = (1 - m) * d_state[s];
     }
@@ -353,9 +355,30 @@ class BackwardSteps {
       previous[1] = PreviousCellState(d, step, b, unit);
     }
     const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
-    Equations::template Backward<T>(residuals, options, layout_.width, previous, d_state, d_slots);
+    WithSlots(d_slots, [&](T* slots) {
+      Equations::template Backward<T>(residuals, options, layout_.width, previous, d_state, slots);
+    });
     if constexpr (!Equations::kProjects) Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
     if constexpr (Equations::kHasCellState) Store(direction.d_c + at, d_zoneout[1] + d_state[1]);
+  }
+
+  // Calls function(slots) with the gradient slots of a vector of units as the equations write them: in place, or a copy
+  // if they are kept with fewer bits.
+  template <class Function>
+  void WithSlots(S* kept, Function&& function) const {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      function(kept);
+    } else {
+      static_assert(Equations::kUnitVectors == 1 || kGradientSlots == 1);  // so all lie within the copy
+      T slots[kGradientSlots * kWidth];
+      for (int64_t at = 0; at < kGradientSlots * layout_.width; at += layout_.width) {
+        Store(slots + at, LoadFirst(kept + at, L));
+      }
+      function(slots);
+      for (int64_t at = 0; at < kGradientSlots * layout_.width; at += layout_.width) {
+        StoreFirst(kept + at, Load(slots + at), L);
+      }
+    }
   }
 
   // c before a step.
@@ -390,7 +413,7 @@ class BackwardSteps {
     const int64_t units = problem_.units, t = call_.Time(d, step);
     const T* d_h = directions_[d].d_h + b * layout_.padded;
     if constexpr (Equations::kProjects) d_h = projection_.FullHiddenGradients(d, b);
-    const T* d_outputs = static_cast<const T*>(upstream_[d].outputs);
+    const S* d_outputs = static_cast<const S*>(upstream_[d].outputs);
     const auto cell_state = [&](int64_t unit) {
       const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
       return Equations::template CellState<T>(residuals, layout_.width, PreviousCellState(d, step, b, unit));
@@ -400,7 +423,7 @@ class BackwardSteps {
       if (Equations::kProjects) return dh;
       if (d_outputs) dh += LoadUnits<T>(d_outputs + (b * problem_.time + t) * units, unit, units);
       if (arguments.zoneout_masks[0].data == nullptr) return dh;
-      return (1 - LoadUnits<T>(MaskRow<T>(arguments.zoneout_masks[0], problem_, b, t, units), unit, units)) * dh;
+      return (1 - LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[0], problem_, b, t, units), unit, units)) * dh;
     };
     if (Visible(problem_, b, t)) layer_norm_.DifferentiateState(d, step, b, cell_state, d_hidden);
     for (int64_t unit = 0; unit < units; unit += L) {
@@ -419,17 +442,19 @@ class BackwardSteps {
         V d_h = V{};
         if (visible) {
           const V h = call_.Drop(d, step, b, unit, call_.PreviousHidden(d, step, b, unit));
-          d_h = Equations::template BackwardGatedHidden<T>(
-              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, options_, layout_.width, h,
-              KeepFirst<T>(Load(sums + v * L), problem_.units - unit),
-              call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width);
+          const V d_gated_h = KeepFirst<T>(Load(sums + v * L), problem_.units - unit);
+          WithSlots(call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width, [&](T* slots) {
+            d_h = Equations::template BackwardGatedHidden<T>(
+                call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, options_, layout_.width, h,
+                d_gated_h, slots);
+          });
         }
         Store(directions_[d].d_gated_h + b * layout_.padded + unit, d_h);
       }
     }
   }
 
-  const BackwardCall<Equations, T>& call_;
+  const Call& call_;
   const Problem& problem_;
   const Arguments* arguments_;
   const Upstream* upstream_;

@@ -24,7 +24,6 @@ class ForwardSteps {
   static constexpr int kInputVectors = Equations::kInput.vectors();
   static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
   static constexpr int kFirstState = Equations::kProjects ? 1 : 0;  // that the equations give
-  static constexpr bool kCopiesInputs = sizeof(S) != sizeof(Element);  // into whole elements
 
  public:
   ForwardSteps(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count)
@@ -41,7 +40,8 @@ class ForwardSteps {
         operand_stride_(hidden_padded_ / Types::kDepth + 16),  // no power of two: rows fall into different sets
         input_panels_(PanelCount(Equations::kInput, problem.units, L)),
         recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)),
-        projection_panels_(PanelCount(kPlainColumns, hidden_units_, L)) {}
+        projection_panels_(PanelCount(kPlainColumns, hidden_units_, L)),
+        copies_inputs_(input_depth_ != problem.features) {}
 
   const Layout& layout() const { return layout_; }
   int64_t chunk() const { return chunk_; }
@@ -101,7 +101,7 @@ class ForwardSteps {
   // slots = x W + b for the steps [begin, end); or x W, which is normalized before b is added.
   void MultiplyInputs(Worker& worker, int64_t begin, int64_t end) {
     if (problem_.multiplied) return LoadProducts(worker, begin, end);
-    if (kCopiesInputs) CopyInputs(worker, begin, end);
+    if (copies_inputs_) CopyInputs(worker, begin, end);
     constexpr int64_t kRows = 2 * kRowBlock;
     const int64_t rows = (end - begin) * problem_.batch, blocks = CeilDiv(rows, kRows);
     worker.ForEach(blocks * direction_count_ * input_panels_, [&](int64_t item) {
@@ -223,7 +223,7 @@ class ForwardSteps {
     if constexpr (Equations::kProjects) {
       direction.full_hidden = workspace.AllocateZeros<Element>(problem_.batch * layout_.padded);
     }
-    if (kCopiesInputs) {
+    if (copies_inputs_) {
       direction.copied_inputs = workspace.Allocate<Element>(chunk_ * problem_.batch * input_depth_ / Types::kDepth);
     }
   }
@@ -385,7 +385,7 @@ class ForwardSteps {
   }
 
   const Element* InputRow(int64_t d, int64_t begin, int64_t step, int64_t b) const {
-    if (kCopiesInputs) {
+    if (copies_inputs_) {
       return directions_[d].copied_inputs + ((step - begin) * problem_.batch + b) * (input_depth_ / Types::kDepth);
     }
     const int64_t t = TimeOf(problem_, arguments_[d], step);
@@ -594,6 +594,7 @@ class ForwardSteps {
   const int64_t hidden_units_, hidden_padded_;  // of h
   const int64_t chunk_;                         // steps
   const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_, projection_panels_;
+  const bool copies_inputs_;  // into whole elements
   Direction* directions_ = nullptr;
 };
 

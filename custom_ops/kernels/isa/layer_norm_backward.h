@@ -18,7 +18,8 @@ namespace KERAS_SEQ_ISA_NAME {
 template <class Equations, class T, bool = Equations::kNormalizes>
 class LayerNormBackward {
  public:
-  explicit LayerNormBackward(const BackwardCall<Equations, T>&) {}
+  template <class Call>
+  explicit LayerNormBackward(const Call&) {}
   void Allocate(Workspace&) {}
   void Prepare(int64_t) {}
   void StoreGradients(Worker&) {}

@@ -14,7 +14,8 @@ namespace KERAS_SEQ_ISA_NAME {
 template <class Equations, class T, bool = Equations::kProjects>
 class ProjectionBackward {
  public:
-  explicit ProjectionBackward(const BackwardCall<Equations, T>&) {}
+  template <class Call>
+  explicit ProjectionBackward(const Call&) {}
   void Allocate(Workspace&) {}
   void Prepare(int64_t) {}
   void AddWeightGradients(Worker&, int64_t, int64_t) {}
