@@ -20,11 +20,12 @@ struct Candidate {
   const char* name;
   bool supported;
   const KernelTable* kernels;
+  const KernelTable* bfloat16_kernels = nullptr;  // if they are not among `kernels`
 };
 
 struct Selection {
   const char* name = nullptr;
-  const KernelTable* kernels = nullptr;
+  const KernelTable *kernels = nullptr, *bfloat16_kernels = nullptr;
   std::string error;
 };
 
@@ -32,12 +33,15 @@ Selection Select() {
 #if defined(KERAS_SEQ_X86)
   __builtin_cpu_init();
   [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  [[maybe_unused]] const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  [[maybe_unused]] const bool has_avx512 =
+      has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   [[maybe_unused]] const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
   const Candidate candidates[] = {
-#if defined(KERAS_SEQ_HAS_AVX512_BF16)
+#if defined(KERAS_SEQ_HAS_AVX512_BF16) && defined(KERAS_SEQ_HAS_AVX512)
+      {"avx512_bf16", has_bf16, &avx512::Kernels(), &avx512_bf16::Kernels()},  // float32 and float64 are compiled once
+#elif defined(KERAS_SEQ_HAS_AVX512_BF16)
       {"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
 #endif
 #if defined(KERAS_SEQ_HAS_AVX512)
@@ -58,7 +62,8 @@ Selection Select() {
     if (!candidate.supported) continue;
     if (any || std::strcmp(candidate.name, requested) == 0) {
       selection.name = candidate.name;
-      selection.kernels = candidate.kernels;
+      selection.kernels = selection.bfloat16_kernels = candidate.kernels;
+      if (candidate.bfloat16_kernels != nullptr) selection.bfloat16_kernels = candidate.bfloat16_kernels;
       return selection;
     }
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
@@ -202,7 +207,7 @@ class Float32Copies {
 // Whether the kernels cannot run a call as it is.
 bool NeedsFloat32(const Problem& problem) {
   return problem.dtype == DataType::kBFloat16 &&
-         (problem.attends || problem.layer_norm || problem.projects || !SelectedKernels()->bfloat16);
+         (problem.attends || problem.layer_norm || problem.projects || !SelectedKernels(problem.dtype)->bfloat16);
 }
 
 bool PackThroughFloat32(Problem problem, const Arguments& arguments, const Executor& executor,
@@ -338,7 +343,7 @@ std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Argument
                                           const Executor& executor) {
   auto packed = std::make_shared<PackedWeights>();
   if (NeedsFloat32(problem)) return PackThroughFloat32(problem, arguments, executor, packed.get()) ? packed : nullptr;
-  return SelectedKernels()->pack(problem, arguments, executor, packed.get()) ? packed : nullptr;
+  return SelectedKernels(problem.dtype)->pack(problem, arguments, executor, packed.get()) ? packed : nullptr;
 }
 
 std::shared_ptr<const PackedWeights> PackProduct(const Product& product) {
@@ -360,7 +365,8 @@ bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, co
   if (NeedsFloat32(problem)) {
     return ForwardThroughFloat32(problem, arguments, results, executor);
   }
-  return SelectedKernels()->forward(problem, arguments.data(), results.data(), arguments.size(), executor);
+  const KernelTable* kernels = SelectedKernels(problem.dtype);
+  return kernels->forward(problem, arguments.data(), results.data(), arguments.size(), executor);
 }
 
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
@@ -370,7 +376,8 @@ bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, c
     if (NeedsFloat32(problem)) {
       return BackwardThroughFloat32(problem, arguments, complete, upstream, gradients, executor);
     }
-    return SelectedKernels()->backward(problem, arguments.data(), complete.data(), upstream.data(), gradients.data(),
+    const KernelTable* kernels = SelectedKernels(problem.dtype);
+    return kernels->backward(problem, arguments.data(), complete.data(), upstream.data(), gradients.data(),
                                        arguments.size(), executor);
   });
 }
@@ -380,6 +387,8 @@ const char* InstructionSet(const char** error) {
   return Selected().name;
 }
 
-const KernelTable* SelectedKernels() { return Selected().kernels; }
+const KernelTable* SelectedKernels(DataType dtype) {
+  return dtype == DataType::kBFloat16 ? Selected().bfloat16_kernels : Selected().kernels;
+}
 
 }  // namespace keras_seq

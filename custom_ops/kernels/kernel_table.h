@@ -41,8 +41,9 @@ namespace avx512_bf16 {
 const KernelTable& Kernels();
 }
 
-// The functions of the instruction set that `InstructionSet` names, which must not be null.
-const KernelTable* SelectedKernels();
+// The functions of the instruction set that `InstructionSet` names, which must not be null. Only passes depend on the
+// type.
+const KernelTable* SelectedKernels(DataType dtype = DataType::kFloat32);
 
 }  // namespace keras_seq
 

@@ -13,6 +13,13 @@ namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 namespace {
 
+// Whether another instruction set's kernels run float32 and float64; `SelectedKernels` sees to that.
+#if defined(KERAS_SEQ_ONLY_BFLOAT16)
+constexpr bool kOnlyBFloat16 = true;
+#else
+constexpr bool kOnlyBFloat16 = false;
+#endif
+
 // How many threads are worth synchronising: a step should give each a few microseconds of work.
 int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
   const double columns = 1.0 * Gates(problem.cell) * problem.units;
@@ -53,10 +60,12 @@ struct PassTypes {
 template <class Function>
 bool WithTypes(const Problem& problem, Function&& function) {
 #if defined(__AVX512BF16__)
-  if (problem.dtype == DataType::kBFloat16) return function(PassTypes<BFloat16, BFloat16Pair>{});
+  if (kOnlyBFloat16 || problem.dtype == DataType::kBFloat16) return function(PassTypes<BFloat16, BFloat16Pair>{});
 #endif
-  if (problem.dtype == DataType::kFloat64) return function(PassTypes<double, double>{});
-  return function(PassTypes<float, float>{});
+  if constexpr (!kOnlyBFloat16) {
+    if (problem.dtype == DataType::kFloat64) return function(PassTypes<double, double>{});
+    return function(PassTypes<float, float>{});
+  }
 }
 
 // Calls function(equations, types, attention) with those of a pass: the problem's cell, plain or with an extension, and
