@@ -222,8 +222,12 @@ class XlaDropoutOp : public tf::XlaOpKernel {
     if (kDrawsMask) {
       tf::TensorShape shape;
       TF_RETURN_IF_ERROR(context->ConstantInputAsShape(kShape, &shape));
-      const auto dimensions = shape.dim_sizes();
-      sizes->assign(dimensions.begin(), dimensions.end());
+      constexpr int64_t kMaxEntries = int64_t{1} << 40;  // XLA crashes where the count of bytes overflows
+      for (int64_t size : shape.dim_sizes()) {
+        if (size < 0 || size > kMaxEntries) return absl::InvalidArgumentError("`shape` is negative or too large");
+        sizes->push_back(size);
+      }
+      if (shape.num_elements() > kMaxEntries) return absl::InvalidArgumentError("`shape` is too large");
       return absl::OkStatus();
     }
     TF_ASSIGN_OR_RETURN(const xla::Shape shape, context->InputXlaShape(kInputs));

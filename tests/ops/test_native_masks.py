@@ -185,12 +185,12 @@ def test_hostile_calls_under_xla_raise_errors():
 
     mask = op_function(tf.load_op_library(str(native.FOLDER / "libkeras_seq_tf.so")), "DropoutMask")
 
-    @tf.function(jit_compile=True)
-    def run(shape, seed, values):
-        return mask(shape=shape, seed=seed, values=values, threshold=5)
-
     def call(shape, seed=(1, 2), values=(0.0, 1.0)):
-        return run(tf.constant(shape, "int64"), tf.constant(seed, "int64"), tf.constant(values))
+        @tf.function(jit_compile=True)
+        def run(seed, values):
+            return mask(shape=tf.constant(shape, "int64"), seed=seed, values=values, threshold=5)
+
+        return run(tf.constant(seed, "int64"), tf.constant(values))
 
     assert call([2, 3]).shape == (2, 3)
     for arguments in ([[-1]], [[[2]]], [[2**62]], [[2], (1,)], [[2], (1, 2), (1.0,)], [[2], (1, 2), ((0.0, 1.0),)]):
