@@ -28,17 +28,25 @@ struct Selection {
 Selection Select() {
 #if defined(KERAS_SEQ_X86)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+  [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  [[maybe_unused]] const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
-  const Candidate candidates[] = {{"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
-                                  {"avx512", has_avx512, &avx512::Kernels()},
-                                  {"avx2", has_avx2, &avx2::Kernels()},
-                                  {"portable", true, &portable::Kernels()}};
-#else
-  const Candidate candidates[] = {{"portable", true, &portable::Kernels()}};
+  [[maybe_unused]] const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
+  const Candidate candidates[] = {
+#if defined(KERAS_SEQ_HAS_AVX512_BF16)
+      {"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_AVX512)
+      {"avx512", has_avx512, &avx512::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_AVX2)
+      {"avx2", has_avx2, &avx2::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_PORTABLE)
+      {"portable", true, &portable::Kernels()},
+#endif
+  };
   const char* requested = std::getenv("KERAS_SEQ_ISA");
   const bool any = requested == nullptr || *requested == '\0';
   Selection selection;
@@ -52,7 +60,7 @@ Selection Select() {
     }
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
   }
-  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + requested;
+  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + (any ? "none" : requested);
   return selection;
 }
 
@@ -97,9 +105,9 @@ class Float32Copies {
     }
   }
 
-  UnitMask Mask(const UnitMask& mask) {
+  UnitMask Mask(const UnitMask& mask, int64_t units) {
     const int64_t rows = mask.per_step ? problem_.batch * problem_.time : problem_.batch;
-    return {Read(mask.data, rows * problem_.units), mask.per_step};
+    return {Read(mask.data, rows * units), mask.per_step};
   }
 
   Arguments Copy(const Arguments& from) {
@@ -109,19 +117,25 @@ class Float32Copies {
     const int64_t features = problem_.multiplied ? gates * units : problem_.features;
     to.inputs = Read(from.inputs, problem_.batch * problem_.time * features);
     to.kernel = Read(from.kernel, KernelSize());
-    to.recurrent_kernel = Read(from.recurrent_kernel, units * gates * units);
+    to.recurrent_kernel = Read(from.recurrent_kernel, StateUnits(0) * gates * units);
     to.bias = Read(from.bias, BiasSize());
     to.memory = Read(from.memory, MemorySize());
     to.keys = Read(from.keys, KeysSize());
     to.query_kernel = Read(from.query_kernel, units * problem_.attention_units);
     to.score_vector = Read(from.score_vector, problem_.attention_units);
-    to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      to.extra_weights[i] = Read(from.extra_weights[i], ExtraWeightSize(problem_, kExtraWeights[i].weight));
+    }
+    to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask, StateUnits(0));
     for (int s = 0; s < 2; ++s) {
-      to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
-      to.zoneout_masks[s] = Mask(from.zoneout_masks[s]);
+      to.initial_state[s] = Read(from.initial_state[s], StateSize(s));
+      to.zoneout_masks[s] = Mask(from.zoneout_masks[s], StateUnits(s));
     }
     return to;
   }
+
+  int64_t StateUnits(int state) const { return state == 0 ? HiddenUnits(problem_) : problem_.units; }
+  int64_t StateSize(int state) const { return problem_.batch * StateUnits(state); }
 
   int64_t BiasSize() const {
     const bool two = TraitsOf(problem_.cell).HasTwoBiases(problem_.reset_after);
@@ -157,12 +171,11 @@ bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& argume
   Float32Copies copies(problem);
   std::vector<Arguments> in;
   std::vector<Results> out;
-  const int64_t states = problem.batch * problem.units;
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
     out.push_back(results[d]);
-    out[d].outputs = copies.Write(results[d].outputs, states * problem.time);
-    for (void*& state : out[d].final_state) state = copies.Write(state, states);
+    out[d].outputs = copies.Write(results[d].outputs, copies.StateSize(0) * problem.time);
+    for (int s = 0; s < 2; ++s) out[d].final_state[s] = copies.Write(results[d].final_state[s], copies.StateSize(s));
     out[d].attention_weights = copies.Write(results[d].attention_weights, copies.AttentionWeightsSize());
   }
   problem.dtype = DataType::kFloat32;
@@ -179,28 +192,32 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
   std::vector<Results> forward_results;
   std::vector<Upstream> up;
   std::vector<Gradients> out;
-  const int64_t states = problem.batch * problem.units, gates = Gates(problem.cell) * problem.units;
+  const int64_t hidden = copies.StateUnits(0), gates = Gates(problem.cell) * problem.units;
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
     forward_results.push_back(results[d]);
-    forward_results[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
+    forward_results[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, copies.StateSize(0) * problem.time));
     forward_results[d].attention_weights =
         const_cast<void*>(copies.Read(results[d].attention_weights, copies.AttentionWeightsSize()));
-    up.push_back({copies.Read(upstream[d].outputs, states * problem.time), {}});
+    up.push_back({copies.Read(upstream[d].outputs, copies.StateSize(0) * problem.time), {}});
     up[d].attention_weights = copies.Read(upstream[d].attention_weights, copies.AttentionWeightsSize());
     Gradients to;
     to.inputs = copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features);
     to.kernel = copies.Write(gradients[d].kernel, copies.KernelSize());
-    to.recurrent_kernel = copies.Write(gradients[d].recurrent_kernel, problem.units * gates);
+    to.recurrent_kernel = copies.Write(gradients[d].recurrent_kernel, hidden * gates);
     to.bias = copies.Write(gradients[d].bias, copies.BiasSize());
     to.memory = copies.Write(gradients[d].memory, copies.MemorySize());
     to.keys = copies.Write(gradients[d].keys, copies.KeysSize());
     to.query_kernel = copies.Write(gradients[d].query_kernel, problem.units * problem.attention_units);
     to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      to.extra_weights[i] =
+          copies.Write(gradients[d].extra_weights[i], ExtraWeightSize(problem, kExtraWeights[i].weight));
+    }
     out.push_back(to);
     for (int s = 0; s < 2; ++s) {
-      up[d].final_state[s] = copies.Read(upstream[d].final_state[s], states);
-      out[d].initial_state[s] = copies.Write(gradients[d].initial_state[s], states);
+      up[d].final_state[s] = copies.Read(upstream[d].final_state[s], copies.StateSize(s));
+      out[d].initial_state[s] = copies.Write(gradients[d].initial_state[s], copies.StateSize(s));
     }
   }
   problem.dtype = DataType::kFloat32;
@@ -242,10 +259,28 @@ int Gates(CellKind cell) { return TraitsOf(cell).gates; }
 
 int States(CellKind cell) { return TraitsOf(cell).states; }
 
+int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+      return 3 * problem.units;
+    case kProjectionKernel:
+      return problem.units * HiddenUnits(problem);
+    case kInputGamma:
+    case kRecurrentGamma:
+      return Gates(problem.cell) * problem.units;
+    case kStateGamma:
+    case kStateBeta:
+      return problem.units;
+    case kExtraWeightCount:
+      break;
+  }
+  return 0;
+}
+
 int64_t ResidualSize(const Problem& problem) {
   const CellTraits& cell = TraitsOf(problem.cell);
   return problem.time * problem.batch *
-         ResidualRowSize(cell.ResidualSlots(problem.reset_after), cell.unit_vectors, problem.units,
+         ResidualRowSize(cell.ResidualSlots(problem.reset_after, problem.layer_norm, problem.projects), cell.unit_vectors, problem.units,
                          problem.attention_units, problem.memory_units);
 }
 
@@ -271,7 +306,8 @@ void ComputeCrossentropy(const Crossentropy& crossentropy, const Executor& execu
 
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor) {
-  if (problem.dtype == DataType::kBFloat16 && (problem.attends || !SelectedKernels()->bfloat16)) {
+  if (problem.dtype == DataType::kBFloat16 &&
+      (problem.attends || problem.layer_norm || problem.projects || !SelectedKernels()->bfloat16)) {
     return ForwardThroughFloat32(problem, arguments, results, executor);
   }
   return SelectedKernels()->forward(problem, arguments.data(), results.data(), arguments.size(), executor);

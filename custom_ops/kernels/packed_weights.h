@@ -13,6 +13,7 @@ struct PackedWeights {
   // Of the cell; see `ForwardSteps`.
   void *kernel = nullptr, *recurrent_kernel = nullptr, *candidate_kernel = nullptr;
   void *bias = nullptr, *recurrent_bias = nullptr;
+  void *peephole_kernel = nullptr, *projection_kernel = nullptr, *gains = nullptr;  // gains of layer normalization
   // Of the attention; see `AdditiveAttentionForward`.
   void *query_kernel = nullptr, *score_vector = nullptr, *context_kernel = nullptr;
   Workspace workspace;  // where they are

@@ -28,6 +28,7 @@ struct Problem {
   CellKind cell;
   DataType dtype;
   Activation activation = Activation::kTanh;
+  Activation recurrent_activation = Activation::kSigmoid;  // of the gates, if the cell has any
   bool reset_after = true;
   int64_t batch, time, features, units;
   // (batch, time), bytes 0 or 1, 1 = keep. A masked step leaves the state as it was, and its output is that h.
@@ -37,6 +38,15 @@ struct Problem {
   // `features` is 0. So is `memory_units` of a call that attends; its memory is (.., source, gates * units), the products
   // with the rows of the kernel for the contexts.
   bool multiplied = false;
+
+  // Whether the products and c are normalized (layer normalization, Ba et al. 2016). The gains are extra weights. Only
+  // GRU and LSTM have it, and calls that attend do not.
+  bool layer_norm = false;
+
+  // Whether h is a product with the projection kernel (Sak et al. 2014), of `projection_units` units. Only the LSTM has
+  // it, and calls that attend do not.
+  bool projects = false;
+  int64_t projection_units = 0;
 
   // Whether each step first attends to a memory, with additive attention (Bahdanau, Cho & Bengio 2015):
   //   a_t = softmax_s(v . tanh(keys_s + h_{t-1} W_q)), context_t = sum_s a_ts memory_s.
@@ -49,6 +59,11 @@ struct Problem {
   // (memories, source), bytes 0 or 1, 1 = keep. a_t is 0 at masked positions, and 0 everywhere if all are masked.
   const bool* memory_mask = nullptr;
 };
+
+// The units of h. Where comments give the shape of h, its gradient or its masks, `units` stands for these.
+static inline int64_t HiddenUnits(const Problem& problem) {
+  return problem.projects ? problem.projection_units : problem.units;
+}
 
 // A mask, which is a factor for each unit of a state: (batch, units), or (batch, time, units) if `per_step`.
 struct UnitMask {
@@ -74,6 +89,10 @@ struct Arguments {
   const void* keys = nullptr;          // (memories, source, attention_units)
   const void* query_kernel = nullptr;  // W_q, (units, attention_units)
   const void* score_vector = nullptr;  // v, (attention_units)
+  // In the order of ExtraWeight, null where absent. The peephole kernel is (3, units), for the gates i, f, o; the
+  // projection kernel (units, projection_units); gains and shift of layer normalization are (gates * units) for the
+  // products with the kernels, and (units) for c.
+  const void* extra_weights[kExtraWeightCount] = {};
   // What `Pack` made of the weights above, or null: then the call packs them. The forward pass reads it.
   std::shared_ptr<const PackedWeights> packed;
 };
@@ -101,6 +120,7 @@ struct Gradients {
   void* bias = nullptr;
   void* initial_state[2] = {nullptr, nullptr};
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
+  void* extra_weights[kExtraWeightCount] = {};
 };
 
 // Where the work runs. The calling thread takes part. `schedule` may start a task late, even after the call returned.
@@ -112,6 +132,9 @@ struct Executor {
 // Those of CellTraits. Not inline: isa/ calls them, and the linker would merge copies for different instruction sets.
 int Gates(CellKind cell);
 int States(CellKind cell);
+
+// The number of elements of an extra weight.
+int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight);
 
 // The number of elements of `residuals` of one direction; they are float64 if the call is, else float32.
 int64_t ResidualSize(const Problem& problem);

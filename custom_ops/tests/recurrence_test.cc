@@ -3,7 +3,7 @@
 // that results are bitwise equal for one, two and three threads, and for many directions in one call or one call for
 // each.
 //
-// Usage: recurrence_test [calls] [seed]
+// Usage: recurrence_test [calls] [seed] [units]
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -19,9 +19,9 @@ namespace keras_seq {
 namespace {
 
 // Draws random calls.
-class Draw {
+class RandomCalls {
  public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
+  explicit RandomCalls(uint64_t seed) : engine_(seed) {}
   int64_t Integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
   bool Chance(double p) { return std::bernoulli_distribution(p)(engine_); }
 
@@ -55,29 +55,64 @@ class Draw {
     Problem& p = c.problem;
     const CellVariant& variant = kCellVariants[Integer(0, std::size(kCellVariants) - 1)];
     p.cell = variant.cell, p.reset_after = variant.reset_after;
-    p.activation = static_cast<Activation>(Integer(0, 2));
+    if (Chance(0.6)) p.activation = AnyActivation();
+    if (Chance(0.4)) p.recurrent_activation = AnyActivation();
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
     if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
-    const int64_t gates = Gates(p.cell) * p.units, states = p.batch * p.units, steps = p.batch * p.time;
-    if (Chance(0.4)) AddAttention(c);
+    if (Chance(0.4)) {
+      AddAttention(c);
+    } else if (HasLayerNorm(p.cell) && Chance(0.6)) {
+      p.layer_norm = true;
+      // Two numbers become +-1, and the products with one feature depend on its sign only: the gradients would be
+      // rounding errors.
+      if (p.units == 1 || p.units == 2) p.units = 3;
+      if (p.features == 1) p.features = 2;
+      AddLayerNorm(c);
+    }
+    if (!p.attends && p.cell == CellKind::kLSTM && Chance(0.6)) {
+      AddProjection(c, Chance(0.2) ? Integer(60, 70) : Integer(0, 6));
+    }
+    const int64_t gates = Gates(p.cell) * p.units, hidden = HiddenUnits(p), steps = p.batch * p.time;
     c.reverse = Chance(0.5);
+    // Gates without bounds multiply states until rounding errors are all that is left.
+    const bool bounded = p.recurrent_activation != Activation::kRelu && p.recurrent_activation != Activation::kLinear;
+    const double scale = bounded ? 1 : 0.3;
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal((p.features + p.memory_units) * gates, WeightScale(p.features + p.memory_units));
-    c.recurrent_kernel = Normal(p.units * gates, 0.5);
-    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), 1);
+    c.kernel = Normal((p.features + p.memory_units) * gates, scale * WeightScale(p.features + p.memory_units));
+    c.recurrent_kernel = Normal(hidden * gates, 0.5 * scale);
+    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), scale);
+    if (p.cell == CellKind::kLSTM && Chance(0.5)) c.extra_weights[kPeepholeKernel] = Normal(3 * p.units, 0.5 * scale);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
     for (int s = 0; s < States(p.cell); ++s) {
-      if (initial) c.initial_state[s] = Normal(states, 1);
-      if (final_gradients) c.d_final_state[s] = RealNormal(states);
+      const int64_t units = StateUnits(p, s);
+      if (initial) c.initial_state[s] = Normal(p.batch * units, 1);
+      if (final_gradients) c.d_final_state[s] = RealNormal(p.batch * units);
       c.zoneout_per_step[s] = Chance(0.5);
-      if (Chance(0.3)) c.zoneout[s] = RealNormal(c.zoneout_per_step[s] ? steps * p.units : states, 0.5);
+      if (Chance(0.3)) c.zoneout[s] = RealNormal((c.zoneout_per_step[s] ? steps : p.batch) * units, 0.5);
     }
     c.dropout_per_step = Chance(0.5);
-    if (dropout) c.recurrent_dropout_mask = DropoutMask(c.dropout_per_step ? steps * p.units : states);
+    if (dropout) c.recurrent_dropout_mask = DropoutMask((c.dropout_per_step ? steps : p.batch) * hidden);
     if (Chance(0.5)) c.mask = Mask(steps);
-    c.d_outputs = RealNormal(steps * p.units);
+    c.d_outputs = RealNormal(steps * hidden);
     if (Chance(0.5)) c.d_attention_weights = RealNormal(steps * p.source);
     return c;
+  }
+
+  void AddLayerNorm(Case& c) {
+    const int64_t units = c.problem.units, gates = Gates(c.problem.cell) * units;
+    const bool has_c = HasCellState(c.problem);
+    c.extra_weights[kInputGamma] = Normal(gates, 1);
+    c.extra_weights[kRecurrentGamma] = Normal(gates, 1);
+    c.extra_weights[kStateGamma] = Normal(has_c * units, 1);
+    c.extra_weights[kStateBeta] = Normal(has_c * units, 1);
+  }
+
+  void AddProjection(Case& c, int64_t projection_units) {
+    Problem& p = c.problem;
+    p.projects = true;
+    p.projection_units = projection_units;
+    c.extra_weights[kProjectionKernel] =
+        Normal(p.units * projection_units, WeightScale(p.units));
   }
 
   void DrawMemory(Case& c) {
@@ -89,6 +124,8 @@ class Draw {
   }
 
  private:
+  Activation AnyActivation() { return static_cast<Activation>(Integer(0, std::size(kActivationNames) - 1)); }
+
   // Keeps products from growing with the number of rows: rounding errors would grow with them.
   static double WeightScale(int64_t rows) { return 0.5 / std::sqrt(rows < 4 ? 1.0 : rows / 4.0); }
 
@@ -137,7 +174,9 @@ using Buffers = std::vector<std::vector<T>>;
 const char* kNames[] = {"outputs",  "h",        "c",                  "attention_weights",
                         "d inputs", "d kernel", "d recurrent_kernel", "d bias",
                         "d h",      "d c",      "d memory",           "d keys",
-                        "d query_kernel", "d score_vector"};
+                        "d query_kernel", "d score_vector",
+                        "d peephole_kernel", "d projection_kernel", "d input_gamma", "d recurrent_gamma",
+                        "d state_gamma", "d state_beta"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -164,11 +203,15 @@ struct CallOf {
     arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
     arguments.memory = memory.data(), arguments.keys = keys.data();
     arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      extra_weights[i] = Cast<T>(c.extra_weights[i]);
+      arguments.extra_weights[i] = DataOrNull(extra_weights[i]);
+    }
   }
 
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
-  std::vector<T> memory, keys, query_kernel, score_vector;
+  std::vector<T> memory, keys, query_kernel, score_vector, extra_weights[kExtraWeightCount];
   Arguments arguments;
 };
 
@@ -183,7 +226,7 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
   const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights)};
 
-  const int64_t states = p.batch * p.units;
+  const int64_t states = p.batch * HiddenUnits(p), cell_states = HasCellState(p) ? p.batch * p.units : 0;
   std::vector<Buffers<T>> directions(reverse.size());
   std::vector<std::vector<T>> residuals(reverse.size(), Unwritten<T>(keep_residuals ? ResidualSize(p) : 0));
   std::vector<Arguments> all_arguments;
@@ -191,12 +234,13 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   std::vector<Gradients> gradients;
   for (size_t d = 0; d < reverse.size(); ++d) {
     Buffers<T>& all = directions[d];
-    all = {Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
+    all = {Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(cell_states),
            Unwritten<T>(p.batch * p.time * p.source)};
     for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
                                  &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector}) {
       all.push_back(Unwritten<T>(argument->size()));
     }
+    for (const std::vector<T>& weight : call.extra_weights) all.push_back(Unwritten<T>(weight.size()));
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
     results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
@@ -204,6 +248,7 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
                          DataOrNull(all[12]), DataOrNull(all[13])});
+    for (int i = 0; i < kExtraWeightCount; ++i) gradients[d].extra_weights[i] = DataOrNull(all[14 + i]);
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -288,15 +333,18 @@ template <class T>
 Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = false) {
   CallOf<T> call(c);
   const Problem& p = call.problem;
-  const int64_t states = p.batch * p.units;
+  const int64_t states = p.batch * HiddenUnits(p), cell_states = HasCellState(p) ? p.batch * p.units : 0;
   if (packs) {
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
     for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector}) {
       std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
     }
+    for (std::vector<T>& weight : call.extra_weights) {
+      std::fill(weight.begin(), weight.end(), std::numeric_limits<T>::quiet_NaN());
+    }
   }
-  Buffers<T> all{Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
+  Buffers<T> all{Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(cell_states),
                  Unwritten<T>(p.batch * p.time * p.source)};
   const Results results{all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr}, nullptr,
                         all[3].data()};
@@ -374,22 +422,27 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(const CellVariant& variant, bool attends, ThreadPool& pool, Draw& draw) {
+void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool projects, int64_t units,
+                 ThreadPool& pool, RandomCalls& draw) {
   Case c{};
   Problem& p = c.problem;
-  p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
+  p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, units};
   if (attends) {
     p.attends = true;
     p.source = 21, p.memory_units = 130, p.attention_units = 90;
     draw.DrawMemory(c);
   }
+  p.layer_norm = layer_norm;
+  if (layer_norm) draw.AddLayerNorm(c);
+  if (projects) draw.AddProjection(c, (units + 1) / 2);
   const int64_t gates = Gates(p.cell) * p.units, steps = p.batch * p.time;
   c.inputs = draw.Normal(steps * p.features, 1);
   c.kernel = draw.Normal((p.features + p.memory_units) * gates, 0.1);
-  c.recurrent_kernel = draw.Normal(p.units * gates, 0.1);
+  c.recurrent_kernel = draw.Normal(HiddenUnits(p) * gates, 0.1);
   c.bias = draw.Normal(gates * BiasRows(p), 1);
-  c.recurrent_dropout_mask = draw.DropoutMask(p.batch * p.units);
-  c.d_outputs = draw.RealNormal(steps * p.units);
+  if (p.cell == CellKind::kLSTM) c.extra_weights[kPeepholeKernel] = draw.Normal(3 * p.units, 0.1);
+  c.recurrent_dropout_mask = draw.DropoutMask(p.batch * HiddenUnits(p));
+  c.d_outputs = draw.RealNormal(steps * HiddenUnits(p));
   const auto alone = RunOneDirection<float>(c, pool.WithThreads(1), true);
   for (int threads : {2, 3, 3}) {
     const auto together = RunOneDirection<float>(c, pool.WithThreads(threads), threads == 2);
@@ -407,9 +460,10 @@ int main(int count, char** arguments) {
   RequireInstructionSet();
   const int calls = count > 1 ? std::atoi(arguments[1]) : 300;
   const uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+  const int64_t units = count > 3 ? std::atoll(arguments[3]) : 150;  // of the calls that threads share
   ThreadPool pool(3);
   for (int call = 0; call < calls; ++call) {
-    Draw draw(seed * 1000003 + call);
+    RandomCalls draw(seed * 1000003 + call);
     Case c = draw.Call();
     const std::string name = "call " + std::to_string(call);
     TestResidualSize(c.problem, name);
@@ -417,9 +471,13 @@ int main(int count, char** arguments) {
     TestSearchSteps(c, pool, name);
     if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, name);
   }
-  Draw draw(seed);
+  RandomCalls draw(seed);
   for (bool attends : {false, true}) {
-    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, pool, draw);
+    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, false, false, units, pool, draw);
   }
+  for (const CellVariant& variant : kCellVariants) {
+    if (HasLayerNorm(variant.cell)) TestThreads(variant, false, true, false, units, pool, draw);
+  }
+  for (bool layer_norm : {false, true}) TestThreads({CellKind::kLSTM, true}, false, layer_norm, true, units, pool, draw);
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

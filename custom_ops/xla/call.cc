@@ -17,15 +17,6 @@ std::string OneOf(const std::vector<std::string>& names) {
   return text;
 }
 
-bool FindActivation(const std::string& name, Activation* activation) {
-  for (size_t i = 0; i < std::size(kActivationNames); ++i) {
-    if (name != kActivationNames[i]) continue;
-    *activation = static_cast<Activation>(i);
-    return true;
-  }
-  return false;
-}
-
 // The checks of attributes that only an op that attends needs: its lists of c must fit the cell.
 std::string CheckAttention(const Call& call) {
   const std::map<std::string, int64_t>& counts = call.counts;
@@ -44,7 +35,28 @@ std::string CheckAttention(const Call& call) {
   for (const char* name : {"zoneout_masks_c", "upstream_c", "wanted_initial_cells"}) {
     if (error.empty() && cells == 0) error = expect(name, 0);
   }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (error.empty() && !HasExtraWeight(call.operation.cell, extra.weight)) error = expect(extra.count, 0);
+  }
   return error;
+}
+
+// Finds whether the call projects or normalizes. It has the gains of all its products, or none.
+std::string FindExtensions(Call* call) {
+  const auto count = [call](ExtraWeight weight) {
+    const auto found = call->counts.find(kExtraWeights[weight].count);
+    return found == call->counts.end() ? int64_t{0} : found->second;
+  };
+  call->projects = count(kProjectionKernel) > 0;
+  call->layer_norm = count(kInputGamma) > 0;
+  if (!call->projects) OmitProjection(&call->signature);
+  if (call->operation.attends) return "";
+  for (ExtraWeight weight : {kRecurrentGamma, kStateGamma, kStateBeta}) {
+    if (!HasExtraWeight(call->operation.cell, weight) || count(weight) == count(kInputGamma)) continue;
+    return "`" + std::string(kExtraWeights[weight].count) + "` must equal `" + kExtraWeights[kInputGamma].count +
+           "` = " + std::to_string(count(kInputGamma)) + ". Received: " + std::to_string(count(weight));
+  }
+  return "";
 }
 
 }  // namespace
@@ -55,7 +67,7 @@ const char* NameOf(Activation activation) { return kActivationNames[static_cast<
 
 CellAttributes CellAttributesOf(const Operation& operation) {
   const CellTraits& cell = TraitsOf(operation.cell);
-  return {operation.attends, operation.attends || cell.has_activation, operation.attends || cell.has_reset_after};
+  return {operation.attends, operation.attends || cell.has_gates, operation.attends || cell.has_reset_after};
 }
 
 std::string FindCell(const std::string& name, CellKind* cell) {
@@ -69,13 +81,19 @@ std::string FindCell(const std::string& name, CellKind* cell) {
   return "`cell` must be " + OneOf(names) + ". Received: \"" + name + "\"";
 }
 
-std::string FinishCall(const std::string& activation, Call* call) {
+std::string FindActivation(const char* attribute, const std::string& name, Activation* activation) {
+  for (size_t i = 0; i < std::size(kActivationNames); ++i) {
+    if (name != kActivationNames[i]) continue;
+    *activation = static_cast<Activation>(i);
+    return "";
+  }
+  return "`" + std::string(attribute) + "` must be " +
+         OneOf({std::begin(kActivationNames), std::end(kActivationNames)}) + ". Received: \"" + name + "\"";
+}
+
+std::string FinishCall(Call* call) {
   const char* no_instruction_set;
   if (InstructionSet(&no_instruction_set) == nullptr) return no_instruction_set;
-  if (!FindActivation(activation, &call->activation)) {
-    const auto& names = kActivationNames;
-    return "`activation` must be " + OneOf({std::begin(names), std::end(names)}) + ". Received: \"" + activation + "\"";
-  }
   std::map<std::string, int64_t>& counts = call->counts;
   const int64_t directions = counts["directions"];
   if (directions < 1 || directions > kMaxDirections) {
@@ -95,10 +113,17 @@ std::string FinishCall(const std::string& activation, Call* call) {
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 if `biases` is 0";
   }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    const auto wanted = counts.find(extra.wanted), given = counts.find(extra.count);
+    if (wanted == counts.end() || wanted->second <= given->second) continue;
+    return "`" + std::string(extra.wanted) + "` must be 0 if `" + extra.count + "` is 0";
+  }
   if (call->operation.attends) {
     const std::string error = CheckAttention(*call);
     if (!error.empty()) return error;
   }
+  const std::string extensions = FindExtensions(call);
+  if (!extensions.empty()) return extensions;
   if (static_cast<int64_t>(call->reverse.size()) != directions) {
     return "`reverse` must have a value for each of the " + std::to_string(directions) +
            " directions. Received: " + std::to_string(call->reverse.size()) + " of them";

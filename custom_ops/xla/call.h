@@ -38,7 +38,7 @@ inline constexpr Operation kAttentionDecoderOperation{"AttentionDecoder", true, 
 
 // Whether an op has these attributes, which choose the equations of its cell. An op that attends has all of them.
 struct CellAttributes {
-  bool cell, activation, reset_after;
+  bool cell, recurrent_activation, reset_after;  // beside `activation`, which every op has
 };
 CellAttributes CellAttributesOf(const Operation& operation);
 
@@ -51,6 +51,7 @@ enum class Axis {
   kTime,
   kFeatures,
   kUnits,
+  kHiddenUnits,  // of h: of a projected state those of the projection, else `units`
   kGateUnits,
   kMemories,  // batch, or a divisor of it: neighbouring sequences then share a memory
   kSource,
@@ -58,6 +59,7 @@ enum class Axis {
   kAttentionUnits,
   kInputUnits,  // features + memory_units
   kTwo,
+  kThree,
   kResiduals
 };
 using Axes = std::vector<Axis>;
@@ -96,6 +98,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = 
 // the kernel, (..., gates * units), without the bias.
 void TakeProducts(Signature* signature);
 
+// Changes a signature to that of a call without a projection, where h has `units`.
+void OmitProjection(Signature* signature);
+
 // The names of the attributes that hold lengths of lists. Each is 0 or `directions`, except that "directions" itself is
 // at least 1, and "masks" and "memory_masks" at most 1.
 std::vector<const char*> CountNames(const Signature& signature);
@@ -108,6 +113,7 @@ struct Call {
   Operation operation;  // with the cell of this call
   Pass pass;
   Activation activation = Activation::kTanh;
+  Activation recurrent_activation = Activation::kSigmoid;
   bool reset_after = true;
   bool keep_residuals = false;
   std::vector<bool> reverse;  // for each direction
@@ -115,12 +121,14 @@ struct Call {
   std::map<std::string, int64_t> counts;             // the attributes that hold lengths of lists, by name
   std::vector<int64_t> input_counts, output_counts;  // the length of each list of the signature
   bool multiplied = false;  // whether the call has no kernels: its inputs and memory are products with them
+  bool layer_norm = false, projects = false;  // whether the call has gains, and a projection kernel
 };
 
 struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
   int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;  // 0 if the call does not attend
   int64_t memories = kUnknown;                                                     // likewise
+  int64_t hidden_units = kUnknown;  // 0 if the call does not project
 };
 
 // The packed weights of each direction of a call, or nothing.
@@ -161,18 +169,21 @@ bool IsWeight(const ArgumentSpec& input);
 std::string ToString(const std::vector<int64_t>& shape);
 
 // ResidualSize for a cell and a type given by name; -1 if there is no such call. `sizes.source` is kUnknown if the call
-// does not attend.
-int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, const Sizes& sizes);
+// does not attend, `sizes.hidden_units` if it does not project.
+int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, bool layer_norm,
+                           const Sizes& sizes);
 
 // The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
 std::string FindCell(const std::string& name, CellKind* cell);
-std::string FinishCall(const std::string& activation, Call* call);
+std::string FindActivation(const char* attribute, const std::string& name, Activation* activation);
+std::string FinishCall(Call* call);
 
 template <typename Get>
 std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call) {
   call->operation = operation;
   call->pass = pass;
-  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell);
+  std::string activation = NameOf(call->activation), recurrent_activation = NameOf(call->recurrent_activation);
+  std::string cell = NameOf(operation.cell);
   auto read = [&get](const char* name, auto* value) {
     return get(name, value) ? std::string() : "the attribute `" + std::string(name) + "` is missing or of another type";
   };
@@ -180,14 +191,19 @@ std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call
   std::string error = read("reverse", &call->reverse);
   if (error.empty()) error = read("keep_residuals", &call->keep_residuals);
   if (error.empty() && has.cell) error = read("cell", &cell);
-  if (error.empty() && has.activation) error = read("activation", &activation);
+  if (error.empty()) error = read("activation", &activation);
+  if (error.empty() && has.recurrent_activation) error = read("recurrent_activation", &recurrent_activation);
   if (error.empty() && has.reset_after) error = read("reset_after", &call->reset_after);
   if (error.empty() && has.cell) error = FindCell(cell, &call->operation.cell);
+  if (error.empty()) error = FindActivation("activation", activation, &call->activation);
+  if (error.empty()) {
+    error = FindActivation("recurrent_activation", recurrent_activation, &call->recurrent_activation);
+  }
   call->signature = SignatureOf(call->operation, pass, call->reset_after);
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);
   }
-  return error.empty() ? FinishCall(activation, call) : error;
+  return error.empty() ? FinishCall(call) : error;
 }
 
 }  // namespace keras_seq

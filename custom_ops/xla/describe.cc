@@ -56,7 +56,10 @@ std::string Describe(const Operation& operation) {
   const CellAttributes has = CellAttributesOf(operation);
   std::vector<std::string> attributes;
   if (has.cell) attributes.push_back(Member("cell", Quoted(NameOf(operation.cell))));
-  if (has.activation) attributes.push_back(Member("activation", Quoted(NameOf(defaults.activation))));
+  attributes.push_back(Member("activation", Quoted(NameOf(defaults.activation))));
+  if (has.recurrent_activation) {
+    attributes.push_back(Member("recurrent_activation", Quoted(NameOf(defaults.recurrent_activation))));
+  }
   if (has.reset_after) attributes.push_back(Member("reset_after", defaults.reset_after ? "true" : "false"));
   return Object({Member("attends", operation.attends ? "true" : "false"), Member("attributes", Object(attributes)),
                  Member("forward", Describe(operation, Pass::kForward)),

@@ -78,7 +78,7 @@ void CopyNeeded(const std::vector<ArgumentSpec>& specs, const std::vector<int64_
 // of (0, 2^40, 8), and the kernels would loop over it for nothing.
 Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs,
                   const std::vector<Tensor>& outputs) {
-  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0};
+  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0, 0};
   CopyNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
   if (!outputs.empty()) CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
   return needed;
@@ -125,6 +125,9 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.keys = inputs.Data("keys", direction);
   arguments.query_kernel = inputs.Data("query_kernel", direction);
   arguments.score_vector = inputs.Data("score_vector", direction);
+  for (int i = 0; i < kExtraWeightCount; ++i) {
+    arguments.extra_weights[i] = inputs.Data(kExtraWeights[i].name, direction);
+  }
   return arguments;
 }
 
@@ -160,6 +163,9 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
   gradients.keys = outputs.Data("d_keys", direction);
   gradients.query_kernel = outputs.Data("d_query_kernel", direction);
   gradients.score_vector = outputs.Data("d_score_vector", direction);
+  for (int i = 0; i < kExtraWeightCount; ++i) {
+    gradients.extra_weights[i] = outputs.Data(kExtraWeights[i].gradient, direction);
+  }
   return gradients;
 }
 
@@ -168,6 +174,9 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
 bool IsWeight(const ArgumentSpec& input) {
   for (const char* name : {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector"}) {
     if (!std::strcmp(input.name, name)) return true;
+  }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (!std::strcmp(input.name, extra.name)) return true;
   }
   return false;
 }

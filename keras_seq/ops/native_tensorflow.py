@@ -48,8 +48,12 @@ class TensorFlowLibrary:
         self._functions = {}
         self._product = op_function(module, "Product")
         self._crossentropy = op_function(module, "Crossentropy")
-        for name in ("Product", "Crossentropy"):
-            tf.no_gradient(f"KerasSeq>{name}")
+        tf.no_gradient("KerasSeq>Crossentropy")
+        tf.no_gradient("KerasSeq>Product")
+        self._dropout_mask = op_function(module, "DropoutMask")
+        self._dropout = op_function(module, "Dropout")
+        tf.no_gradient("KerasSeq>DropoutMask")
+        tf.RegisterGradient("KerasSeq>Dropout")(functools.partial(_dropout_gradient, self._dropout))
         for name, op in self.ops.items():
             self._functions[name] = op_function(module, name)
             gradient = functools.partial(_gradient, op, op_function(module, name, "_grad"))
@@ -79,6 +83,17 @@ class TensorFlowLibrary:
         """Call the op KerasSeq>Crossentropy."""
         smoothing = tf.constant(label_smoothing, logits.dtype)
         return tuple(self._crossentropy(logits, targets, weights, smoothing, with_gradient=with_gradient))
+
+    def draw_mask(self, shape: tuple, seed: tf.Tensor, threshold: int, values: tuple, dtype: str) -> tf.Tensor:
+        """Call the op KerasSeq>DropoutMask."""
+        values = tf.constant(values, dtype)
+        shape = tf.convert_to_tensor(shape, tf.int32) if len(shape) else tf.zeros([0], tf.int32)
+        return self._dropout_mask(shape=shape, seed=tf.cast(seed, tf.int64), values=values, threshold=threshold)
+
+    def drop(self, x: tf.Tensor, seed: tf.Tensor, threshold: int, values: tuple) -> tf.Tensor:
+        """Call the op KerasSeq>Dropout."""
+        values = tf.constant(values, x.dtype)
+        return self._dropout(inputs=x, seed=tf.cast(seed, tf.int64), values=values, threshold=threshold)
 
 
 def check_tensorflow() -> None:
@@ -146,6 +161,12 @@ def _gradient(op: Op, gradient_function: Callable, node: tf.Operation, *upstream
     )
     gradients = op.gradients(arguments, wanted, [tensor for tensors in results for tensor in tensors])
     return [gradient for of_argument in gradients.values() for gradient in of_argument]
+
+
+def _dropout_gradient(function: Callable, node: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
+    """Drop the same entries of the upstream gradient."""
+    seed, values = node.inputs[1:]
+    return [function(inputs=upstream, seed=seed, values=values, threshold=node.get_attr("threshold")), None, None]
 
 
 def _as_text(value: Any) -> Any:

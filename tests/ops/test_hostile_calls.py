@@ -56,13 +56,16 @@ def draw_call(rng, attends):
     for name in ("h", "c") if attends else states:
         lists[f"initial_{name}"] = tensors(batch, units, on=with_state and name in states)
         lists[f"zoneout_mask_{name}"] = multiplier(on=name in states)
+    if attends or cell == "LSTM":
+        lists["peephole_kernel"] = tensors(3, units, on=cell == "LSTM" and rng.integers(2))
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)
         lists["query_kernel"] = tensors(units, attention_units)
         lists["score_vector"] = tensors(attention_units)
         lists["memory_mask"] = mask(batch, source)
-        attributes = {"activation": "tanh", "reset_after": True, "cell": cell, **attributes}
+        defaults = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
+        attributes = {**defaults, "cell": cell, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
     call = native_library.op_call(op, cell, tuple(reverse), keep, ())
     return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}

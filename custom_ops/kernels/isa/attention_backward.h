@@ -31,7 +31,7 @@ template <class T>
 class AttentionGradients {
   using V = Vector<T>;
   static constexpr int L = kLanes<T>;
-  static constexpr int kTile = kTileRows<kPanelVectors>;
+  static constexpr int kTile = kOuterRows<kPanelVectors>;
 
  public:
   AttentionGradients(const Problem& problem, const Arguments& arguments, const Results& results,

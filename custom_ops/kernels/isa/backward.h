@@ -37,9 +37,11 @@ class BackwardPass {
       begin = end > call_.chunk ? end - call_.chunk : 0;
       for (int64_t step = end - 1; step > begin; --step) steps_.StepBack(worker, step, attention_);
       chunk_gradients_.Compute(worker, begin, end);
+      steps_.AddProjectionGradients(worker, begin, end);
       if (end > 0) steps_.StepBack(worker, begin, attention_);
       if (begin == 0) break;
     }
+    steps_.StoreSums(worker);
     attention_.DifferentiateWeights(
         worker, [&](int64_t step, int64_t b, int64_t unit) { return call_.PreviousHidden(0, step, b, unit); });
   }

@@ -10,8 +10,6 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kDepthBlock = 512;  // rows of a panel that a product reads at once, so that they stay in cache
-
 template <class Equations, class T>
 struct BackwardCall {
   using V = Vector<T>;
@@ -27,6 +25,7 @@ struct BackwardCall {
         gradients(gradients),
         direction_count(direction_count),
         layout(problem.batch, problem.units, Equations::kUnitVectors),
+        hidden_units(HiddenUnits(problem)),
         chunk(ChunkSteps(problem)) {}
 
   bool Allocate(Workspace& workspace) {
@@ -52,7 +51,7 @@ struct BackwardCall {
 
   // h before a step.
   V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
-    const int64_t units = problem.units;
+    const int64_t units = hidden_units;
     if (step == 0) {
       const T* initial = static_cast<const T*>(arguments[d].initial_state[0]);
       return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
@@ -65,23 +64,17 @@ struct BackwardCall {
   V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
     const UnitMask& mask = arguments[d].recurrent_dropout_mask;
     if (mask.data == nullptr) return value;
-    return value * LoadUnits<T>(MaskRow<T>(mask, problem, b, Time(d, step)), unit, problem.units);
+    return value * LoadUnits<T>(MaskRow<T>(mask, problem, b, Time(d, step), hidden_units), unit, hidden_units);
   }
 
   // The size of a panel of a transposed kernel, whose rows meet `slots`.
   int64_t TransposedPanelSize(const SlotRange& slots) const { return slots.count * layout.padded * kPanelVectors * L; }
 
-  // sums += the slot gradients at `left` times a panel of a transposed kernel. Multiplies some groups at a time, and
-  // moves the pointers in `left` past them.
-  void MultiplySlots(const SlotRange& slots, int64_t count, const T** left, const T* kernel, T* const* sums) const {
+  // sums += the slot gradients at `left` times a panel of a transposed kernel.
+  void MultiplySlots(const SlotRange& slots, int64_t count, const T* const* left, const T* kernel,
+                     T* const* sums) const {
     const int64_t block = slots.count * layout.width, stride = problem.batch * kGradientSlots * layout.width;
-    const int64_t groups = block > 0 && block < kDepthBlock ? kDepthBlock / block : 1;
-    for (int64_t group = 0; group < layout.groups; group += groups) {
-      const int64_t blocks = Smaller(groups, layout.groups - group);
-      MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);
-      kernel += blocks * block * kPanelVectors * L;
-      for (int64_t row = 0; row < count; ++row) left[row] += blocks * stride;
-    }
+    MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, layout.groups}, count, kernel, sums, L, nullptr);
   }
 
   const Problem& problem;
@@ -91,7 +84,8 @@ struct BackwardCall {
   const Gradients* const gradients;
   const int64_t direction_count;
   const Layout layout;
-  const int64_t chunk;  // steps
+  const int64_t hidden_units;  // of h
+  const int64_t chunk;         // steps
   T** slot_gradients = nullptr;  // of each direction: (chunk + 1 steps in turn, groups, batch, slots, width)
 };
 

@@ -14,8 +14,6 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kOuterBlock = 32;  // tiles of weight gradients in an item of work
-
 template <class Equations, class T>
 class ChunkGradients {
   using V = Vector<T>;
@@ -26,7 +24,7 @@ class ChunkGradients {
   static constexpr int kInputVectors = Equations::kInputGradient.vectors();
   static constexpr int kRecurrentVectors = Equations::kRecurrentGradient.vectors();
   static constexpr int kCandidateVectors = 1;
-  static constexpr int kMaxTile = 8;  // rows; no tile is higher
+  static constexpr int kMaxTile = kTuning.tile_rows;  // no tile is higher
 
  public:
   // `call` must outlive this object.
@@ -134,7 +132,7 @@ class ChunkGradients {
   };
 
   int64_t LeftColumns(Left kind) const {
-    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : problem_.units;
+    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : call_.hidden_units;
   }
 
   T* InputPanel(int64_t d, int64_t panel) const {
@@ -196,14 +194,14 @@ class ChunkGradients {
   void PackInputs(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     const int64_t features = problem_.features;
     const T* inputs = static_cast<const T*>(call_.arguments[d].inputs) + call_.Time(d, packed.step) * features;
-    PackBlock<kTileRows<kInputVectors>>(
+    PackBlock<kOuterRows<kInputVectors>>(
         directions_[d].left[kInputs], 0, features, features, rows.count, at, packed.depth,
         [&](int64_t i) { return inputs + rows.sequence[i] * problem_.time * features; });
   }
 
   void PackContexts(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     const T* contexts = contexts_.data + packed.step * problem_.batch * contexts_.row_size;
-    PackBlock<kTileRows<kInputVectors>>(
+    PackBlock<kOuterRows<kInputVectors>>(
         directions_[d].left[kContexts], 0, contexts_.columns, contexts_.columns, rows.count, at, packed.depth,
         [&](int64_t i) { return contexts + rows.sequence[i] * contexts_.row_size; });
   }
@@ -212,8 +210,9 @@ class ChunkGradients {
   // multiply it. Computes some sequences and units at a time.
   void PackHidden(int64_t d, Left kind, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     T* left = directions_[d].left[kind];
-    const int64_t units = problem_.units, step = packed.step;
-    constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;  // kColumns is a multiple of every tile's height
+    const int64_t units = call_.hidden_units, step = packed.step;
+    constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;
+    static_assert(kColumns % kOuterRows<kRecurrentVectors> == 0 && kColumns % kOuterRows<kCandidateVectors> == 0);
     alignas(64) T hidden[kRows * kStride];
     const auto row = [&](int64_t i) { return hidden + i * kStride; };
     for (int64_t first = 0; first < rows.count; first += kRows) {
@@ -232,9 +231,9 @@ class ChunkGradients {
           }
         }
         if (kind == kHidden) {
-          PackBlock<kTileRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+          PackBlock<kOuterRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
         } else {
-          PackBlock<kTileRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+          PackBlock<kOuterRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
         }
       }
     }
@@ -289,14 +288,15 @@ class ChunkGradients {
 
   void KernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
+    void* bias = Equations::kNormalizes ? nullptr : gradients.bias;  // `LayerNormBackward` has the gradients
     AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kInputs,
-                                      gradients.kernel, gradients.bias);
+                                      gradients.kernel, bias);
   }
 
   void RecurrentKernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
     T* bias = static_cast<T*>(gradients.bias);
-    if (bias != nullptr) bias = Equations::kHasRecurrentBias ? bias + Equations::kGates * problem_.units : nullptr;
+    if (bias != nullptr) bias = Equations::kHasRecurrentBias && !Equations::kNormalizes ? bias + Equations::kGates * problem_.units : nullptr;
     AddWeightGradients<kRecurrentVectors>(product, item, Equations::kRecurrentGradient, Equations::kRecurrentSlots,
                                           kHidden, gradients.recurrent_kernel, bias);
   }
@@ -321,8 +321,8 @@ class ChunkGradients {
   // Blocks of rows of a weight; one if it has none, for the bias.
   template <int NV>
   int64_t WeightBlocks(int64_t rows) const {
-    const int64_t tiles = CeilDiv(rows, kTileRows<NV>);
-    return tiles < kOuterBlock ? 1 : CeilDiv(tiles, kOuterBlock);
+    const int64_t tiles = CeilDiv(rows, kOuterRows<NV>);
+    return tiles < kTuning.outer_block ? 1 : CeilDiv(tiles, kTuning.outer_block);
   }
 
   template <int NV>
@@ -335,7 +335,7 @@ class ChunkGradients {
   template <int NV>
   void AddWeightGradients(const Product& product, int64_t item, const Columns& columns, const SlotRange& slots,
                           Left kind, void* gradient, void* bias) {
-    constexpr int R = kTileRows<NV>;
+    constexpr int R = kOuterRows<NV>;
     const Direction& direction = directions_[product.d];
     const int64_t panel = item % WeightPanels(), block = item / WeightPanels();
     const int64_t row_count = LeftColumns(kind), depth = product.depth;

@@ -4,7 +4,9 @@
 #include "attention.h"
 #include "backward.h"
 #include "crossentropy.h"
+#include "dropout.h"
 #include "forward.h"
+#include "layer_norm_cells.h"
 #include "product.h"
 
 namespace keras_seq {
@@ -13,7 +15,6 @@ namespace {
 
 // How many threads are worth synchronising: a step should give each a few microseconds of work.
 int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
-  constexpr double kOperations = 4e5;
   const double columns = 1.0 * Gates(problem.cell) * problem.units;
   double step = 2.0 * problem.batch * columns * (problem.units + problem.features);
   if (problem.attends) {
@@ -21,10 +22,8 @@ int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
     step += 2.0 * problem.batch * (columns * problem.memory_units + 1.0 * problem.units * problem.attention_units);
     step += problem.batch * problem.source * (kTanh * problem.attention_units + 2.0 * problem.memory_units);
   }
-  // Starting the team takes as long as many operations.
-  constexpr double kShortCall = 4e6;
-  if (step * direction_count * problem.time < kShortCall) return 1;
-  const double workers = step * direction_count / kOperations;
+  if (step * direction_count * problem.time < kTuning.call_operations) return 1;
+  const double workers = step * direction_count / kTuning.step_operations;
   return workers < threads ? static_cast<int>(workers) + 1 : threads;
 }
 
@@ -36,22 +35,32 @@ bool RunPass(Pass& pass, const Problem& problem, int64_t direction_count, const 
   return true;
 }
 
-// Calls function(attention) with the policy of the problem's attention.
+// Calls function(equations) with those of the problem's cell, plain or with an extension.
 template <class Function>
-bool WithAttention(const Problem& problem, Function&& function) {
-  return problem.attends ? function(AdditiveAttention{}) : function(NoAttention{});
+auto WithCell(const Problem& problem, Function&& function) {
+  const bool extended = problem.layer_norm || problem.projects;
+  return extended ? WithExtendedEquations(problem, function) : WithEquations(problem, function);
+}
+
+// Calls function(equations, attention) with those of the problem's cell and the policy of its attention.
+template <class Function>
+bool WithPolicies(const Problem& problem, Function&& function) {
+  return WithCell(problem, [&](auto equations) {
+    if constexpr (!decltype(equations)::kNormalizes && !decltype(equations)::kProjects) {
+      if (problem.attends) return function(equations, AdditiveAttention{});
+    }
+    return function(equations, NoAttention{});
+  });
 }
 
 template <class T>
 bool RunForward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
                 const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      Workspace workspace;
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count,
-                                                                       workspace);
-      return RunPass(pass, problem, direction_count, executor);
-    });
+  return WithPolicies(problem, [&](auto equations, auto attention) {
+    Workspace workspace;
+    ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count,
+                                                                     workspace);
+    return RunPass(pass, problem, direction_count, executor);
   });
 }
 
@@ -65,14 +74,11 @@ bool RunPack(const Problem& problem, const Arguments& arguments, const Executor&
   weights.initial_state[0] = weights.initial_state[1] = nullptr;
   weights.packed = nullptr;
   const Results results = {};
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(empty, &weights, &results, 1,
-                                                                       packed->workspace);
-      if (!RunPass(pass, problem, 1, executor)) return false;
-      pass.Export(packed);
-      return true;
-    });
+  return WithPolicies(problem, [&](auto equations, auto attention) {
+    ForwardPass<decltype(equations), T, T, decltype(attention)> pass(empty, &weights, &results, 1, packed->workspace);
+    if (!RunPass(pass, problem, 1, executor)) return false;
+    pass.Export(packed);
+    return true;
   });
 }
 
@@ -93,12 +99,10 @@ bool RunForwardBFloat16(const Problem& problem, const Arguments* arguments, cons
 template <class T>
 bool RunBackward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
                  const Gradients* gradients, int64_t direction_count, const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      BackwardPass<decltype(equations), T, decltype(attention)> pass(problem, arguments, results, upstream, gradients,
-                                                                     direction_count);
-      return RunPass(pass, problem, direction_count, executor);
-    });
+  return WithPolicies(problem, [&](auto equations, auto attention) {
+    BackwardPass<decltype(equations), T, decltype(attention)> pass(problem, arguments, results, upstream, gradients,
+                                                                   direction_count);
+    return RunPass(pass, problem, direction_count, executor);
   });
 }
 
@@ -134,8 +138,7 @@ bool PackProduct(const Product& product, PackedWeights* packed) {
 
 template <class T>
 void RunProduct(const Product& product, const PackedWeights& packed, const Executor& executor) {
-  constexpr double kOperations = 2e6;  // worth a thread
-  const double workers = 2.0 * product.rows * product.depth * product.columns / kOperations;
+  const double workers = 2.0 * product.rows * product.depth * product.columns / kTuning.product_operations;
   const ProductPass<T> pass(product);
   RunTeam(executor, workers < executor.threads ? static_cast<int>(workers) + 1 : executor.threads,
           [&](Worker& worker) { pass.Run(worker, packed); });
@@ -150,7 +153,7 @@ bool Multiply(const Product& product, const PackedWeights& packed, const Executo
 int64_t ResidualSizeOfLayout(const Problem& problem) {
   const Memory<float> memory(problem, Arguments{});
   const int64_t attention = problem.attends ? memory.QueriesSize(problem) + memory.ContextsSize(problem) : 0;
-  return WithEquations(problem, [&](auto equations) {
+  return WithCell(problem, [&](auto equations) {
     using Equations = decltype(equations);
     const Layout layout(problem.batch, problem.units, Equations::kUnitVectors);
     return problem.time * layout.StepSize(Equations::kResidualSlots) + attention;
@@ -182,9 +185,10 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward,  PackWeights,           PackProduct, Multiply,
-                                     Backward, RunCrossentropyOfType, kBFloat16,   ResidualSizeOfLayout,
-                                     ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{
+      Forward,     PackWeights,           PackProduct, Multiply,             Backward,
+      DrawDropout, RunCrossentropyOfType, kBFloat16,   ResidualSizeOfLayout, ApplySigmoid,
+      ApplyTanh};
   return table;
 }
 

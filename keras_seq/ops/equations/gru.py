@@ -43,7 +43,7 @@ class GRUEquations(GatedEquations):
     states = 1
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return ("GRU", {"reset_after": self.reset_after}) if self.has_native_activations else None
+        return self.native_op("GRU", reset_after=self.reset_after)
 
     def split_bias(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if bias is None or not self.reset_after:
@@ -160,11 +160,14 @@ class LayerNormGRUEquations(GRUEquations):
     b is the shift.
     """
 
-    def native_kernel(self) -> None:
-        return None
+    has_attention_kernel = False
+    is_standard = False
 
     def describe(self) -> str:
-        return "GRU with layer_norm"
+        name = "GRU with layer_norm"
+        if self.native_kernel() is None:
+            name += f", the activation(s) {self.activation.__name__}, {self.recurrent_activation.__name__}"
+        return name
 
     def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return add_bias(self._normalize(weights, ops.matmul(inputs, kernel), "zrg", "input")[0], bias)

@@ -28,7 +28,7 @@ class LSTMEquations(GatedEquations):
     states = 2
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return ("LSTM", {}) if self.has_native_activations else None
+        return self.native_op("LSTM")
 
     def step(self, weights: RecurrentWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         h, c = state
@@ -85,12 +85,18 @@ class ExtendedLSTMEquations(LSTMEquations):
     projection_units: int | None = None
     layer_norm: bool = False
 
-    def native_kernel(self) -> None:
-        return None
+    is_standard = False
+
+    @property
+    def has_attention_kernel(self) -> bool:
+        return not (self.projection_units or self.layer_norm)
 
     def describe(self) -> str:
         parts = {"peepholes": self.peephole, "a projection": self.projection_units, "layer_norm": self.layer_norm}
-        return "LSTM with " + ", ".join(name for name, present in parts.items() if present)
+        names = [name for name, present in parts.items() if present]
+        if self.native_kernel() is None:
+            names.append(f"the activation(s) {self.activation.__name__}, {self.recurrent_activation.__name__}")
+        return "LSTM with " + ", ".join(names)
 
     def state_sizes(self, units: int) -> tuple[int, int]:
         return self.projection_units or units, units
