@@ -74,7 +74,7 @@ class CrossentropyRows {
     V totals{}, sums{};
     for (int64_t i = 0; i < vocabulary_; i += L) {
       const int64_t count = vocabulary_ - i;
-      const V x = LoadFirst(logits + i, count), power = KeepFirst<T>(ExpOfNegative<T>(x - largest), count);
+      const V x = LoadFirst(logits + i, count), power = KeepFirst<T>(ClampedExp<T>(x - largest), count);
       totals += power;
       sums += x;
       if (powers != nullptr) StoreFirst(powers + i, power, count);
