@@ -3,8 +3,6 @@
 #ifndef KERAS_SEQ_KERNELS_ISA_CROSSENTROPY_H_
 #define KERAS_SEQ_KERNELS_ISA_CROSSENTROPY_H_
 
-#include <cmath>
-
 #include "../crossentropy.h"
 #include "../team.h"
 #include "activations.h"
