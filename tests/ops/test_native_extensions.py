@@ -126,12 +126,12 @@ def test_sizes_may_be_zero(kind, options, sizes):
 
 
 def test_decoders_with_attention_run_them_on_xla():
-    for cell in (
-        layers.LSTMCell(4, layer_norm=True),
-        layers.GRUCell(4, layer_norm=True),
-        layers.LSTMCell(4, projection_units=2),
-    ):
-        decoder = layers.AttentionDecoder(4, cell, layers.BahdanauAttention(3))
+    for units, cell in [
+        (4, layers.LSTMCell(4, layer_norm=True)),
+        (4, layers.GRUCell(4, layer_norm=True)),
+        (2, layers.LSTMCell(4, projection_units=2)),
+    ]:
+        decoder = layers.AttentionDecoder(units, cell, layers.BahdanauAttention(3))
         [row] = keras_seq.explain(decoder, print_fn=None)
         assert row.implementation == "xla" and "with attention" in row.reason
         assert choose_implementation("auto", cell.equations, "float32").implementation == "native"
