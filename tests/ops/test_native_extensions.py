@@ -126,11 +126,11 @@ def test_sizes_may_be_zero(kind, options, sizes):
 
 
 def test_decoders_with_attention_run_them_on_xla():
-    for units, cell in (
+    for units, cell in [
         (4, layers.LSTMCell(4, layer_norm=True)),
         (4, layers.GRUCell(4, layer_norm=True)),
         (2, layers.LSTMCell(4, projection_units=2)),
-    ):
+    ]:
         decoder = layers.AttentionDecoder(units, cell, layers.BahdanauAttention(3))
         [row] = keras_seq.explain(decoder, print_fn=None)
         assert row.implementation == "xla" and "with attention" in row.reason
