@@ -351,6 +351,10 @@ bool Multiply(const Product& product, const Executor& executor) {
   return packed != nullptr && SelectedKernels()->multiply(product, *packed, executor);
 }
 
+void ComputeCrossentropy(const Crossentropy& crossentropy, const Executor& executor) {
+  SelectedKernels()->crossentropy(crossentropy, executor);
+}
+
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor) {
   if (NeedsFloat32(problem)) {

@@ -3,6 +3,7 @@
 #ifndef KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 #define KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 
+#include "crossentropy.h"
 #include "dropout.h"
 #include "recurrence.h"
 
@@ -18,6 +19,7 @@ struct KernelTable {
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t direction_count, const Executor&);
   void (*draw)(const Dropout&, const Executor&);
+  void (*crossentropy)(const Crossentropy&, const Executor&);
   bool bfloat16;
   // For the tests. `residual_size` is `ResidualSize` as the layout of the kernels has it; the others measure accuracy
   // in float32 and float64.

@@ -323,6 +323,8 @@ class AttentiveLayer(keras.layers.Layer):
         elif self._runs_equations() and self.attend == "before":
             additive = self.attention.is_additive
             equations = AdditiveAttentionEquations(equations) if additive else AnyAttentionEquations(equations, None, 0)
+        elif has_cell_equations(self.cell) and not self._runs_equations():  # step by step, as a foreign cell
+            equations = AdditiveAttentionEquations(equations)
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 

@@ -3,6 +3,7 @@
 #include "../kernel_table.h"
 #include "attention.h"
 #include "backward.h"
+#include "crossentropy.h"
 #include "dropout.h"
 #include "forward.h"
 #include "layer_norm_cells.h"
@@ -174,8 +175,9 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward,     PackWeights, PackProduct,          Multiply,     Backward,
-                                     DrawDropout, kBFloat16,   ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward,     PackWeights,           PackProduct, Multiply,
+                                     Backward,    DrawDropout,           RunCrossentropyOfType, kBFloat16,
+                                     ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 
