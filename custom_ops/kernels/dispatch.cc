@@ -115,6 +115,8 @@ class Float32Copies {
     to.keys = Read(from.keys, KeysSize());
     to.query_kernel = Read(from.query_kernel, units * problem_.attention_units);
     to.score_vector = Read(from.score_vector, problem_.attention_units);
+    to.initial_fed = Read(from.initial_fed, problem_.batch * FedUnits(problem_));
+    to.attentional_kernel = Read(from.attentional_kernel, AttentionalKernelSize());
     to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
@@ -129,10 +131,13 @@ class Float32Copies {
   }
 
   int64_t KernelSize() const {
-    return (problem_.features + problem_.memory_units) * Gates(problem_.cell) * problem_.units;
+    return (problem_.features + FedUnits(problem_)) * Gates(problem_.cell) * problem_.units;
   }
   int64_t MemorySize() const {
     return Positions() * (problem_.multiplied ? Gates(problem_.cell) * problem_.units : problem_.memory_units);
+  }
+  int64_t AttentionalKernelSize() const {
+    return (problem_.units + problem_.memory_units) * problem_.attentional_units;
   }
   int64_t KeysSize() const { return Positions() * problem_.attention_units; }
   int64_t Positions() const { return problem_.batch / problem_.sequences_per_memory * problem_.source; }
@@ -157,13 +162,15 @@ bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& argume
   Float32Copies copies(problem);
   std::vector<Arguments> in;
   std::vector<Results> out;
-  const int64_t states = problem.batch * problem.units;
+  const int64_t states = problem.batch * problem.units, fed = problem.batch * FedUnits(problem);
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
     out.push_back(results[d]);
     out[d].outputs = copies.Write(results[d].outputs, states * problem.time);
     for (void*& state : out[d].final_state) state = copies.Write(state, states);
     out[d].attention_weights = copies.Write(results[d].attention_weights, copies.AttentionWeightsSize());
+    out[d].fed = copies.Write(results[d].fed, fed * problem.time);
+    out[d].final_fed = copies.Write(results[d].final_fed, fed);
   }
   problem.dtype = DataType::kFloat32;
   if (!copies.ok() || !SelectedKernels()->forward(problem, in.data(), out.data(), in.size(), executor)) return false;
@@ -180,14 +187,18 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
   std::vector<Upstream> up;
   std::vector<Gradients> out;
   const int64_t states = problem.batch * problem.units, gates = Gates(problem.cell) * problem.units;
+  const int64_t fed = problem.batch * FedUnits(problem);
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
     forward_results.push_back(results[d]);
     forward_results[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, states * problem.time));
     forward_results[d].attention_weights =
         const_cast<void*>(copies.Read(results[d].attention_weights, copies.AttentionWeightsSize()));
+    forward_results[d].fed = const_cast<void*>(copies.Read(results[d].fed, fed * problem.time));
     up.push_back({copies.Read(upstream[d].outputs, states * problem.time), {}});
     up[d].attention_weights = copies.Read(upstream[d].attention_weights, copies.AttentionWeightsSize());
+    up[d].fed = copies.Read(upstream[d].fed, fed * problem.time);
+    up[d].final_fed = copies.Read(upstream[d].final_fed, fed);
     Gradients to;
     to.inputs = copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features);
     to.kernel = copies.Write(gradients[d].kernel, copies.KernelSize());
@@ -197,6 +208,8 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     to.keys = copies.Write(gradients[d].keys, copies.KeysSize());
     to.query_kernel = copies.Write(gradients[d].query_kernel, problem.units * problem.attention_units);
     to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
+    to.initial_fed = copies.Write(gradients[d].initial_fed, fed);
+    to.attentional_kernel = copies.Write(gradients[d].attentional_kernel, copies.AttentionalKernelSize());
     out.push_back(to);
     for (int s = 0; s < 2; ++s) {
       up[d].final_state[s] = copies.Read(upstream[d].final_state[s], states);
@@ -225,13 +238,14 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
     const int64_t size = ResidualSize(problem);
     result.residuals = problem.dtype == DataType::kFloat64 ? static_cast<void*>(workspace.Allocate<double>(size))
                                                            : static_cast<void*>(workspace.Allocate<float>(size));
-    result.outputs = result.attention_weights = nullptr;  // already known
-    result.final_state[0] = result.final_state[1] = nullptr;
+    result.outputs = result.attention_weights = result.fed = nullptr;  // already known
+    result.final_state[0] = result.final_state[1] = result.final_fed = nullptr;
   }
   if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
   for (size_t d = 0; d < results.size(); ++d) {
     recomputed[d].outputs = results[d].outputs;
     recomputed[d].attention_weights = results[d].attention_weights;
+    recomputed[d].fed = results[d].fed;
   }
   return function(recomputed);
 }
@@ -242,11 +256,16 @@ int Gates(CellKind cell) { return TraitsOf(cell).gates; }
 
 int States(CellKind cell) { return TraitsOf(cell).states; }
 
+int64_t FedUnits(const Problem& problem) {
+  return problem.attentional ? problem.attentional_units : problem.memory_units;
+}
+
 int64_t ResidualSize(const Problem& problem) {
   const CellTraits& cell = TraitsOf(problem.cell);
+  const int64_t query_units = problem.score == Score::kDot ? 0 : problem.attention_units;  // those of h are outputs
   return problem.time * problem.batch *
          ResidualRowSize(cell.ResidualSlots(problem.reset_after), cell.unit_vectors, problem.units,
-                         problem.attention_units, problem.memory_units);
+                         query_units, problem.memory_units);
 }
 
 std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Arguments& arguments,

@@ -23,6 +23,10 @@ namespace keras_seq {
 
 enum class DataType { kFloat32, kFloat64, kBFloat16 };
 
+enum class Score { kAdditive, kDot };  // what energies are computed from queries and keys
+
+inline constexpr const char* kScoreNames[] = {"additive", "dot"};  // in the order of Score
+
 // What all directions of a call share.
 struct Problem {
   CellKind cell;
@@ -38,11 +42,21 @@ struct Problem {
   // with the rows of the kernel for the contexts.
   bool multiplied = false;
 
-  // Whether each step first attends to a memory, with additive attention (Bahdanau, Cho & Bengio 2015):
-  //   a_t = softmax_s(v . tanh(keys_s + h_{t-1} W_q)), context_t = sum_s a_ts memory_s.
-  // The cell's input is then [x_t, context_t].
+  // Whether each step first attends to a memory:
+  //   a_t = softmax_s(e_ts), context_t = sum_s a_ts memory_s.
+  // The cell's input is then [x_t, context_t]. The energies are e_ts = v . tanh(keys_s + h_{t-1} W_q) with the additive
+  // score (Bahdanau, Cho & Bengio 2015), and keys_s . h_{t-1} with the dot score (Luong, Pham & Manning 2015). The
+  // latter has no W_q and no v, and its `attention_units` are `units`.
   bool attends = false;
+  Score score = Score::kAdditive;
   int64_t source = 0, memory_units = 0, attention_units = 0;
+  // Whether each step attends after the cell instead, with h_t in the place of h_{t-1}, and feeds the next step (input
+  // feeding, Luong, Pham & Manning 2015). The cell's input is then [x_t, fed_{t-1}], with fed_t = context_t or, if
+  // there is an attentional kernel W_a, the attentional vector tanh([h_t, context_t] W_a), without tanh if it is
+  // `linear`. A masked step hands `fed` on. Such a call cannot be multiplied.
+  bool attends_after = false;
+  bool attentional = false, linear = false;
+  int64_t attentional_units = 0;  // 0 without W_a
   // How many neighbouring sequences attend to the same memory: the beams of a search. It divides `batch`. The backward
   // pass takes only 1.
   int64_t sequences_per_memory = 1;
@@ -63,7 +77,7 @@ struct PackedWeights;
 struct Arguments {
   bool reverse = false;             // run from the last step to the first; outputs keep the order of inputs
   const void* inputs;               // (batch, time, features)
-  const void* kernel;               // (features, gates * units), or (features + memory_units, gates * units)
+  const void* kernel;               // (features, gates * units); if the call attends, features + fed units
   const void* recurrent_kernel;     // (units, gates * units)
   const void* bias = nullptr;       // (gates * units), or (2, gates * units) for a cell with two biases
   const void* initial_state[2] = {nullptr, nullptr};  // (batch, units) each; null means zeros
@@ -72,8 +86,11 @@ struct Arguments {
   // Attention:
   const void* memory = nullptr;        // (memories, source, memory_units), memories = batch / sequences_per_memory
   const void* keys = nullptr;          // (memories, source, attention_units)
-  const void* query_kernel = nullptr;  // W_q, (units, attention_units)
-  const void* score_vector = nullptr;  // v, (attention_units)
+  const void* query_kernel = nullptr;  // W_q, (units, attention_units); null with the dot score
+  const void* score_vector = nullptr;  // v, (attention_units); likewise
+  // If the call attends after the cell:
+  const void* initial_fed = nullptr;         // (batch, fed units), what the first step reads
+  const void* attentional_kernel = nullptr;  // W_a, (units + memory_units, attentional_units), or null
   // What `Pack` made of the weights above, or null: then the call packs them. The forward pass reads it.
   std::shared_ptr<const PackedWeights> packed;
 };
@@ -84,6 +101,8 @@ struct Results {
   void* final_state[2];               // (batch, units) each
   void* residuals = nullptr;          // ResidualSize elements: what the backward pass needs beside the other results
   void* attention_weights = nullptr;  // a of every step, (batch, time, source); zeros where a step is masked
+  void* fed = nullptr;                // if the call attends after the cell, (batch, time, fed units)
+  void* final_fed = nullptr;          // (batch, fed units)
 };
 
 // The upstream gradients of the results. Null means zeros.
@@ -91,6 +110,8 @@ struct Upstream {
   const void* outputs = nullptr;                    // (batch, time, units)
   const void* final_state[2] = {nullptr, nullptr};  // (batch, units) each
   const void* attention_weights = nullptr;          // (batch, time, source)
+  const void* fed = nullptr;                        // (batch, time, fed units)
+  const void* final_fed = nullptr;                  // (batch, fed units)
 };
 
 // The gradients of the arguments, in their shapes. The backward pass computes those that are not null.
@@ -101,6 +122,7 @@ struct Gradients {
   void* bias = nullptr;
   void* initial_state[2] = {nullptr, nullptr};
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
+  void *initial_fed = nullptr, *attentional_kernel = nullptr;
 };
 
 // Where the work runs. The calling thread takes part. `schedule` may start a task late, even after the call returned.
@@ -112,6 +134,9 @@ struct Executor {
 // Those of CellTraits. Not inline: isa/ calls them, and the linker would merge copies for different instruction sets.
 int Gates(CellKind cell);
 int States(CellKind cell);
+
+// How many numbers enter the cell from attention, beside its inputs; 0 if the call does not attend.
+int64_t FedUnits(const Problem& problem);
 
 // The number of elements of `residuals` of one direction; they are float64 if the call is, else float32.
 int64_t ResidualSize(const Problem& problem);
@@ -125,7 +150,7 @@ std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Argument
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor);
 
-// Reads `outputs`, `attention_weights` and `residuals` of the forward pass's `results`. If the residuals are null, it
+// Reads `outputs`, `attention_weights`, `fed` and `residuals` of the forward pass's `results`. If the residuals are null, it
 // runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns false if
 // memory ran out; what it wrote is then undefined.
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,

@@ -62,7 +62,7 @@ class Draw {
     if (Chance(0.4)) AddAttention(c);
     c.reverse = Chance(0.5);
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal((p.features + p.memory_units) * gates, WeightScale(p.features + p.memory_units));
+    c.kernel = Normal((p.features + FedUnits(p)) * gates, WeightScale(p.features + FedUnits(p)));
     c.recurrent_kernel = Normal(p.units * gates, 0.5);
     if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), 1);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
@@ -77,6 +77,7 @@ class Draw {
     if (Chance(0.5)) c.mask = Mask(steps);
     c.d_outputs = RealNormal(steps * p.units);
     if (Chance(0.5)) c.d_attention_weights = RealNormal(steps * p.source);
+    if (p.attends_after) DrawFeeding(c);
     return c;
   }
 
@@ -84,8 +85,20 @@ class Draw {
     const Problem& p = c.problem;
     c.memory = Normal(p.batch * p.source * p.memory_units, 1);
     c.keys = Normal(p.batch * p.source * p.attention_units, 1);
+    if (p.attends_after) c.initial_fed = Normal(p.batch * FedUnits(p), 1);
+    if (p.attentional) {
+      const int64_t rows = p.units + p.memory_units;
+      c.attentional_kernel = Normal(rows * p.attentional_units, WeightScale(rows));
+    }
+    if (p.score == Score::kDot) return;
     c.query_kernel = Normal(p.units * p.attention_units, 0.5);
     c.score_vector = Normal(p.attention_units, 2 * WeightScale(p.attention_units));
+  }
+
+  void DrawFeeding(Case& c) {
+    const Problem& p = c.problem;
+    if (Chance(0.8)) c.d_fed = RealNormal(p.batch * p.time * FedUnits(p));
+    if (Chance(0.8)) c.d_final_fed = RealNormal(p.batch * FedUnits(p));
   }
 
  private:
@@ -98,6 +111,9 @@ class Draw {
     p.attends = true;
     p.source = Integer(0, 9), p.memory_units = Integer(0, 6), p.attention_units = Integer(0, 6);
     if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
+    if (Chance(0.4)) p.score = Score::kDot, p.attention_units = p.units;
+    p.attends_after = Chance(0.5), p.attentional = p.attends_after && Chance(0.6), p.linear = Chance(0.3);
+    if (p.attentional) p.attentional_units = Chance(0.2) ? Integer(60, 70) : Integer(0, 6);
     DrawMemory(c);
     if (Chance(0.5)) c.memory_mask = Mask(p.batch * p.source);
   }
@@ -137,7 +153,8 @@ using Buffers = std::vector<std::vector<T>>;
 const char* kNames[] = {"outputs",  "h",        "c",                  "attention_weights",
                         "d inputs", "d kernel", "d recurrent_kernel", "d bias",
                         "d h",      "d c",      "d memory",           "d keys",
-                        "d query_kernel", "d score_vector"};
+                        "d query_kernel", "d score_vector", "d initial_fed", "d attentional_kernel",
+                        "fed",      "final_fed"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -152,7 +169,8 @@ struct CallOf {
         recurrent_kernel(Cast<T>(c.recurrent_kernel)), bias(Cast<T>(c.bias)), initial_h(Cast<T>(c.initial_state[0])),
         initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
-        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)) {
+        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)),
+        initial_fed(Cast<T>(c.initial_fed)), attentional_kernel(Cast<T>(c.attentional_kernel)) {
     problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
@@ -164,11 +182,12 @@ struct CallOf {
     arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
     arguments.memory = memory.data(), arguments.keys = keys.data();
     arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
+    arguments.initial_fed = initial_fed.data(), arguments.attentional_kernel = attentional_kernel.data();
   }
 
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
-  std::vector<T> memory, keys, query_kernel, score_vector;
+  std::vector<T> memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel;
   Arguments arguments;
 };
 
@@ -181,7 +200,10 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   Arguments arguments = call.arguments;
   const auto d_outputs = Cast<T>(c.d_outputs), d_attention_weights = Cast<T>(c.d_attention_weights);
   const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
-  const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights)};
+  const auto d_fed = Cast<T>(c.d_fed), d_final_fed = Cast<T>(c.d_final_fed);
+  const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights),
+                          DataOrNull(d_fed), DataOrNull(d_final_fed)};
+  const int64_t fed = p.attends_after ? p.batch * FedUnits(p) : 0;
 
   const int64_t states = p.batch * p.units;
   std::vector<Buffers<T>> directions(reverse.size());
@@ -194,16 +216,20 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     all = {Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
            Unwritten<T>(p.batch * p.time * p.source)};
     for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
-                                 &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector}) {
+                                 &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector,
+                                 &call.initial_fed, &call.attentional_kernel}) {
       all.push_back(Unwritten<T>(argument->size()));
     }
+    all.push_back(Unwritten<T>(fed * p.time));
+    all.push_back(Unwritten<T>(fed));
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
     results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
-                       keep_residuals ? residuals[d].data() : nullptr, all[3].data()});
+                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[16]),
+                       DataOrNull(all[17])});
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
-                         DataOrNull(all[12]), DataOrNull(all[13])});
+                         DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[14]), DataOrNull(all[15])});
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -244,6 +270,8 @@ void TestAgainstReference(Case& c, ThreadPool& pool, const std::string& name) {
                                             RealParts(outcome.final_state[1]), RealParts(outcome.attention_weights)};
   if (!HasCellState(c.problem)) expected[2].clear();
   for (Numbers* argument : c.Differentiable()) expected.push_back(Differentiate(c, *argument));
+  expected.push_back(RealParts(outcome.fed));
+  expected.push_back(RealParts(outcome.final_fed));
   const auto float64 = RunOneDirection<double>(c, pool.WithThreads(1), true);
   const auto float32 = RunOneDirection<float>(c, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -292,14 +320,18 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
   if (packs) {
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
-    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector}) {
+    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector,
+                          &call.attentional_kernel}) {
       std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
     }
   }
   Buffers<T> all{Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(HasCellState(p) ? states : 0),
                  Unwritten<T>(p.batch * p.time * p.source)};
-  const Results results{all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr}, nullptr,
-                        all[3].data()};
+  Results results{all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr}, nullptr, all[3].data()};
+  if (p.attends_after) {
+    for (int64_t size : {p.batch * p.time * FedUnits(p), p.batch * FedUnits(p)}) all.push_back(Unwritten<T>(size));
+    results.fed = DataOrNull(all[4]), results.final_fed = DataOrNull(all[5]);
+  }
   KERAS_SEQ_CHECK(Forward(p, {call.arguments}, {results}, executor), "forward");
   return all;
 }
@@ -356,6 +388,11 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
   const Problem& p = c.problem;
   const auto expected = RunAtInference<double>(c, pool.WithThreads(1));
   const auto packed = RunAtInference<double>(c, pool.WithThreads(3), true);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    KERAS_SEQ_CHECK(BitwiseEqual(expected[i], packed[i]), "%s %s differs if packed", name.c_str(), kNames[i]);
+  }
+  if (p.attends && p.source > 0) TestSharedMemory(c, pool, name);
+  if (p.attends_after) return;
   Case ahead = c;
   ahead.problem.multiplied = true;
   ahead.problem.features = ahead.problem.memory_units = 0;
@@ -365,27 +402,25 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
   ahead.kernel.clear();
   const auto multiplied = RunAtInference<double>(ahead, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
-    KERAS_SEQ_CHECK(BitwiseEqual(expected[i], packed[i]), "%s %s differs if packed", name.c_str(), kNames[i]);
     CheckClose(multiplied[i], expected[i], 1e-11, name + " " + kNames[i] + " of products");
   }
-  if (!p.attends || p.source == 0) return;
-  TestSharedMemory(c, pool, name);
-  TestSharedMemory(ahead, pool, name);
+  if (p.attends && p.source > 0) TestSharedMemory(ahead, pool, name);
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(const CellVariant& variant, bool attends, ThreadPool& pool, Draw& draw) {
+void TestThreads(const CellVariant& variant, bool attends, Score score, bool after, ThreadPool& pool, Draw& draw) {
   Case c{};
   Problem& p = c.problem;
   p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
   if (attends) {
     p.attends = true;
-    p.source = 21, p.memory_units = 130, p.attention_units = 90;
+    p.score = score, p.attends_after = p.attentional = after, p.attentional_units = after ? 140 : 0;
+    p.source = 21, p.memory_units = 130, p.attention_units = score == Score::kDot ? p.units : 90;
     draw.DrawMemory(c);
   }
   const int64_t gates = Gates(p.cell) * p.units, steps = p.batch * p.time;
   c.inputs = draw.Normal(steps * p.features, 1);
-  c.kernel = draw.Normal((p.features + p.memory_units) * gates, 0.1);
+  c.kernel = draw.Normal((p.features + FedUnits(p)) * gates, 0.1);
   c.recurrent_kernel = draw.Normal(p.units * gates, 0.1);
   c.bias = draw.Normal(gates * BiasRows(p), 1);
   c.recurrent_dropout_mask = draw.DropoutMask(p.batch * p.units);
@@ -418,8 +453,11 @@ int main(int count, char** arguments) {
     if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, name);
   }
   Draw draw(seed);
-  for (bool attends : {false, true}) {
-    for (const CellVariant& variant : kCellVariants) TestThreads(variant, attends, pool, draw);
+  for (const CellVariant& variant : kCellVariants) {
+    TestThreads(variant, false, Score::kAdditive, false, pool, draw);
+    for (Score score : {Score::kAdditive, Score::kDot}) {
+      for (bool after : {false, true}) TestThreads(variant, true, score, after, pool, draw);
+    }
   }
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

@@ -26,7 +26,7 @@ bool FindActivation(const std::string& name, Activation* activation) {
   return false;
 }
 
-// The checks of attributes that only an op that attends needs: its lists of c must fit the cell.
+// The checks of attributes that only an op that attends needs: its lists must fit the cell and the score.
 std::string CheckAttention(const Call& call) {
   const std::map<std::string, int64_t>& counts = call.counts;
   if (counts.at("directions") != 1) {
@@ -37,12 +37,20 @@ std::string CheckAttention(const Call& call) {
     const auto count = counts.find(name);
     if (count == counts.end() || count->second == expected) return std::string();
     return "`" + std::string(name) + "` must be " + std::to_string(expected) + " with the cell \"" +
-           NameOf(call.operation.cell) + "\". Received: " + std::to_string(count->second);
+           NameOf(call.operation.cell) + "\" and the score \"" + NameOf(call.score) +
+           "\". Received: " + std::to_string(count->second);
   };
   std::string error = call.pass == Pass::kForward ? expect("cells", cells) : "";
   if (error.empty()) error = expect("initial_cells", cells * counts.at("initial_states"));
   for (const char* name : {"zoneout_masks_c", "upstream_c", "wanted_initial_cells"}) {
     if (error.empty() && cells == 0) error = expect(name, 0);
+  }
+  const bool additive = call.score == Score::kAdditive;
+  for (const char* name : {"query_kernels", "score_vectors"}) {
+    if (error.empty()) error = expect(name, additive);
+  }
+  for (const char* name : {"wanted_query_kernels", "wanted_score_vectors"}) {
+    if (error.empty() && !additive) error = expect(name, 0);
   }
   return error;
 }
@@ -52,6 +60,8 @@ std::string CheckAttention(const Call& call) {
 const char* NameOf(CellKind cell) { return TraitsOf(cell).name; }
 
 const char* NameOf(Activation activation) { return kActivationNames[static_cast<int>(activation)]; }
+
+const char* NameOf(Score score) { return kScoreNames[static_cast<int>(score)]; }
 
 CellAttributes CellAttributesOf(const Operation& operation) {
   const CellTraits& cell = TraitsOf(operation.cell);
@@ -67,6 +77,18 @@ std::string FindCell(const std::string& name, CellKind* cell) {
     return "";
   }
   return "`cell` must be " + OneOf(names) + ". Received: \"" + name + "\"";
+}
+
+std::string FinishAttention(const std::string& score, Call* call) {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < std::size(kScoreNames); ++i) {
+    names.push_back(kScoreNames[i]);
+    if (score != kScoreNames[i]) continue;
+    call->score = static_cast<Score>(i);
+    if (call->score == Score::kDot) CompareKeysWithHidden(&call->signature);
+    return "";
+  }
+  return "`score` must be " + OneOf(names) + ". Received: \"" + score + "\"";
 }
 
 std::string FinishCall(const std::string& activation, Call* call) {

@@ -96,6 +96,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = 
 // the kernel, (..., gates * units), without the bias.
 void TakeProducts(Signature* signature);
 
+// Changes the signature of an op that attends to that of a call with the dot score, whose keys are as wide as h.
+void CompareKeysWithHidden(Signature* signature);
+
 // The names of the attributes that hold lengths of lists. Each is 0 or `directions`, except that "directions" itself is
 // at least 1, and "masks" and "memory_masks" at most 1.
 std::vector<const char*> CountNames(const Signature& signature);
@@ -109,6 +112,7 @@ struct Call {
   Pass pass;
   Activation activation = Activation::kTanh;
   bool reset_after = true;
+  Score score = Score::kAdditive;  // of an op that attends
   bool keep_residuals = false;
   std::vector<bool> reverse;  // for each direction
   Signature signature;
@@ -131,6 +135,7 @@ Element ElementOf(Kind kind, Element data);
 
 const char* NameOf(CellKind cell);
 const char* NameOf(Activation activation);
+const char* NameOf(Score score);
 
 // The functions below that return a string return an error message, or "" if all is well.
 
@@ -166,13 +171,14 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
 
 // The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
 std::string FindCell(const std::string& name, CellKind* cell);
+std::string FinishAttention(const std::string& score, Call* call);
 std::string FinishCall(const std::string& activation, Call* call);
 
 template <typename Get>
 std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call) {
   call->operation = operation;
   call->pass = pass;
-  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell);
+  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell), score = NameOf(call->score);
   auto read = [&get](const char* name, auto* value) {
     return get(name, value) ? std::string() : "the attribute `" + std::string(name) + "` is missing or of another type";
   };
@@ -182,11 +188,13 @@ std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call
   if (error.empty() && has.cell) error = read("cell", &cell);
   if (error.empty() && has.activation) error = read("activation", &activation);
   if (error.empty() && has.reset_after) error = read("reset_after", &call->reset_after);
+  if (error.empty() && operation.attends) error = read("score", &score);
   if (error.empty() && has.cell) error = FindCell(cell, &call->operation.cell);
   call->signature = SignatureOf(call->operation, pass, call->reset_after);
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);
   }
+  if (error.empty() && operation.attends) error = FinishAttention(score, call);
   return error.empty() ? FinishCall(activation, call) : error;
 }
 

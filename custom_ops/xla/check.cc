@@ -110,6 +110,7 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
 std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Sizes* sizes, Element* element) {
   *sizes = WithoutAttention(call.operation, {});
   if (call.multiplied) sizes->features = sizes->memory_units = 0;
+  if (call.score == Score::kDot) sizes->attention_units = 0;  // no tensor has this axis
   *element = Element::kOther;
   int64_t total = 0;
   for (int64_t count : call.input_counts) total += count;

@@ -39,8 +39,8 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   if (attends) {
     append(&inputs, {{"memory", "directions", Kind::kData, {kMemory}},
                      {"keys", "directions", Kind::kData, {kKeys}},
-                     {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
-                     {"score_vector", "directions", Kind::kData, {kScoreVector}},
+                     {"query_kernel", "query_kernels", Kind::kData, {kQueryKernel}},
+                     {"score_vector", "score_vectors", Kind::kData, {kScoreVector}},
                      {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kMemories, Axis::kSource}}}});
   }
   append(&inputs, {{"kernel", pass == Pass::kForward ? "kernels" : "directions", Kind::kData, {kernel}},
@@ -91,6 +91,15 @@ void TakeProducts(Signature* signature) {
   for (ArgumentSpec& input : signature->inputs) {
     if (!std::strcmp(input.name, "inputs") || !std::strcmp(input.name, "memory")) {
       input.shapes[0].back() = Axis::kGateUnits;
+    }
+  }
+}
+
+void CompareKeysWithHidden(Signature* signature) {
+  for (std::vector<ArgumentSpec>* list : {&signature->inputs, &signature->outputs}) {
+    for (ArgumentSpec& argument : *list) {
+      if (std::strcmp(argument.name, "keys") && std::strcmp(argument.name, "d_keys")) continue;
+      argument.shapes[0].back() = Axis::kUnits;
     }
   }
 }

@@ -165,7 +165,8 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
 
 bool SizesFit(const Call& call, const Sizes& sizes) {
   const int64_t gate_units = KnownSize(Axis::kGateUnits, call.operation.cell, sizes);
-  const int64_t memory = std::max({sizes.memory_units, sizes.attention_units, call.multiplied ? gate_units : 0});
+  const int64_t key_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
+  const int64_t memory = std::max({sizes.memory_units, key_units, call.multiplied ? gate_units : 0});
   return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
          Fits({std::max({sizes.features, sizes.units, memory}), std::max(gate_units, sizes.attention_units)}) &&
          Fits({sizes.batch, sizes.source, memory});
@@ -186,7 +187,8 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.memory_units = sizes.memory_units;
   problem.multiplied = call.multiplied;
   problem.sequences_per_memory = sizes.memories > 0 ? std::max<int64_t>(sizes.batch / sizes.memories, 1) : 1;
-  problem.attention_units = sizes.attention_units;
+  problem.score = call.score;
+  problem.attention_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
   return problem;
 }
 

@@ -230,13 +230,16 @@ class AttentiveLayer(keras.layers.Layer):
         """Attend in each step; the cell reads the context."""
         memory, attention = attended[0], self.attention
         call = self._recurrent_call(sequences, state, memory.shape[-1], training)
-        if self._runs_equations() and attention.is_additive:
+        score = attention.fused_score if self._runs_equations() else None
+        if score == "additive":
             equations = AdditiveAttentionEquations(call.equations)
             options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector(memory)}
         else:
             foreign = isinstance(call.equations, ForeignCellEquations)
             attend = self._attend_function(self.attention.attend, training)
-            equations = AnyAttentionEquations(call.equations, attend, attention.states, query_state=int(foreign))
+            equations = AnyAttentionEquations(
+                call.equations, attend, attention.states, query_state=int(foreign), fused_score=score
+            )
             options |= {"attention_state": attention_state, "noise": self._draw_noise(sequences, memory, training)}
         outputs, state, weights = run_attention_recurrence(call, equations, *attended, **options)
         return outputs, self._without_output(call, state), weights
@@ -306,7 +309,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def reads_context_products(self):
         """Whether the context of each step enters the cell by a product alone, as that of additive attention does."""
-        return self._runs_equations() and self.attend == "before" and self.attention.is_additive
+        return self._runs_equations() and self.attend == "before" and self.attention.fused_score == "additive"
 
     def _runs_equations(self):
         """Whether the cell equations run, with the product of the context added to the input product."""
@@ -321,8 +324,11 @@ class AttentiveLayer(keras.layers.Layer):
         if self._runs_equations() and self._feeds_next_step:
             equations = InputFeedingEquations(equations, None, 0, 0)
         elif self._runs_equations() and self.attend == "before":
-            additive = self.attention.is_additive
-            equations = AdditiveAttentionEquations(equations) if additive else AnyAttentionEquations(equations, None, 0)
+            score = self.attention.fused_score
+            if score == "additive":
+                equations = AdditiveAttentionEquations(equations)
+            else:
+                equations = AnyAttentionEquations(equations, None, 0, fused_score=score)
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 

@@ -65,7 +65,8 @@ def run_attention_recurrence(
             "query_kernel": query_kernel,
             "score_vector": score_vector,
         }
-        [(outputs, state, attention_weights)] = native.run([call], mask=mask, recompute=recompute, attention=operands)
+        options = {"attention": operands, "attention_attributes": attention.native_attributes()}
+        [(outputs, state, attention_weights)] = native.run([call], mask=mask, recompute=recompute, **options)
     else:
         features = call.inputs.shape[-1]
         bias, recurrent_bias = call.split_bias()

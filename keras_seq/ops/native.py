@@ -86,6 +86,7 @@ def run(
     mask: Tensor | None = None,
     recompute: bool = False,
     attention: dict[str, Tensor | None] | None = None,
+    attention_attributes: dict | None = None,
 ) -> list[tuple]:
     """Run 1 to 32 recurrences side by side, or one that attends. The results are differentiable once.
 
@@ -98,6 +99,9 @@ def run(
         attention: None, or a dict for a single call that attends: `memory` (batch, source, memory_units), `keys`
             (batch, source, attention_units), `memory_mask` (batch, source) booleans or None, `query_kernel` (units,
             attention_units) and `score_vector` (attention_units,). The kernel then has features + memory_units rows.
+            With the dot score there are no query kernel and no score vector, and attention_units are units.
+        attention_attributes: None, or a dict with the attributes of the op that choose the attention: `score`,
+            "additive" or "dot".
 
     Returns:
         A list with `(outputs, state)` for each call: h of all steps (batch, time, units), and the tuple of final
@@ -113,6 +117,7 @@ def run(
     cell, attributes = calls[0].equations.native_kernel()
     op = library.ops[cell if attention is None else "AttentionDecoder"]
     reverse = tuple(bool(call.reverse) for call in calls)
+    attributes = {**attributes, **(attention_attributes or {})}
     call = op_call(op, cell, reverse, not recompute, tuple(attributes.items()))
     results = library.run_op(call, _arguments_of(calls, call.states, mask, attention))
     states = zip(*(results[f"final_{state}"] for state in call.states), strict=True)

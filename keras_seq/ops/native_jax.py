@@ -116,6 +116,8 @@ class _Forward(NamedTuple):
             for tensor in operands.get(name, ())[:1]:
                 sizes.update(zip(op.shapes[name], tensor.shape, strict=True))
         reset_after = call.attributes.get("reset_after", True)
+        if call.attributes.get("score") == "dot":  # residuals hold no queries, which are h
+            sizes["attention_units"] = 0
         sizes["residuals"] = op.residual_size(call.cell, dtype.name, reset_after, sizes) if call.keep_residuals else 0
         dtypes = {"residuals": jnp.float64 if dtype == jnp.float64 else jnp.float32}
         results = [

@@ -44,6 +44,8 @@ def draw_call(rng, attends):
         return [tf.constant(rng.choice([0, 1, 7, 255], shape).astype("uint8").view(bool))] * int(rng.integers(2))
 
     op = OPS["AttentionDecoder" if attends else cell]
+    score = str(rng.choice(["additive", "dot"]))
+    attention_units = units if score == "dot" else attention_units
     with_state, states = rng.integers(2), op.states[cell]
     lists = {
         "inputs": tensors(batch, time, features),
@@ -59,10 +61,10 @@ def draw_call(rng, attends):
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)
-        lists["query_kernel"] = tensors(units, attention_units)
-        lists["score_vector"] = tensors(attention_units)
+        lists["query_kernel"] = tensors(units, attention_units, on=score == "additive")
+        lists["score_vector"] = tensors(attention_units, on=score == "additive")
         lists["memory_mask"] = mask(batch, source)
-        attributes = {"activation": "tanh", "reset_after": True, "cell": cell, **attributes}
+        attributes = {"activation": "tanh", "reset_after": True, "cell": cell, "score": score, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
     call = native_library.op_call(op, cell, tuple(reverse), keep, ())
     return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}
@@ -129,6 +131,8 @@ def test_hostile_calls(attends):
             counts["cells"] = 1 - counts["cells"]
         if attends and rng.random() < 0.05:
             attributes["cell"] = str(rng.choice([*GATES, "Cell"]))
+        if attends and rng.random() < 0.05:
+            attributes["score"] = str(rng.choice(["additive", "dot", "general"]))
         if crashes_tensorflow(lists, call.op.arguments):
             continue
         try:

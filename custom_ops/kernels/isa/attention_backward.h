@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `BackwardPass` does for attention: the gradients of contexts and queries in each step, those of memory, keys,
-// query kernel and score vector after all steps. And the same interface without attention.
+// What `BackwardPass` does for attention: the gradients of contexts and queries in each step, those of memory, keys and
+// weights after all steps. And the same interface without attention.
+//
+// Between the slot gradients of a step and those of the step before it lies the attention of one of the two: before the
+// cell that of the same step, after the cell that of the step before.
 #ifndef KERAS_SEQ_KERNELS_ISA_ATTENTION_BACKWARD_H_
 #define KERAS_SEQ_KERNELS_ISA_ATTENTION_BACKWARD_H_
 
@@ -17,7 +20,7 @@ class NoAttentionBackward {
   NoAttentionBackward(const Problem&, const Layout&, const Arguments&, const Results&, const Upstream&,
                       const Gradients&) {}
   void Allocate(Workspace&, const T*) {}
-  Contexts<T> AllContexts() const { return {}; }
+  FedRows<T> AllFedRows() const { return {}; }
   void Prepare(Worker&) {}
   template <class MultiplySlots>
   void DifferentiateStep(Worker&, int64_t, const MultiplySlots&) {}
@@ -42,29 +45,56 @@ class AttentionGradients {
         gradients_(gradients),
         memory_(problem, arguments),
         attention_weights_(static_cast<const T*>(results.attention_weights)),
+        fed_(static_cast<const T*>(results.fed)),
         query_layout_(problem.batch, problem.attention_units, kPanelVectors),
+        attentional_layout_(problem.batch, problem.attentional_units, kPanelVectors),
         unit_panels_(CeilDiv(problem.units, kPanelVectors * L)),
-        query_panels_(CeilDiv(problem.attention_units, kPanelVectors * L)) {}
+        context_panels_(CeilDiv(problem.memory_units, kPanelVectors * L)),
+        query_panels_(memory_.additive ? CeilDiv(problem.attention_units, kPanelVectors * L) : 0) {}
 
   // `residuals` points behind the residuals of the cell.
   void Allocate(Workspace& workspace, const T* residuals) {
     const int64_t rows = problem_.time * problem_.batch;
-    queries_ = residuals;
     contexts_ = residuals == nullptr ? nullptr : residuals + memory_.QueriesSize(problem_);
-    query_kernel_ = workspace.Allocate<T>(unit_panels_ * QueryPanelSize());
-    score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
-    d_queries_ = workspace.Allocate<T>(rows * memory_.padded_attention);
+    if (memory_.additive) {
+      queries_ = residuals;
+      query_kernel_ = workspace.Allocate<T>(unit_panels_ * QueryPanelSize());
+      score_vector_ = workspace.AllocateZeros<T>(memory_.padded_attention);
+      d_scores_ = workspace.Allocate<T>(problem_.batch * memory_.padded_attention);
+    } else {
+      copied_queries_ = workspace.Allocate<T>(rows * memory_.padded_attention);
+      queries_ = copied_queries_;
+    }
+    d_queries_ = workspace.Allocate<T>((memory_.additive ? rows : problem_.batch) * memory_.padded_attention);
     d_contexts_ = workspace.Allocate<T>(rows * memory_.padded_units);
-    d_scores_ = workspace.Allocate<T>(problem_.batch * memory_.padded_attention);
-    hidden_ = workspace.Allocate<T>(rows * (problem_.units + kTile));
     d_energies_ = workspace.Allocate<T>(rows * memory_.source);
-    packed_attention_weights_ = workspace.Allocate<T>(problem_.batch * problem_.time * kTile);
+    if (memory_.additive || problem_.attentional) hidden_ = workspace.Allocate<T>(rows * (problem_.units + kTile));
+    if (problem_.attends_after) d_fed_ = workspace.Allocate<T>(problem_.batch * memory_.padded_fed);
+    if (problem_.attentional) {
+      hidden_kernel_ = workspace.Allocate<T>(unit_panels_ * AttentionalPanelSize());
+      context_kernel_ = workspace.Allocate<T>(context_panels_ * AttentionalPanelSize());
+      d_attentional_ = workspace.Allocate<T>(rows * memory_.padded_fed);
+      packed_contexts_ = workspace.Allocate<T>(rows * (memory_.units + kTile));
+    }
+    packed_coefficients_ = workspace.Allocate<T>(problem_.batch * problem_.time * kTile);
   }
 
-  Contexts<T> AllContexts() const { return {contexts_, memory_.padded_units, memory_.units}; }
+  FedRows<T> AllFedRows() const {
+    if (!problem_.attends_after) {
+      return {nullptr, contexts_, 0, problem_.batch * memory_.padded_units, memory_.padded_units, memory_.units};
+    }
+    const int64_t columns = memory_.fed_units, length = problem_.time * columns;
+    const T* initial = static_cast<const T*>(arguments_.initial_fed);
+    if (arguments_.reverse) return {initial, fed_, length, -columns, length, columns};
+    return {initial, fed_, -columns, columns, length, columns};
+  }
 
   // Packs the weights.
   void Prepare(Worker& worker) {
+    if (problem_.attentional) {
+      worker.ForEach(unit_panels_ + context_panels_, [&](int64_t item) { PackAttentionalKernel(item); });
+    }
+    if (!memory_.additive) return;
     worker.ForEach(unit_panels_ + 1, [&](int64_t item) {
       if (item < unit_panels_) {
         PackTransposed(static_cast<const T*>(arguments_.query_kernel), problem_.units, query_layout_, 1, kPlainColumns,
@@ -77,13 +107,68 @@ class AttentionGradients {
 
   T* ContextGradient(int64_t step, int64_t b) { return d_contexts_ + Row(step, b) * memory_.padded_units; }
 
+  // Takes the gradient of what attention feeds to `step`, `kPanelVectors` vectors of it. Before the cell that is the
+  // context. After it, `step` may be the number of steps, which no step follows, or 0, before which come the initial
+  // values; the gradient of what the step before fed becomes that of its context or of its attentional vector.
+  void TakeFedGradient(int64_t step, int64_t b, int64_t unit, V d_fed) {
+    if (!problem_.attends_after) return Store(ContextGradient(step, b) + unit, d_fed);
+    const int64_t units = memory_.fed_units;
+    T* carried = d_fed_ + b * memory_.padded_fed + unit;
+    if (step == problem_.time) {
+      const T* final_fed = static_cast<const T*>(upstream_.final_fed);
+      d_fed = final_fed == nullptr ? V{} : LoadUnits<T>(final_fed + b * units, unit, units);
+    } else if (!Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
+      d_fed = Load(carried);  // the step handed it on
+    }
+    if (step == 0) {
+      T* d_initial = static_cast<T*>(gradients_.initial_fed);
+      if (d_initial != nullptr) StoreFirst(d_initial + b * units + unit, d_fed, units - unit);
+      return;
+    }
+    const int64_t t = TimeOf(problem_, arguments_, step - 1), offset = (b * problem_.time + t) * units;
+    const T* upstream = static_cast<const T*>(upstream_.fed);
+    if (upstream != nullptr) d_fed += LoadUnits<T>(upstream + offset, unit, units);
+    Store(carried, d_fed);
+    if (!Visible(problem_, b, t)) {
+      d_fed = V{};
+    } else if (problem_.attentional && !problem_.linear) {
+      const V fed = LoadUnits<T>(fed_ + offset, unit, units);
+      d_fed *= 1 - fed * fed;
+    }
+    Store((problem_.attentional ? AttentionalGradient(step - 1, b) : ContextGradient(step - 1, b)) + unit, d_fed);
+  }
+
+  // From the gradients of the attentional vectors of a step to those of its contexts.
+  void DifferentiateAttentional(Worker& worker, int64_t step) {
+    if (!problem_.attentional) return;
+    const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
+    worker.ForEach(context_panels_ * blocks, [&](int64_t item) {
+      const int64_t panel = item / blocks, first = item % blocks * kRowBlock, unit = panel * kPanelVectors * L;
+      static const T kZeros[kPanelVectors * L] = {};
+      const T* left[kRowBlock];
+      T* sums[kRowBlock] = {};
+      const int64_t count = BlockEnd(problem_, item % blocks) - first;
+      for (int64_t i = 0; i < count; ++i) {
+        left[i] = AttentionalGradient(step, first + i);  // zeros where masked
+        sums[i] = ContextGradient(step, first + i) + unit;
+      }
+      MultiplyRows<kPanelVectors>(Rows<T>{left, memory_.padded_fed, 0, 1}, count,
+                                  context_kernel_ + panel * AttentionalPanelSize(), sums, L, kZeros);
+      for (int64_t i = 0; i < count && unit + kPanelVectors * L > memory_.units; ++i) {
+        for (int v = 0; v < kPanelVectors; ++v) {  // infinity times the padding of the kernel is NaN
+          Store(sums[i] + v * L, KeepFirst<T>(Load(sums[i] + v * L), memory_.units - unit - v * L));
+        }
+      }
+    });
+  }
+
   // From the gradients of the contexts of a step to those of its queries.
   void DifferentiateQueries(Worker& worker, int64_t step) {
     worker.ForEach(problem_.batch, [&](int64_t b) { DifferentiateQuery(step, b); }, step % 2 == 1);
   }
 
-  // Adds, for a panel of units, the gradients of h through the queries of a step. `d_hidden` are those of sequence 0;
-  // the rows of sequences are `row_size` apart.
+  // Adds, for a panel of units, the gradients of h through the queries and the attentional vectors of a step. `d_hidden`
+  // are those of sequence 0; the rows of sequences are `row_size` apart.
   void AddHiddenGradients(int64_t step, int64_t panel, int64_t block, T* d_hidden, int64_t row_size) {
     static const T kZeros[kPanelVectors * L] = {};
     const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_, step));
@@ -94,8 +179,19 @@ class AttentionGradients {
       left[i] = QueryGradient(step, rows.sequence[i]);
       sum_rows[i] = sums + i * kPanelVectors * L;
     }
-    MultiplyRows<kPanelVectors>(Rows<T>{left, memory_.padded_attention, 0, 1}, rows.count,
-                                query_kernel_ + panel * QueryPanelSize(), sum_rows, L, kZeros);
+    if (memory_.additive) {
+      MultiplyRows<kPanelVectors>(Rows<T>{left, memory_.padded_attention, 0, 1}, rows.count,
+                                  query_kernel_ + panel * QueryPanelSize(), sum_rows, L, kZeros);
+    } else {
+      for (int64_t i = 0; i < rows.count; ++i) {  // the query is h
+        memcpy(sum_rows[i], left[i] + panel * kPanelVectors * L, kPanelVectors * L * sizeof(T));
+      }
+    }
+    if (problem_.attentional) {
+      for (int64_t i = 0; i < rows.count; ++i) left[i] = AttentionalGradient(step, rows.sequence[i]);
+      MultiplyRows<kPanelVectors>(Rows<T>{left, memory_.padded_fed, 0, 1}, rows.count,
+                                  hidden_kernel_ + panel * AttentionalPanelSize(), sum_rows, L, nullptr);
+    }
     for (int64_t i = 0; i < rows.count; ++i) {
       for (int v = 0; v < kPanelVectors; ++v) {
         const int64_t unit = (panel * kPanelVectors + v) * L;
@@ -106,27 +202,42 @@ class AttentionGradients {
     }
   }
 
-  // The gradients that are sums over all steps. `previous_hidden(step, b, unit)` is a vector of h before a step.
-  template <class PreviousHidden>
-  void DifferentiateWeights(Worker& worker, const PreviousHidden& previous_hidden) {
+  // The gradients that are sums over all steps. `hidden(step, b, unit)` is a vector of the h that a step attends with.
+  template <class Hidden>
+  void DifferentiateWeights(Worker& worker, const Hidden& hidden) {
+    if (!memory_.additive) worker.ForEach(problem_.time, [&](int64_t step) { CopyQueries(step, hidden); });
     worker.ForEach(problem_.batch, [&](int64_t b) {
       MemoryGradients(b);
-      KeyGradients(b);
+      memory_.additive ? KeyGradients(b) : DotKeyGradients(b);
     });
-    if (gradients_.query_kernel != nullptr) {
-      worker.ForEach(problem_.time, [&](int64_t step) { PackHidden(step, previous_hidden); });
-      const int64_t tiles = CeilDiv(problem_.units, kTile);
-      worker.ForEach(query_panels_ * tiles, [&](int64_t item) { QueryKernelGradients(item % tiles, item / tiles); });
+    const int64_t tiles = CeilDiv(problem_.units, kTile), context_tiles = CeilDiv(memory_.units, kTile);
+    if (gradients_.query_kernel != nullptr || gradients_.attentional_kernel != nullptr) {
+      worker.ForEach(problem_.time, [&](int64_t step) {
+        PackStep(step, problem_.units, hidden_, [&](int64_t b, int64_t unit) { return hidden(step, b, unit); });
+      });
     }
-    worker.ForEach(1, [&](int64_t) { ScoreVectorGradients(); });
+    if (gradients_.query_kernel != nullptr) {
+      worker.ForEach(query_panels_ * tiles, [&](int64_t item) {
+        WeightGradients(item % tiles, item / tiles, hidden_, problem_.units, d_queries_, memory_.padded_attention,
+                        memory_.attention_units, static_cast<T*>(gradients_.query_kernel));
+      });
+    }
+    if (gradients_.attentional_kernel != nullptr) {
+      AttentionalKernelGradients(worker, tiles, context_tiles);
+    }
+    if (memory_.additive) worker.ForEach(1, [&](int64_t) { ScoreVectorGradients(); });
   }
 
  private:
+  int64_t AttentionalPanelSize() const { return memory_.padded_fed * kPanelVectors * L; }
+  T* AttentionalGradient(int64_t step, int64_t b) { return d_attentional_ + Row(step, b) * memory_.padded_fed; }
   int64_t QueryPanelSize() const { return memory_.padded_attention * kPanelVectors * L; }
   int64_t Row(int64_t step, int64_t b) const { return step * problem_.batch + b; }
   const T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
   T* EnergyGradient(int64_t step, int64_t b) { return d_energies_ + Row(step, b) * memory_.source; }
-  T* QueryGradient(int64_t step, int64_t b) { return d_queries_ + Row(step, b) * memory_.padded_attention; }
+  T* QueryGradient(int64_t step, int64_t b) {
+    return d_queries_ + (memory_.additive ? Row(step, b) : b) * memory_.padded_attention;
+  }
 
   int64_t AttentionWeightsOffset(int64_t step, int64_t b) const {
     return (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
@@ -139,9 +250,13 @@ class AttentionGradients {
       return;
     }
     const T* d_energies = DifferentiateEnergies(step, b);
-    const T* query = Query(step, b);
     T* d_query = QueryGradient(step, b);
     memset(d_query, 0, memory_.padded_attention * sizeof(T));
+    if (!memory_.additive) {
+      if (memory_.source == 0) return;
+      return AddWeightedRows(d_energies, memory_.KeyRow(b, 0), memory_.source, memory_.attention_units, d_query);
+    }
+    const T* query = Query(step, b);
     for (int64_t s = 0; s < memory_.source; ++s) {
       if (d_energies[s] == 0) continue;
       const T* key = memory_.KeyRow(b, s);
@@ -201,25 +316,54 @@ class AttentionGradients {
     return d_energies;
   }
 
-  // d_memory_s = sum_t a_ts d_context_t, a few positions at a time.
+  // d_memory_s = sum_t a_ts d_context_t.
   void MemoryGradients(int64_t b) {
     T* d_memory = static_cast<T*>(gradients_.memory);
     if (d_memory == nullptr) return;
-    T* packed = packed_attention_weights_ + b * problem_.time * kTile;
+    SumOverSteps(b, [&](int64_t step) { return attention_weights_ + AttentionWeightsOffset(step, b); },
+                 ContextGradient(0, b), memory_.padded_units, memory_.units,
+                 d_memory + b * memory_.source * memory_.units);
+  }
+
+  // With the dot score, d_key_s = sum_t d_energy_ts query_t.
+  void DotKeyGradients(int64_t b) {
+    T* d_keys = static_cast<T*>(gradients_.keys);
+    if (d_keys == nullptr) return;
+    SumOverSteps(b, [&](int64_t step) { return EnergyGradient(step, b); }, Query(0, b), memory_.padded_attention,
+                 memory_.attention_units, d_keys + b * memory_.source * memory_.attention_units);
+  }
+
+  // sums_s = sum_t coefficients(t)[s] right_t for all positions s of sequence b, a few at a time. `right` is the row of
+  // its first step, `row_size` numbers long, and `units` of these count.
+  template <class Coefficients>
+  void SumOverSteps(int64_t b, const Coefficients& coefficients, const T* right, int64_t row_size, int64_t units,
+                    T* sums) {
+    T* packed = packed_coefficients_ + b * problem_.time * kTile;
     for (int64_t first = 0; first < memory_.source; first += kTile) {
       const int64_t count = Smaller<int64_t>(kTile, memory_.source - first);
       for (int64_t step = 0; step < problem_.time; ++step) {
-        const T* attention_weights = attention_weights_ + AttentionWeightsOffset(step, b) + first;
-        for (int64_t r = 0; r < kTile; ++r) packed[step * kTile + r] = r < count ? attention_weights[r] : 0;
+        const T* row = coefficients(step) + first;
+        for (int64_t r = 0; r < kTile; ++r) packed[step * kTile + r] = r < count ? row[r] : 0;
       }
-      for (int64_t unit = 0; unit < memory_.units; unit += kPanelVectors * L) {
-        alignas(64) T sums[kTile * kPanelVectors * L] = {};
-        const StridedRows<T> right{ContextGradient(0, b) + unit, problem_.batch * memory_.padded_units};
-        OuterTile<kTile, kPanelVectors>(packed, right, problem_.time, L, sums);
+      for (int64_t unit = 0; unit < units; unit += kPanelVectors * L) {
+        alignas(64) T tile[kTile * kPanelVectors * L] = {};
+        const StridedRows<T> rows{right + unit, problem_.batch * row_size};
+        OuterTile<kTile, kPanelVectors>(packed, rows, problem_.time, L, tile);
         for (int64_t r = 0; r < count; ++r) {
-          StoreRow(sums + r * kPanelVectors * L, d_memory + (b * memory_.source + first + r) * memory_.units, unit,
-                   memory_.units);
+          StoreRow(tile + r * kPanelVectors * L, sums + (first + r) * units, unit, units);
         }
+      }
+    }
+  }
+
+  // Copies h as the queries of a step: zeros where it is masked.
+  template <class Hidden>
+  void CopyQueries(int64_t step, const Hidden& hidden) {
+    for (int64_t b = 0; b < problem_.batch; ++b) {
+      T* query = copied_queries_ + Row(step, b) * memory_.padded_attention;
+      const bool visible = Visible(problem_, b, TimeOf(problem_, arguments_, step));
+      for (int64_t unit = 0; unit < memory_.padded_attention; unit += L) {
+        Store(query + unit, visible && unit < problem_.units ? hidden(step, b, unit) : V{});
       }
     }
   }
@@ -230,36 +374,67 @@ class AttentionGradients {
     }
   }
 
-  // Packs h before a step into hidden_: (tiles of units, all rows, kTile).
-  template <class PreviousHidden>
-  void PackHidden(int64_t step, const PreviousHidden& previous_hidden) {
+  void PackAttentionalKernel(int64_t item) {
+    const T* kernel = static_cast<const T*>(arguments_.attentional_kernel);
+    if (item < unit_panels_) {
+      PackTransposed(kernel, problem_.units, attentional_layout_, 1, kPlainColumns, item,
+                     hidden_kernel_ + item * AttentionalPanelSize());
+    } else {
+      item -= unit_panels_;
+      PackTransposed(kernel + problem_.units * problem_.attentional_units, memory_.units, attentional_layout_, 1,
+                     kPlainColumns, item, context_kernel_ + item * AttentionalPanelSize());
+    }
+  }
+
+  // Packs the rows of a step, of `units` numbers each, into (tiles of units, all rows, kTile). `load(b, unit)` is a
+  // vector of a row.
+  template <class LoadRow>
+  void PackStep(int64_t step, int64_t units, T* packed, const LoadRow& load) {
     const int64_t rows = problem_.time * problem_.batch;
     for (int64_t b = 0; b < problem_.batch; ++b) {
-      for (int64_t unit = 0; unit < problem_.units; unit += L) {
-        const V h = previous_hidden(step, b, unit);
+      for (int64_t unit = 0; unit < units; unit += L) {
+        const V row = load(b, unit);
         for (int64_t lane = 0; lane < L; ++lane) {
           const int64_t at = unit + lane;
-          if (at >= CeilDiv(problem_.units, kTile) * kTile) break;
-          hidden_[(at / kTile * rows + Row(step, b)) * kTile + at % kTile] = h[lane];
+          if (at >= CeilDiv(units, kTile) * kTile) break;
+          packed[(at / kTile * rows + Row(step, b)) * kTile + at % kTile] = row[lane];
         }
       }
       // The last tile may reach beyond the vectors.
-      for (int64_t at = CeilDiv(problem_.units, L) * L; at < CeilDiv(problem_.units, kTile) * kTile; ++at) {
-        hidden_[(at / kTile * rows + Row(step, b)) * kTile + at % kTile] = 0;
+      for (int64_t at = CeilDiv(units, L) * L; at < CeilDiv(units, kTile) * kTile; ++at) {
+        packed[(at / kTile * rows + Row(step, b)) * kTile + at % kTile] = 0;
       }
     }
   }
 
-  void QueryKernelGradients(int64_t tile, int64_t panel) {
+  // A tile of the gradient of a kernel (left_units, units), the product of packed rows and of rows `row_size` apart.
+  void WeightGradients(int64_t tile, int64_t panel, const T* left, int64_t left_units, const T* right,
+                       int64_t row_size, int64_t units, T* d_kernel) {
     alignas(64) T sums[kTile * kPanelVectors * L] = {};
     const int64_t rows = problem_.time * problem_.batch, unit = panel * kPanelVectors * L;
-    const StridedRows<T> right{d_queries_ + unit, memory_.padded_attention};
-    OuterTile<kTile, kPanelVectors>(hidden_ + tile * rows * kTile, right, rows, L, sums);
-    T* d_kernel = static_cast<T*>(gradients_.query_kernel);
-    for (int64_t r = 0; r < Smaller<int64_t>(kTile, problem_.units - tile * kTile); ++r) {
-      StoreRow(sums + r * kPanelVectors * L, d_kernel + (tile * kTile + r) * memory_.attention_units, unit,
-               memory_.attention_units);
+    OuterTile<kTile, kPanelVectors>(left + tile * rows * kTile, StridedRows<T>{right + unit, row_size}, rows, L, sums);
+    for (int64_t r = 0; r < Smaller<int64_t>(kTile, left_units - tile * kTile); ++r) {
+      StoreRow(sums + r * kPanelVectors * L, d_kernel + (tile * kTile + r) * units, unit, units);
     }
+  }
+
+  void AttentionalKernelGradients(Worker& worker, int64_t tiles, int64_t context_tiles) {
+    worker.ForEach(problem_.time, [&](int64_t step) {
+      PackStep(step, memory_.units, packed_contexts_, [&](int64_t b, int64_t unit) {
+        return Load(contexts_ + Row(step, b) * memory_.padded_units + unit);
+      });
+    });
+    T* d_kernel = static_cast<T*>(gradients_.attentional_kernel);
+    const int64_t units = problem_.attentional_units, panels = CeilDiv(units, kPanelVectors * L);
+    worker.ForEach(panels * (tiles + context_tiles), [&](int64_t item) {
+      const int64_t tile = item % (tiles + context_tiles), panel = item / (tiles + context_tiles);
+      if (tile < tiles) {
+        WeightGradients(tile, panel, hidden_, problem_.units, d_attentional_, memory_.padded_fed, units, d_kernel);
+      } else {
+        WeightGradients(tile - tiles, panel, packed_contexts_, memory_.units, d_attentional_, memory_.padded_fed, units,
+                        d_kernel + problem_.units * units);
+      }
+    });
   }
 
   void ScoreVectorGradients() {
@@ -277,87 +452,104 @@ class AttentionGradients {
   const Upstream& upstream_;
   const Gradients& gradients_;
   const Memory<T> memory_;
-  const T* const attention_weights_;
-  const Layout query_layout_;
-  const int64_t unit_panels_, query_panels_;
+  const T *const attention_weights_, *const fed_;
+  const Layout query_layout_, attentional_layout_;
+  const int64_t unit_panels_, context_panels_, query_panels_;
   const T *queries_ = nullptr, *contexts_ = nullptr;
-  T *query_kernel_ = nullptr, *score_vector_ = nullptr;                     // the kernel is transposed, in panels
-  T *d_queries_ = nullptr, *d_contexts_ = nullptr, *d_energies_ = nullptr;  // of all steps
-  T *d_scores_ = nullptr, *hidden_ = nullptr, *packed_attention_weights_ = nullptr;
+  T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is transposed, in panels
+  // Of all steps. With the dot score, the gradients of queries are those of one step.
+  T *d_queries_ = nullptr, *d_contexts_ = nullptr, *d_energies_ = nullptr;
+  T *d_scores_ = nullptr, *packed_coefficients_ = nullptr;
+  T *hidden_ = nullptr, *packed_contexts_ = nullptr;  // of all steps, packed
+  // After the cell: the gradients of what a step feeds to the next one, (batch, padded_fed); those of the attentional
+  // vectors of all steps before tanh; and the rows of the attentional kernel, transposed, in panels.
+  T *d_fed_ = nullptr, *d_attentional_ = nullptr, *hidden_kernel_ = nullptr, *context_kernel_ = nullptr;
+  T* copied_queries_ = nullptr;  // of all steps; only with the dot score, where the residuals have none
 };
 
 template <class Equations, class T>
-class AdditiveAttentionBackward {
+class MemoryAttentionBackward {
   static constexpr int L = kLanes<T>;
 
  public:
   // `layout` is that of the cell.
-  AdditiveAttentionBackward(const Problem& problem, const Layout& layout, const Arguments& arguments,
+  MemoryAttentionBackward(const Problem& problem, const Layout& layout, const Arguments& arguments,
                             const Results& results, const Upstream& upstream, const Gradients& gradients)
       : problem_(problem),
         layout_(layout),
         arguments_(arguments),
-        context_panels_(CeilDiv(problem.memory_units, kPanelVectors * L)),
+        fed_units_(FedUnits(problem)),
+        fed_panels_(CeilDiv(FedUnits(problem), kPanelVectors * L)),
         attention_(problem, arguments, results, upstream, gradients) {}
 
   // `residuals` points behind the residuals of the cell.
   void Allocate(Workspace& workspace, const T* residuals) {
     attention_.Allocate(workspace, residuals);
-    kernel_ = workspace.Allocate<T>(context_panels_ * KernelPanelSize());
+    kernel_ = workspace.Allocate<T>(fed_panels_ * KernelPanelSize());
   }
 
-  Contexts<T> AllContexts() const { return attention_.AllContexts(); }
+  FedRows<T> AllFedRows() const { return attention_.AllFedRows(); }
 
   // Packs the weights.
   void Prepare(Worker& worker) {
     attention_.Prepare(worker);
     const T* kernel = static_cast<const T*>(arguments_.kernel) + problem_.features * Equations::kGates * problem_.units;
-    worker.ForEach(context_panels_, [&](int64_t panel) {
-      PackTransposed(kernel, problem_.memory_units, layout_, Equations::kGates, Equations::kInputGradient, panel,
+    worker.ForEach(fed_panels_, [&](int64_t panel) {
+      PackTransposed(kernel, fed_units_, layout_, Equations::kGates, Equations::kInputGradient, panel,
                      kernel_ + panel * KernelPanelSize());
     });
   }
 
-  // From the slot gradients of a step to those of its contexts, and from these to those of its queries.
-  // `multiply_slots(block, kernel, sums)` adds the product of the slot gradients of a block of sequences and of a panel
-  // of a transposed kernel.
+  // From the slot gradients of a step to those of what attention feeds to it, and on to those of the queries of
+  // `AttentionStep(step)`. `step` is that of `BackwardSteps::StepBack`. `multiply_slots(block, kernel, sums)` adds the
+  // product of the slot gradients of a block of sequences and of a panel of a transposed kernel.
   template <class MultiplySlots>
   void DifferentiateStep(Worker& worker, int64_t step, const MultiplySlots& multiply_slots) {
+    if (step == problem_.time && !problem_.attends_after) return;
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
-    worker.ForEach(context_panels_ * blocks, [&](int64_t item) {
+    worker.ForEach(fed_panels_ * blocks, [&](int64_t item) {
       const int64_t panel = item / blocks, block = item % blocks, first = block * kRowBlock;
       T sums[kRowBlock * kPanelVectors * L] = {};
-      multiply_slots(block, kernel_ + panel * KernelPanelSize(), sums);
+      if (step < problem_.time) multiply_slots(block, kernel_ + panel * KernelPanelSize(), sums);
       for (int64_t b = first; b < BlockEnd(problem_, block); ++b) {
-        T* d_context = attention_.ContextGradient(step, b) + panel * kPanelVectors * L;
         for (int v = 0; v < kPanelVectors; ++v) {
           const int64_t unit = (panel * kPanelVectors + v) * L;
-          Store(d_context + v * L,
-                KeepFirst<T>(Load(sums + ((b - first) * kPanelVectors + v) * L), problem_.memory_units - unit));
+          attention_.TakeFedGradient(step, b, unit,
+                                     KeepFirst<T>(Load(sums + ((b - first) * kPanelVectors + v) * L),
+                                                  fed_units_ - unit));
         }
       }
     });
-    attention_.DifferentiateQueries(worker, step);
+    if (!Attends(step)) return;
+    attention_.DifferentiateAttentional(worker, AttentionStep(step));
+    attention_.DifferentiateQueries(worker, AttentionStep(step));
   }
 
   void AddHiddenGradients(int64_t step, int64_t panel, int64_t block, T* d_hidden, int64_t row_size) {
-    attention_.AddHiddenGradients(step, panel, block, d_hidden, row_size);
+    if (Attends(step)) attention_.AddHiddenGradients(AttentionStep(step), panel, block, d_hidden, row_size);
   }
 
+  // `previous_hidden(step, b, unit)` is a vector of h before a step.
   template <class PreviousHidden>
   void DifferentiateWeights(Worker& worker, const PreviousHidden& previous_hidden) {
-    attention_.DifferentiateWeights(worker, previous_hidden);
+    attention_.DifferentiateWeights(worker, [&](int64_t step, int64_t b, int64_t unit) {
+      return previous_hidden(step + problem_.attends_after, b, unit);
+    });
   }
 
  private:
   int64_t KernelPanelSize() const { return Equations::kInputSlots.count * layout_.padded * kPanelVectors * L; }
 
+  // The step whose attention lies between the slot gradients of `step` and those of the step before it.
+  int64_t AttentionStep(int64_t step) const { return problem_.attends_after ? step - 1 : step; }
+  bool Attends(int64_t step) const { return AttentionStep(step) >= 0 && AttentionStep(step) < problem_.time; }
+
   const Problem& problem_;
   const Layout layout_;
   const Arguments& arguments_;
-  const int64_t context_panels_;
+  const int64_t fed_units_, fed_panels_;
   AttentionGradients<T> attention_;
-  T* kernel_ = nullptr;  // the rows of the kernel that multiply the contexts; transposed, in panels
+  T* kernel_ = nullptr;  // the rows of the kernel that multiply what attention feeds; transposed, in panels
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME

@@ -16,9 +16,12 @@ int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
   const double columns = 1.0 * Gates(problem.cell) * problem.units;
   double step = 2.0 * problem.batch * columns * (problem.units + problem.features);
   if (problem.attends) {
-    constexpr double kTanh = 20;  // operations
-    step += 2.0 * problem.batch * (columns * problem.memory_units + 1.0 * problem.units * problem.attention_units);
-    step += problem.batch * problem.source * (kTanh * problem.attention_units + 2.0 * problem.memory_units);
+    const bool additive = problem.score == Score::kAdditive;
+    const double energy = additive ? 20 : 2;  // operations for each unit; most of them are those of tanh
+    step += 2.0 * problem.batch * columns * FedUnits(problem);
+    step += 2.0 * problem.batch * (problem.units + problem.memory_units) * problem.attentional_units;
+    if (additive) step += 2.0 * problem.batch * problem.units * problem.attention_units;
+    step += problem.batch * problem.source * (energy * problem.attention_units + 2.0 * problem.memory_units);
   }
   // Starting the team takes as long as many operations.
   constexpr double kShortCall = 4e6;
@@ -38,7 +41,7 @@ bool RunPass(Pass& pass, const Problem& problem, int64_t direction_count, const 
 // Calls function(attention) with the policy of the problem's attention.
 template <class Function>
 bool WithAttention(const Problem& problem, Function&& function) {
-  return problem.attends ? function(AdditiveAttention{}) : function(NoAttention{});
+  return problem.attends ? function(MemoryAttention{}) : function(NoAttention{});
 }
 
 template <class T>

@@ -63,8 +63,8 @@ class BahdanauAttention(AttentionMechanism):
         return int(self.coverage)
 
     @property
-    def is_additive(self):
-        return not self.coverage and self.has_equations_of(BahdanauAttention)
+    def fused_score(self):
+        return "additive" if not self.coverage and self.has_equations_of(BahdanauAttention) else None
 
     def make_weights(self, query_units, key_units):
         self.query_kernel = self.add_kernel((query_units, self.units), "query_kernel")

@@ -70,9 +70,12 @@ class AttentionMechanism(keras.layers.Layer):
         return memory
 
     @property
-    def is_additive(self):
-        """Whether the energies are `score_vector(query) . tanh(keys + query query_kernel)`, which the ops fuse."""
-        return False
+    def fused_score(self):
+        """The energies that the ops compute themselves, with a softmax of them; None for any others.
+
+        "additive" is `score_vector(query) . tanh(keys + query query_kernel)`, and "dot" is `keys . query`.
+        """
+        return None
 
     def has_equations_of(self, kind):
         """Whether this layer's class inherits the equations of the class `kind` unchanged."""

@@ -68,6 +68,10 @@ class AttentionEquations:
     def native_kernel(self) -> tuple[str, dict] | None:
         return None
 
+    def native_attributes(self) -> dict:
+        """Return the attributes of the native op that choose the attention."""
+        return {}
+
     def input_product(self, weights: AttentionWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return self.cell.input_product(weights.cell, inputs, kernel, bias)
 
@@ -174,12 +178,13 @@ class AdditiveAttentionEquations(AttentionEquations):
 class AnyAttentionEquations(AttentionEquations):
     """A cell that attends to a memory before each step, with any attention. Autodiff finds its derivative.
 
-    Its states are those of the cell, then those of the attention.
+    Its states are those of the cell, then those of the attention. There is a native kernel for the dot score.
     """
 
     attend: Callable  # `AttentionMechanism.attend` without its argument `training`
     attention_states: int  # how many states the attention has
     query_state: int = 0  # which state of the cell is the query
+    fused_score: str | None = None  # "dot", if `attend` is the softmax of `keys . query` and nothing else
 
     differentiable = False
 
@@ -187,8 +192,16 @@ class AnyAttentionEquations(AttentionEquations):
     def states(self) -> int:
         return self.cell.states + self.attention_states
 
+    def native_kernel(self) -> tuple[str, dict] | None:
+        return self.cell.native_kernel() if self.fused_score else None
+
+    def native_attributes(self) -> dict:
+        return {"score": self.fused_score}
+
     def describe(self) -> str:
-        return "attention that is not additive with a softmax"
+        if self.fused_score:
+            return f"{self.cell.describe()} with attention"
+        return "attention that is not additive or multiplicative with a softmax"
 
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         cell_state, attention_state = state[: self.cell.states], state[self.cell.states :]
