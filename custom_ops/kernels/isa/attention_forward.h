@@ -266,7 +266,7 @@ class AttentionContexts {
     }
     T total = 0;
     for (int64_t s = 0; s < memory_.source; s += L) {
-      V weights = ExpOfNegative<T>(LoadUnits<T>(energies, s, memory_.source) - peak);
+      V weights = ClampedExp<T>(LoadUnits<T>(energies, s, memory_.source) - peak);
       for (int64_t lane = 0; lane < Smaller<int64_t>(L, memory_.source - s); ++lane) {
         if (memory_.Visible(memory, s + lane)) {
           total += weights[lane];

@@ -100,12 +100,13 @@ class ForwardSteps {
       const Element* left[kRows];
       T* sums[kRows];
       const int64_t unit = panel * Equations::kInput.unit_vectors * L;
-      int64_t visible = 0;
-      for (int64_t row = first; row < first + count; ++row) {
-        const int64_t step = begin + row / problem_.batch, b = row % problem_.batch;
-        if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
-        left[visible] = InputRow(d, begin, step, b);
-        sums[visible++] = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
+      int64_t visible = 0, step = begin + first / problem_.batch, b = first % problem_.batch;
+      for (int64_t row = 0; row < count; ++row) {
+        if (Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) {
+          left[visible] = InputRow(d, begin, step, b);
+          sums[visible++] = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
+        }
+        if (++b == problem_.batch) b = 0, ++step;
       }
       MultiplyRows<kInputVectors>(Rows<Element>{left, input_depth_ / Types::kDepth, 0, 1}, visible,
                                   direction.kernel + panel * PanelSize<Element>(input_depth_, kInputVectors), sums,
@@ -345,32 +346,34 @@ class ForwardSteps {
     const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_[d], step));
     const Element* left[kRowBlock];
     T* sum_rows[kRowBlock];
+    const T* slot_rows[kRowBlock];
+    const T* slots = Slots(direction, step, panel * kColumns.unit_vectors * L);
     for (int64_t i = 0; i < rows.count; ++i) {
       left[i] = operand + rows.sequence[i] * operand_stride_;
       sum_rows[i] = sums + (rows.sequence[i] - block * kRowBlock) * NV * L;
+      slot_rows[i] = slots + rows.sequence[i] * direction.slot_count * layout_.width;
     }
-    for (int j = 0; j < kColumns.unit_vectors; ++j) {
-      const int64_t unit = (panel * kColumns.unit_vectors + j) * L;
-      for (int64_t i = 0; i < rows.count; ++i) {
-        const T* slots = Slots(direction, step, unit) + rows.sequence[i] * direction.slot_count * layout_.width;
-        LoadInputProducts<kColumns>(slots, direction.recurrent_bias + unit, sum_rows[i] + j * L);
-      }
+    const bool multiplies = step > 0 || arguments_[d].initial_state[0] != nullptr;  // else h is zero
+    Start<T> start(sum_rows, L);
+    if constexpr (Equations::kHasRecurrentBias) {
+      LoadInputProducts<kColumns>(rows.count, slot_rows, direction.recurrent_bias + panel * L, sum_rows);
+    } else {  // the product reads x W + b where they lie
+      for (int64_t i = 0; i < rows.count; ++i) slot_rows[i] += kColumns.gate[0] * layout_.width;
+      start = {slot_rows, VectorStride<Equations, T>(layout_)};
     }
-    if (step == 0 && arguments_[d].initial_state[0] == nullptr) return;  // h is zero
-    MultiplyRows<NV>(Rows<Element>{left, layout_.padded / Types::kDepth, 0, 1}, rows.count,
-                     kernel + panel * PanelSize<Element>(layout_.padded, NV), sum_rows, L, nullptr);
+    const Rows<Element> operands{left, multiplies ? layout_.padded / Types::kDepth : 0, 0, 1};
+    MultiplyRows<NV>(operands, rows.count, kernel + panel * PanelSize<Element>(layout_.padded, NV), sum_rows, L, start);
   }
 
   // sums = x W + b of each gate, or the recurrent bias of a gate that adds x W + b itself.
   template <const Columns& kColumns>
-  void LoadInputProducts(const T* slots, const T* recurrent_bias, T* sums) const {
+  void LoadInputProducts(int64_t rows, const T* const* slots, const T* recurrent_bias, T* const* sums) const {
+    for (int64_t i = 0; i < rows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kColumns.gates; ++v) {
-      const T* from = slots + kColumns.gate[v] * layout_.width;
-      if constexpr (Equations::kHasRecurrentBias) {
-        if (kColumns.gate[v] == Equations::kCandidateGate) from = recurrent_bias;
+      for (int v = 0; v < kColumns.gates; ++v) {
+        const bool candidate = kColumns.gate[v] == Equations::kCandidateGate;
+        Store(sums[i] + v * L, Load(candidate ? recurrent_bias : slots[i] + kColumns.gate[v] * layout_.width));
       }
-      Store(sums + v * L, Load(from));
     }
   }
 

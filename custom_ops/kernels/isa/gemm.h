@@ -57,11 +57,21 @@ struct Rows {
   int64_t block, block_stride, blocks;
 };
 
-// sums[r][v] = start[v] + rows[r] * panel. If `start` is null, adds to the sums.
+// The numbers that a product is added to: the same vectors for all rows, or vectors of each row, `vector_stride` apart.
+template <class Sum>
+struct Start {
+  Start(const Sum* shared) : shared(shared) {}
+  Start(const Sum* const* row, int64_t vector_stride) : row(row), vector_stride(vector_stride) {}
+  const Sum* shared = nullptr;
+  const Sum* const* row = nullptr;
+  int64_t vector_stride = 0;
+};
+
+// sums[r][v] = start + rows[r] * panel.
 template <int R, int NV, class Element>
 inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64_t first, const Element* panel,
                                                 typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                                                const typename ProductTypes<Element>::Sum* start) {
+                                                const Start<typename ProductTypes<Element>::Sum>& start) {
   using Types = ProductTypes<Element>;
   using Sum = typename Types::Sum;
   constexpr int L = kLanes<Sum>;
@@ -71,7 +81,9 @@ inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64
   for (int r = 0; r < R; ++r) {
     a[r] = left.row[first + r];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) sum[r][v] = start ? Load(start + v * L) : Load(sums[first + r] + v * vector_stride);
+    for (int v = 0; v < NV; ++v) {
+      sum[r][v] = Load(start.shared ? start.shared + v * L : start.row[first + r] + v * start.vector_stride);
+    }
   }
   for (int64_t block = 0; block < left.blocks; ++block) {
     for (int64_t k = 0; k < left.block; ++k) {
@@ -98,7 +110,7 @@ inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64
 template <int R, int NV, class Element>
 __attribute__((noinline)) void TileOfHeight(const Rows<Element>& left, int64_t first, const Element* panel,
                                             typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                                            const typename ProductTypes<Element>::Sum* start) {
+                                            const Start<typename ProductTypes<Element>::Sum>& start) {
   Tile<R, NV>(left, first, panel, sums, vector_stride, start);
 }
 
@@ -106,7 +118,7 @@ __attribute__((noinline)) void TileOfHeight(const Rows<Element>& left, int64_t f
 template <int R, int NV, class Element>
 inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t first, const Element* panel,
                          typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                         const typename ProductTypes<Element>::Sum* start) {
+                         const Start<typename ProductTypes<Element>::Sum>& start) {
   if (height == R) {
     TileOfHeight<R, NV>(left, first, panel, sums, vector_stride, start);
   } else if constexpr (R > 1) {
@@ -114,12 +126,14 @@ inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t firs
   }
 }
 
-// Multiplies all `count` rows with one panel, in tiles of nearly the same height.
+// Multiplies all `count` rows with one panel, in tiles of nearly the same height. A start without vectors means the sums
+// themselves.
 template <int NV, class Element>
 void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel,
                   typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                  const typename ProductTypes<Element>::Sum* start) {
+                  Start<typename ProductTypes<Element>::Sum> start) {
   constexpr int R = kTileRows<NV>;
+  if (start.shared == nullptr && start.row == nullptr) start = {sums, vector_stride};
   const int64_t tiles = (count + R - 1) / R;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = count * tile / tiles, end = count * (tile + 1) / tiles;
@@ -155,13 +169,22 @@ __attribute__((noinline)) void OuterTile(const T* left, const RightRows& right, 
   }
   for (int64_t k = 0; k < rows; ++k, left += R) {
     const T* row = right[k];
-    Vector<T> b[NV];
+    if constexpr (R < NV) {  // the operands that must stay in registers are the fewer ones: R + 1 instead of NV + 1
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+      for (int v = 0; v < NV; ++v, row += vector_stride) {
+        const Vector<T> b = Load(row);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < R; ++r) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b, sum[r][v]);
+      }
+    } else {
+      Vector<T> b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
+      for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
+      }
     }
   }
 #pragma GCC unroll 16
