@@ -50,6 +50,9 @@ struct Problem {
   bool attends = false;
   Score score = Score::kAdditive;
   int64_t source = 0, memory_units = 0, attention_units = 0;
+  // Whether the energies depend on the coverage, the sum of the attention weights of earlier steps (See, Liu & Manning
+  // 2017). With w_c, the coverage kernel, e_ts = v . tanh(keys_s + h_{t-1} W_q + w_c coverage_ts). Additive only.
+  bool covers = false;
   // Whether each step attends after the cell instead, with h_t in the place of h_{t-1}, and feeds the next step (input
   // feeding, Luong, Pham & Manning 2015). The cell's input is then [x_t, fed_{t-1}], with fed_t = context_t or, if
   // there is an attentional kernel W_a, the attentional vector tanh([h_t, context_t] W_a), without tanh if it is
@@ -88,6 +91,8 @@ struct Arguments {
   const void* keys = nullptr;          // (memories, source, attention_units)
   const void* query_kernel = nullptr;  // W_q, (units, attention_units); null with the dot score
   const void* score_vector = nullptr;  // v, (attention_units); likewise
+  const void* coverage_kernel = nullptr;   // w_c, (attention_units); null without coverage, as the next
+  const void* initial_coverage = nullptr;  // (batch, source)
   // If the call attends after the cell:
   const void* initial_fed = nullptr;         // (batch, fed units), what the first step reads
   const void* attentional_kernel = nullptr;  // W_a, (units + memory_units, attentional_units), or null
@@ -103,6 +108,7 @@ struct Results {
   void* attention_weights = nullptr;  // a of every step, (batch, time, source); zeros where a step is masked
   void* fed = nullptr;                // if the call attends after the cell, (batch, time, fed units)
   void* final_fed = nullptr;          // (batch, fed units)
+  void* final_coverage = nullptr;     // (batch, source)
 };
 
 // The upstream gradients of the results. Null means zeros.
@@ -112,6 +118,7 @@ struct Upstream {
   const void* attention_weights = nullptr;          // (batch, time, source)
   const void* fed = nullptr;                        // (batch, time, fed units)
   const void* final_fed = nullptr;                  // (batch, fed units)
+  const void* final_coverage = nullptr;             // (batch, source)
 };
 
 // The gradients of the arguments, in their shapes. The backward pass computes those that are not null.
@@ -122,7 +129,7 @@ struct Gradients {
   void* bias = nullptr;
   void* initial_state[2] = {nullptr, nullptr};
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
-  void *initial_fed = nullptr, *attentional_kernel = nullptr;
+  void *initial_fed = nullptr, *attentional_kernel = nullptr, *coverage_kernel = nullptr, *initial_coverage = nullptr;
 };
 
 // Where the work runs. The calling thread takes part. `schedule` may start a task late, even after the call returned.
@@ -150,8 +157,8 @@ std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Argument
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor);
 
-// Reads `outputs`, `attention_weights`, `fed` and `residuals` of the forward pass's `results`. If the residuals are null, it
-// runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns false if
+// Reads `outputs`, `attention_weights`, `fed` and `residuals` of the forward pass's `results`. If the residuals are
+// null, it runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns false if
 // memory ran out; what it wrote is then undefined.
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,

@@ -78,6 +78,7 @@ class Draw {
     c.d_outputs = RealNormal(steps * p.units);
     if (Chance(0.5)) c.d_attention_weights = RealNormal(steps * p.source);
     if (p.attends_after) DrawFeeding(c);
+    if (p.covers && Chance(0.8)) c.d_final_coverage = RealNormal(p.batch * p.source);
     return c;
   }
 
@@ -93,6 +94,9 @@ class Draw {
     if (p.score == Score::kDot) return;
     c.query_kernel = Normal(p.units * p.attention_units, 0.5);
     c.score_vector = Normal(p.attention_units, 2 * WeightScale(p.attention_units));
+    if (!p.covers) return;
+    c.coverage_kernel = Normal(p.attention_units, 1);
+    c.initial_coverage = Normal(p.batch * p.source, 1);
   }
 
   void DrawFeeding(Case& c) {
@@ -113,6 +117,7 @@ class Draw {
     if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
     if (Chance(0.4)) p.score = Score::kDot, p.attention_units = p.units;
     p.attends_after = Chance(0.5), p.attentional = p.attends_after && Chance(0.6), p.linear = Chance(0.3);
+    p.covers = p.score == Score::kAdditive && Chance(0.4);
     if (p.attentional) p.attentional_units = Chance(0.2) ? Integer(60, 70) : Integer(0, 6);
     DrawMemory(c);
     if (Chance(0.5)) c.memory_mask = Mask(p.batch * p.source);
@@ -154,7 +159,7 @@ const char* kNames[] = {"outputs",  "h",        "c",                  "attention
                         "d inputs", "d kernel", "d recurrent_kernel", "d bias",
                         "d h",      "d c",      "d memory",           "d keys",
                         "d query_kernel", "d score_vector", "d initial_fed", "d attentional_kernel",
-                        "fed",      "final_fed"};
+                        "d coverage_kernel", "d initial_coverage", "fed", "final_fed", "final_coverage"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -170,7 +175,8 @@ struct CallOf {
         initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
         keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)),
-        initial_fed(Cast<T>(c.initial_fed)), attentional_kernel(Cast<T>(c.attentional_kernel)) {
+        initial_fed(Cast<T>(c.initial_fed)), attentional_kernel(Cast<T>(c.attentional_kernel)),
+        coverage_kernel(Cast<T>(c.coverage_kernel)), initial_coverage(Cast<T>(c.initial_coverage)) {
     problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
@@ -183,11 +189,12 @@ struct CallOf {
     arguments.memory = memory.data(), arguments.keys = keys.data();
     arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
     arguments.initial_fed = initial_fed.data(), arguments.attentional_kernel = attentional_kernel.data();
+    arguments.coverage_kernel = coverage_kernel.data(), arguments.initial_coverage = initial_coverage.data();
   }
 
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
-  std::vector<T> memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel;
+  std::vector<T> memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel, coverage_kernel, initial_coverage;
   Arguments arguments;
 };
 
@@ -201,8 +208,9 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   const auto d_outputs = Cast<T>(c.d_outputs), d_attention_weights = Cast<T>(c.d_attention_weights);
   const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
   const auto d_fed = Cast<T>(c.d_fed), d_final_fed = Cast<T>(c.d_final_fed);
+  const auto d_final_coverage = Cast<T>(c.d_final_coverage);
   const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights),
-                          DataOrNull(d_fed), DataOrNull(d_final_fed)};
+                          DataOrNull(d_fed), DataOrNull(d_final_fed), DataOrNull(d_final_coverage)};
   const int64_t fed = p.attends_after ? p.batch * FedUnits(p) : 0;
 
   const int64_t states = p.batch * p.units;
@@ -217,19 +225,22 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
            Unwritten<T>(p.batch * p.time * p.source)};
     for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
                                  &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector,
-                                 &call.initial_fed, &call.attentional_kernel}) {
+                                 &call.initial_fed, &call.attentional_kernel, &call.coverage_kernel,
+                                 &call.initial_coverage}) {
       all.push_back(Unwritten<T>(argument->size()));
     }
     all.push_back(Unwritten<T>(fed * p.time));
     all.push_back(Unwritten<T>(fed));
+    all.push_back(Unwritten<T>(call.initial_coverage.size()));
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
     results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
-                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[16]),
-                       DataOrNull(all[17])});
+                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[18]),
+                       DataOrNull(all[19]), DataOrNull(all[20])});
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
-                         DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[14]), DataOrNull(all[15])});
+                         DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[14]), DataOrNull(all[15]),
+                         DataOrNull(all[16]), DataOrNull(all[17])});
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -272,6 +283,7 @@ void TestAgainstReference(Case& c, ThreadPool& pool, const std::string& name) {
   for (Numbers* argument : c.Differentiable()) expected.push_back(Differentiate(c, *argument));
   expected.push_back(RealParts(outcome.fed));
   expected.push_back(RealParts(outcome.final_fed));
+  expected.push_back(RealParts(outcome.final_coverage));
   const auto float64 = RunOneDirection<double>(c, pool.WithThreads(1), true);
   const auto float32 = RunOneDirection<float>(c, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -321,7 +333,7 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
     for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector,
-                          &call.attentional_kernel}) {
+                          &call.attentional_kernel, &call.coverage_kernel}) {
       std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
     }
   }
@@ -414,6 +426,7 @@ void TestThreads(const CellVariant& variant, bool attends, Score score, bool aft
   p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
   if (attends) {
     p.attends = true;
+    p.covers = after && score == Score::kAdditive;
     p.score = score, p.attends_after = p.attentional = after, p.attentional_units = after ? 140 : 0;
     p.source = 21, p.memory_units = 130, p.attention_units = score == Score::kDot ? p.units : 90;
     draw.DrawMemory(c);

@@ -35,18 +35,21 @@ struct Case {
   std::vector<char> mask, memory_mask;
   Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
   Numbers memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel;
+  Numbers coverage_kernel, initial_coverage;
   std::vector<double> recurrent_dropout_mask, zoneout[2];
-  std::vector<double> d_outputs, d_final_state[2], d_attention_weights, d_fed, d_final_fed;
+  std::vector<double> d_outputs, d_final_state[2], d_attention_weights, d_fed, d_final_fed,
+      d_final_coverage;
 
   // The arguments that have gradients, in the order of `Gradients`.
   std::vector<Numbers*> Differentiable() {
     return {&inputs, &kernel, &recurrent_kernel, &bias,         &initial_state[0], &initial_state[1],
-            &memory, &keys,   &query_kernel,     &score_vector, &initial_fed,      &attentional_kernel};
+            &memory, &keys,   &query_kernel,     &score_vector, &initial_fed,      &attentional_kernel,
+            &coverage_kernel, &initial_coverage};
   }
 };
 
 struct Outcome {
-  Numbers outputs, final_state[2], attention_weights, fed, final_fed;
+  Numbers outputs, final_state[2], attention_weights, fed, final_fed, final_coverage;
 };
 
 inline Complex Sigmoid(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
@@ -62,7 +65,7 @@ inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool 
 }
 
 // The attention weights of sequence b, where h is the state that it attends with.
-inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h) {
+inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h, const Outcome& out) {
   const Problem& p = c.problem;
   const int64_t A = p.attention_units;
   Numbers weights(p.source);
@@ -72,6 +75,7 @@ inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h) {
     Complex energy = 0;
     for (int64_t a = 0; a < A; ++a) {
       Complex sum = c.keys[(b * p.source + s) * A + a];
+      if (p.covers) sum += out.final_coverage[b * p.source + s] * c.coverage_kernel[a];
       if (p.score == Score::kDot) {
         energy += sum * h[a];
         continue;
@@ -192,9 +196,10 @@ inline Numbers Attentional(const Case& c, const Numbers& h, const Numbers& conte
 inline Numbers Attend(const Case& c, int64_t b, int64_t t, const Numbers& h, Outcome* out) {
   const Problem& p = c.problem;
   Numbers context(p.memory_units);
-  const Numbers weights = AttentionWeights(c, b, h);
+  const Numbers weights = AttentionWeights(c, b, h, *out);
   for (int64_t s = 0; s < p.source; ++s) {
     out->attention_weights[(b * p.time + t) * p.source + s] = weights[s];
+    if (p.covers) out->final_coverage[b * p.source + s] += weights[s];
     for (int64_t i = 0; i < p.memory_units; ++i) {
       context[i] += weights[s] * c.memory[(b * p.source + s) * p.memory_units + i];
     }
@@ -205,7 +210,8 @@ inline Numbers Attend(const Case& c, int64_t b, int64_t t, const Numbers& h, Out
 inline Outcome RunReference(const Case& c) {
   const Problem& p = c.problem;
   const int64_t H = p.units;
-  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}, {}, {}};
+  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}, {}, {},
+              c.initial_coverage};
   const int64_t F = p.attends_after ? FedUnits(p) : 0;
   if (p.attends) out.attention_weights.resize(p.batch * p.time * p.source);
   out.fed.resize(p.batch * p.time * F), out.final_fed.resize(p.batch * F);
@@ -252,7 +258,8 @@ inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
     const Outcome out = RunReference(c);
     entry = entry.real();
     double sum = dot(c.d_outputs, out.outputs) + dot(c.d_attention_weights, out.attention_weights) +
-                 dot(c.d_fed, out.fed) + dot(c.d_final_fed, out.final_fed);
+                 dot(c.d_fed, out.fed) + dot(c.d_final_fed, out.final_fed) +
+                 dot(c.d_final_coverage, out.final_coverage);
     for (int s = 0; s < States(c.problem.cell); ++s) sum += dot(c.d_final_state[s], out.final_state[s]);
     gradient.push_back(sum / kStep);
   }

@@ -45,7 +45,7 @@ std::string AttributesOf(const Call& call) {
   const CellAttributes has = CellAttributesOf(call.operation);
   if (has.cell) text += std::string(", cell = \"") + NameOf(call.operation.cell) + "\"";
   if (has.activation) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
-  if (call.operation.attends) text += std::string(", score = \"") + NameOf(call.score) + "\"";
+  for (const auto& [name, value] : call.attention_attributes) text += ", " + name + " = \"" + value + "\"";
   if (has.reset_after) text += std::string(", reset_after = ") + truth(call.reset_after);
   for (const auto& [name, count] : call.counts) text += ", " + name + " = " + std::to_string(count) + " : i64";
   return text + "}";

@@ -91,8 +91,9 @@ absl::Status Define(tf::OpRegistrationData* definition) {
   const CellAttributes has = CellAttributesOf(operation);
   if (has.cell) builder.Attr("cell: " + OneOf(CellNames()));
   if (has.activation) builder.Attr("activation: " + OneOf({std::begin(kActivationNames), std::end(kActivationNames)}));
-  if (operation.attends) {
-    builder.Attr("score: " + OneOf({std::begin(kScoreNames), std::end(kScoreNames)}) + " = '" + kScoreNames[0] + "'");
+  for (const AttentionAttribute& attribute : AttentionAttributes()) {
+    if (!operation.attends) break;
+    builder.Attr(std::string(attribute.name) + ": " + OneOf(attribute.values) + " = '" + attribute.values[0] + "'");
   }
   if (has.reset_after) builder.Attr("reset_after: bool");
   builder.Attr("T: {float, double, bfloat16}").Attr("R: {float, double}");

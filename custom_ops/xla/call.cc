@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "xla/call.h"
 
+#include <algorithm>
 #include <iterator>
 
 namespace keras_seq {
@@ -26,7 +27,7 @@ bool FindActivation(const std::string& name, Activation* activation) {
   return false;
 }
 
-// The checks of attributes that only an op that attends needs: its lists must fit the cell and the score.
+// The checks of attributes that only an op that attends needs: its lists must fit the cell and the attention.
 std::string CheckAttention(const Call& call) {
   const std::map<std::string, int64_t>& counts = call.counts;
   if (counts.at("directions") != 1) {
@@ -37,8 +38,9 @@ std::string CheckAttention(const Call& call) {
     const auto count = counts.find(name);
     if (count == counts.end() || count->second == expected) return std::string();
     return "`" + std::string(name) + "` must be " + std::to_string(expected) + " with the cell \"" +
-           NameOf(call.operation.cell) + "\" and the score \"" + NameOf(call.score) +
-           "\". Received: " + std::to_string(count->second);
+           NameOf(call.operation.cell) + "\", the score \"" + call.attention_attributes.at("score") +
+           "\" and attention \"" + call.attention_attributes.at("attend") +
+           "\" the cell. Received: " + std::to_string(count->second);
   };
   std::string error = call.pass == Pass::kForward ? expect("cells", cells) : "";
   if (error.empty()) error = expect("initial_cells", cells * counts.at("initial_states"));
@@ -49,8 +51,19 @@ std::string CheckAttention(const Call& call) {
   for (const char* name : {"query_kernels", "score_vectors"}) {
     if (error.empty()) error = expect(name, additive);
   }
-  for (const char* name : {"wanted_query_kernels", "wanted_score_vectors"}) {
+  for (const char* name : {"wanted_query_kernels", "wanted_score_vectors", "coverages"}) {
     if (error.empty() && !additive) error = expect(name, 0);
+  }
+  for (const char* name : {"wanted_coverage_kernels", "wanted_coverages", "upstream_coverages"}) {
+    if (error.empty() && !call.covers) error = expect(name, 0);
+  }
+  if (error.empty()) error = expect("feeds", call.attends_after);
+  for (const char* name : {"attentional_kernels", "wanted_feeds", "upstream_fed", "upstream_final_fed"}) {
+    if (error.empty() && !call.attends_after) error = expect(name, 0);
+  }
+  if (error.empty() && !call.attentional) error = expect("wanted_attentional_kernels", 0);
+  if (error.empty() && call.multiplied && call.attends_after) {
+    return "`kernels` must not be 0 with attention \"after\" the cell";
   }
   return error;
 }
@@ -60,8 +73,6 @@ std::string CheckAttention(const Call& call) {
 const char* NameOf(CellKind cell) { return TraitsOf(cell).name; }
 
 const char* NameOf(Activation activation) { return kActivationNames[static_cast<int>(activation)]; }
-
-const char* NameOf(Score score) { return kScoreNames[static_cast<int>(score)]; }
 
 CellAttributes CellAttributesOf(const Operation& operation) {
   const CellTraits& cell = TraitsOf(operation.cell);
@@ -79,16 +90,34 @@ std::string FindCell(const std::string& name, CellKind* cell) {
   return "`cell` must be " + OneOf(names) + ". Received: \"" + name + "\"";
 }
 
-std::string FinishAttention(const std::string& score, Call* call) {
-  std::vector<std::string> names;
-  for (size_t i = 0; i < std::size(kScoreNames); ++i) {
-    names.push_back(kScoreNames[i]);
-    if (score != kScoreNames[i]) continue;
-    call->score = static_cast<Score>(i);
-    if (call->score == Score::kDot) CompareKeysWithHidden(&call->signature);
-    return "";
+const std::vector<AttentionAttribute>& AttentionAttributes() {
+  static const std::vector<AttentionAttribute> attributes = {
+      {"score", {std::begin(kScoreNames), std::end(kScoreNames)}},
+      {"attend", {"before", "after"}},
+      {"attentional_activation", {"tanh", "linear"}},
+  };
+  return attributes;
+}
+
+std::string FinishAttention(Call* call) {
+  const auto index_of = [call](const AttentionAttribute& attribute) {
+    const std::string& value = call->attention_attributes[attribute.name];
+    return std::find(attribute.values.begin(), attribute.values.end(), value) - attribute.values.begin();
+  };
+  const std::vector<AttentionAttribute>& attributes = AttentionAttributes();
+  for (const AttentionAttribute& attribute : attributes) {
+    if (index_of(attribute) < static_cast<int64_t>(attribute.values.size())) continue;
+    return "`" + std::string(attribute.name) + "` must be " + OneOf(attribute.values) + ". Received: \"" +
+           call->attention_attributes[attribute.name] + "\"";
   }
-  return "`score` must be " + OneOf(names) + ". Received: \"" + score + "\"";
+  call->score = static_cast<Score>(index_of(attributes[0]));
+  call->attends_after = index_of(attributes[1]) == 1;
+  call->linear = index_of(attributes[2]) == 1;
+  call->attentional = call->counts["attentional_kernels"] > 0;
+  call->covers = call->counts["coverages"] > 0;
+  if (call->score == Score::kDot) CompareKeysWithHidden(&call->signature);
+  call->attentional ? FeedAttentionalVectors(&call->signature) : FeedContexts(&call->signature);
+  return "";
 }
 
 std::string FinishCall(const std::string& activation, Call* call) {

@@ -42,6 +42,13 @@ struct CellAttributes {
 };
 CellAttributes CellAttributesOf(const Operation& operation);
 
+// An attribute that chooses the attention of an op that attends.
+struct AttentionAttribute {
+  const char* name;
+  std::vector<std::string> values;  // the first one is the default
+};
+const std::vector<AttentionAttribute>& AttentionAttributes();
+
 enum class Pass { kForward, kBackward };
 enum class Element { kFloat32, kFloat64, kBFloat16, kBool, kOther };
 
@@ -57,6 +64,9 @@ enum class Axis {
   kMemoryUnits,
   kAttentionUnits,
   kInputUnits,  // features + memory_units
+  kFedUnits,
+  kFedInputUnits,     // features + fed_units
+  kAttentionalUnits,  // units + memory_units
   kTwo,
   kResiduals
 };
@@ -96,8 +106,11 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = 
 // the kernel, (..., gates * units), without the bias.
 void TakeProducts(Signature* signature);
 
-// Changes the signature of an op that attends to that of a call with the dot score, whose keys are as wide as h.
+// Changes the signature of an op that attends to that of a call whose keys are compared with h itself, or that has an
+// attentional kernel, or that has none.
 void CompareKeysWithHidden(Signature* signature);
+void FeedAttentionalVectors(Signature* signature);
+void FeedContexts(Signature* signature);
 
 // The names of the attributes that hold lengths of lists. Each is 0 or `directions`, except that "directions" itself is
 // at least 1, and "masks" and "memory_masks" at most 1.
@@ -112,7 +125,10 @@ struct Call {
   Pass pass;
   Activation activation = Activation::kTanh;
   bool reset_after = true;
-  Score score = Score::kAdditive;  // of an op that attends
+  // Of an op that attends:
+  Score score = Score::kAdditive;
+  bool attends_after = false, attentional = false, linear = false, covers = false;
+  std::map<std::string, std::string> attention_attributes;
   bool keep_residuals = false;
   std::vector<bool> reverse;  // for each direction
   Signature signature;
@@ -125,6 +141,7 @@ struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
   int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;  // 0 if the call does not attend
   int64_t memories = kUnknown;                                                     // likewise
+  int64_t fed_units = kUnknown;  // 0 if the call has no attentional kernel
 };
 
 // The packed weights of each direction of a call, or nothing.
@@ -135,7 +152,6 @@ Element ElementOf(Kind kind, Element data);
 
 const char* NameOf(CellKind cell);
 const char* NameOf(Activation activation);
-const char* NameOf(Score score);
 
 // The functions below that return a string return an error message, or "" if all is well.
 
@@ -171,14 +187,14 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
 
 // The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
 std::string FindCell(const std::string& name, CellKind* cell);
-std::string FinishAttention(const std::string& score, Call* call);
+std::string FinishAttention(Call* call);
 std::string FinishCall(const std::string& activation, Call* call);
 
 template <typename Get>
 std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call) {
   call->operation = operation;
   call->pass = pass;
-  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell), score = NameOf(call->score);
+  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell);
   auto read = [&get](const char* name, auto* value) {
     return get(name, value) ? std::string() : "the attribute `" + std::string(name) + "` is missing or of another type";
   };
@@ -188,13 +204,15 @@ std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call
   if (error.empty() && has.cell) error = read("cell", &cell);
   if (error.empty() && has.activation) error = read("activation", &activation);
   if (error.empty() && has.reset_after) error = read("reset_after", &call->reset_after);
-  if (error.empty() && operation.attends) error = read("score", &score);
+  for (const AttentionAttribute& attribute : AttentionAttributes()) {
+    if (error.empty() && operation.attends) error = read(attribute.name, &call->attention_attributes[attribute.name]);
+  }
   if (error.empty() && has.cell) error = FindCell(cell, &call->operation.cell);
   call->signature = SignatureOf(call->operation, pass, call->reset_after);
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);
   }
-  if (error.empty() && operation.attends) error = FinishAttention(score, call);
+  if (error.empty() && operation.attends) error = FinishAttention(call);
   return error.empty() ? FinishCall(activation, call) : error;
 }
 

@@ -111,6 +111,7 @@ std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Siz
   *sizes = WithoutAttention(call.operation, {});
   if (call.multiplied) sizes->features = sizes->memory_units = 0;
   if (call.score == Score::kDot) sizes->attention_units = 0;  // no tensor has this axis
+  if (!call.attentional) sizes->fed_units = 0;                   // likewise
   *element = Element::kOther;
   int64_t total = 0;
   for (int64_t count : call.input_counts) total += count;

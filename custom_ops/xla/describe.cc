@@ -57,7 +57,9 @@ std::string Describe(const Operation& operation) {
   std::vector<std::string> attributes;
   if (has.cell) attributes.push_back(Member("cell", Quoted(NameOf(operation.cell))));
   if (has.activation) attributes.push_back(Member("activation", Quoted(NameOf(defaults.activation))));
-  if (operation.attends) attributes.push_back(Member("score", Quoted(NameOf(defaults.score))));
+  for (const AttentionAttribute& attribute : AttentionAttributes()) {
+    if (operation.attends) attributes.push_back(Member(attribute.name, Quoted(attribute.values[0])));
+  }
   if (has.reset_after) attributes.push_back(Member("reset_after", defaults.reset_after ? "true" : "false"));
   return Object({Member("attends", operation.attends ? "true" : "false"), Member("attributes", Object(attributes)),
                  Member("forward", Describe(operation, Pass::kForward)),

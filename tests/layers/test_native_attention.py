@@ -4,11 +4,13 @@
 The xla implementation itself is compared with NumPy in `test_attention.py` and `test_attention_order.py`.
 """
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import MODES, assert_close, needs_kernels, run_with_gradients
+from conftest import MODES, assert_close, mostly_slow, needs_kernels, run_with_gradients
 
 from keras_seq import layers
 
@@ -18,8 +20,14 @@ SCORES = {
     "dot": lambda **o: layers.LuongAttention("dot", scale=0.3, **o),  # the memory is as wide as h
     "general": lambda **o: layers.LuongAttention("general", scale=True, **o),
     "concat": lambda **o: layers.LuongAttention("concat", 5, scale=True, **o),
+    "coverage": lambda **o: layers.BahdanauAttention(5, normalize=True, coverage=True, **o),
 }
-ORDERS = {"before": {}}
+ORDERS = {
+    "before": {},
+    "luong": {"attend": "after", "attentional_units": 5},
+    "linear": {"attend": "after", "attentional_units": 3, "attentional_activation": None},
+    "wrapper": {"attend": "after"},
+}
 CELLS = {
     "lstm": lambda units, **o: layers.LSTMCell(units, **o),
     "gru": lambda units, **o: layers.GRUCell(units, **o),
@@ -80,32 +88,39 @@ class Call:
         assert_close(self.results("native", mode), self.results("xla"), TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("score", ["dot", "general"])
-@pytest.mark.parametrize("order", ORDERS)
-def test_native_kernels_match_xla(order, score, cell):
-    for seed, dtype in enumerate(("float64", "float64", "float32")):
-        Call(10 * list(CELLS).index(cell) + seed, score, order, cell, dtype).check(dtype)
+CASES = [(*case, list(CELLS)[i % len(CELLS)]) for i, case in enumerate(itertools.product(ORDERS, SCORES))]
 
 
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", mostly_slow(range(len(CASES)), every=5))
+def test_native_kernels_match_xla(case):
+    """Each attention with one of the cells; `custom_ops/tests` has all of them together."""
+    order, score, cell = CASES[case]
+    Call(case, score, order, cell).check("float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "score"), [("before", "dot"), ("luong", "concat"), ("wrapper", "coverage")])
+def test_float32(order, score):
+    Call(1, score, order, dtype="float32").check("float32")
+    Call(2, score, order, "lstm", "float32", (70, 12, 21, 20, 70)).check("float32")  # several chunks and threads
+
+
 @pytest.mark.parametrize("mode", MODES[::2])
-def test_other_modes_match_the_graph(mode, order, score):
+@pytest.mark.parametrize(("order", "score"), [("before", "dot"), ("luong", "coverage")])
+def test_other_modes(mode, order, score):
     Call(3, score, order).check("float64", mode)
-
-
-@pytest.mark.parametrize("score", ["dot", "concat"])
-@pytest.mark.parametrize("order", ORDERS)
-def test_several_chunks_of_steps_and_threads(order, score):
-    Call(4, score, order, "lstm", "float32", (70, 12, 21, 20, 70)).check("float32")
 
 
 def test_choice_of_implementation():
     for score in SCORES:
-        for order in ORDERS:
-            decoder = layers.AttentionDecoder(4, "gru", SCORES[score](), **ORDERS[order])
+        for order in ORDERS.values():
+            decoder = layers.AttentionDecoder(4, "gru", SCORES[score](), **order)
             assert decoder.choose_implementation() == ("native", "a kernel covers it")
+    gelu = layers.AttentionDecoder(4, attend="after", attentional_units=2, attentional_activation="gelu")
+    assert gelu.choose_implementation() == (
+        "xla",
+        "there is no native kernel for attentional vectors with the activation gelu",
+    )
 
     class Scaled(layers.LuongAttention):
         def energies(self, query, keys, state):
@@ -114,19 +129,19 @@ def test_choice_of_implementation():
     assert layers.AttentionDecoder(4, "gru", Scaled("general")).choose_implementation().implementation == "xla"
 
 
-def test_bfloat16_runs_in_float32_buffers():
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["before", "luong", "wrapper"])
+def test_bfloat16_runs_in_float32_buffers(order):
     inputs, memory = (keras.random.normal(shape, seed=1) for shape in ((2, 4, 3), (2, 5, 6)))
-    for order, options in ORDERS.items():
-        decoder, reference = (
-            layers.AttentionDecoder(
-                6, "gru", layers.LuongAttention("general", dtype=dtype), dtype=dtype, **options, **chosen
-            )
-            for dtype, chosen in (("bfloat16", {"implementation": "native"}), ("float32", {}))
+    decoder, reference = (
+        layers.AttentionDecoder(
+            6, "gru", layers.LuongAttention("general", dtype=dtype), dtype=dtype, **ORDERS[order], implementation=chosen
         )
-        reference.build(tuple(inputs.shape), tuple(memory.shape))
-        decoder.build(tuple(inputs.shape), tuple(memory.shape))
-        decoder.set_weights(reference.get_weights())
-        reference.set_weights(decoder.get_weights())  # the same rounded numbers
-        rounded = [tf.cast(tf.cast(x, "bfloat16"), "float32") for x in (inputs, memory)]
-        actual = run_with_gradients(lambda *x, d=decoder: tf.cast(d(*x), "float32"), rounded)
-        assert_close(actual, run_with_gradients(lambda *x, d=reference: d(*x), rounded), TOLERANCES["bfloat16"]), order
+        for dtype, chosen in (("mixed_bfloat16", "native"), ("float32", "xla"))
+    )
+    for layer in (decoder, reference):
+        layer.build(tuple(inputs.shape), tuple(memory.shape))
+    decoder.set_weights(reference.get_weights())
+    rounded = [tf.cast(tf.cast(x, "bfloat16"), "float32") for x in (inputs, memory)]
+    actual = run_with_gradients(lambda *x: tf.cast(decoder(*x), "float32"), rounded)
+    assert_close(actual, run_with_gradients(lambda *x: reference(*x), rounded), TOLERANCES["bfloat16"])

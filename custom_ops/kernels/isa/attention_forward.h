@@ -29,7 +29,8 @@ class NoAttentionForward {
   void StoreFinalStates(Worker&) {}
 };
 
-// Queries, attention weights, contexts and, after the cell, what the next step reads. Nothing here depends on the cell.
+// Queries, attention weights, contexts and what the next step reads: the coverage and, after the cell, its input.
+// Nothing here depends on the cell.
 template <class T>
 class AttentionContexts {
   using V = Vector<T>;
@@ -53,11 +54,13 @@ class AttentionContexts {
     if (arguments_.packed == nullptr) {
       query_kernel_ = workspace.Allocate<T>(query_panels_ * PanelSize<T>(depth_, kPanelVectors));
       score_vector_ = workspace.AllocateZeros<T>(memory_.additive ? memory_.padded_attention : 0);
+      coverage_kernel_ = workspace.AllocateZeros<T>(problem_.covers ? memory_.padded_attention : 0);
       hidden_kernel_ = workspace.Allocate<T>(attentional_panels_ * PanelSize<T>(depth_, kPanelVectors));
       context_kernel_ = workspace.Allocate<T>(attentional_panels_ * PanelSize<T>(memory_.units, kPanelVectors));
     } else {
       query_kernel_ = static_cast<T*>(arguments_.packed->query_kernel);
       score_vector_ = static_cast<T*>(arguments_.packed->score_vector);
+      coverage_kernel_ = static_cast<T*>(arguments_.packed->coverage_kernel);
       hidden_kernel_ = static_cast<T*>(arguments_.packed->attentional_hidden_kernel);
       context_kernel_ = static_cast<T*>(arguments_.packed->attentional_context_kernel);
     }
@@ -66,6 +69,7 @@ class AttentionContexts {
     }
     contexts_ = keeps_residuals_ ? residuals + memory_.QueriesSize(problem_)
                                  : workspace.Allocate<T>(batch * memory_.padded_units);
+    if (problem_.covers) coverage_ = workspace.Allocate<T>(batch * memory_.source);
     if (problem_.attends_after) fed_ = workspace.AllocateZeros<T>(batch * memory_.padded_fed);
     attention_weights_ = static_cast<T*>(results_.attention_weights);
     if (attention_weights_ == nullptr) scratch_weights_ = workspace.Allocate<T>(batch * memory_.source);
@@ -74,6 +78,7 @@ class AttentionContexts {
   void Export(PackedWeights* packed) const {
     packed->query_kernel = query_kernel_;
     packed->score_vector = score_vector_;
+    packed->coverage_kernel = coverage_kernel_;
     packed->attentional_hidden_kernel = hidden_kernel_;
     packed->attentional_context_kernel = context_kernel_;
   }
@@ -83,7 +88,7 @@ class AttentionContexts {
     if (memory_.additive) {
       worker.ForEach(1 + CeilDiv(depth_, kPackBlock), [&](int64_t item) {
         if (item == 0) {
-          PackScoreVector();
+          PackVectors();
         } else {
           PackQueryKernel((item - 1) * kPackBlock);
         }
@@ -92,11 +97,19 @@ class AttentionContexts {
     if (problem_.attentional) worker.ForEach(1, [&](int64_t) { PackAttentionalKernel(); });
   }
 
-  // Loads what the first step reads, if attention comes after the cell.
-  void LoadInitialFed(Worker& worker) {
+  // Loads what the first step reads: the coverage, and after the cell its input.
+  void LoadInitialStates(Worker& worker) {
+    if (!problem_.covers && !problem_.attends_after) return;
     worker.ForEach(problem_.batch, [&](int64_t b) {
-      const T* initial = static_cast<const T*>(arguments_.initial_fed) + b * memory_.fed_units;
-      if (memory_.fed_units > 0) memcpy(Fed(b), initial, memory_.fed_units * sizeof(T));
+      const int64_t source = problem_.covers ? memory_.source : 0;
+      const int64_t units = problem_.attends_after ? memory_.fed_units : 0;
+      if (source > 0) {
+        memcpy(coverage_ + b * source, static_cast<const T*>(arguments_.initial_coverage) + b * source,
+               source * sizeof(T));
+      }
+      if (units > 0) {
+        memcpy(Fed(b), static_cast<const T*>(arguments_.initial_fed) + b * units, units * sizeof(T));
+      }
     });
   }
 
@@ -112,7 +125,7 @@ class AttentionContexts {
     }, step % 2 == 1);
   }
 
-  // Computes what the next step reads, from h and the contexts. Those are themselves that without an attentional kernel.
+  // Computes what the next step reads, from h and the contexts. Without an attentional kernel it is the contexts.
   void ComputeFed(Worker& worker, int64_t step, const T* hidden) {
     if (!problem_.attentional) return;
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock);
@@ -120,11 +133,13 @@ class AttentionContexts {
                    [&](int64_t item) { ComputeAttentional(step, hidden, item / blocks, item % blocks); });
   }
 
-  void StoreFinalFed(Worker& worker) {
-    T* final_fed = static_cast<T*>(results_.final_fed);
-    if (final_fed == nullptr || memory_.fed_units == 0) return;
+  void StoreFinalStates(Worker& worker) {
+    if (!problem_.covers && !problem_.attends_after) return;
     worker.ForEach(problem_.batch, [&](int64_t b) {
-      memcpy(final_fed + b * memory_.fed_units, Fed(b), memory_.fed_units * sizeof(T));
+      T *coverage = static_cast<T*>(results_.final_coverage), *fed = static_cast<T*>(results_.final_fed);
+      const int64_t source = memory_.source, units = memory_.fed_units;
+      if (coverage != nullptr && source > 0) memcpy(coverage + b * source, coverage_ + b * source, source * sizeof(T));
+      if (fed != nullptr && units > 0) memcpy(fed + b * units, Fed(b), units * sizeof(T));
     });
   }
 
@@ -144,9 +159,10 @@ class AttentionContexts {
   int64_t Row(int64_t step, int64_t b) const { return (keeps_residuals_ ? step * problem_.batch : 0) + b; }
   T* Query(int64_t step, int64_t b) const { return queries_ + Row(step, b) * memory_.padded_attention; }
 
-  void PackScoreVector() {
+  void PackVectors() {
     const int64_t units = memory_.attention_units;
     if (units > 0) memcpy(score_vector_, arguments_.score_vector, units * sizeof(T));
+    if (problem_.covers && units > 0) memcpy(coverage_kernel_, arguments_.coverage_kernel, units * sizeof(T));
   }
 
   void PackQueryKernel(int64_t first) {
@@ -231,9 +247,15 @@ class AttentionContexts {
     }
     const int64_t memory = memory_.Of(b);
     for (int64_t s = 0; s < memory_.source; ++s) {
-      if (memory_.Visible(memory, s)) attention_weights[s] = Energy(query, memory_.KeyRow(memory, s));
+      if (!memory_.Visible(memory, s)) continue;
+      const T* key = memory_.KeyRow(memory, s);
+      attention_weights[s] =
+          problem_.covers ? CoveredEnergy(query, key, coverage_[b * memory_.source + s]) : Energy(query, key);
     }
     Softmax(memory, attention_weights);
+    for (int64_t s = 0; problem_.covers && s < memory_.source; ++s) {
+      coverage_[b * memory_.source + s] += attention_weights[s];
+    }
     if (memory_.units == 0) return;
     T* context = Context(step, b);
     memset(context, 0, memory_.padded_units * sizeof(T));
@@ -251,6 +273,15 @@ class AttentionContexts {
     for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
       const V hidden = Tanh<T>(LoadUnits<T>(key, unit, memory_.attention_units) + Load(query + unit));
       sum += hidden * Load(score_vector_ + unit);
+    }
+    return SumOf<T>(sum);
+  }
+
+  T CoveredEnergy(const T* query, const T* key, T coverage) const {
+    V sum{};
+    for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
+      const V projected = LoadUnits<T>(key, unit, memory_.attention_units) + Load(query + unit);
+      sum += Tanh<T>(projected + coverage * Load(coverage_kernel_ + unit)) * Load(score_vector_ + unit);
     }
     return SumOf<T>(sum);
   }
@@ -289,6 +320,7 @@ class AttentionContexts {
   T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is in panels; null with the dot score
   T *queries_ = nullptr, *contexts_ = nullptr;           // of all steps if residuals are kept, else of one
   T *attention_weights_ = nullptr, *scratch_weights_ = nullptr;
+  T *coverage_kernel_ = nullptr, *coverage_ = nullptr;  // the latter (batch, source)
   // The rows of the attentional kernel for h and for the contexts, in panels.
   T *hidden_kernel_ = nullptr, *context_kernel_ = nullptr;
   T* fed_ = nullptr;  // (batch, padded_fed), only after the cell
@@ -303,7 +335,7 @@ class MemoryAttentionForward {
  public:
   // `layout` is that of the cell.
   MemoryAttentionForward(const Problem& problem, const Layout& layout, const Arguments& arguments,
-                           const Results& results)
+                         const Results& results)
       : problem_(problem),
         arguments_(arguments),
         vector_stride_(VectorStride<Equations, T>(layout)),
@@ -324,7 +356,7 @@ class MemoryAttentionForward {
 
   // Packs the weights, if the caller did not, and loads what the first step reads.
   void Prepare(Worker& worker) {
-    if (problem_.attends_after) contexts_.LoadInitialFed(worker);
+    contexts_.LoadInitialStates(worker);
     if (arguments_.packed != nullptr) return;
     contexts_.Prepare(worker);
     worker.ForEach(CeilDiv(FedUnits(problem_), kPackBlock), [&](int64_t item) { PackKernel(item * kPackBlock); });
@@ -342,9 +374,7 @@ class MemoryAttentionForward {
     contexts_.ComputeFed(worker, step, hidden);
   }
 
-  void StoreFinalStates(Worker& worker) {
-    if (problem_.attends_after) contexts_.StoreFinalFed(worker);
-  }
+  void StoreFinalStates(Worker& worker) { contexts_.StoreFinalStates(worker); }
 
   // slots += what attention feeds times its rows of the kernel, for the units of a panel. `slots` are those of sequence
   // 0; the rows of sequences are `row_size` apart.

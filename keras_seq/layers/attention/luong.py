@@ -79,6 +79,11 @@ class LuongAttention(AttentionMechanism):
             return None
         return "additive" if self.score == "concat" else "dot"  # the keys of "general" are products with W
 
+    def fused_weights(self, data):
+        if self.score != "concat":
+            return {}
+        return {"query_kernel": self.query_kernel, "score_vector": self.score_vector(data)}
+
     def make_weights(self, query_units, key_units):
         if self.score == "dot" and query_units != key_units:
             raise ValueError(

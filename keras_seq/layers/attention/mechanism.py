@@ -73,9 +73,17 @@ class AttentionMechanism(keras.layers.Layer):
     def fused_score(self):
         """The energies that the ops compute themselves, with a softmax of them; None for any others.
 
-        "additive" is `score_vector(query) . tanh(keys + query query_kernel)`, and "dot" is `keys . query`.
+        "additive" is `v . tanh(keys + query W_q)`, with coverage `v . tanh(keys + query W_q + w_c coverage)`, and "dot"
+        is `keys . query`.
         """
         return None
+
+    def fused_weights(self, data):
+        """Returns the weights of the energies of `fused_score` as arguments of `run_attention_recurrence`.
+
+        The score vector is in the dtype of `data`.
+        """
+        return {}
 
     def has_equations_of(self, kind):
         """Whether this layer's class inherits the equations of the class `kind` unchanged."""

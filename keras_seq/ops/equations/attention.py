@@ -20,6 +20,9 @@ from keras_seq.ops.equations.protocol import (
     Trace,
 )
 
+_OTHER_SCORES = "attention that is not additive or multiplicative with a softmax"
+_ATTENTIONAL_ACTIVATIONS = ("tanh", "linear")  # those of the native kernels
+
 
 class AttentionWeights(NamedTuple):
     """What every step reads beside its inputs."""
@@ -178,13 +181,13 @@ class AdditiveAttentionEquations(AttentionEquations):
 class AnyAttentionEquations(AttentionEquations):
     """A cell that attends to a memory before each step, with any attention. Autodiff finds its derivative.
 
-    Its states are those of the cell, then those of the attention. There is a native kernel for the dot score.
+    Its states are those of the cell, then those of the attention. There is a native kernel for a `fused_score`.
     """
 
     attend: Callable  # `AttentionMechanism.attend` without its argument `training`
     attention_states: int  # how many states the attention has
     query_state: int = 0  # which state of the cell is the query
-    fused_score: str | None = None  # "dot", if `attend` is the softmax of `keys . query` and nothing else
+    fused_score: str | None = None  # that of the attention, see `AttentionMechanism`
 
     differentiable = False
 
@@ -201,7 +204,7 @@ class AnyAttentionEquations(AttentionEquations):
     def describe(self) -> str:
         if self.fused_score:
             return f"{self.cell.describe()} with attention"
-        return "attention that is not additive or multiplicative with a softmax"
+        return _OTHER_SCORES
 
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         cell_state, attention_state = state[: self.cell.states], state[self.cell.states :]
@@ -225,6 +228,8 @@ class InputFeedingEquations(AttentionEquations):
     attend: Callable  # as in `AnyAttentionEquations`, but it returns the output in the place of the context
     attention_states: int  # how many states the attention has
     fed: int  # how many features of the output enter the cell
+    fused_score: str | None = None  # that of the attention
+    activation: str = "tanh"  # the name of the activation of the attentional vector
 
     differentiable = False
     leading_states = 1
@@ -237,8 +242,19 @@ class InputFeedingEquations(AttentionEquations):
     def fed_units(self, memory_units: int) -> int:
         return self.fed
 
+    def native_kernel(self) -> tuple[str, dict] | None:
+        is_native = self.fused_score and self.activation in _ATTENTIONAL_ACTIVATIONS
+        return self.cell.native_kernel() if is_native else None
+
+    def native_attributes(self) -> dict:
+        return {"score": self.fused_score, "attend": "after", "attentional_activation": self.activation}
+
     def describe(self) -> str:
-        return "attention after the cell with input feeding"
+        if not self.fused_score:
+            return _OTHER_SCORES
+        if self.activation not in _ATTENTIONAL_ACTIVATIONS:
+            return f"attentional vectors with the activation {self.activation}"
+        return f"{self.cell.describe()} with attention"
 
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         output, *cell_state = state[: 1 + self.cell.states]
