@@ -117,6 +117,8 @@ class Float32Copies {
     to.score_vector = Read(from.score_vector, problem_.attention_units);
     to.coverage_kernel = Read(from.coverage_kernel, problem_.attention_units);
     to.initial_coverage = Read(from.initial_coverage, problem_.batch * problem_.source);
+    to.energy_bias = Read(from.energy_bias, AttentionWeightsSize());
+    to.initial_weights = Read(from.initial_weights, problem_.batch * problem_.source);
     to.initial_fed = Read(from.initial_fed, problem_.batch * FedUnits(problem_));
     to.attentional_kernel = Read(from.attentional_kernel, AttentionalKernelSize());
     to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
@@ -173,6 +175,7 @@ bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& argume
     out[d].attention_weights = copies.Write(results[d].attention_weights, copies.AttentionWeightsSize());
     out[d].fed = copies.Write(results[d].fed, fed * problem.time);
     out[d].final_fed = copies.Write(results[d].final_fed, fed);
+    out[d].final_weights = copies.Write(results[d].final_weights, problem.batch * problem.source);
     out[d].final_coverage = copies.Write(results[d].final_coverage, problem.batch * problem.source);
   }
   problem.dtype = DataType::kFloat32;
@@ -202,6 +205,7 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     up[d].attention_weights = copies.Read(upstream[d].attention_weights, copies.AttentionWeightsSize());
     up[d].fed = copies.Read(upstream[d].fed, fed * problem.time);
     up[d].final_fed = copies.Read(upstream[d].final_fed, fed);
+    up[d].final_weights = copies.Read(upstream[d].final_weights, problem.batch * problem.source);
     up[d].final_coverage = copies.Read(upstream[d].final_coverage, problem.batch * problem.source);
     Gradients to;
     to.inputs = copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features);
@@ -214,6 +218,8 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
     to.coverage_kernel = copies.Write(gradients[d].coverage_kernel, problem.attention_units);
     to.initial_coverage = copies.Write(gradients[d].initial_coverage, problem.batch * problem.source);
+    to.energy_bias = copies.Write(gradients[d].energy_bias, copies.AttentionWeightsSize());
+    to.initial_weights = copies.Write(gradients[d].initial_weights, problem.batch * problem.source);
     to.initial_fed = copies.Write(gradients[d].initial_fed, fed);
     to.attentional_kernel = copies.Write(gradients[d].attentional_kernel, copies.AttentionalKernelSize());
     out.push_back(to);
@@ -246,7 +252,7 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
                                                            : static_cast<void*>(workspace.Allocate<float>(size));
     result.outputs = result.attention_weights = result.fed = nullptr;  // already known
     result.final_state[0] = result.final_state[1] = result.final_fed = nullptr;
-    result.final_coverage = nullptr;
+    result.final_coverage = result.final_weights = nullptr;
   }
   if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
   for (size_t d = 0; d < results.size(); ++d) {

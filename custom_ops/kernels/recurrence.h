@@ -25,6 +25,15 @@ enum class DataType { kFloat32, kFloat64, kBFloat16 };
 
 enum class Score { kAdditive, kDot };  // what energies are computed from queries and keys
 
+// How attention weights follow from energies. "monotonic" and "hard" are the expected and the decided position of a
+// reader who never turns back (Raffel et al. 2017), with a_{t-1} the attention weights of the step before:
+//   kMonotonic  p_ts = sigmoid(e_ts), reach_ts = reach_t,s-1 (1 - p_t,s-1) + a_{t-1},s, a_ts = p_ts reach_ts
+//   kHard       a_ts = 1 at the first s with e_ts > 0 at which or before which a_{t-1} is not 0, else 0; it has no
+//               derivative
+enum class Weighting { kSoftmax, kMonotonic, kHard };
+
+inline constexpr const char* kWeightingNames[] = {"softmax", "monotonic", "hard"};
+
 inline constexpr const char* kScoreNames[] = {"additive", "dot"};  // in the order of Score
 
 // What all directions of a call share.
@@ -53,6 +62,7 @@ struct Problem {
   // Whether the energies depend on the coverage, the sum of the attention weights of earlier steps (See, Liu & Manning
   // 2017). With w_c, the coverage kernel, e_ts = v . tanh(keys_s + h_{t-1} W_q + w_c coverage_ts). Additive only.
   bool covers = false;
+  Weighting weighting = Weighting::kSoftmax;  // the others with the additive score only, and without coverage
   // Whether each step attends after the cell instead, with h_t in the place of h_{t-1}, and feeds the next step (input
   // feeding, Luong, Pham & Manning 2015). The cell's input is then [x_t, fed_{t-1}], with fed_t = context_t or, if
   // there is an attentional kernel W_a, the attentional vector tanh([h_t, context_t] W_a), without tanh if it is
@@ -93,6 +103,8 @@ struct Arguments {
   const void* score_vector = nullptr;  // v, (attention_units); likewise
   const void* coverage_kernel = nullptr;   // w_c, (attention_units); null without coverage, as the next
   const void* initial_coverage = nullptr;  // (batch, source)
+  // What is added to the energies, (batch, time, source), and a_0, (batch, source); null with a softmax.
+  const void *energy_bias = nullptr, *initial_weights = nullptr;
   // If the call attends after the cell:
   const void* initial_fed = nullptr;         // (batch, fed units), what the first step reads
   const void* attentional_kernel = nullptr;  // W_a, (units + memory_units, attentional_units), or null
@@ -109,6 +121,7 @@ struct Results {
   void* fed = nullptr;                // if the call attends after the cell, (batch, time, fed units)
   void* final_fed = nullptr;          // (batch, fed units)
   void* final_coverage = nullptr;     // (batch, source)
+  void* final_weights = nullptr;      // (batch, source), unless the weights are a softmax
 };
 
 // The upstream gradients of the results. Null means zeros.
@@ -119,6 +132,7 @@ struct Upstream {
   const void* fed = nullptr;                        // (batch, time, fed units)
   const void* final_fed = nullptr;                  // (batch, fed units)
   const void* final_coverage = nullptr;             // (batch, source)
+  const void* final_weights = nullptr;              // (batch, source)
 };
 
 // The gradients of the arguments, in their shapes. The backward pass computes those that are not null.
@@ -130,6 +144,7 @@ struct Gradients {
   void* initial_state[2] = {nullptr, nullptr};
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
   void *initial_fed = nullptr, *attentional_kernel = nullptr, *coverage_kernel = nullptr, *initial_coverage = nullptr;
+  void *energy_bias = nullptr, *initial_weights = nullptr;
 };
 
 // Where the work runs. The calling thread takes part. `schedule` may start a task late, even after the call returned.

@@ -79,6 +79,7 @@ class Draw {
     if (Chance(0.5)) c.d_attention_weights = RealNormal(steps * p.source);
     if (p.attends_after) DrawFeeding(c);
     if (p.covers && Chance(0.8)) c.d_final_coverage = RealNormal(p.batch * p.source);
+    if (!c.initial_weights.empty() && Chance(0.8)) c.d_final_weights = RealNormal(p.batch * p.source);
     return c;
   }
 
@@ -94,6 +95,11 @@ class Draw {
     if (p.score == Score::kDot) return;
     c.query_kernel = Normal(p.units * p.attention_units, 0.5);
     c.score_vector = Normal(p.attention_units, 2 * WeightScale(p.attention_units));
+    if (p.weighting != Weighting::kSoftmax) {
+      c.energy_bias = Normal(p.batch * p.time * p.source, 1);
+      c.initial_weights = Normal(p.batch * p.source, 1);
+      for (Complex& weight : c.initial_weights) weight = Chance(0.4) ? 0 : std::abs(weight);
+    }
     if (!p.covers) return;
     c.coverage_kernel = Normal(p.attention_units, 1);
     c.initial_coverage = Normal(p.batch * p.source, 1);
@@ -118,6 +124,7 @@ class Draw {
     if (Chance(0.4)) p.score = Score::kDot, p.attention_units = p.units;
     p.attends_after = Chance(0.5), p.attentional = p.attends_after && Chance(0.6), p.linear = Chance(0.3);
     p.covers = p.score == Score::kAdditive && Chance(0.4);
+    if (p.score == Score::kAdditive && !p.covers) p.weighting = static_cast<Weighting>(Integer(0, 2));
     if (p.attentional) p.attentional_units = Chance(0.2) ? Integer(60, 70) : Integer(0, 6);
     DrawMemory(c);
     if (Chance(0.5)) c.memory_mask = Mask(p.batch * p.source);
@@ -159,7 +166,8 @@ const char* kNames[] = {"outputs",  "h",        "c",                  "attention
                         "d inputs", "d kernel", "d recurrent_kernel", "d bias",
                         "d h",      "d c",      "d memory",           "d keys",
                         "d query_kernel", "d score_vector", "d initial_fed", "d attentional_kernel",
-                        "d coverage_kernel", "d initial_coverage", "fed", "final_fed", "final_coverage"};
+                        "d coverage_kernel", "d initial_coverage", "d energy_bias", "d initial_weights", "fed",
+                        "final_fed", "final_coverage", "final_weights"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -176,7 +184,8 @@ struct CallOf {
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
         keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)),
         initial_fed(Cast<T>(c.initial_fed)), attentional_kernel(Cast<T>(c.attentional_kernel)),
-        coverage_kernel(Cast<T>(c.coverage_kernel)), initial_coverage(Cast<T>(c.initial_coverage)) {
+        coverage_kernel(Cast<T>(c.coverage_kernel)), initial_coverage(Cast<T>(c.initial_coverage)),
+        energy_bias(Cast<T>(c.energy_bias)), initial_weights(Cast<T>(c.initial_weights)) {
     problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
@@ -190,11 +199,13 @@ struct CallOf {
     arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
     arguments.initial_fed = initial_fed.data(), arguments.attentional_kernel = attentional_kernel.data();
     arguments.coverage_kernel = coverage_kernel.data(), arguments.initial_coverage = initial_coverage.data();
+    arguments.energy_bias = energy_bias.data(), arguments.initial_weights = initial_weights.data();
   }
 
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
-  std::vector<T> memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel, coverage_kernel, initial_coverage;
+  std::vector<T> memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel, coverage_kernel, initial_coverage,
+      energy_bias, initial_weights;
   Arguments arguments;
 };
 
@@ -208,9 +219,10 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   const auto d_outputs = Cast<T>(c.d_outputs), d_attention_weights = Cast<T>(c.d_attention_weights);
   const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
   const auto d_fed = Cast<T>(c.d_fed), d_final_fed = Cast<T>(c.d_final_fed);
-  const auto d_final_coverage = Cast<T>(c.d_final_coverage);
+  const auto d_final_coverage = Cast<T>(c.d_final_coverage), d_final_weights = Cast<T>(c.d_final_weights);
   const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights),
-                          DataOrNull(d_fed), DataOrNull(d_final_fed), DataOrNull(d_final_coverage)};
+                          DataOrNull(d_fed), DataOrNull(d_final_fed), DataOrNull(d_final_coverage),
+                          DataOrNull(d_final_weights)};
   const int64_t fed = p.attends_after ? p.batch * FedUnits(p) : 0;
 
   const int64_t states = p.batch * p.units;
@@ -226,21 +238,23 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
                                  &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector,
                                  &call.initial_fed, &call.attentional_kernel, &call.coverage_kernel,
-                                 &call.initial_coverage}) {
+                                 &call.initial_coverage, &call.energy_bias, &call.initial_weights}) {
       all.push_back(Unwritten<T>(argument->size()));
     }
     all.push_back(Unwritten<T>(fed * p.time));
     all.push_back(Unwritten<T>(fed));
     all.push_back(Unwritten<T>(call.initial_coverage.size()));
+    all.push_back(Unwritten<T>(call.initial_weights.size()));
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
     results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
-                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[18]),
-                       DataOrNull(all[19]), DataOrNull(all[20])});
+                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[20]),
+                       DataOrNull(all[21]), DataOrNull(all[22]), DataOrNull(all[23])});
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
                          DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[14]), DataOrNull(all[15]),
-                         DataOrNull(all[16]), DataOrNull(all[17])});
+                         DataOrNull(all[16]), DataOrNull(all[17]), DataOrNull(all[18]),
+                         DataOrNull(all[19])});
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -284,6 +298,7 @@ void TestAgainstReference(Case& c, ThreadPool& pool, const std::string& name) {
   expected.push_back(RealParts(outcome.fed));
   expected.push_back(RealParts(outcome.final_fed));
   expected.push_back(RealParts(outcome.final_coverage));
+  expected.push_back(RealParts(outcome.final_weights));
   const auto float64 = RunOneDirection<double>(c, pool.WithThreads(1), true);
   const auto float32 = RunOneDirection<float>(c, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {

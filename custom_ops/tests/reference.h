@@ -35,21 +35,21 @@ struct Case {
   std::vector<char> mask, memory_mask;
   Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
   Numbers memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel;
-  Numbers coverage_kernel, initial_coverage;
+  Numbers coverage_kernel, initial_coverage, energy_bias, initial_weights;
   std::vector<double> recurrent_dropout_mask, zoneout[2];
   std::vector<double> d_outputs, d_final_state[2], d_attention_weights, d_fed, d_final_fed,
-      d_final_coverage;
+      d_final_coverage, d_final_weights;
 
   // The arguments that have gradients, in the order of `Gradients`.
   std::vector<Numbers*> Differentiable() {
     return {&inputs, &kernel, &recurrent_kernel, &bias,         &initial_state[0], &initial_state[1],
             &memory, &keys,   &query_kernel,     &score_vector, &initial_fed,      &attentional_kernel,
-            &coverage_kernel, &initial_coverage};
+            &coverage_kernel, &initial_coverage, &energy_bias, &initial_weights};
   }
 };
 
 struct Outcome {
-  Numbers outputs, final_state[2], attention_weights, fed, final_fed, final_coverage;
+  Numbers outputs, final_state[2], attention_weights, fed, final_fed, final_coverage, final_weights;
 };
 
 inline Complex Sigmoid(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
@@ -65,12 +65,14 @@ inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool 
 }
 
 // The attention weights of sequence b, where h is the state that it attends with.
-inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h, const Outcome& out) {
+inline Numbers AttentionWeights(const Case& c, int64_t b, int64_t t, const Numbers& h, const Outcome& out) {
   const Problem& p = c.problem;
   const int64_t A = p.attention_units;
   Numbers weights(p.source);
-  Complex total = 0;
+  Complex total = 0, reach = 0;
+  bool stopped = false;
   for (int64_t s = 0; s < p.source; ++s) {
+    if (p.weighting != Weighting::kSoftmax) reach += out.final_weights[b * p.source + s];
     if (!c.memory_mask.empty() && !c.memory_mask[b * p.source + s]) continue;
     Complex energy = 0;
     for (int64_t a = 0; a < A; ++a) {
@@ -83,8 +85,19 @@ inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h, cons
       for (int64_t u = 0; u < p.units; ++u) sum += h[u] * c.query_kernel[u * A + a];
       energy += c.score_vector[a] * std::tanh(sum);
     }
-    total += weights[s] = std::exp(energy);
+    if (p.weighting == Weighting::kSoftmax) {
+      total += weights[s] = std::exp(energy);
+      continue;
+    }
+    energy += c.energy_bias[(b * p.time + t) * p.source + s];
+    if (p.weighting == Weighting::kMonotonic) {
+      weights[s] = Sigmoid(energy) * reach;
+      reach *= Sigmoid(-energy);
+    } else if (!stopped && reach.real() > 0 && energy.real() > 0) {
+      weights[s] = stopped = true;
+    }
   }
+  if (p.weighting != Weighting::kSoftmax) return weights;
   for (Complex& weight : weights) weight /= total == Complex(0) ? 1 : total;
   return weights;
 }
@@ -196,9 +209,10 @@ inline Numbers Attentional(const Case& c, const Numbers& h, const Numbers& conte
 inline Numbers Attend(const Case& c, int64_t b, int64_t t, const Numbers& h, Outcome* out) {
   const Problem& p = c.problem;
   Numbers context(p.memory_units);
-  const Numbers weights = AttentionWeights(c, b, h, *out);
+  const Numbers weights = AttentionWeights(c, b, t, h, *out);
   for (int64_t s = 0; s < p.source; ++s) {
     out->attention_weights[(b * p.time + t) * p.source + s] = weights[s];
+    if (p.weighting != Weighting::kSoftmax) out->final_weights[b * p.source + s] = weights[s];
     if (p.covers) out->final_coverage[b * p.source + s] += weights[s];
     for (int64_t i = 0; i < p.memory_units; ++i) {
       context[i] += weights[s] * c.memory[(b * p.source + s) * p.memory_units + i];
@@ -211,7 +225,7 @@ inline Outcome RunReference(const Case& c) {
   const Problem& p = c.problem;
   const int64_t H = p.units;
   Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}, {}, {},
-              c.initial_coverage};
+              c.initial_coverage, c.initial_weights};
   const int64_t F = p.attends_after ? FedUnits(p) : 0;
   if (p.attends) out.attention_weights.resize(p.batch * p.time * p.source);
   out.fed.resize(p.batch * p.time * F), out.final_fed.resize(p.batch * F);
@@ -259,7 +273,7 @@ inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
     entry = entry.real();
     double sum = dot(c.d_outputs, out.outputs) + dot(c.d_attention_weights, out.attention_weights) +
                  dot(c.d_fed, out.fed) + dot(c.d_final_fed, out.final_fed) +
-                 dot(c.d_final_coverage, out.final_coverage);
+                 dot(c.d_final_coverage, out.final_coverage) + dot(c.d_final_weights, out.final_weights);
     for (int s = 0; s < States(c.problem.cell); ++s) sum += dot(c.d_final_state[s], out.final_state[s]);
     gradient.push_back(sum / kStep);
   }

@@ -57,6 +57,14 @@ std::string CheckAttention(const Call& call) {
   for (const char* name : {"wanted_coverage_kernels", "wanted_coverages", "upstream_coverages"}) {
     if (error.empty() && !call.covers) error = expect(name, 0);
   }
+  const bool softmax = call.weighting == Weighting::kSoftmax;
+  if (error.empty() && !softmax && (!additive || call.covers)) {
+    return "`weighting` must be \"softmax\" with the score \"dot\" or with coverage";
+  }
+  if (error.empty()) error = expect("previous_weights", !softmax);
+  for (const char* name : {"wanted_energy_biases", "wanted_initial_weights", "upstream_final_weights"}) {
+    if (error.empty() && softmax) error = expect(name, 0);
+  }
   if (error.empty()) error = expect("feeds", call.attends_after);
   for (const char* name : {"attentional_kernels", "wanted_feeds", "upstream_fed", "upstream_final_fed"}) {
     if (error.empty() && !call.attends_after) error = expect(name, 0);
@@ -95,6 +103,7 @@ const std::vector<AttentionAttribute>& AttentionAttributes() {
       {"score", {std::begin(kScoreNames), std::end(kScoreNames)}},
       {"attend", {"before", "after"}},
       {"attentional_activation", {"tanh", "linear"}},
+      {"weighting", {std::begin(kWeightingNames), std::end(kWeightingNames)}},
   };
   return attributes;
 }
@@ -113,6 +122,7 @@ std::string FinishAttention(Call* call) {
   call->score = static_cast<Score>(index_of(attributes[0]));
   call->attends_after = index_of(attributes[1]) == 1;
   call->linear = index_of(attributes[2]) == 1;
+  call->weighting = static_cast<Weighting>(index_of(attributes[3]));
   call->attentional = call->counts["attentional_kernels"] > 0;
   call->covers = call->counts["coverages"] > 0;
   if (call->score == Score::kDot) CompareKeysWithHidden(&call->signature);

@@ -127,6 +127,7 @@ struct Call {
   bool reset_after = true;
   // Of an op that attends:
   Score score = Score::kAdditive;
+  Weighting weighting = Weighting::kSoftmax;
   bool attends_after = false, attentional = false, linear = false, covers = false;
   std::map<std::string, std::string> attention_attributes;
   bool keep_residuals = false;

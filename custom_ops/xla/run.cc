@@ -127,6 +127,8 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.score_vector = inputs.Data("score_vector", direction);
   arguments.coverage_kernel = inputs.Data("coverage_kernel", direction);
   arguments.initial_coverage = inputs.Data("initial_coverage", direction);
+  arguments.energy_bias = inputs.Data("energy_bias", direction);
+  arguments.initial_weights = inputs.Data("initial_weights", direction);
   arguments.attentional_kernel = inputs.Data("attentional_kernel", direction);
   arguments.initial_fed = inputs.Data("initial_fed", direction);
   return arguments;
@@ -142,6 +144,7 @@ Results ResultsOf(const Call& call, const Operands& operands, int64_t direction)
   results.attention_weights = operands.Data("attention_weights", direction);
   results.fed = operands.Data("fed", direction);
   results.final_fed = operands.Data("final_fed", direction);
+  results.final_weights = operands.Data("final_weights", direction);
   results.final_coverage = operands.Data("final_coverage", direction);
   return results;
 }
@@ -152,6 +155,7 @@ Upstream UpstreamOf(const Operands& inputs, int64_t direction) {
   upstream.attention_weights = inputs.Data("d_attention_weights", direction);
   upstream.fed = inputs.Data("d_fed", direction);
   upstream.final_fed = inputs.Data("d_final_fed", direction);
+  upstream.final_weights = inputs.Data("d_final_weights", direction);
   upstream.final_coverage = inputs.Data("d_final_coverage", direction);
   upstream.final_state[0] = inputs.Data("d_final_h", direction);
   upstream.final_state[1] = inputs.Data("d_final_c", direction);
@@ -172,6 +176,8 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
   gradients.score_vector = outputs.Data("d_score_vector", direction);
   gradients.coverage_kernel = outputs.Data("d_coverage_kernel", direction);
   gradients.initial_coverage = outputs.Data("d_initial_coverage", direction);
+  gradients.energy_bias = outputs.Data("d_energy_bias", direction);
+  gradients.initial_weights = outputs.Data("d_initial_weights", direction);
   gradients.attentional_kernel = outputs.Data("d_attentional_kernel", direction);
   gradients.initial_fed = outputs.Data("d_initial_fed", direction);
   return gradients;

@@ -17,7 +17,7 @@ const Axes kMemory = {Axis::kMemories, Axis::kSource, Axis::kMemoryUnits};
 const Axes kKeys = {Axis::kMemories, Axis::kSource, Axis::kAttentionUnits};
 const Axes kQueryKernel = {Axis::kUnits, Axis::kAttentionUnits};
 const Axes kScoreVector = {Axis::kAttentionUnits};
-const Axes kCoverage = {Axis::kBatch, Axis::kSource};
+const Axes kPositions = {Axis::kBatch, Axis::kSource};
 const Axes kFed = {Axis::kBatch, Axis::kTime, Axis::kFedUnits};
 const Axes kFedState = {Axis::kBatch, Axis::kFedUnits};
 const Axes kAttentionalKernel = {Axis::kAttentionalUnits, Axis::kFedUnits};
@@ -58,7 +58,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                      {"score_vector", "score_vectors", Kind::kData, {kScoreVector}},
                      {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kMemories, Axis::kSource}}},
                      {"coverage_kernel", "coverages", Kind::kData, {kScoreVector}},
-                     {"initial_coverage", "coverages", Kind::kData, {kCoverage}},
+                     {"initial_coverage", "coverages", Kind::kData, {kPositions}},
+                     {"energy_bias", "previous_weights", Kind::kData, {kAttentionWeights}},
+                     {"initial_weights", "previous_weights", Kind::kData, {kPositions}},
                      {"attentional_kernel", "attentional_kernels", Kind::kData, {kAttentionalKernel}},
                      {"initial_fed", "feeds", Kind::kData, {kFedState}}});
   }
@@ -83,7 +85,8 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
     if (has_c) results.push_back({"final_c", final_c, Kind::kData, {kState}});
     if (attends) {
       append(&results, {{"final_fed", "feeds", Kind::kData, {kFedState}},
-                        {"final_coverage", "coverages", Kind::kData, {kCoverage}}});
+                        {"final_coverage", "coverages", Kind::kData, {kPositions}},
+                        {"final_weights", "previous_weights", Kind::kData, {kPositions}}});
     }
     results.push_back(residuals);
     return {inputs, results};
@@ -96,7 +99,8 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
     append(&inputs, {{"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}},
                      {"d_fed", "upstream_fed", Kind::kData, {kFed}},
                      {"d_final_fed", "upstream_final_fed", Kind::kData, {kFedState}},
-                     {"d_final_coverage", "upstream_coverages", Kind::kData, {kCoverage}}});
+                     {"d_final_coverage", "upstream_coverages", Kind::kData, {kPositions}},
+                     {"d_final_weights", "upstream_final_weights", Kind::kData, {kPositions}}});
   }
   inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
   if (has_c) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
@@ -108,7 +112,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                         {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
                         {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}},
                         {"d_coverage_kernel", "wanted_coverage_kernels", Kind::kData, {kScoreVector}},
-                        {"d_initial_coverage", "wanted_coverages", Kind::kData, {kCoverage}},
+                        {"d_initial_coverage", "wanted_coverages", Kind::kData, {kPositions}},
+                        {"d_energy_bias", "wanted_energy_biases", Kind::kData, {kAttentionWeights}},
+                        {"d_initial_weights", "wanted_initial_weights", Kind::kData, {kPositions}},
                         {"d_attentional_kernel", "wanted_attentional_kernels", Kind::kData, {kAttentionalKernel}},
                         {"d_initial_fed", "wanted_feeds", Kind::kData, {kFedState}}});
   }

@@ -209,6 +209,7 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.sequences_per_memory = sizes.memories > 0 ? std::max<int64_t>(sizes.batch / sizes.memories, 1) : 1;
   problem.score = call.score;
   problem.covers = call.covers;
+  problem.weighting = call.weighting;
   problem.attends_after = call.attends_after;
   problem.attentional = call.attentional;
   problem.linear = call.linear;

@@ -238,7 +238,7 @@ class AttentiveLayer(keras.layers.Layer):
             foreign = isinstance(call.equations, ForeignCellEquations)
             attend = self._attend_function(self.attention.attend, training)
             equations = AnyAttentionEquations(
-                call.equations, attend, attention.states, query_state=int(foreign), fused_score=score
+                call.equations, attend, attention.states, query_state=int(foreign), **self._fused(training)
             )
             options |= {"attention_state": attention_state, "noise": self._draw_noise(sequences, memory, training)}
         outputs, state, weights = run_attention_recurrence(call, equations, *attended, **options)
@@ -252,7 +252,7 @@ class AttentiveLayer(keras.layers.Layer):
         hidden_units = self._output_units(memory.shape[-1]) - fed.shape[-1]  # the next step reads h from its state
         output = ops.concatenate([ops.zeros((ops.shape(fed)[0], hidden_units), fed.dtype), fed], axis=-1)
         equations = self._input_feeding_equations(
-            call.equations, self._attend_function(self._attend_and_combine, training), fed.shape[-1]
+            call.equations, self._attend_function(self._attend_and_combine, training), fed.shape[-1], training
         )
         if self._fused_score():
             options |= self.attention.fused_weights(memory)
@@ -320,12 +320,16 @@ class AttentiveLayer(keras.layers.Layer):
         """Return the energies that the ops compute themselves, or None."""
         return self.attention.fused_score if self._runs_equations() else None
 
-    def _input_feeding_equations(self, equations, attend, fed_units):
+    def _fused(self, training):
+        """Return what equations tell the ops of the attention."""
+        return {"fused_score": self._fused_score(), "fused_weighting": self.attention.fused_weighting(training)}
+
+    def _input_feeding_equations(self, equations, attend, fed_units, training):
         """Return the equations of `attend="after"` with input feeding around those of a cell."""
         activation = self.attentional_activation
         name = getattr(activation, "__name__", str(activation)) if self.attentional_units else "linear"
         return InputFeedingEquations(
-            equations, attend, self.attention.states, fed_units, fused_score=self._fused_score(), activation=name
+            equations, attend, self.attention.states, fed_units, **self._fused(training), activation=name
         )
 
     def _runs_equations(self):
@@ -339,12 +343,12 @@ class AttentiveLayer(keras.layers.Layer):
         if has_cell_equations(self.cell):
             equations, features = self.cell.equations, self.cell.call_features()
         if self._runs_equations() and self._feeds_next_step:
-            equations = self._input_feeding_equations(equations, None, 0)
+            equations = self._input_feeding_equations(equations, None, 0, True)
         elif self._runs_equations() and self.attend == "before":
             if self.reads_context_products():
                 equations = AdditiveAttentionEquations(equations)
             else:
-                equations = AnyAttentionEquations(equations, None, 0, fused_score=self._fused_score())
+                equations = AnyAttentionEquations(equations, None, 0, **self._fused(True))
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 

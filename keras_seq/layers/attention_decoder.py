@@ -28,8 +28,7 @@ class AttentionDecoder(AttentiveLayer):
 
     `attend="after"` is the order of TensorFlow Addons' `AttentionWrapper`; see `AttentionCell`.
 
-    With `BahdanauAttention` and `LuongAttention`, whole target sequences (teacher forcing) run on native kernels, in
-    either order. The derivative of additive attention computes the `tanh` again instead of keeping target * source *
+    With an attention of keras_seq, whole target sequences (teacher forcing) run on native kernels, in either order. The derivative of additive attention computes the `tanh` again instead of keeping target * source *
     units numbers.
 
     `step` runs a single step, as a search does.

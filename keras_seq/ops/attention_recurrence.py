@@ -23,6 +23,7 @@ def run_attention_recurrence(
     query_kernel: Tensor | None = None,  # (units, attention_units)
     score_vector: Tensor | None = None,  # (attention_units,)
     coverage_kernel: Tensor | None = None,  # (attention_units,)
+    score_bias: Tensor | None = None,  # a scalar
     attentional_kernel: Tensor | None = None,  # (units + memory_units, attentional_units)
     attention_state: State = (),
     noise: Tensor | None = None,  # (batch, time, source)
@@ -41,7 +42,7 @@ def run_attention_recurrence(
             `zero_masked_positions` makes them so.
         memory_mask: which positions count.
         query_kernel, score_vector: of additive attention, for `AdditiveAttentionEquations` and the native kernels.
-        coverage_kernel, attentional_kernel: for the native kernels. Equations with an `attend` have their own.
+        coverage_kernel, score_bias, attentional_kernel: for the native kernels. Equations with an `attend` have their own.
         attention_state: the initial states of the attention; with input feeding the output comes first.
         noise: the noise that the attention drew for all steps.
         mask, zero_output_for_mask, unroll, recompute, implementation: see `keras_seq.ops.lstm`.
@@ -64,6 +65,10 @@ def run_attention_recurrence(
     if choose_implementation(implementation, attention, dtype).implementation == "native":
         weights |= {"coverage_kernel": cast(coverage_kernel), "attentional_kernel": cast(attentional_kernel)}
         operands = {"memory": memory, "keys": keys, "memory_mask": memory_mask, **weights}
+        if score_bias is not None:  # of monotonic attention
+            shape = (*ops.shape(call.inputs)[:2], ops.shape(memory)[1])
+            bias = ops.broadcast_to(cast(score_bias), shape)
+            operands["energy_bias"] = bias if noise is None else bias + cast(noise)
         options = {"mask": mask, "recompute": recompute}
         outputs, state, attention_weights = _run_native(
             call, attention, operands, [cast(state) for state in attention_state], options
@@ -99,6 +104,8 @@ def _run_native(
         operands["initial_fed"] = initial[:, initial.shape[-1] - attention.fed_units(operands["memory"].shape[-1]) :]
     if operands["coverage_kernel"] is not None:
         operands["initial_coverage"] = attention_state[-1]
+    if "energy_bias" in operands:
+        operands["initial_weights"] = attention_state[-1]
     [(outputs, state, weights, fed, final)] = native.run(
         [call], attention=operands, attention_attributes=attributes, **options
     )

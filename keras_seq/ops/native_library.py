@@ -152,8 +152,9 @@ class OpCall:
     def _optional_results(self) -> list[tuple[str, bool]]:
         """Return the results of an op that attends that only some calls have, and whether this one has them."""
         after = self.attributes.get("attend") == "after"
-        results = ("fed", after), ("final_fed", after), ("final_coverage", self.has_coverage)
-        return [(name, has) for name, has in results if name in self.op.results]
+        has = {"fed": after, "final_fed": after, "final_coverage": self.has_coverage}
+        has["final_weights"] = self.attributes.get("weighting", "softmax") != "softmax"
+        return [(name, has[name]) for name in has if name in self.op.results]
 
     def with_residuals(self, keep_residuals: bool) -> "OpCall":
         """Return the same call with or without residuals."""

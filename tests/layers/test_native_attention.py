@@ -21,6 +21,8 @@ SCORES = {
     "general": lambda **o: layers.LuongAttention("general", scale=True, **o),
     "concat": lambda **o: layers.LuongAttention("concat", 5, scale=True, **o),
     "coverage": lambda **o: layers.BahdanauAttention(5, normalize=True, coverage=True, **o),
+    "monotonic": lambda **o: layers.MonotonicAttention(5, seed=1, **o),  # with noise
+    "monotonic, hard": lambda **o: layers.MonotonicAttention(5, **o),  # at inference
 }
 ORDERS = {
     "before": {},
@@ -44,8 +46,9 @@ class Call:
         rng = np.random.default_rng(seed)
         batch, time, source, features, units = sizes or [int(rng.integers(1, n)) for n in (5, 7, 9, 6, 20)]
         memory_units = units if score == "dot" else int(rng.integers(1, 9))
-        rates = {"recurrent_dropout": 0.3, "zoneout": 0.2, "seed": seed} if rng.random() < 0.4 else {}
-        self.training = bool(rates)
+        is_hard = score == "monotonic, hard"
+        rates = {"recurrent_dropout": 0.3, "zoneout": 0.2, "seed": seed} if rng.random() < 0.4 and not is_hard else {}
+        self.training = bool(rates) or score == "monotonic"
         policy = "float32" if dtype == "bfloat16" else dtype
         self.decoder = layers.AttentionDecoder(
             units, CELLS[cell](units, **rates, dtype=policy), SCORES[score](dtype=policy), return_state=True,
@@ -59,6 +62,8 @@ class Call:
             shapes += [(batch, size) for size in self.decoder.state_size]
             shapes += self.decoder.attention_state_shapes(shapes[1])
         self.arguments = [rng.normal(size=shape).astype(policy) for shape in shapes]
+        if score.startswith("monotonic") and len(shapes) > 2:  # the last state are the weights of the step before
+            self.arguments[-1] = np.abs(self.arguments[-1]) * (rng.random(shapes[-1]) < 0.6)
         self.options = {"mask": None, "memory_mask": None}
         if rng.random() < 0.6:
             self.options["mask"] = tf.constant(rng.random((batch, time)) < 0.7)

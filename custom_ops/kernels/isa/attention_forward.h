@@ -12,6 +12,7 @@
 #include "../team.h"
 #include "../workspace.h"
 #include "attention_memory.h"
+#include "monotonic.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
@@ -45,7 +46,8 @@ class AttentionContexts {
         memory_(problem, arguments),
         depth_(depth),
         query_panels_(memory_.additive ? PanelCount(kPlainColumns, problem.attention_units, L) : 0),
-        attentional_panels_(PanelCount(kPlainColumns, problem.attentional_units, L)) {}
+        attentional_panels_(PanelCount(kPlainColumns, problem.attentional_units, L)),
+        monotonic_(problem.weighting != Weighting::kSoftmax) {}
 
   // `residuals` points behind the residuals of the cell; null if none are kept.
   void Allocate(Workspace& workspace, T* residuals) {
@@ -69,6 +71,7 @@ class AttentionContexts {
     }
     contexts_ = keeps_residuals_ ? residuals + memory_.QueriesSize(problem_)
                                  : workspace.Allocate<T>(batch * memory_.padded_units);
+    if (monotonic_) previous_ = workspace.Allocate<T>(batch * memory_.source);
     if (problem_.covers) coverage_ = workspace.Allocate<T>(batch * memory_.source);
     if (problem_.attends_after) fed_ = workspace.AllocateZeros<T>(batch * memory_.padded_fed);
     attention_weights_ = static_cast<T*>(results_.attention_weights);
@@ -97,11 +100,15 @@ class AttentionContexts {
     if (problem_.attentional) worker.ForEach(1, [&](int64_t) { PackAttentionalKernel(); });
   }
 
-  // Loads what the first step reads: the coverage, and after the cell its input.
+  // Loads what the first step reads: coverage or attention weights, and after the cell its input.
   void LoadInitialStates(Worker& worker) {
-    if (!problem_.covers && !problem_.attends_after) return;
+    if (!problem_.covers && !monotonic_ && !problem_.attends_after) return;
     worker.ForEach(problem_.batch, [&](int64_t b) {
       const int64_t source = problem_.covers ? memory_.source : 0;
+      if (monotonic_ && memory_.source > 0) {
+        memcpy(Previous(b), static_cast<const T*>(arguments_.initial_weights) + b * memory_.source,
+               memory_.source * sizeof(T));
+      }
       const int64_t units = problem_.attends_after ? memory_.fed_units : 0;
       if (source > 0) {
         memcpy(coverage_ + b * source, static_cast<const T*>(arguments_.initial_coverage) + b * source,
@@ -134,8 +141,12 @@ class AttentionContexts {
   }
 
   void StoreFinalStates(Worker& worker) {
-    if (!problem_.covers && !problem_.attends_after) return;
+    if (!problem_.covers && !monotonic_ && !problem_.attends_after) return;
     worker.ForEach(problem_.batch, [&](int64_t b) {
+      T* weights = static_cast<T*>(results_.final_weights);
+      if (weights != nullptr && memory_.source > 0) {
+        memcpy(weights + b * memory_.source, Previous(b), memory_.source * sizeof(T));
+      }
       T *coverage = static_cast<T*>(results_.final_coverage), *fed = static_cast<T*>(results_.final_fed);
       const int64_t source = memory_.source, units = memory_.fed_units;
       if (coverage != nullptr && source > 0) memcpy(coverage + b * source, coverage_ + b * source, source * sizeof(T));
@@ -252,7 +263,11 @@ class AttentionContexts {
       attention_weights[s] =
           problem_.covers ? CoveredEnergy(query, key, coverage_[b * memory_.source + s]) : Energy(query, key);
     }
-    Softmax(memory, attention_weights);
+    if (monotonic_) {
+      Move(step, b, memory, attention_weights);
+    } else {
+      Softmax(memory, attention_weights);
+    }
     for (int64_t s = 0; problem_.covers && s < memory_.source; ++s) {
       coverage_[b * memory_.source + s] += attention_weights[s];
     }
@@ -263,16 +278,10 @@ class AttentionContexts {
   }
 
   T Energy(const T* query, const T* key) const {
+    if (memory_.additive) return AdditiveEnergy(memory_, query, key, score_vector_);
     V sum{};
-    if (!memory_.additive) {
-      for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
-        sum += LoadUnits<T>(key, unit, memory_.attention_units) * Load(query + unit);
-      }
-      return SumOf<T>(sum);
-    }
     for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
-      const V hidden = Tanh<T>(LoadUnits<T>(key, unit, memory_.attention_units) + Load(query + unit));
-      sum += hidden * Load(score_vector_ + unit);
+      sum += LoadUnits<T>(key, unit, memory_.attention_units) * Load(query + unit);
     }
     return SumOf<T>(sum);
   }
@@ -284,6 +293,19 @@ class AttentionContexts {
       sum += Tanh<T>(projected + coverage * Load(coverage_kernel_ + unit)) * Load(score_vector_ + unit);
     }
     return SumOf<T>(sum);
+  }
+
+  // The attention weights of the step before.
+  T* Previous(int64_t b) const { return previous_ + b * memory_.source; }
+
+  // From energies to monotonic attention weights, in place.
+  void Move(int64_t step, int64_t b, int64_t memory, T* energies) const {
+    if (memory_.source == 0) return;
+    const T* bias = static_cast<const T*>(arguments_.energy_bias) +
+                    (b * problem_.time + TimeOf(problem_, arguments_, step)) * memory_.source;
+    const auto visible = [&](int64_t s) { return memory_.Visible(memory, s); };
+    MoveReader<T>(problem_.weighting, memory_.source, visible, bias, Previous(b), energies);
+    memcpy(Previous(b), energies, memory_.source * sizeof(T));
   }
 
   // From energies to attention weights, in place. Those of visible positions sum to 1.
@@ -316,11 +338,12 @@ class AttentionContexts {
   const Results& results_;
   const Memory<T> memory_;
   const int64_t depth_, query_panels_, attentional_panels_;
+  const bool monotonic_;
   bool keeps_residuals_ = false;
   T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is in panels; null with the dot score
   T *queries_ = nullptr, *contexts_ = nullptr;           // of all steps if residuals are kept, else of one
   T *attention_weights_ = nullptr, *scratch_weights_ = nullptr;
-  T *coverage_kernel_ = nullptr, *coverage_ = nullptr;  // the latter (batch, source)
+  T *coverage_kernel_ = nullptr, *coverage_ = nullptr, *previous_ = nullptr;  // the last two (batch, source)
   // The rows of the attentional kernel for h and for the contexts, in panels.
   T *hidden_kernel_ = nullptr, *context_kernel_ = nullptr;
   T* fed_ = nullptr;  // (batch, padded_fed), only after the cell

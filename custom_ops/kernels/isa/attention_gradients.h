@@ -6,6 +6,7 @@
 
 #include "../team.h"
 #include "attention_memory.h"
+#include "monotonic.h"
 #include "step_sums.h"
 
 namespace keras_seq {
@@ -59,6 +60,11 @@ class AttentionGradients {
       d_attentional_ = workspace.Allocate<T>(rows * memory_.padded_fed);
       packed_contexts_ = workspace.Allocate<T>(rows * (memory_.units + kTile));
     }
+    if (problem_.weighting != Weighting::kSoftmax) {
+      previous_ = workspace.Allocate<T>(rows * memory_.source);
+      d_previous_ = workspace.AllocateZeros<T>(problem_.batch * memory_.source);
+      scratch_ = workspace.Allocate<T>(problem_.batch * memory_.source * 4);
+    }
     if (problem_.covers) {
       coverage_kernel_ = workspace.AllocateZeros<T>(memory_.padded_attention);
       coverage_ = workspace.Allocate<T>(rows * memory_.source);
@@ -96,6 +102,9 @@ class AttentionGradients {
       }
     });
     if (problem_.covers) worker.ForEach(problem_.batch, [&](int64_t b) { ComputeCoverage(b); });
+    if (problem_.weighting != Weighting::kSoftmax) {
+      worker.ForEach(problem_.batch, [&](int64_t b) { CopyPreviousWeights(b); });
+    }
   }
 
   T* ContextGradient(int64_t step, int64_t b) { return d_contexts_ + Row(step, b) * memory_.padded_units; }
@@ -202,6 +211,7 @@ class AttentionGradients {
     worker.ForEach(problem_.batch, [&](int64_t b) {
       MemoryGradients(b);
       memory_.additive ? KeyGradients(b) : DotKeyGradients(b);
+      if (problem_.weighting != Weighting::kSoftmax) StoreMonotonicGradients(b);
     });
     const int64_t tiles = CeilDiv(problem_.units, kTile), context_tiles = CeilDiv(memory_.units, kTile);
     if (gradients_.query_kernel != nullptr || gradients_.attentional_kernel != nullptr) {
@@ -215,15 +225,8 @@ class AttentionGradients {
                               memory_.attention_units, static_cast<T*>(gradients_.query_kernel));
       });
     }
-    if (gradients_.attentional_kernel != nullptr) {
-      AttentionalKernelGradients(worker, tiles, context_tiles);
-    }
-    if (memory_.additive) {
-      worker.ForEach(1, [&](int64_t) {
-        SumOverSequences(d_scores_, static_cast<T*>(gradients_.score_vector));
-        if (problem_.covers) CoverageGradients();
-      });
-    }
+    if (gradients_.attentional_kernel != nullptr) AttentionalKernelGradients(worker, tiles, context_tiles);
+    if (memory_.additive) worker.ForEach(1, [&](int64_t) { VectorGradients(); });
   }
 
  private:
@@ -325,9 +328,11 @@ class AttentionGradients {
     const T* upstream = static_cast<const T*>(upstream_.attention_weights);
     if (upstream != nullptr) upstream += AttentionWeightsOffset(step, b);
     T *d_energies = EnergyGradient(step, b), mean = 0;
+    const bool softmax = problem_.weighting == Weighting::kSoftmax;
     for (int64_t s = 0; s < memory_.source; ++s) {
       T d_weight = 0;
-      if (attention_weights[s] != 0) {  // 0 where masked, or where too small to have a gradient
+      // 0 where masked, or where too small to have a gradient
+      if (softmax ? attention_weights[s] != 0 : memory_.Visible(b, s)) {
         V sum{};
         for (int64_t unit = 0; unit < memory_.units; unit += L) {
           sum += LoadUnits<T>(memory_.MemoryRow(b, s), unit, memory_.units) * Load(d_context + unit);
@@ -338,8 +343,58 @@ class AttentionGradients {
       d_energies[s] = d_weight;
       mean += attention_weights[s] * d_weight;
     }
+    if (!softmax) return DifferentiateMove(step, b, d_energies);
     for (int64_t s = 0; s < memory_.source; ++s) d_energies[s] = attention_weights[s] * (d_energies[s] - mean);
     return d_energies;
+  }
+
+  // From the gradients of monotonic attention weights, in place, to those of energies and of the weights before. The
+  // energies are computed again.
+  const T* DifferentiateMove(int64_t step, int64_t b, T* gradients) {
+    const int64_t source = memory_.source;
+    T* d_previous = d_previous_ + b * source;
+    if (problem_.weighting == Weighting::kHard) {  // no gradient passes a decision
+      memset(gradients, 0, source * sizeof(T));
+      memset(d_previous, 0, source * sizeof(T));
+      return gradients;
+    }
+    const T* bias = static_cast<const T*>(arguments_.energy_bias) + AttentionWeightsOffset(step, b);
+    T *energies = scratch_ + b * source * 4, *scratch = energies + source;
+    const auto visible = [&](int64_t s) { return memory_.Visible(b, s); };
+    for (int64_t s = 0; s < source; ++s) {
+      if (!visible(s)) continue;
+      energies[s] = AdditiveEnergy(memory_, Query(step, b), memory_.KeyRow(b, s), score_vector_) + bias[s];
+    }
+    const T* previous = previous_ + Row(step, b) * source;
+    DifferentiateReader<T>(source, visible, energies, previous, d_previous, scratch, gradients);
+    return gradients;
+  }
+
+  // The attention weights before each step, which a masked step leaves as they were, and the gradient of the last ones.
+  void CopyPreviousWeights(int64_t b) {
+    const int64_t source = memory_.source;
+    if (source == 0) return;
+    const T* previous = static_cast<const T*>(arguments_.initial_weights) + b * source;
+    for (int64_t step = 0; step < problem_.time; ++step) {
+      memcpy(previous_ + Row(step, b) * source, previous, source * sizeof(T));
+      if (Visible(problem_, b, TimeOf(problem_, arguments_, step))) {
+        previous = attention_weights_ + AttentionWeightsOffset(step, b);
+      }
+    }
+    const T* final_gradient = static_cast<const T*>(upstream_.final_weights);
+    if (final_gradient != nullptr) memcpy(d_previous_ + b * source, final_gradient + b * source, source * sizeof(T));
+  }
+
+  // The gradients of what is added to the energies, and of the first attention weights.
+  void StoreMonotonicGradients(int64_t b) {
+    const int64_t source = memory_.source;
+    T *d_bias = static_cast<T*>(gradients_.energy_bias), *d_initial = static_cast<T*>(gradients_.initial_weights);
+    for (int64_t step = 0; d_bias != nullptr && source > 0 && step < problem_.time; ++step) {
+      memcpy(d_bias + AttentionWeightsOffset(step, b), EnergyGradient(step, b), source * sizeof(T));
+    }
+    if (d_initial != nullptr && source > 0) {
+      memcpy(d_initial + b * source, d_previous_ + b * source, source * sizeof(T));
+    }
   }
 
   // d_memory_s = sum_t a_ts d_context_t.
@@ -403,22 +458,15 @@ class AttentionGradients {
     });
   }
 
-  // Sums the gradients of a vector (attention_units) that all sequences have in common.
-  void SumOverSequences(const T* of_sequences, T* gradient) {
-    if (gradient == nullptr) return;
-    for (int64_t unit = 0; unit < memory_.attention_units; unit += L) {
-      V sum{};
-      for (int64_t b = 0; b < problem_.batch; ++b) sum += Load(of_sequences + b * memory_.padded_attention + unit);
-      StoreFirst(gradient + unit, sum, memory_.attention_units - unit);
-    }
-  }
-
-  void CoverageGradients() {
-    SumOverSequences(d_coverage_kernels_, static_cast<T*>(gradients_.coverage_kernel));
+  // The gradients of vectors that all sequences have in common, and of the first coverage.
+  void VectorGradients() {
+    const int64_t units = memory_.attention_units, row_size = memory_.padded_attention;
     const int64_t count = problem_.batch * memory_.source;
-    if (gradients_.initial_coverage != nullptr && count > 0) {
-      memcpy(gradients_.initial_coverage, d_coverage_, count * sizeof(T));
-    }
+    sums_.SumOverSequences(units, row_size, d_scores_, gradients_.score_vector);
+    if (!problem_.covers) return;
+    sums_.SumOverSequences(units, row_size, d_coverage_kernels_, gradients_.coverage_kernel);
+    if (gradients_.initial_coverage == nullptr || count == 0) return;
+    memcpy(gradients_.initial_coverage, d_coverage_, count * sizeof(T));
   }
 
   const Problem& problem_;
@@ -434,6 +482,9 @@ class AttentionGradients {
   T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is transposed, in panels
   // Of all steps. With the dot score, the gradients of queries are those of one step.
   T *d_queries_ = nullptr, *d_contexts_ = nullptr, *d_energies_ = nullptr;
+  // Of monotonic attention: the attention weights before each step; the gradient of those before one step, and four
+  // rows (source) for each sequence.
+  T *previous_ = nullptr, *d_previous_ = nullptr, *scratch_ = nullptr;
   T* d_scores_ = nullptr;
   T *hidden_ = nullptr, *packed_contexts_ = nullptr;  // of all steps, packed
   // The coverage before each step, (time, batch, source). Its gradient, of one step; and those of the coverage kernel,

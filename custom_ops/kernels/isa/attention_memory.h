@@ -64,6 +64,17 @@ struct Memory {
   const bool* const mask;
 };
 
+// v . tanh(key + query). `query` and `score_vector`, v, are padded to whole vectors.
+template <class T>
+inline T AdditiveEnergy(const Memory<T>& memory, const T* query, const T* key, const T* score_vector) {
+  Vector<T> sum{};
+  for (int64_t unit = 0; unit < memory.attention_units; unit += kLanes<T>) {
+    const Vector<T> hidden = Tanh<T>(LoadUnits<T>(key, unit, memory.attention_units) + Load(query + unit));
+    sum += hidden * Load(score_vector + unit);
+  }
+  return SumOf<T>(sum);
+}
+
 // sum += the sum of `count` rows of `units` numbers by their weights. Reads the rows in the order in which they lie,
 // several at a time: most of them are in a distant cache. `sum` is padded to whole vectors.
 template <class T>

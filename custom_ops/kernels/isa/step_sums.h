@@ -79,6 +79,16 @@ class StepSums {
     }
   }
 
+  // The sum of the rows (units) of all sequences, `row_size` apart, unless `sum` is null.
+  void SumOverSequences(int64_t units, int64_t row_size, const T* rows, void* sum) const {
+    if (sum == nullptr) return;
+    for (int64_t unit = 0; unit < units; unit += L) {
+      V total{};
+      for (int64_t b = 0; b < problem_.batch; ++b) total += Load(rows + b * row_size + unit);
+      StoreFirst(static_cast<T*>(sum) + unit, total, units - unit);
+    }
+  }
+
  private:
   int64_t Row(int64_t step, int64_t b) const { return step * problem_.batch + b; }
 

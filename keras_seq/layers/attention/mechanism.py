@@ -71,12 +71,16 @@ class AttentionMechanism(keras.layers.Layer):
 
     @property
     def fused_score(self):
-        """The energies that the ops compute themselves, with a softmax of them; None for any others.
+        """The energies that the ops compute themselves, with `fused_weighting`; None for any others.
 
         "additive" is `v . tanh(keys + query W_q)`, with coverage `v . tanh(keys + query W_q + w_c coverage)`, and "dot"
         is `keys . query`.
         """
         return None
+
+    def fused_weighting(self, training):
+        """Returns how the ops compute attention weights from these energies: "softmax", "monotonic" or "hard"."""
+        return "softmax"
 
     def fused_weights(self, data):
         """Returns the weights of the energies of `fused_score` as arguments of `run_attention_recurrence`.

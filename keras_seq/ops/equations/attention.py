@@ -20,7 +20,7 @@ from keras_seq.ops.equations.protocol import (
     Trace,
 )
 
-_OTHER_SCORES = "attention that is not additive or multiplicative with a softmax"
+_OTHER_SCORES = "attention that is not of keras_seq"
 _ATTENTIONAL_ACTIVATIONS = ("tanh", "linear")  # those of the native kernels
 
 
@@ -188,6 +188,7 @@ class AnyAttentionEquations(AttentionEquations):
     attention_states: int  # how many states the attention has
     query_state: int = 0  # which state of the cell is the query
     fused_score: str | None = None  # that of the attention, see `AttentionMechanism`
+    fused_weighting: str = "softmax"  # likewise
 
     differentiable = False
 
@@ -199,7 +200,7 @@ class AnyAttentionEquations(AttentionEquations):
         return self.cell.native_kernel() if self.fused_score else None
 
     def native_attributes(self) -> dict:
-        return {"score": self.fused_score}
+        return {"score": self.fused_score, "weighting": self.fused_weighting}
 
     def describe(self) -> str:
         if self.fused_score:
@@ -229,6 +230,7 @@ class InputFeedingEquations(AttentionEquations):
     attention_states: int  # how many states the attention has
     fed: int  # how many features of the output enter the cell
     fused_score: str | None = None  # that of the attention
+    fused_weighting: str = "softmax"  # likewise
     activation: str = "tanh"  # the name of the activation of the attentional vector
 
     differentiable = False
@@ -247,7 +249,8 @@ class InputFeedingEquations(AttentionEquations):
         return self.cell.native_kernel() if is_native else None
 
     def native_attributes(self) -> dict:
-        return {"score": self.fused_score, "attend": "after", "attentional_activation": self.activation}
+        fused = {"score": self.fused_score, "weighting": self.fused_weighting}
+        return {**fused, "attend": "after", "attentional_activation": self.activation}
 
     def describe(self) -> str:
         if not self.fused_score:
