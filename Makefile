@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The files that need a new installation when they change. Python sources do not: they are installed editable.
 PACKAGING := setup.cfg pyproject.toml setup.py requirements/texts.txt $(shell find custom_ops -type f ! -name '*.md')
 
-.PHONY: help demo demos serve test test-slow sanitize bench docs wheels test-wheels check format clean
+.PHONY: help demo demos serve test test-slow sanitize test-arm bench docs wheels test-wheels check format clean
 .NOTPARALLEL: # two targets must not install into the environment at once
 
 help: ## print this list
@@ -40,8 +40,14 @@ test-slow: $(VENV)/.installed-test-slow ## run the slow tests: compiled by XLA, 
 	done; exit $$status
 
 sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under sanitizers
-	$(call ctest,address,-DKERAS_SEQ_SANITIZE="address;undefined")
-	$(call ctest,thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
+	$(call ctest,sanitize-address,-DKERAS_SEQ_SANITIZE="address;undefined")
+	$(call ctest,sanitize-thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
+
+# Fewer and smaller calls than `sanitize`, because the emulator is slow.
+test-arm: $(VENV)/.installed-check ## run the C++ tests of the kernels for 64-bit ARM, cross-compiled, in an emulator
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \
+	  echo "There is no $$tool. Install it, on Debian by: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
+	$(call ctest,arm,--toolchain aarch64.cmake -DKERAS_SEQ_TEST_CALLS=30 -DKERAS_SEQ_TEST_UNITS=50)
 
 # make bench                                      writes docs/benchmarks.md, in about 20 minutes on a quiet machine
 # make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
@@ -74,10 +80,10 @@ clean: ## remove the environment, builds and caches; keep runs/
 
 # Builds and tests the kernels without TensorFlow: $(call ctest,name of the build folder,options of CMake)
 define ctest
-$(BIN)/cmake -S custom_ops -B build/sanitize-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+$(BIN)/cmake -S custom_ops -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DKERAS_SEQ_BUILD_LIBRARIES=OFF -DKERAS_SEQ_BUILD_TESTS=ON -DKERAS_SEQ_TEST_CALLS=60 $(2)
-$(BIN)/cmake --build build/sanitize-$(1) --parallel $(JOBS)
-$(BIN)/ctest --test-dir build/sanitize-$(1) --output-on-failure --no-tests=error --parallel $(JOBS) $(ARGS)
+$(BIN)/cmake --build build/$(1) --parallel $(JOBS)
+$(BIN)/ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(JOBS) $(ARGS)
 endef
 
 $(BIN)/python:

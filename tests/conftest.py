@@ -36,6 +36,7 @@ KERNEL_CELLS = [
     ("GRU", {"reset_after": False}),
     ("LSTM", {}),
     ("MGU", {}),
+    ("LSTM", {"activation": "relu", "recurrent_activation": "hard_sigmoid"}),
 ]
 
 # Every way to make a recurrent layer, most of them with 6 units.

@@ -73,6 +73,7 @@ def check_devices_exchange_gradients_of_weights_only():
         lambda **o: layers.LSTM(UNITS, zoneout=0.2, num_layers=2, residual=True, **rates, **sequences, **o),
         lambda **o: layers.Bidirectional(layers.GRU(UNITS, dropout_mode="naive", **rates, **sequences, **o)),
         lambda **o: layers.SimpleRNN(UNITS, go_backwards=True, return_state=True, **sequences, **o),
+        lambda **o: layers.LSTM(UNITS, peephole=True, recurrent_activation="hard_sigmoid", **sequences, **o),
         attending(layers.BahdanauAttention(5)),
     ]
     on_xla = [

@@ -6,12 +6,12 @@
 namespace keras_seq {
 
 // X(fields of CellTraits), with the name as an identifier.
-#define KERAS_SEQ_FOR_EACH_CELL(X)                                                                           \
-  /* name    gates  states  unit_vectors  has_activation  has_reset_after  two_biases  residual_slots (2) */ \
-  X(SimpleRNN, 1,     1,         4,           true,           false,         false,        1, 1)             \
-  X(GRU,       3,     1,         1,           false,          true,          true,         4, 3)             \
-  X(LSTM,      4,     2,         1,           false,          false,         false,        5, 5)             \
-  X(MGU,       2,     1,         1,           false,          false,         false,        2, 2)
+#define KERAS_SEQ_FOR_EACH_CELL(X)                                                                       \
+  /* name    gates  states  unit_vectors  has_gates  has_reset_after  two_biases  residual_slots (2) */ \
+  X(SimpleRNN, 1,     1,         4,         false,        false,         false,        1, 1)             \
+  X(GRU,       3,     1,         1,         true,         true,          true,         4, 3)             \
+  X(LSTM,      4,     2,         1,         true,         false,         false,        5, 5)             \
+  X(MGU,       2,     1,         1,         true,         false,         false,        2, 2)
 
 enum class CellKind {
 #define KERAS_SEQ_CELL_KIND(name, ...) k##name,
@@ -24,7 +24,7 @@ struct CellTraits {
   int gates;             // blocks of `units` columns in its kernels
   int states;            // 1 (h) or 2 (h, c)
   int unit_vectors;      // vectors of units in a panel of its kernels: 1 or 4
-  bool has_activation;   // whether its op has the attribute `activation`
+  bool has_gates;        // whether its op has the attribute `recurrent_activation`
   bool has_reset_after;  // whether its op has the attribute `reset_after`
   bool two_biases;       // an input and a recurrent bias; if it has `reset_after`, only where that is true
   int residual_slots;    // slots that a step leaves in the residuals
@@ -46,9 +46,45 @@ inline constexpr CellTraits kCells[] = {
 
 constexpr const CellTraits& TraitsOf(CellKind cell) { return kCells[static_cast<int>(cell)]; }
 
-enum class Activation { kTanh, kRelu, kLinear };  // of cells with `has_activation`; the others use tanh and sigmoid
+// The extra weights that cells may have. Each is optional, as the bias is. X(identifier, name).
+#define KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(X) \
+  X(PeepholeKernel, peephole_kernel)
 
-inline constexpr const char* kActivationNames[] = {"tanh", "relu", "linear"};  // in the order of Activation
+enum ExtraWeight : int {  // indices of arrays
+#define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) k##identifier,
+  KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(KERAS_SEQ_EXTRA_WEIGHT)
+#undef KERAS_SEQ_EXTRA_WEIGHT
+  kExtraWeightCount
+};
+
+struct ExtraWeightTraits {
+  ExtraWeight weight;
+  const char *name, *gradient;  // the argument of an op, and the result of its gradient op
+  const char *count, *wanted;   // the attributes that hold the lengths of these lists
+};
+
+// In the order of ExtraWeight.
+inline constexpr ExtraWeightTraits kExtraWeights[] = {
+#define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) \
+  {k##identifier, #name, "d_" #name, #name "s", "wanted_" #name "s"},
+    KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(KERAS_SEQ_EXTRA_WEIGHT)
+#undef KERAS_SEQ_EXTRA_WEIGHT
+};
+
+constexpr bool HasExtraWeight(CellKind cell, ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+      return cell == CellKind::kLSTM;
+    case kExtraWeightCount:
+      break;
+  }
+  return false;
+}
+
+enum class Activation { kTanh, kRelu, kLinear, kSigmoid, kHardSigmoid };
+
+// In the order of Activation. The names of Keras.
+inline constexpr const char* kActivationNames[] = {"tanh", "relu", "linear", "sigmoid", "hard_sigmoid"};
 
 }  // namespace keras_seq
 

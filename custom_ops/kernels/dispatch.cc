@@ -28,17 +28,25 @@ struct Selection {
 Selection Select() {
 #if defined(KERAS_SEQ_X86)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+  [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  [[maybe_unused]] const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
-  const Candidate candidates[] = {{"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
-                                  {"avx512", has_avx512, &avx512::Kernels()},
-                                  {"avx2", has_avx2, &avx2::Kernels()},
-                                  {"portable", true, &portable::Kernels()}};
-#else
-  const Candidate candidates[] = {{"portable", true, &portable::Kernels()}};
+  [[maybe_unused]] const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
+  const Candidate candidates[] = {
+#if defined(KERAS_SEQ_HAS_AVX512_BF16)
+      {"avx512_bf16", has_bf16, &avx512_bf16::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_AVX512)
+      {"avx512", has_avx512, &avx512::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_AVX2)
+      {"avx2", has_avx2, &avx2::Kernels()},
+#endif
+#if defined(KERAS_SEQ_HAS_PORTABLE)
+      {"portable", true, &portable::Kernels()},
+#endif
+  };
   const char* requested = std::getenv("KERAS_SEQ_ISA");
   const bool any = requested == nullptr || *requested == '\0';
   Selection selection;
@@ -52,7 +60,7 @@ Selection Select() {
     }
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
   }
-  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + requested;
+  selection.error = "KERAS_SEQ_ISA must be one of " + names + " on this CPU. Received: " + (any ? "none" : requested);
   return selection;
 }
 
@@ -121,6 +129,9 @@ class Float32Copies {
     to.initial_weights = Read(from.initial_weights, problem_.batch * problem_.source);
     to.initial_fed = Read(from.initial_fed, problem_.batch * FedUnits(problem_));
     to.attentional_kernel = Read(from.attentional_kernel, AttentionalKernelSize());
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      to.extra_weights[i] = Read(from.extra_weights[i], ExtraWeightSize(problem_, kExtraWeights[i].weight));
+    }
     to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask);
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], problem_.batch * units);
@@ -222,6 +233,10 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     to.initial_weights = copies.Write(gradients[d].initial_weights, problem.batch * problem.source);
     to.initial_fed = copies.Write(gradients[d].initial_fed, fed);
     to.attentional_kernel = copies.Write(gradients[d].attentional_kernel, copies.AttentionalKernelSize());
+    for (int i = 0; i < kExtraWeightCount; ++i) {
+      to.extra_weights[i] =
+          copies.Write(gradients[d].extra_weights[i], ExtraWeightSize(problem, kExtraWeights[i].weight));
+    }
     out.push_back(to);
     for (int s = 0; s < 2; ++s) {
       up[d].final_state[s] = copies.Read(upstream[d].final_state[s], states);
@@ -271,6 +286,16 @@ int States(CellKind cell) { return TraitsOf(cell).states; }
 
 int64_t FedUnits(const Problem& problem) {
   return problem.attentional ? problem.attentional_units : problem.memory_units;
+}
+
+int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+      return 3 * problem.units;
+    case kExtraWeightCount:
+      break;
+  }
+  return 0;
 }
 
 int64_t ResidualSize(const Problem& problem) {

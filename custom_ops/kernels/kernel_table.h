@@ -3,6 +3,7 @@
 #ifndef KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 #define KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 
+#include "dropout.h"
 #include "recurrence.h"
 
 namespace keras_seq {
@@ -17,6 +18,7 @@ struct KernelTable {
   bool (*multiply)(const Product&, const PackedWeights&, const Executor&);
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t direction_count, const Executor&);
+  void (*draw)(const Dropout&, const Executor&);
   bool bfloat16;
   // For the tests. `residual_size` is `ResidualSize` as the layout of the kernels has it; the others measure accuracy
   // in float32 and float64.

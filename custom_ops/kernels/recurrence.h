@@ -41,6 +41,7 @@ struct Problem {
   CellKind cell;
   DataType dtype;
   Activation activation = Activation::kTanh;
+  Activation recurrent_activation = Activation::kSigmoid;  // of the gates, if the cell has any
   bool reset_after = true;
   int64_t batch, time, features, units;
   // (batch, time), bytes 0 or 1, 1 = keep. A masked step leaves the state as it was, and its output is that h.
@@ -108,6 +109,8 @@ struct Arguments {
   // If the call attends after the cell:
   const void* initial_fed = nullptr;         // (batch, fed units), what the first step reads
   const void* attentional_kernel = nullptr;  // W_a, (units + memory_units, attentional_units), or null
+  // In the order of ExtraWeight, null where absent. The peephole kernel is (3, units), for the gates i, f, o.
+  const void* extra_weights[kExtraWeightCount] = {};
   // What `Pack` made of the weights above, or null: then the call packs them. The forward pass reads it.
   std::shared_ptr<const PackedWeights> packed;
 };
@@ -145,6 +148,7 @@ struct Gradients {
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
   void *initial_fed = nullptr, *attentional_kernel = nullptr, *coverage_kernel = nullptr, *initial_coverage = nullptr;
   void *energy_bias = nullptr, *initial_weights = nullptr;
+  void* extra_weights[kExtraWeightCount] = {};
 };
 
 // Where the work runs. The calling thread takes part. `schedule` may start a task late, even after the call returned.
@@ -159,6 +163,9 @@ int States(CellKind cell);
 
 // How many numbers enter the cell from attention, beside its inputs; 0 if the call does not attend.
 int64_t FedUnits(const Problem& problem);
+
+// The number of elements of an extra weight.
+int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight);
 
 // The number of elements of `residuals` of one direction; they are float64 if the call is, else float32.
 int64_t ResidualSize(const Problem& problem);

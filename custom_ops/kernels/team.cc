@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "tuning.h"
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
@@ -19,6 +21,8 @@ constexpr uint64_t kCountMask = (uint64_t{1} << kCountBits) - 1;
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
 }
 
@@ -26,7 +30,7 @@ void Pause() {
 template <class Condition>
 void WaitUntil(Condition&& condition) {
   for (int spins = 0; !condition(); ++spins) {
-    if (spins < 4096) {
+    if (spins < kSpins) {
       Pause();
     } else {
       std::this_thread::yield();

@@ -3,7 +3,7 @@
 // that results are bitwise equal for one, two and three threads, and for many directions in one call or one call for
 // each.
 //
-// Usage: recurrence_test [calls] [seed]
+// Usage: recurrence_test [calls] [seed] [units]
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -55,16 +55,21 @@ class Draw {
     Problem& p = c.problem;
     const CellVariant& variant = kCellVariants[Integer(0, std::size(kCellVariants) - 1)];
     p.cell = variant.cell, p.reset_after = variant.reset_after;
-    p.activation = static_cast<Activation>(Integer(0, 2));
+    if (Chance(0.6)) p.activation = AnyActivation();
+    if (Chance(0.4)) p.recurrent_activation = AnyActivation();
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
     if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
     const int64_t gates = Gates(p.cell) * p.units, states = p.batch * p.units, steps = p.batch * p.time;
     if (Chance(0.4)) AddAttention(c);
     c.reverse = Chance(0.5);
+    // Gates without bounds multiply states until rounding errors are all that is left.
+    const bool bounded = p.recurrent_activation != Activation::kRelu && p.recurrent_activation != Activation::kLinear;
+    const double scale = bounded ? 1 : 0.3;
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal((p.features + FedUnits(p)) * gates, WeightScale(p.features + FedUnits(p)));
-    c.recurrent_kernel = Normal(p.units * gates, 0.5);
-    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), 1);
+    c.kernel = Normal((p.features + FedUnits(p)) * gates, scale * WeightScale(p.features + FedUnits(p)));
+    c.recurrent_kernel = Normal(p.units * gates, 0.5 * scale);
+    if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), scale);
+    if (p.cell == CellKind::kLSTM && Chance(0.5)) c.peephole_kernel = Normal(3 * p.units, 0.5 * scale);
     const bool initial = Chance(0.6), dropout = Chance(0.5), final_gradients = Chance(0.6);
     for (int s = 0; s < States(p.cell); ++s) {
       if (initial) c.initial_state[s] = Normal(states, 1);
@@ -112,6 +117,8 @@ class Draw {
   }
 
  private:
+  Activation AnyActivation() { return static_cast<Activation>(Integer(0, std::size(kActivationNames) - 1)); }
+
   // Keeps products from growing with the number of rows: rounding errors would grow with them.
   static double WeightScale(int64_t rows) { return 0.5 / std::sqrt(rows < 4 ? 1.0 : rows / 4.0); }
 
@@ -165,9 +172,9 @@ using Buffers = std::vector<std::vector<T>>;
 const char* kNames[] = {"outputs",  "h",        "c",                  "attention_weights",
                         "d inputs", "d kernel", "d recurrent_kernel", "d bias",
                         "d h",      "d c",      "d memory",           "d keys",
-                        "d query_kernel", "d score_vector", "d initial_fed", "d attentional_kernel",
-                        "d coverage_kernel", "d initial_coverage", "d energy_bias", "d initial_weights", "fed",
-                        "final_fed", "final_coverage", "final_weights"};
+                        "d query_kernel", "d score_vector", "d peephole_kernel", "d initial_fed",
+                        "d attentional_kernel", "d coverage_kernel", "d initial_coverage", "d energy_bias",
+                        "d initial_weights", "fed", "final_fed", "final_coverage", "final_weights"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -183,9 +190,10 @@ struct CallOf {
         initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
         keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)),
-        initial_fed(Cast<T>(c.initial_fed)), attentional_kernel(Cast<T>(c.attentional_kernel)),
-        coverage_kernel(Cast<T>(c.coverage_kernel)), initial_coverage(Cast<T>(c.initial_coverage)),
-        energy_bias(Cast<T>(c.energy_bias)), initial_weights(Cast<T>(c.initial_weights)) {
+        peephole_kernel(Cast<T>(c.peephole_kernel)), initial_fed(Cast<T>(c.initial_fed)),
+        attentional_kernel(Cast<T>(c.attentional_kernel)), coverage_kernel(Cast<T>(c.coverage_kernel)),
+        initial_coverage(Cast<T>(c.initial_coverage)), energy_bias(Cast<T>(c.energy_bias)),
+        initial_weights(Cast<T>(c.initial_weights)) {
     problem.dtype = sizeof(T) == 8 ? DataType::kFloat64 : DataType::kFloat32;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
@@ -200,12 +208,13 @@ struct CallOf {
     arguments.initial_fed = initial_fed.data(), arguments.attentional_kernel = attentional_kernel.data();
     arguments.coverage_kernel = coverage_kernel.data(), arguments.initial_coverage = initial_coverage.data();
     arguments.energy_bias = energy_bias.data(), arguments.initial_weights = initial_weights.data();
+    arguments.extra_weights[kPeepholeKernel] = DataOrNull(peephole_kernel);
   }
 
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
-  std::vector<T> memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel, coverage_kernel, initial_coverage,
-      energy_bias, initial_weights;
+  std::vector<T> memory, keys, query_kernel, score_vector, peephole_kernel, initial_fed, attentional_kernel;
+  std::vector<T> coverage_kernel, initial_coverage, energy_bias, initial_weights;
   Arguments arguments;
 };
 
@@ -237,8 +246,9 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
            Unwritten<T>(p.batch * p.time * p.source)};
     for (const auto* argument : {&call.inputs, &call.kernel, &call.recurrent_kernel, &call.bias, &call.initial_h,
                                  &call.initial_c, &call.memory, &call.keys, &call.query_kernel, &call.score_vector,
-                                 &call.initial_fed, &call.attentional_kernel, &call.coverage_kernel,
-                                 &call.initial_coverage, &call.energy_bias, &call.initial_weights}) {
+                                 &call.peephole_kernel, &call.initial_fed, &call.attentional_kernel,
+                                 &call.coverage_kernel, &call.initial_coverage, &call.energy_bias,
+                                 &call.initial_weights}) {
       all.push_back(Unwritten<T>(argument->size()));
     }
     all.push_back(Unwritten<T>(fed * p.time));
@@ -248,13 +258,13 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
     results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
-                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[20]),
-                       DataOrNull(all[21]), DataOrNull(all[22]), DataOrNull(all[23])});
+                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[21]),
+                       DataOrNull(all[22]), DataOrNull(all[23]), DataOrNull(all[24])});
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
-                         DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[14]), DataOrNull(all[15]),
-                         DataOrNull(all[16]), DataOrNull(all[17]), DataOrNull(all[18]),
-                         DataOrNull(all[19])});
+                         DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[15]), DataOrNull(all[16]),
+                         DataOrNull(all[17]), DataOrNull(all[18]), DataOrNull(all[19]), DataOrNull(all[20])});
+    gradients.back().extra_weights[kPeepholeKernel] = DataOrNull(all[14]);
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
   for (const std::vector<T>& of_direction : residuals) {
@@ -348,7 +358,7 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
     for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector,
-                          &call.attentional_kernel, &call.coverage_kernel}) {
+                          &call.peephole_kernel, &call.attentional_kernel, &call.coverage_kernel}) {
       std::fill(weights->begin(), weights->end(), std::numeric_limits<T>::quiet_NaN());  // nothing reads them
     }
   }
@@ -435,10 +445,11 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
-void TestThreads(const CellVariant& variant, bool attends, Score score, bool after, ThreadPool& pool, Draw& draw) {
+void TestThreads(const CellVariant& variant, bool attends, Score score, bool after, int64_t units, ThreadPool& pool,
+                 Draw& draw) {
   Case c{};
   Problem& p = c.problem;
-  p = {variant.cell, DataType::kFloat32, Activation::kTanh, variant.reset_after, 70, 19, 40, 150};
+  p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, units};
   if (attends) {
     p.attends = true;
     p.covers = after && score == Score::kAdditive;
@@ -451,6 +462,7 @@ void TestThreads(const CellVariant& variant, bool attends, Score score, bool aft
   c.kernel = draw.Normal((p.features + FedUnits(p)) * gates, 0.1);
   c.recurrent_kernel = draw.Normal(p.units * gates, 0.1);
   c.bias = draw.Normal(gates * BiasRows(p), 1);
+  if (p.cell == CellKind::kLSTM) c.peephole_kernel = draw.Normal(3 * p.units, 0.1);
   c.recurrent_dropout_mask = draw.DropoutMask(p.batch * p.units);
   c.d_outputs = draw.RealNormal(steps * p.units);
   const auto alone = RunOneDirection<float>(c, pool.WithThreads(1), true);
@@ -470,6 +482,7 @@ int main(int count, char** arguments) {
   RequireInstructionSet();
   const int calls = count > 1 ? std::atoi(arguments[1]) : 300;
   const uint64_t seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+  const int64_t units = count > 3 ? std::atoll(arguments[3]) : 150;  // of the calls that threads share
   ThreadPool pool(3);
   for (int call = 0; call < calls; ++call) {
     Draw draw(seed * 1000003 + call);
@@ -482,9 +495,9 @@ int main(int count, char** arguments) {
   }
   Draw draw(seed);
   for (const CellVariant& variant : kCellVariants) {
-    TestThreads(variant, false, Score::kAdditive, false, pool, draw);
+    TestThreads(variant, false, Score::kAdditive, false, units, pool, draw);
     for (Score score : {Score::kAdditive, Score::kDot}) {
-      for (bool after : {false, true}) TestThreads(variant, true, score, after, pool, draw);
+      for (bool after : {false, true}) TestThreads(variant, true, score, after, units, pool, draw);
     }
   }
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));

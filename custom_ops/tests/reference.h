@@ -34,7 +34,7 @@ struct Case {
   bool reverse, dropout_per_step, zoneout_per_step[2];
   std::vector<char> mask, memory_mask;
   Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
-  Numbers memory, keys, query_kernel, score_vector, initial_fed, attentional_kernel;
+  Numbers memory, keys, query_kernel, score_vector, peephole_kernel, initial_fed, attentional_kernel;
   Numbers coverage_kernel, initial_coverage, energy_bias, initial_weights;
   std::vector<double> recurrent_dropout_mask, zoneout[2];
   std::vector<double> d_outputs, d_final_state[2], d_attention_weights, d_fed, d_final_fed,
@@ -43,8 +43,8 @@ struct Case {
   // The arguments that have gradients, in the order of `Gradients`.
   std::vector<Numbers*> Differentiable() {
     return {&inputs, &kernel, &recurrent_kernel, &bias,         &initial_state[0], &initial_state[1],
-            &memory, &keys,   &query_kernel,     &score_vector, &initial_fed,      &attentional_kernel,
-            &coverage_kernel, &initial_coverage, &energy_bias, &initial_weights};
+            &memory, &keys,   &query_kernel,     &score_vector, &peephole_kernel,  &initial_fed,
+            &attentional_kernel, &coverage_kernel, &initial_coverage, &energy_bias, &initial_weights};
   }
 };
 
@@ -52,11 +52,20 @@ struct Outcome {
   Numbers outputs, final_state[2], attention_weights, fed, final_fed, final_coverage, final_weights;
 };
 
-inline Complex Sigmoid(Complex x) { return 1.0 / (1.0 + std::exp(-x)); }
-
 inline Complex Activate(Activation activation, Complex x) {
-  if (activation == Activation::kTanh) return std::tanh(x);
-  return activation == Activation::kLinear || x.real() > 0 ? x : Complex(0);
+  switch (activation) {
+    case Activation::kTanh:
+      return std::tanh(x);
+    case Activation::kRelu:
+      return x.real() > 0 ? x : Complex(0);
+    case Activation::kLinear:
+      return x;
+    case Activation::kSigmoid:
+      return 1.0 / (1.0 + std::exp(-x));
+    case Activation::kHardSigmoid:
+      return x.real() <= -3 ? Complex(0) : x.real() >= 3 ? Complex(1) : (x + 3.0) / 6.0;
+  }
+  return x;
 }
 
 inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool per_step, int64_t b, int64_t t,
@@ -139,36 +148,44 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
   const int64_t H = p.units;
   const Numbers hu = RecurrentProduct(call, dropped);
   const auto sum = [&](int64_t gate, int64_t u) { return x[gate * H + u] + hu[gate * H + u]; };
+  const auto activate = [&](Complex value) { return Activate(p.activation, value); };
+  const auto gate = [&](int64_t gate, int64_t u, Complex more = 0) {
+    return Activate(p.recurrent_activation, sum(gate, u) + more);
+  };
+  const auto peephole = [&](int64_t row, int64_t u) {
+    return call.peephole_kernel.empty() ? Complex(0) : call.peephole_kernel[row * H + u];
+  };
   CellStates next{Numbers(H), Numbers(H)};
   for (int64_t u = 0; u < H; ++u) {
     switch (p.cell) {
       case CellKind::kSimpleRNN:
-        next.h[u] = Activate(p.activation, sum(0, u));
+        next.h[u] = activate(sum(0, u));
         break;
       case CellKind::kLSTM:
-        next.c[u] = Sigmoid(sum(1, u)) * state.c[u] + Sigmoid(sum(0, u)) * std::tanh(sum(2, u));
-        next.h[u] = Sigmoid(sum(3, u)) * std::tanh(next.c[u]);
+        next.c[u] = gate(1, u, peephole(1, u) * state.c[u]) * state.c[u] +
+                    gate(0, u, peephole(0, u) * state.c[u]) * activate(sum(2, u));
+        next.h[u] = gate(3, u, peephole(2, u) * next.c[u]) * activate(next.c[u]);
         break;
       case CellKind::kGRU: {
         Complex candidate = 0;
         if (p.reset_after) {
-          candidate = Sigmoid(sum(1, u)) * hu[2 * H + u];
+          candidate = gate(1, u) * hu[2 * H + u];
         } else {
           for (int64_t i = 0; i < H; ++i) {
-            candidate += Sigmoid(sum(1, i)) * dropped[i] * call.recurrent_kernel[i * 3 * H + 2 * H + u];
+            candidate += gate(1, i) * dropped[i] * call.recurrent_kernel[i * 3 * H + 2 * H + u];
           }
         }
-        const Complex z = Sigmoid(sum(0, u));
-        next.h[u] = z * state.h[u] + (1.0 - z) * std::tanh(x[2 * H + u] + candidate);
+        const Complex z = gate(0, u);
+        next.h[u] = z * state.h[u] + (1.0 - z) * activate(x[2 * H + u] + candidate);
         break;
       }
       case CellKind::kMGU: {
         Complex candidate = 0;
         for (int64_t i = 0; i < H; ++i) {
-          candidate += Sigmoid(sum(0, i)) * dropped[i] * call.recurrent_kernel[i * 2 * H + H + u];
+          candidate += gate(0, i) * dropped[i] * call.recurrent_kernel[i * 2 * H + H + u];
         }
-        const Complex f = Sigmoid(sum(0, u));
-        next.h[u] = (1.0 - f) * state.h[u] + f * std::tanh(x[H + u] + candidate);
+        const Complex f = gate(0, u);
+        next.h[u] = (1.0 - f) * state.h[u] + f * activate(x[H + u] + candidate);
         break;
       }
     }

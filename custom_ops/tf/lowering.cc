@@ -44,7 +44,10 @@ std::string AttributesOf(const Call& call) {
   text += std::string(", keep_residuals = ") + truth(call.keep_residuals);
   const CellAttributes has = CellAttributesOf(call.operation);
   if (has.cell) text += std::string(", cell = \"") + NameOf(call.operation.cell) + "\"";
-  if (has.activation) text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
+  text += std::string(", activation = \"") + NameOf(call.activation) + "\"";
+  if (has.recurrent_activation) {
+    text += std::string(", recurrent_activation = \"") + NameOf(call.recurrent_activation) + "\"";
+  }
   for (const auto& [name, value] : call.attention_attributes) text += ", " + name + " = \"" + value + "\"";
   if (has.reset_after) text += std::string(", reset_after = ") + truth(call.reset_after);
   for (const auto& [name, count] : call.counts) text += ", " + name + " = " + std::to_string(count) + " : i64";

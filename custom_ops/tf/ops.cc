@@ -77,6 +77,15 @@ std::vector<std::string> CellNames() {
   return names;
 }
 
+// Whether an attribute is the length of a list of extra weights or their gradients.
+bool CountsExtra(const std::string& name) {
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (name == extra.count || name == extra.wanted) return true;
+  }
+  return false;
+}
+
+// The attributes that cells got later have defaults, so that SavedModels from before then load.
 template <const Operation& operation, Pass pass>
 absl::Status Define(tf::OpRegistrationData* definition) {
   const Signature signature = SignatureOf(operation, pass);
@@ -85,12 +94,14 @@ absl::Status Define(tf::OpRegistrationData* definition) {
   for (const ArgumentSpec& output : signature.outputs) builder.Output(Declaration(output));
   for (const char* name : CountNames(signature)) {
     const bool directions = std::string(name) == "directions";
-    builder.Attr(std::string(name) + (directions ? ": int >= 1" : ": int >= 0"));
+    builder.Attr(std::string(name) + (directions ? ": int >= 1" : ": int >= 0") + (CountsExtra(name) ? " = 0" : ""));
   }
   builder.Attr("reverse: list(bool)").Attr("keep_residuals: bool");
   const CellAttributes has = CellAttributesOf(operation);
   if (has.cell) builder.Attr("cell: " + OneOf(CellNames()));
-  if (has.activation) builder.Attr("activation: " + OneOf({std::begin(kActivationNames), std::end(kActivationNames)}));
+  const std::string activations = OneOf({std::begin(kActivationNames), std::end(kActivationNames)});
+  builder.Attr("activation: " + activations + " = 'tanh'");
+  if (has.recurrent_activation) builder.Attr("recurrent_activation: " + activations + " = 'sigmoid'");
   for (const AttentionAttribute& attribute : AttentionAttributes()) {
     if (!operation.attends) break;
     builder.Attr(std::string(attribute.name) + ": " + OneOf(attribute.values) + " = '" + attribute.values[0] + "'");

@@ -10,6 +10,7 @@
   extern "C" XLA_FFI_Error* KerasSeq##name##Grad(XLA_FFI_CallFrame*);
 
 KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_DECLARE_HANDLERS)
+extern "C" XLA_FFI_Error* KerasSeqDropout(XLA_FFI_CallFrame*);  // dropout.cc
 
 namespace keras_seq {
 namespace {
@@ -35,6 +36,7 @@ bool RegisterHandlers() {
   RegisterHandler(api, "KerasSeq" #name "Grad", KerasSeq##name##Grad);
 
   KERAS_SEQ_FOR_EACH_OP(KERAS_SEQ_REGISTER_HANDLERS)
+  RegisterHandler(api, "KerasSeqDropout", KerasSeqDropout);
   return true;
 }
 

@@ -18,15 +18,6 @@ std::string OneOf(const std::vector<std::string>& names) {
   return text;
 }
 
-bool FindActivation(const std::string& name, Activation* activation) {
-  for (size_t i = 0; i < std::size(kActivationNames); ++i) {
-    if (name != kActivationNames[i]) continue;
-    *activation = static_cast<Activation>(i);
-    return true;
-  }
-  return false;
-}
-
 // The checks of attributes that only an op that attends needs: its lists must fit the cell and the attention.
 std::string CheckAttention(const Call& call) {
   const std::map<std::string, int64_t>& counts = call.counts;
@@ -73,6 +64,9 @@ std::string CheckAttention(const Call& call) {
   if (error.empty() && call.multiplied && call.attends_after) {
     return "`kernels` must not be 0 with attention \"after\" the cell";
   }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (error.empty() && !HasExtraWeight(call.operation.cell, extra.weight)) error = expect(extra.count, 0);
+  }
   return error;
 }
 
@@ -84,7 +78,7 @@ const char* NameOf(Activation activation) { return kActivationNames[static_cast<
 
 CellAttributes CellAttributesOf(const Operation& operation) {
   const CellTraits& cell = TraitsOf(operation.cell);
-  return {operation.attends, operation.attends || cell.has_activation, operation.attends || cell.has_reset_after};
+  return {operation.attends, operation.attends || cell.has_gates, operation.attends || cell.has_reset_after};
 }
 
 std::string FindCell(const std::string& name, CellKind* cell) {
@@ -130,13 +124,19 @@ std::string FinishAttention(Call* call) {
   return "";
 }
 
-std::string FinishCall(const std::string& activation, Call* call) {
+std::string FindActivation(const char* attribute, const std::string& name, Activation* activation) {
+  for (size_t i = 0; i < std::size(kActivationNames); ++i) {
+    if (name != kActivationNames[i]) continue;
+    *activation = static_cast<Activation>(i);
+    return "";
+  }
+  return "`" + std::string(attribute) + "` must be " +
+         OneOf({std::begin(kActivationNames), std::end(kActivationNames)}) + ". Received: \"" + name + "\"";
+}
+
+std::string FinishCall(Call* call) {
   const char* no_instruction_set;
   if (InstructionSet(&no_instruction_set) == nullptr) return no_instruction_set;
-  if (!FindActivation(activation, &call->activation)) {
-    const auto& names = kActivationNames;
-    return "`activation` must be " + OneOf({std::begin(names), std::end(names)}) + ". Received: \"" + activation + "\"";
-  }
   std::map<std::string, int64_t>& counts = call->counts;
   const int64_t directions = counts["directions"];
   if (directions < 1 || directions > kMaxDirections) {
@@ -155,6 +155,11 @@ std::string FinishCall(const std::string& activation, Call* call) {
   }
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 if `biases` is 0";
+  }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    const auto wanted = counts.find(extra.wanted), given = counts.find(extra.count);
+    if (wanted == counts.end() || wanted->second <= given->second) continue;
+    return "`" + std::string(extra.wanted) + "` must be 0 if `" + extra.count + "` is 0";
   }
   if (call->operation.attends) {
     const std::string error = CheckAttention(*call);

@@ -38,7 +38,7 @@ inline constexpr Operation kAttentionDecoderOperation{"AttentionDecoder", true, 
 
 // Whether an op has these attributes, which choose the equations of its cell. An op that attends has all of them.
 struct CellAttributes {
-  bool cell, activation, reset_after;
+  bool cell, recurrent_activation, reset_after;  // beside `activation`, which every op has
 };
 CellAttributes CellAttributesOf(const Operation& operation);
 
@@ -68,6 +68,7 @@ enum class Axis {
   kFedInputUnits,     // features + fed_units
   kAttentionalUnits,  // units + memory_units
   kTwo,
+  kThree,
   kResiduals
 };
 using Axes = std::vector<Axis>;
@@ -124,6 +125,7 @@ struct Call {
   Operation operation;  // with the cell of this call
   Pass pass;
   Activation activation = Activation::kTanh;
+  Activation recurrent_activation = Activation::kSigmoid;
   bool reset_after = true;
   // Of an op that attends:
   Score score = Score::kAdditive;
@@ -188,14 +190,16 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
 
 // The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
 std::string FindCell(const std::string& name, CellKind* cell);
+std::string FindActivation(const char* attribute, const std::string& name, Activation* activation);
 std::string FinishAttention(Call* call);
-std::string FinishCall(const std::string& activation, Call* call);
+std::string FinishCall(Call* call);
 
 template <typename Get>
 std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call* call) {
   call->operation = operation;
   call->pass = pass;
-  std::string activation = NameOf(call->activation), cell = NameOf(operation.cell);
+  std::string activation = NameOf(call->activation), recurrent_activation = NameOf(call->recurrent_activation);
+  std::string cell = NameOf(operation.cell);
   auto read = [&get](const char* name, auto* value) {
     return get(name, value) ? std::string() : "the attribute `" + std::string(name) + "` is missing or of another type";
   };
@@ -203,18 +207,23 @@ std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call
   std::string error = read("reverse", &call->reverse);
   if (error.empty()) error = read("keep_residuals", &call->keep_residuals);
   if (error.empty() && has.cell) error = read("cell", &cell);
-  if (error.empty() && has.activation) error = read("activation", &activation);
+  if (error.empty()) error = read("activation", &activation);
+  if (error.empty() && has.recurrent_activation) error = read("recurrent_activation", &recurrent_activation);
   if (error.empty() && has.reset_after) error = read("reset_after", &call->reset_after);
   for (const AttentionAttribute& attribute : AttentionAttributes()) {
     if (error.empty() && operation.attends) error = read(attribute.name, &call->attention_attributes[attribute.name]);
   }
   if (error.empty() && has.cell) error = FindCell(cell, &call->operation.cell);
+  if (error.empty()) error = FindActivation("activation", activation, &call->activation);
+  if (error.empty()) {
+    error = FindActivation("recurrent_activation", recurrent_activation, &call->recurrent_activation);
+  }
   call->signature = SignatureOf(call->operation, pass, call->reset_after);
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);
   }
   if (error.empty() && operation.attends) error = FinishAttention(call);
-  return error.empty() ? FinishCall(activation, call) : error;
+  return error.empty() ? FinishCall(call) : error;
 }
 
 }  // namespace keras_seq

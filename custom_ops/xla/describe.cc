@@ -56,7 +56,10 @@ std::string Describe(const Operation& operation) {
   const CellAttributes has = CellAttributesOf(operation);
   std::vector<std::string> attributes;
   if (has.cell) attributes.push_back(Member("cell", Quoted(NameOf(operation.cell))));
-  if (has.activation) attributes.push_back(Member("activation", Quoted(NameOf(defaults.activation))));
+  attributes.push_back(Member("activation", Quoted(NameOf(defaults.activation))));
+  if (has.recurrent_activation) {
+    attributes.push_back(Member("recurrent_activation", Quoted(NameOf(defaults.recurrent_activation))));
+  }
   for (const AttentionAttribute& attribute : AttentionAttributes()) {
     if (operation.attends) attributes.push_back(Member(attribute.name, Quoted(attribute.values[0])));
   }

@@ -131,6 +131,9 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.initial_weights = inputs.Data("initial_weights", direction);
   arguments.attentional_kernel = inputs.Data("attentional_kernel", direction);
   arguments.initial_fed = inputs.Data("initial_fed", direction);
+  for (int i = 0; i < kExtraWeightCount; ++i) {
+    arguments.extra_weights[i] = inputs.Data(kExtraWeights[i].name, direction);
+  }
   return arguments;
 }
 
@@ -180,6 +183,9 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
   gradients.initial_weights = outputs.Data("d_initial_weights", direction);
   gradients.attentional_kernel = outputs.Data("d_attentional_kernel", direction);
   gradients.initial_fed = outputs.Data("d_initial_fed", direction);
+  for (int i = 0; i < kExtraWeightCount; ++i) {
+    gradients.extra_weights[i] = outputs.Data(kExtraWeights[i].gradient, direction);
+  }
   return gradients;
 }
 
@@ -189,6 +195,9 @@ bool IsWeight(const ArgumentSpec& input) {
   for (const char* name : {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector", "coverage_kernel",
                            "attentional_kernel"}) {
     if (!std::strcmp(input.name, name)) return true;
+  }
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (!std::strcmp(input.name, extra.name)) return true;
   }
   return false;
 }

@@ -34,6 +34,16 @@ void ReplaceAxis(Axis from, Axis to, Signature* signature) {
   }
 }
 
+Axes ShapeOf(ExtraWeight weight) {
+  switch (weight) {
+    case kPeepholeKernel:
+      return {Axis::kThree, Axis::kUnits};
+    case kExtraWeightCount:
+      break;
+  }
+  return {};
+}
+
 }  // namespace
 
 Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
@@ -69,6 +79,10 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                    {"bias", "biases", Kind::kData, {bias}},
                    {"initial_h", "initial_states", Kind::kData, {kState}}});
   if (has_c) inputs.push_back({"initial_c", initial_c, Kind::kData, {kState}});
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (!attends && !HasExtraWeight(operation.cell, extra.weight)) continue;
+    inputs.push_back({extra.name, extra.count, Kind::kData, {ShapeOf(extra.weight)}});
+  }
   append(&inputs, {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
                    {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, unit_mask},
                    {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, unit_mask}});
@@ -123,6 +137,10 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                       {"d_bias", "wanted_biases", Kind::kData, {bias}},
                       {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
   if (has_c) gradients.push_back({"d_initial_c", wanted_c, Kind::kData, {kState}});
+  for (const ExtraWeightTraits& extra : kExtraWeights) {
+    if (!attends && !HasExtraWeight(operation.cell, extra.weight)) continue;
+    gradients.push_back({extra.gradient, extra.wanted, Kind::kData, {ShapeOf(extra.weight)}});
+  }
   return {inputs, gradients};
 }
 

@@ -38,6 +38,8 @@ int64_t KnownSize(Axis axis, CellKind cell, const Sizes& sizes) {
       return sizes.units == kUnknown || sizes.memory_units == kUnknown ? kUnknown : sizes.units + sizes.memory_units;
     case Axis::kTwo:
       return 2;
+    case Axis::kThree:
+      return 3;
     case Axis::kResiduals:
       break;
   }
@@ -103,6 +105,8 @@ std::string NameOf(Axis axis, CellKind cell) {
       return "units + memory_units";
     case Axis::kTwo:
       return "2";
+    case Axis::kThree:
+      return "3";
     case Axis::kResiduals:
       break;
   }
@@ -149,6 +153,7 @@ std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
     case Axis::kResiduals:
       return {&sizes->batch, &sizes->time, &sizes->units, &sizes->memory_units, &sizes->attention_units};
     case Axis::kTwo:
+    case Axis::kThree:
       break;
   }
   return {};
@@ -197,6 +202,7 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.cell = call.operation.cell;
   problem.dtype = TypeOf(element);
   problem.activation = call.activation;
+  problem.recurrent_activation = call.recurrent_activation;
   problem.reset_after = call.reset_after;
   problem.batch = sizes.batch;
   problem.time = sizes.time;

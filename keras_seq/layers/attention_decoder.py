@@ -28,8 +28,8 @@ class AttentionDecoder(AttentiveLayer):
 
     `attend="after"` is the order of TensorFlow Addons' `AttentionWrapper`; see `AttentionCell`.
 
-    With an attention of keras_seq, whole target sequences (teacher forcing) run on native kernels, in either order. The derivative of additive attention computes the `tanh` again instead of keeping target * source *
-    units numbers.
+    With an attention of keras_seq, whole target sequences (teacher forcing) run on native kernels, in either order. The
+    derivative of additive attention computes the `tanh` again instead of keeping target * source * units numbers.
 
     `step` runs a single step, as a search does.
 

@@ -160,8 +160,9 @@ class MGU(RecurrentLayer):
     h_t = (1 - f) * h_{t-1} + f * g
     ```
 
-    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are tanh and
-    sigmoid and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind and zoneout.
+    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if each activation is tanh, sigmoid,
+    relu, hard_sigmoid or linear and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind
+    and zoneout.
     Everything else runs on xla, a loop of Keras operations that computes the same. `keras_seq.explain` tells you which
     one runs, and why.
 

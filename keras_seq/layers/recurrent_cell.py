@@ -9,7 +9,7 @@ from keras import ops
 from keras_seq.ops.cudnn import CallFeatures
 from keras_seq.ops.equations.cell import zone_out
 from keras_seq.ops.equations.protocol import RecurrentWeights, StepMasks
-from keras_seq.ops.random import check_rate, child_initializer, draw_same_numbers, dropout_mask
+from keras_seq.ops.random import RandomMask, check_rate, child_initializer, draw_same_numbers, dropout_mask
 from keras_seq.ops.recurrent_call import RecurrentCall
 
 DROPOUT_MODES = ("variational", "locked", "naive")
@@ -151,14 +151,15 @@ class RecurrentCell:
             reverse: whether to run from the last step to the first.
             training: whether to apply dropout.
         """
-        masks = self.draw_dropout_masks(sequences, training)
+        masks = self._choose_dropout_masks(sequences, training)
+        recurrent_kernel = self.recurrent_kernel
+        if masks.recurrent_kernel_mask is not None:
+            recurrent_kernel = masks.recurrent_kernel_mask.drop(ops.convert_to_tensor(recurrent_kernel))
         return RecurrentCall(
             self.equations,
             sequences if masks.input_mask is None else sequences * masks.input_mask,
             self.kernel,
-            self.recurrent_kernel
-            if masks.recurrent_kernel_mask is None
-            else self.recurrent_kernel * masks.recurrent_kernel_mask,
+            recurrent_kernel,
             self.bias,
             initial_state=initial_state,
             recurrent_dropout_mask=masks.recurrent_dropout_mask,
@@ -172,6 +173,11 @@ class RecurrentCell:
 
         Inference draws no numbers and leaves the seed as it is; its zoneout masks are the rates.
         """
+        masks = self._choose_dropout_masks(sequences, training)
+        return masks._replace(recurrent_kernel_mask=self._as_dropout_mask(masks.recurrent_kernel_mask))
+
+    def _choose_dropout_masks(self, sequences, training):
+        """Draw the masks of a call; that of the recurrent kernel is a `RandomMask`."""
         batch, time, features = ops.shape(sequences)
         rates, sizes = self._zoneout_rates(), self._state_sizes()
         if not training:
@@ -185,7 +191,7 @@ class RecurrentCell:
         recurrent_dropout_mask = self.draw_feature_mask(self.recurrent_dropout, batch, time, sizes[0])
         if recurrent_dropout_mask is not None and self.dropout_mode != "naive":
             recurrent_dropout_mask = recurrent_dropout_mask[:, 0]
-        recurrent_kernel_mask = self._draw_recurrent_kernel_mask()
+        recurrent_kernel_mask = self._choose_recurrent_kernel_mask()
         zoneout_masks = [
             self._draw_zoneout_mask((batch, time, size), rate) for rate, size in zip(rates, sizes, strict=True)
         ]
@@ -201,14 +207,21 @@ class RecurrentCell:
         return dropout_mask(shape, rate, self.seed_generator, self.compute_dtype) if rate else None
 
     def _draw_recurrent_kernel_mask(self):
-        shape = self.output_size, self.equations.gates * self.units
-        return self._draw_mask(shape, self.recurrent_weight_dropout)
+        return self._as_dropout_mask(self._choose_recurrent_kernel_mask())
+
+    def _choose_recurrent_kernel_mask(self):
+        shape, rate = (self.output_size, self.equations.gates * self.units), self.recurrent_weight_dropout
+        return RandomMask(shape, rate, self.seed_generator) if rate else None
+
+    def _as_dropout_mask(self, recurrent_kernel_mask):
+        kept = 1 / (1 - self.recurrent_weight_dropout)
+        return None if recurrent_kernel_mask is None else recurrent_kernel_mask.as_tensor(0.0, kept, self.compute_dtype)
 
     def _draw_zoneout_mask(self, shape, rate):
         """Draw 1 where a unit keeps its state, with probability `rate`, else 0; None at a rate of 0."""
         if not rate:
             return None
-        return 1 - dropout_mask(shape, rate, self.seed_generator, self.compute_dtype, scale=False)
+        return RandomMask(shape, rate, self.seed_generator).as_tensor(1.0, 0.0, self.compute_dtype)
 
     def _zoneout_rates(self) -> list[float]:
         return self.zoneout if isinstance(self.zoneout, list) else [self.zoneout] * len(self._state_sizes())

@@ -132,8 +132,9 @@ class SimpleRNN(RecurrentLayer):
     h_t = tanh(x_t W + h_{t-1} U + b)
     ```
 
-    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if `activation` is tanh, relu or
-    linear and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind and zoneout.
+    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if `activation` is tanh, sigmoid,
+    relu, hard_sigmoid or linear and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind
+    and zoneout.
     Everything else runs on xla, a loop of Keras operations that computes the same. `keras_seq.explain` tells you which
     one runs, and why.
 

@@ -42,7 +42,7 @@ def run_attention_recurrence(
             `zero_masked_positions` makes them so.
         memory_mask: which positions count.
         query_kernel, score_vector: of additive attention, for `AdditiveAttentionEquations` and the native kernels.
-        coverage_kernel, score_bias, attentional_kernel: for the native kernels. Equations with an `attend` have their own.
+        coverage_kernel, score_bias, attentional_kernel: for the native kernels; an `attend` of equations has its own.
         attention_state: the initial states of the attention; with input feeding the output comes first.
         noise: the noise that the attention drew for all steps.
         mask, zero_output_for_mask, unroll, recompute, implementation: see `keras_seq.ops.lstm`.

@@ -141,14 +141,15 @@ def why_not_native(equations: Equations, dtype: str) -> str | None:
 
 def why_not_cudnn(equations: Equations, dtype: str, features: CallFeatures = NO_FEATURES) -> str | None:
     """Say why cuDNN cannot run these equations, or return None if it can."""
-    kernel = None if isinstance(equations, AttentionEquations) else native_kernel(equations)
-    if kernel == ("GRU", {"reset_after": False}):
-        return "cuDNN has no GRU with reset_after=False"
-    if kernel is not None and kernel[0] not in ("GRU", "LSTM"):
-        return f"cuDNN, as Keras uses it, has no {kernel[0]}"
-    if kernel is None:
+    kernel = native_kernel(equations)
+    if kernel is None or not getattr(equations, "is_standard", False) or isinstance(equations, AttentionEquations):
         return f"cuDNN, as Keras uses it, has no {_describe(equations)}"
-    return cudnn.unavailable(kernel[0], dtype, features)
+    name, attributes = kernel
+    if name not in ("GRU", "LSTM"):
+        return f"cuDNN, as Keras uses it, has no {name}"
+    if not attributes.get("reset_after", True):
+        return "cuDNN has no GRU with reset_after=False"
+    return cudnn.unavailable(name, dtype, features)
 
 
 def native_kernel(equations: Equations) -> tuple[str, dict] | None:

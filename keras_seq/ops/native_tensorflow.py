@@ -48,6 +48,10 @@ class TensorFlowLibrary:
         self._functions = {}
         self._product = op_function(module, "Product")
         tf.no_gradient("KerasSeq>Product")
+        self._dropout_mask = op_function(module, "DropoutMask")
+        self._dropout = op_function(module, "Dropout")
+        tf.no_gradient("KerasSeq>DropoutMask")
+        tf.RegisterGradient("KerasSeq>Dropout")(functools.partial(_dropout_gradient, self._dropout))
         for name, op in self.ops.items():
             self._functions[name] = op_function(module, name)
             gradient = functools.partial(_gradient, op, op_function(module, name, "_grad"))
@@ -70,6 +74,17 @@ class TensorFlowLibrary:
     def multiply(self, inputs: tf.Tensor, kernel: tf.Tensor, keep_product: bool) -> tf.Tensor:
         """Call the op KerasSeq>Product."""
         return self._product(inputs=inputs, kernel=kernel, keep_product=keep_product)
+
+    def draw_mask(self, shape: tuple, seed: tf.Tensor, threshold: int, values: tuple, dtype: str) -> tf.Tensor:
+        """Call the op KerasSeq>DropoutMask."""
+        values = tf.constant(values, dtype)
+        shape = tf.convert_to_tensor(shape, tf.int32) if len(shape) else tf.zeros([0], tf.int32)
+        return self._dropout_mask(shape=shape, seed=tf.cast(seed, tf.int64), values=values, threshold=threshold)
+
+    def drop(self, x: tf.Tensor, seed: tf.Tensor, threshold: int, values: tuple) -> tf.Tensor:
+        """Call the op KerasSeq>Dropout."""
+        values = tf.constant(values, x.dtype)
+        return self._dropout(inputs=x, seed=tf.cast(seed, tf.int64), values=values, threshold=threshold)
 
 
 def check_tensorflow() -> None:
@@ -138,6 +153,12 @@ def _gradient(op: Op, gradient_function: Callable, node: tf.Operation, *upstream
     )
     gradients = op.gradients(arguments, wanted, [tensor for tensors in results for tensor in tensors])
     return [gradient for of_argument in gradients.values() for gradient in of_argument]
+
+
+def _dropout_gradient(function: Callable, node: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
+    """Drop the same entries of the upstream gradient."""
+    seed, values = node.inputs[1:]
+    return [function(inputs=upstream, seed=seed, values=values, threshold=node.get_attr("threshold")), None, None]
 
 
 def _as_text(value: Any) -> Any:

@@ -14,7 +14,9 @@ from typing import Any
 import keras
 from keras import backend, ops
 
+from keras_seq.ops import native
 from keras_seq.ops.equations.protocol import Tensor
+from keras_seq.ops.export_mode import is_portable_export
 
 
 def check_rate(name: str, rate: float) -> float:
@@ -95,7 +97,7 @@ def dropout_mask(
 
     On TensorFlow, each replica of a `tf.distribute.Strategy` draws a mask of its own. Probabilities are multiples of
     2^-16, the nearest to `rate` but never 1. One seed gives one mask whether the call runs eagerly, in a graph or
-    compiled by XLA; TensorFlow 2.21 behaves so without promising it.
+    compiled by XLA, with or without the native library; TensorFlow 2.21 behaves so without promising it.
 
     Args:
         shape: a tuple of numbers and, on TensorFlow, scalar tensors.
@@ -113,32 +115,65 @@ def dropout_mask(
         >>> np.unique(mask).tolist()
         [0.0, 4.0]
     """
-    draw = _keep_on_tensorflow if backend.backend() == "tensorflow" else _keep
-    mask = ops.cast(draw(shape, rate, seed_generator), dtype or backend.floatx())
-    return mask * (1 / (1 - rate)) if scale else mask
+    return RandomMask(shape, rate, seed_generator).as_tensor(0.0, 1 / (1 - rate) if scale else 1.0, dtype)
 
 
-def _keep(shape: tuple, rate: float, seed_generator: keras.random.SeedGenerator) -> Tensor:
-    return keras.random.uniform(shape, dtype="float32", seed=seed_generator) >= rate
+class RandomMask:
+    """Which entries of a tensor are dropped. One object can make several tensors of one random choice.
+
+    Args:
+        shape, rate, seed_generator: see `dropout_mask`.
+    """
+
+    def __init__(self, shape: tuple, rate: float, seed_generator: keras.random.SeedGenerator):
+        self._shape = shape
+        self._rate = rate
+        if backend.backend() == "tensorflow":
+            self._seed = _next_seed(seed_generator)
+            self._threshold = min(round(rate * 2**16), 2**16 - 1)
+            self._is_kept = None
+        else:
+            self._is_kept = keras.random.uniform(shape, dtype="float32", seed=seed_generator) >= rate
+
+    def as_tensor(self, dropped: float, kept: float, dtype: str | None = None) -> Tensor:
+        """Return a tensor with one value where an entry is dropped, and another one where it is kept."""
+        dtype = dtype or backend.floatx()
+        if self._is_kept is None and native.draws_masks(dtype) and not is_portable_export():
+            return native.draw_mask(self._shape, self._seed, self._threshold, (dropped, kept), dtype)
+        mask = ops.cast(self._draw(), dtype)
+        mask = mask if kept - dropped == 1 else mask * (kept - dropped)
+        return mask + dropped if dropped else mask
+
+    def drop(
+        self,
+        x: Tensor,  # of the shape of the mask
+    ) -> Tensor:  # of the same shape
+        """Set the dropped entries of a tensor to 0 and multiply the others by 1/(1 - rate)."""
+        dtype, values = backend.standardize_dtype(x.dtype), (0.0, 1 / (1 - self._rate))
+        if self._is_kept is None and native.draws_masks(dtype, multiply=True) and not is_portable_export():
+            return native.drop(x, self._seed, self._threshold, values)
+        return x * self.as_tensor(*values, dtype)
+
+    def _draw(self) -> Tensor:
+        """Return booleans, True = keep."""
+        return _keep_on_tensorflow(self._shape, self._seed, self._threshold) if self._is_kept is None else self._is_kept
 
 
-def _keep_on_tensorflow(shape: tuple, rate: float, seed_generator: keras.random.SeedGenerator) -> Tensor:
+def _keep_on_tensorflow(shape: tuple, seed: Tensor, threshold: int) -> Tensor:
     """Compare 16 random bits for each entry, four entries to a word, with a threshold.
 
-    On 2 CPU cores, a single mask (64, 50, 512) takes 2.0 ms in a graph and 2.6 ms compiled by XLA.
-    `keras.random.dropout` takes 3.5 and 260 ms: it lets TensorFlow choose the algorithm, and XLA fuses the derivation
-    of the key into the loop over the entries. Floats from a named algorithm take 3.2 and 2.3 ms, but inside a model no
-    less than Keras's: the compiled training step of an LSTM with 512 units and two such masks took 243 ms with them,
-    246 with Keras's, 216 with these words, and 212 without masks.
+    This is what the native op `KerasSeq>DropoutMask` computes, for where it cannot run. On 2 CPU cores, a single mask
+    (64, 50, 512) takes 2.0 ms in a graph and 2.6 ms compiled by XLA. `keras.random.dropout` takes 3.5 and 260 ms: it
+    lets TensorFlow choose the algorithm, and XLA fuses the derivation of the key into the loop over the entries. Floats
+    from a named algorithm take 3.2 and 2.3 ms, but inside a model no less than Keras's: the compiled training step of
+    an LSTM with 512 units and two such masks took 243 ms with them, 246 with Keras's, 216 with these words, and 212
+    without masks.
     """
     import tensorflow as tf
 
     size = math.prod(shape)
-    words = tf.random.stateless_uniform(
-        [-(-size // 4)], _next_seed(seed_generator), minval=None, maxval=None, dtype="uint64", alg="philox"
-    )
+    words = tf.random.stateless_uniform([-(-size // 4)], seed, minval=None, maxval=None, dtype="uint64", alg="philox")
     bits = tf.reshape(tf.bitcast(words, "uint16"), [-1])[:size]
-    threshold = min(round(rate * 2**16), 2**16 - 1)
     return tf.reshape(bits >= tf.constant(threshold, "uint16"), shape)
 
 

@@ -97,6 +97,7 @@ class RecurrentCall(NamedTuple):
         }
         for name in ("initial_state", "zoneout_masks"):
             tensors |= {f"{name}[{i}]": x for i, x in enumerate(getattr(self, name) or ())}
+        tensors |= self.extra_weights or {}
         return self.equations, {name: tuple(x.shape) for name, x in tensors.items() if x is not None}
 
 

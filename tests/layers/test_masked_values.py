@@ -62,7 +62,7 @@ def test_recurrent_layers_ignore_masked_steps(kind, implementation):
 
 
 @pytest.mark.parametrize("options", [{"layer_norm": True}, {"peephole": True}, {"activation": "gelu"}])
-def test_cells_without_native_kernels_ignore_masked_steps(options):
+def test_cells_with_options_ignore_masked_steps(options):
     layer = layers.LSTM(UNITS, return_sequences=True, **options)
     layer(SEQUENCES)
     assert_masked_values_change_nothing(

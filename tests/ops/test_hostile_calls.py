@@ -61,6 +61,8 @@ def draw_call(rng, attends):
     for name in ("h", "c") if attends else states:
         lists[f"initial_{name}"] = tensors(batch, units, on=with_state and name in states)
         lists[f"zoneout_mask_{name}"] = multiplier(on=name in states)
+    if attends or cell == "LSTM":
+        lists["peephole_kernel"] = tensors(3, units, on=cell == "LSTM" and rng.integers(2))
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)
@@ -72,7 +74,8 @@ def draw_call(rng, attends):
         lists["attentional_kernel"] = tensors(units + memory_units, fed_units, on=is_attentional)
         lists["initial_fed"] = tensors(batch, fed_units, on=attend == "after")
         chosen = {"score": score, "attend": attend, "attentional_activation": str(rng.choice(["tanh", "linear"]))}
-        attributes = {"activation": "tanh", "reset_after": True, "cell": cell, **chosen, **attributes}
+        defaults = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
+        attributes = {**defaults, "cell": cell, **chosen, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
     chosen = (("attend", attend),) if attends else ()
     call = native_library.op_call(op, cell, tuple(reverse), keep, chosen, covers)

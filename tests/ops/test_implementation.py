@@ -52,12 +52,12 @@ def test_a_layer_runs_the_implementation_it_is_given(make, implementation):
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
     [
-        (layers.GRU, {"activation": "relu"}, "GRU with the activation.* relu, sigmoid"),
-        (layers.LSTM, {"recurrent_activation": "hard_sigmoid"}, "LSTM with the activation.* tanh, hard_sigmoid"),
+        (layers.GRU, {"activation": "elu"}, "GRU with the activation.* elu, sigmoid"),
+        (layers.LSTM, {"recurrent_activation": "softsign"}, "LSTM with the activation.* tanh, softsign"),
         (layers.SimpleRNN, {"activation": "gelu"}, "SimpleRNN with the activation.* gelu"),
         (layers.LSTM, {"dtype": "mixed_float16"}, "float16"),
         (layers.AttentionDecoder, {"attention": OtherAttention()}, "attention that is not of keras_seq"),
-        (layers.AttentionDecoder, {"cell": layers.GRUCell(4, activation="relu")}, "GRU with .* relu.* with attention"),
+        (layers.AttentionDecoder, {"cell": layers.GRUCell(4, activation="elu")}, "GRU with .* elu.* with attention"),
     ],
 )
 def test_a_layer_without_a_kernel_reports_why_and_runs_on_xla(make, options, reason):
@@ -105,8 +105,8 @@ def test_the_environment_variable_replaces_auto(monkeypatch):
     assert "`implementation`" in layers.LSTM(4, implementation="xla").choose_implementation().reason
     monkeypatch.setenv("KERAS_SEQ_IMPLEMENTATION", "native")
     with pytest.raises(NotImplementedError, match="KERAS_SEQ_IMPLEMENTATION"):
-        run(layers.LSTM(4, activation="relu"))
-    run(layers.LSTM(4, activation="relu", implementation="xla"))
+        run(layers.LSTM(4, activation="elu"))
+    run(layers.LSTM(4, activation="elu", implementation="xla"))
     monkeypatch.setenv("KERAS_SEQ_IMPLEMENTATION", "cuda")
     with pytest.raises(ValueError, match=r"KERAS_SEQ_IMPLEMENTATION must be one of .*'cuda'"):
         run(layers.LSTM(4))
@@ -189,11 +189,10 @@ OPTIONS_WITH_KERNELS = {
     "Keras's implementation": {"implementation": 1},
 }
 WITHOUT_KERNELS = {
-    "GRU, activation": (lambda **o: layers.GRU(UNITS, activation="relu", **o), "GRU with .* relu, sigmoid"),
-    "LSTM, gates": (lambda **o: layers.LSTM(UNITS, recurrent_activation="relu", **o), "LSTM with .* tanh, relu"),
+    "GRU, activation": (lambda **o: layers.GRU(UNITS, activation="elu", **o), "GRU with .* elu, sigmoid"),
+    "LSTM, gates": (lambda **o: layers.LSTM(UNITS, recurrent_activation="elu", **o), "LSTM with .* tanh, elu"),
     "SimpleRNN": (lambda **o: layers.SimpleRNN(UNITS, activation="gelu", **o), "SimpleRNN with .* gelu"),
     "GRU, norm": (lambda **o: layers.GRU(UNITS, layer_norm=True, **o), "GRU with layer_norm"),
-    "LSTM, peephole": (lambda **o: layers.LSTM(UNITS, peephole=True, **o), "LSTM with peepholes"),
     "LSTM, projection": (lambda **o: layers.LSTM(UNITS, projection_units=2, **o), "LSTM with a projection"),
     "float16": (lambda **o: layers.LSTM(UNITS, dtype="mixed_float16", **o), "no native kernel for float16"),
     "cell of Keras": (lambda **o: layers.RNN(keras.layers.LSTMCell(UNITS), **o), "LSTMCell, which is not a cell of"),

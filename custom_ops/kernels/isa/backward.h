@@ -40,6 +40,7 @@ class BackwardPass {
       if (end > 0) steps_.StepBack(worker, begin, attention_);
       if (begin == 0) break;
     }
+    steps_.StorePeepholeGradients(worker);
     attention_.DifferentiateWeights(
         worker, [&](int64_t step, int64_t b, int64_t unit) { return call_.PreviousHidden(0, step, b, unit); });
   }

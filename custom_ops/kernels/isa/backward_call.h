@@ -10,8 +10,6 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kDepthBlock = 512;  // rows of a panel that a product reads at once, so that they stay in cache
-
 template <class Equations, class T>
 struct BackwardCall {
   using V = Vector<T>;
@@ -75,7 +73,7 @@ struct BackwardCall {
   // moves the pointers in `left` past them.
   void MultiplySlots(const SlotRange& slots, int64_t count, const T** left, const T* kernel, T* const* sums) const {
     const int64_t block = slots.count * layout.width, stride = problem.batch * kGradientSlots * layout.width;
-    const int64_t groups = block > 0 && block < kDepthBlock ? kDepthBlock / block : 1;
+    const int64_t groups = block > 0 && block < kTuning.depth_block ? kTuning.depth_block / block : 1;
     for (int64_t group = 0; group < layout.groups; group += groups) {
       const int64_t blocks = Smaller(groups, layout.groups - group);
       MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);

@@ -30,6 +30,7 @@ class BackwardSteps {
         gradients_(call.gradients),
         direction_count_(call.direction_count),
         unit_panels_(CeilDiv(call.problem.units, kPanelVectors * L)),
+        options_(call.problem, call.arguments[0]),
         layout_(call.layout) {}
 
   bool Allocate(Workspace& workspace) {
@@ -42,7 +43,7 @@ class BackwardSteps {
   // The items of work of `Prepare` for each direction.
   int64_t PrepareItems() const { return unit_panels_ * kProducts + 1; }
 
-  // Packs a panel of the weights, or loads c.
+  // Packs a panel of the weights, or loads c and the peepholes.
   void Prepare(int64_t d, int64_t item) {
     if (item < unit_panels_) {
       PackRecurrentKernel(d, item);
@@ -50,7 +51,28 @@ class BackwardSteps {
       PackCandidateKernel(d, item);
     } else {
       LoadCellStates(d);
+      if (options_.has_peepholes) {
+        LoadPeepholes(static_cast<const T*>(arguments_[d].extra_weights[kPeepholeKernel]), layout_,
+                      directions_[d].peepholes);
+      }
     }
+  }
+
+  // Adds up and stores the gradients of the peepholes, once all steps are done.
+  void StorePeepholeGradients(Worker& worker) const {
+    if (!WantsPeepholes()) return;
+    worker.ForEach(direction_count_, [&](int64_t d) {
+      T* to = static_cast<T*>(gradients_[d].extra_weights[kPeepholeKernel]);
+      for (int64_t gate = 0; gate < 3; ++gate, to += problem_.units) {
+        for (int64_t unit = 0; unit < problem_.units; unit += L) {
+          V sum{};
+          for (int64_t block = 0; block < CeilDiv(problem_.batch, kRowBlock); ++block) {
+            sum += Load(directions_[d].d_peepholes + (3 * block + gate) * layout_.padded + unit);
+          }
+          StoreFirst(to + unit, sum, problem_.units - unit);
+        }
+      }
+    });
   }
 
   // From the slot gradients of `step` to those of the step before it. `step` may be the number of steps, which has no
@@ -91,6 +113,7 @@ class BackwardSteps {
     T *recurrent_kernel, *candidate_kernel;  // transposed, in panels
     T *d_h, *d_gated_h, *d_c;                // (batch, padded)
     T* initial_c;                            // (batch, padded)
+    T *peepholes, *d_peepholes;              // (3, padded), and (blocks, 3, padded): sums over the steps so far
   };
 
   void AllocateDirection(Workspace& workspace, Direction& direction) {
@@ -108,7 +131,13 @@ class BackwardSteps {
           workspace.Allocate<T>(unit_panels_ * call_.TransposedPanelSize(Equations::kCandidateSlots));
       direction.d_gated_h = workspace.AllocateZeros<T>(states);
     }
+    if (options_.has_peepholes) direction.peepholes = workspace.AllocateZeros<T>(3 * layout_.padded);
+    if (WantsPeepholes()) {
+      direction.d_peepholes = workspace.AllocateZeros<T>(3 * CeilDiv(problem_.batch, kRowBlock) * layout_.padded);
+    }
   }
+
+  bool WantsPeepholes() const { return gradients_[0].extra_weights[kPeepholeKernel] != nullptr; }
 
   void PackRecurrentKernel(int64_t d, int64_t panel) {
     PackTransposed(static_cast<const T*>(arguments_[d].recurrent_kernel), problem_.units, layout_, Equations::kGates,
@@ -175,9 +204,12 @@ class BackwardSteps {
                                                      const T* sums) const {
     const Direction& direction = directions_[d];
     const int64_t units = problem_.units;
+    T* d_peepholes = direction.d_peepholes;
+    if (d_peepholes != nullptr) d_peepholes += 3 * block * layout_.padded;
     for (int v = 0; v < kPanelVectors; ++v) {
       const int64_t unit = (panel * kPanelVectors + v) * L;
       if (unit >= units) break;
+      const CellOptions<T> options = options_.At(unit, direction.peepholes, d_peepholes, layout_.padded);
       for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
         V dh = Load(sums + ((b - block * kRowBlock) * kPanelVectors + v) * L);
         if (step == problem_.time) {
@@ -191,7 +223,7 @@ class BackwardSteps {
         if (step == 0) {
           StoreInitialStateGradients(d, b, unit, dh);
         } else {
-          DifferentiateCell(d, step - 1, b, unit, dh);
+          DifferentiateCell(d, step - 1, b, unit, options, dh);
         }
       }
     }
@@ -208,7 +240,7 @@ class BackwardSteps {
   }
 
   // From the gradient of h after `step` to the slot gradients of that step.
-  void DifferentiateCell(int64_t d, int64_t step, int64_t b, int64_t unit, V dh) const {
+  void DifferentiateCell(int64_t d, int64_t step, int64_t b, int64_t unit, const CellOptions<T>& options, V dh) const {
     const Direction& direction = directions_[d];
     const Arguments& arguments = arguments_[d];
     const int64_t units = problem_.units, t = call_.Time(d, step), at = b * layout_.padded + unit;
@@ -235,7 +267,7 @@ class BackwardSteps {
                               : Load(call_.Residuals(d, step - 1, unit) + slot * layout_.width);
     }
     const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
-    Equations::template Backward<T>(residuals, problem_.activation, layout_.width, previous, d_state, d_slots);
+    Equations::template Backward<T>(residuals, options, layout_.width, previous, d_state, d_slots);
     Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
     if constexpr (Equations::kHasCellState) Store(direction.d_c + at, d_zoneout[1] + d_state[1]);
   }
@@ -252,7 +284,7 @@ class BackwardSteps {
         if (visible) {
           const V h = call_.Drop(d, step, b, unit, call_.PreviousHidden(d, step, b, unit));
           d_h = Equations::template BackwardGatedHidden<T>(
-              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, layout_.width, h,
+              call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, options_, layout_.width, h,
               KeepFirst<T>(Load(sums + v * L), problem_.units - unit),
               call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width);
         }
@@ -267,6 +299,7 @@ class BackwardSteps {
   const Upstream* upstream_;
   const Gradients* gradients_;
   const int64_t direction_count_, unit_panels_;
+  const CellOptions<T> options_;
   const Layout layout_;
   Direction* directions_ = nullptr;
 };

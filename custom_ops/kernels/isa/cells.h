@@ -12,7 +12,7 @@
 
 #include "../layout.h"
 #include "../recurrence.h"
-#include "activations.h"
+#include "cell_policies.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
@@ -47,6 +47,8 @@ struct EquationsTraits {
   static constexpr bool kHasCandidateProduct = false;
   // `Backward` reads the previous h.
   static constexpr bool kReadsPreviousHidden = false;
+  // Gates can read c through peepholes. Where they do, the policy says.
+  static constexpr bool kHasPeepholes = false;
 };
 
 // In all cells:
@@ -54,6 +56,7 @@ struct EquationsTraits {
 //              with the x W + b of their slots added.
 //   Backward   computes, from the gradients of the new states, those of the slots, and of the gradients of the previous
 //              states the part that does not pass through the recurrent product.
+// `Policy` is one of cell_policies.h.
 
 struct SimpleRNNEquations : EquationsTraits {
   enum Slot : int { kH, kResidualSlots };
@@ -63,72 +66,78 @@ struct SimpleRNNEquations : EquationsTraits {
   static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kInput;
   static constexpr SlotRange kInputSlots{kDH, 1}, kRecurrentSlots{kDH, 1};
 
+  // The activation is chosen in the loop: relu and linear are as usual here as tanh.
   template <class T>
-  static void Forward(const T* products, Activation activation, bool keep, int64_t, T* slots, Vector<T>* state) {
-    Vector<T> h = Load(products);
-    if (activation == Activation::kTanh) {
-      h = Tanh<T>(h);
-    } else if (activation == Activation::kRelu) {
-      h = h < 0 ? Vector<T>{} : h;  // NaN stays NaN
-    }
+  static void Forward(const T* products, const CellOptions<T>& options, bool keep, int64_t, T* slots,
+                      Vector<T>* state) {
+    const Vector<T> h = AnyPolicy<T>(options).Activate(Load(products));
     if (keep) Store(slots, h);
     state[0] = h;
   }
 
   template <class T>
-  static void Backward(const T* slots, Activation activation, int64_t, const Vector<T>*, Vector<T>* d_state,
+  static void Backward(const T* slots, const CellOptions<T>& options, int64_t, const Vector<T>*, Vector<T>* d_state,
                        T* d_slots) {
-    const Vector<T> h = Load(slots), dh = d_state[0];
-    Vector<T> d = dh;
-    if (activation == Activation::kTanh) {
-      d = dh * (1 - h * h);
-    } else if (activation == Activation::kRelu) {
-      d = h > 0 ? dh : Vector<T>{};
-    }
-    Store(d_slots, d);
+    Store(d_slots, AnyPolicy<T>(options).Differentiate(d_state[0], Load(slots)));
     d_state[0] = Vector<T>{};
   }
 };
 
+// With peepholes p: i += p_i c, f += p_f c, o += p_o c', each before its activation, where c' is the new c.
 struct LSTMEquations : EquationsTraits {
   enum Slot : int { kI, kF, kG, kO, kC, kResidualSlots };
   enum GradientSlot : int { kDI, kDF, kDG, kDO, kGradientSlots };
   static constexpr int kGates = 4, kCellStateSlot = kC;
-  static constexpr bool kHasCellState = true;
+  static constexpr bool kHasCellState = true, kHasPeepholes = true;
   static constexpr Columns kInput{4, 1, {kI, kF, kG, kO}}, kRecurrent = kInput;
   static constexpr Columns kInputGradient = kInput, kRecurrentGradient = kInput;
   static constexpr SlotRange kInputSlots{kDI, 4}, kRecurrentSlots{kDI, 4};
 
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
+  template <class T, class Policy>
+  static void Forward(const T* products, const Policy& policy, bool keep, int64_t width, T* slots, Vector<T>* state) {
     constexpr int L = kLanes<T>;
-    const Vector<T> i = Sigmoid<T>(Load(products)), f = Sigmoid<T>(Load(products + L));
-    const Vector<T> g = Tanh<T>(Load(products + 2 * L)), o = Sigmoid<T>(Load(products + 3 * L));
+    Vector<T> to_i = Load(products), to_f = Load(products + L), to_o = Load(products + 3 * L);
+    if constexpr (Policy::kHasPeepholes) {
+      to_i += policy.Peephole(0) * state[1];
+      to_f += policy.Peephole(1) * state[1];
+    }
+    const Vector<T> i = policy.ActivateGate(to_i), f = policy.ActivateGate(to_f);
+    const Vector<T> g = policy.Activate(Load(products + 2 * L));
     const Vector<T> c = f * state[1] + i * g;
+    if constexpr (Policy::kHasPeepholes) to_o += policy.Peephole(2) * c;
+    const Vector<T> o = policy.ActivateGate(to_o);
     if (keep) {
       Store(slots + kI * width, i);
       Store(slots + kF * width, f);
       Store(slots + kG * width, g);
       Store(slots + kO * width, o);
     }
-    state[0] = o * Tanh<T>(c);
+    state[0] = o * policy.Activate(c);
     state[1] = c;
   }
 
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
+  template <class T, class Policy>
+  static void Backward(const T* slots, const Policy& policy, int64_t width, const Vector<T>* previous,
+                       Vector<T>* d_state, T* d_slots) {
     const Vector<T> i = Load(slots + kI * width), f = Load(slots + kF * width);
     const Vector<T> g = Load(slots + kG * width), o = Load(slots + kO * width);
     const Vector<T> c = f * previous[1] + i * g;  // before zoneout and mask, unlike the slot of c
-    const Vector<T> tanh_c = Tanh<T>(c), dh = d_state[0];
-    const Vector<T> dc = d_state[1] + dh * o * (1 - tanh_c * tanh_c);
-    Store(d_slots + kDI * width, dc * g * (i * (1 - i)));
-    Store(d_slots + kDF * width, dc * previous[1] * (f * (1 - f)));
-    Store(d_slots + kDG * width, dc * i * (1 - g * g));
-    Store(d_slots + kDO * width, dh * tanh_c * (o * (1 - o)));
+    const Vector<T> squashed = policy.Activate(c), dh = d_state[0];
+    const Vector<T> d_o = policy.DifferentiateGate(dh * squashed, o);
+    Vector<T> dc = d_state[1] + policy.Differentiate(dh * o, squashed);
+    if constexpr (Policy::kHasPeepholes) dc += d_o * policy.Peephole(2);
+    const Vector<T> d_i = policy.DifferentiateGate(dc * g, i);
+    const Vector<T> d_f = policy.DifferentiateGate(dc * previous[1], f);
+    Store(d_slots + kDI * width, d_i);
+    Store(d_slots + kDF * width, d_f);
+    Store(d_slots + kDG * width, policy.Differentiate(dc * i, g));
+    Store(d_slots + kDO * width, d_o);
     d_state[0] = Vector<T>{};
     d_state[1] = dc * f;
+    if constexpr (Policy::kHasPeepholes) {
+      d_state[1] += d_i * policy.Peephole(0) + d_f * policy.Peephole(1);
+      policy.AddPeepholeGradients(d_i * previous[1], d_f * previous[1], d_o * c);
+    }
   }
 };
 
@@ -142,12 +151,12 @@ struct GRUEquations : EquationsTraits {
   static constexpr Columns kInputGradient{3, 1, {kG, kZ, kR}}, kRecurrentGradient{3, 1, {kZ, kR, kG}};
   static constexpr SlotRange kInputSlots{kDG, 3}, kRecurrentSlots{kDZ, 3};
 
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
+  template <class T, class Policy>
+  static void Forward(const T* products, const Policy& policy, bool keep, int64_t width, T* slots, Vector<T>* state) {
     constexpr int L = kLanes<T>;
-    const Vector<T> z = Sigmoid<T>(Load(products)), r = Sigmoid<T>(Load(products + L));
+    const Vector<T> z = policy.ActivateGate(Load(products)), r = policy.ActivateGate(Load(products + L));
     const Vector<T> product = Load(products + 2 * L);
-    const Vector<T> g = Tanh<T>(Load(slots + kG * width) + r * product);
+    const Vector<T> g = policy.Activate(Load(slots + kG * width) + r * product);
     if (keep) {
       Store(slots + kZ * width, z);
       Store(slots + kR * width, r);
@@ -157,15 +166,15 @@ struct GRUEquations : EquationsTraits {
     state[0] = z * state[0] + (1 - z) * g;
   }
 
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
+  template <class T, class Policy>
+  static void Backward(const T* slots, const Policy& policy, int64_t width, const Vector<T>* previous,
+                       Vector<T>* d_state, T* d_slots) {
     const Vector<T> z = Load(slots + kZ * width), r = Load(slots + kR * width), g = Load(slots + kG * width);
     const Vector<T> product = Load(slots + kProduct * width), dh = d_state[0];
-    const Vector<T> dg = dh * (1 - z) * (1 - g * g);
+    const Vector<T> dg = policy.Differentiate(dh * (1 - z), g);
     Store(d_slots + kDG * width, dg);
-    Store(d_slots + kDZ * width, dh * (previous[0] - g) * (z * (1 - z)));
-    Store(d_slots + kDR * width, dg * product * (r * (1 - r)));
+    Store(d_slots + kDZ * width, policy.DifferentiateGate(dh * (previous[0] - g), z));
+    Store(d_slots + kDR * width, policy.DifferentiateGate(dg * product, r));
     Store(d_slots + kDProduct * width, dg * r);
     d_state[0] = dh * z;
   }
@@ -182,37 +191,38 @@ struct GRUResetBeforeEquations : EquationsTraits {
   static constexpr SlotRange kInputSlots{kDG, 3}, kRecurrentSlots{kDZ, 2}, kCandidateSlots{kDG, 1};
 
   // From the first product to the gates, which are stored, and to r, which is returned to be multiplied by h.
-  template <class T>
-  static Vector<T> ComputeGates(const T* products, int64_t width, T* slots) {
-    const Vector<T> z = Sigmoid<T>(Load(products)), r = Sigmoid<T>(Load(products + kLanes<T>));
+  template <class T, class Policy>
+  static Vector<T> ComputeGates(const T* products, const Policy& policy, int64_t width, T* slots) {
+    const Vector<T> z = policy.ActivateGate(Load(products)), r = policy.ActivateGate(Load(products + kLanes<T>));
     Store(slots + kZ * width, z);
     Store(slots + kR * width, r);
     return r;
   }
 
   // `products` are those of the candidate.
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
-    const Vector<T> z = Load(slots + kZ * width), g = Tanh<T>(Load(products));
+  template <class T, class Policy>
+  static void Forward(const T* products, const Policy& policy, bool keep, int64_t width, T* slots, Vector<T>* state) {
+    const Vector<T> z = Load(slots + kZ * width), g = policy.Activate(Load(products));
     if (keep) Store(slots + kG * width, g);
     state[0] = z * state[0] + (1 - z) * g;
   }
 
   // All but the gradient of r, which depends on that of r * h.
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
+  template <class T, class Policy>
+  static void Backward(const T* slots, const Policy& policy, int64_t width, const Vector<T>* previous,
+                       Vector<T>* d_state, T* d_slots) {
     const Vector<T> z = Load(slots + kZ * width), g = Load(slots + kG * width), dh = d_state[0];
-    Store(d_slots + kDG * width, dh * (1 - z) * (1 - g * g));
-    Store(d_slots + kDZ * width, dh * (previous[0] - g) * (z * (1 - z)));
+    Store(d_slots + kDG * width, policy.Differentiate(dh * (1 - z), g));
+    Store(d_slots + kDZ * width, policy.DifferentiateGate(dh * (previous[0] - g), z));
     d_state[0] = dh * z;
   }
 
   // From the gradient of r * h to those of r, which is stored, and of h, which is returned. h has its dropout applied.
-  template <class T>
-  static Vector<T> BackwardGatedHidden(const T* slots, int64_t width, Vector<T> h, Vector<T> d_gated_h, T* d_slots) {
+  template <class T, class Policy>
+  static Vector<T> BackwardGatedHidden(const T* slots, const Policy& policy, int64_t width, Vector<T> h,
+                                       Vector<T> d_gated_h, T* d_slots) {
     const Vector<T> r = Load(slots + kR * width);
-    Store(d_slots + kDR * width, d_gated_h * h * (r * (1 - r)));
+    Store(d_slots + kDR * width, policy.DifferentiateGate(d_gated_h * h, r));
     return d_gated_h * r;
   }
 };
@@ -228,37 +238,38 @@ struct MGUEquations : EquationsTraits {
   static constexpr SlotRange kInputSlots{kDG, 2}, kRecurrentSlots{kDF, 1}, kCandidateSlots{kDG, 1};
 
   // From the first product to f, which is stored, and returned to be multiplied by h.
-  template <class T>
-  static Vector<T> ComputeGates(const T* products, int64_t width, T* slots) {
-    const Vector<T> f = Sigmoid<T>(Load(products));
+  template <class T, class Policy>
+  static Vector<T> ComputeGates(const T* products, const Policy& policy, int64_t width, T* slots) {
+    const Vector<T> f = policy.ActivateGate(Load(products));
     Store(slots + kF * width, f);
     return f;
   }
 
   // `products` are those of the candidate.
-  template <class T>
-  static void Forward(const T* products, Activation, bool keep, int64_t width, T* slots, Vector<T>* state) {
-    const Vector<T> f = Load(slots + kF * width), g = Tanh<T>(Load(products));
+  template <class T, class Policy>
+  static void Forward(const T* products, const Policy& policy, bool keep, int64_t width, T* slots, Vector<T>* state) {
+    const Vector<T> f = Load(slots + kF * width), g = policy.Activate(Load(products));
     if (keep) Store(slots + kG * width, g);
     state[0] = (1 - f) * state[0] + f * g;
   }
 
   // Stores the part of the gradient of f that does not come through f * h.
-  template <class T>
-  static void Backward(const T* slots, Activation, int64_t width, const Vector<T>* previous, Vector<T>* d_state,
-                       T* d_slots) {
+  template <class T, class Policy>
+  static void Backward(const T* slots, const Policy& policy, int64_t width, const Vector<T>* previous,
+                       Vector<T>* d_state, T* d_slots) {
     const Vector<T> f = Load(slots + kF * width), g = Load(slots + kG * width), dh = d_state[0];
-    Store(d_slots + kDG * width, dh * f * (1 - g * g));
-    Store(d_slots + kDF * width, dh * (g - previous[0]) * (f * (1 - f)));
+    Store(d_slots + kDG * width, policy.Differentiate(dh * f, g));
+    Store(d_slots + kDF * width, policy.DifferentiateGate(dh * (g - previous[0]), f));
     d_state[0] = dh * (1 - f);
   }
 
   // From the gradient of f * h to that of f, which is completed, and of h, which is returned. h has its dropout
   // applied.
-  template <class T>
-  static Vector<T> BackwardGatedHidden(const T* slots, int64_t width, Vector<T> h, Vector<T> d_gated_h, T* d_slots) {
+  template <class T, class Policy>
+  static Vector<T> BackwardGatedHidden(const T* slots, const Policy& policy, int64_t width, Vector<T> h,
+                                       Vector<T> d_gated_h, T* d_slots) {
     const Vector<T> f = Load(slots + kF * width), d_f = Load(d_slots + kDF * width);
-    Store(d_slots + kDF * width, d_f + d_gated_h * h * (f * (1 - f)));
+    Store(d_slots + kDF * width, d_f + policy.DifferentiateGate(d_gated_h * h, f));
     return d_gated_h * f;
   }
 };
@@ -271,6 +282,7 @@ inline auto CallWith(Function&& function) {
   static_assert(Equations::kUnitVectors == cell.unit_vectors);
   static_assert(Equations::kHasRecurrentBias == cell.HasTwoBiases(reset_after));
   static_assert(Equations::kResidualSlots == cell.ResidualSlots(reset_after));
+  static_assert(Equations::kHasPeepholes == HasExtraWeight(kind, kPeepholeKernel));
   return function(Equations{});
 }
 
@@ -281,14 +293,14 @@ inline auto WithEquations(const Problem& problem, Function&& function) {
     case CellKind::kSimpleRNN:
       return CallWith<CellKind::kSimpleRNN, SimpleRNNEquations>(function);
     case CellKind::kLSTM:
-      return CallWith<CellKind::kLSTM, LSTMEquations>(function);
+      return CallWith<CellKind::kLSTM, WithOptions<LSTMEquations>>(function);
     case CellKind::kMGU:
-      return CallWith<CellKind::kMGU, MGUEquations>(function);
+      return CallWith<CellKind::kMGU, WithOptions<MGUEquations>>(function);
     case CellKind::kGRU:
       break;
   }
-  if (problem.reset_after) return CallWith<CellKind::kGRU, GRUEquations>(function);
-  return CallWith<CellKind::kGRU, GRUResetBeforeEquations, false>(function);
+  if (problem.reset_after) return CallWith<CellKind::kGRU, WithOptions<GRUEquations>>(function);
+  return CallWith<CellKind::kGRU, WithOptions<GRUResetBeforeEquations>, false>(function);
 }
 
 }  // namespace KERAS_SEQ_ISA_NAME

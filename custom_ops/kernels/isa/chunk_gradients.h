@@ -14,8 +14,6 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kOuterBlock = 32;  // tiles of weight gradients in an item of work
-
 template <class Equations, class T>
 class ChunkGradients {
   using V = Vector<T>;
@@ -26,7 +24,7 @@ class ChunkGradients {
   static constexpr int kInputVectors = Equations::kInputGradient.vectors();
   static constexpr int kRecurrentVectors = Equations::kRecurrentGradient.vectors();
   static constexpr int kCandidateVectors = 1;
-  static constexpr int kMaxTile = 8;  // rows; no tile is higher
+  static constexpr int kMaxTile = kTuning.tile_rows;  // no tile is higher
 
  public:
   // `call` must outlive this object.
@@ -212,7 +210,8 @@ class ChunkGradients {
   void PackHidden(int64_t d, Left kind, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     T* left = directions_[d].left[kind];
     const int64_t units = problem_.units, step = packed.step;
-    constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;  // kColumns is a multiple of every tile's height
+    constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;
+    static_assert(kColumns % kTileRows<kRecurrentVectors> == 0 && kColumns % kTileRows<kCandidateVectors> == 0);
     alignas(64) T hidden[kRows * kStride];
     const auto row = [&](int64_t i) { return hidden + i * kStride; };
     for (int64_t first = 0; first < rows.count; first += kRows) {
@@ -321,7 +320,7 @@ class ChunkGradients {
   template <int NV>
   int64_t WeightBlocks(int64_t rows) const {
     const int64_t tiles = CeilDiv(rows, kTileRows<NV>);
-    return tiles < kOuterBlock ? 1 : CeilDiv(tiles, kOuterBlock);
+    return tiles < kTuning.outer_block ? 1 : CeilDiv(tiles, kTuning.outer_block);
   }
 
   template <int NV>

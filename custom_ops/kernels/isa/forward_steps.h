@@ -30,6 +30,7 @@ class ForwardSteps {
         arguments_(arguments),
         results_(results),
         direction_count_(direction_count),
+        options_(problem, arguments[0]),
         layout_(problem.batch, problem.units, Equations::kUnitVectors),
         chunk_(ChunkSteps(problem)),
         input_depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
@@ -62,6 +63,7 @@ class ForwardSteps {
     packed->candidate_kernel = direction.candidate_kernel;
     packed->bias = direction.bias;
     packed->recurrent_bias = direction.recurrent_bias;
+    packed->peephole_kernel = direction.peephole_kernel;
   }
 
   // Packs the weights, if the caller did not, and loads the initial states.
@@ -82,6 +84,7 @@ class ForwardSteps {
         LoadInitialState(d, item);
       } else {
         PackBias(d);
+        if (options_.has_peepholes) PackPeepholes(d);
       }
     });
   }
@@ -157,6 +160,7 @@ class ForwardSteps {
   struct Direction {
     Element *kernel, *recurrent_kernel, *candidate_kernel;  // in panels
     T *bias, *recurrent_bias;
+    T* peephole_kernel;  // (3, padded)
     bool keeps_residuals;
     int slot_count;
     T* slots;                 // (steps, groups, batch, slots, width): of a chunk, or of all steps if residuals are kept
@@ -177,6 +181,7 @@ class ForwardSteps {
       direction.candidate_kernel = static_cast<Element*>(packed.candidate_kernel);
       direction.bias = static_cast<T*>(packed.bias);
       direction.recurrent_bias = static_cast<T*>(packed.recurrent_bias);
+      direction.peephole_kernel = static_cast<T*>(packed.peephole_kernel);
     }
     direction.keeps_residuals = results_[d].residuals != nullptr;
     direction.slot_count = direction.keeps_residuals ? int{Equations::kResidualSlots} : Equations::kGates;
@@ -204,6 +209,7 @@ class ForwardSteps {
         workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kVectors));
     direction.bias = workspace.AllocateZeros<T>(input_panels_ * kInputVectors * L);
     direction.recurrent_bias = workspace.AllocateZeros<T>(layout_.padded);
+    if (options_.has_peepholes) direction.peephole_kernel = workspace.AllocateZeros<T>(3 * layout_.padded);
     if constexpr (Equations::kHasCandidateProduct) {
       constexpr int kCandidateVectors = Equations::kCandidate.vectors();
       direction.candidate_kernel =
@@ -286,6 +292,11 @@ class ForwardSteps {
         Store(directions_[d].bias + (panel * kInputVectors + v) * L, sum);
       }
     }
+  }
+
+  void PackPeepholes(int64_t d) {
+    LoadPeepholes(static_cast<const S*>(arguments_[d].extra_weights[kPeepholeKernel]), layout_,
+                  directions_[d].peephole_kernel);
   }
 
   void LoadInitialState(int64_t d, int64_t block) {
@@ -386,7 +397,8 @@ class ForwardSteps {
       if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
       T* slots = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
       const S* h = reinterpret_cast<const S*>(direction.operand[step % 2] + b * operand_stride_);
-      const V gated = Equations::template ComputeGates<T>(sums, layout_.width, slots) * LoadFirst(h + unit, L);
+      const V gated =
+          Equations::template ComputeGates<T>(sums, options_, layout_.width, slots) * LoadFirst(h + unit, L);
       StoreFirst(reinterpret_cast<S*>(direction.gated_operand + b * operand_stride_) + unit,
                  KeepFirst<T>(gated, problem_.units - unit), L);
     }
@@ -405,6 +417,7 @@ class ForwardSteps {
       if (unit >= units) break;
       T* slots = Slots(direction, step, unit) + block * kRowBlock * direction.slot_count * layout_.width;
       const T* products = sums + j * L;
+      const CellOptions<T> options = options_.At(unit, direction.peephole_kernel, nullptr, layout_.padded);
       for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
         V state[2];
         T* stored[2];
@@ -413,7 +426,7 @@ class ForwardSteps {
           state[s] = Load(stored[s]);
         }
         if (Visible(problem_, b, t)) {
-          Equations::template Forward<T>(products, problem_.activation, keep, layout_.width, slots, state);
+          Equations::template Forward<T>(products, options, keep, layout_.width, slots, state);
           for (int s = 0; s < kStates; ++s) {
             if (arguments.zoneout_masks[s].data != nullptr) {
               const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
@@ -474,6 +487,7 @@ class ForwardSteps {
   const Arguments* arguments_;
   const Results* results_;
   const int64_t direction_count_;
+  const CellOptions<T> options_;
   const Layout layout_;
   const int64_t chunk_;  // steps
   const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_;

@@ -46,9 +46,8 @@ struct ProductTypes<BFloat16Pair> {
 };
 #endif
 
-// At most eight rows, because their addresses must fit the scalar registers.
 template <int NV>
-constexpr int kTileRows = Smaller(kAccumulators / NV, 8);
+constexpr int kTileRows = Smaller(kTuning.accumulators / NV, kTuning.tile_rows);
 
 // The left operand of a product: rows of `blocks` blocks of `block` elements each, `block_stride` apart.
 template <class Element>

@@ -3,6 +3,7 @@
 #include "../kernel_table.h"
 #include "attention.h"
 #include "backward.h"
+#include "dropout.h"
 #include "forward.h"
 #include "product.h"
 
@@ -12,7 +13,6 @@ namespace {
 
 // How many threads are worth synchronising: a step should give each a few microseconds of work.
 int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
-  constexpr double kOperations = 4e5;
   const double columns = 1.0 * Gates(problem.cell) * problem.units;
   double step = 2.0 * problem.batch * columns * (problem.units + problem.features);
   if (problem.attends) {
@@ -23,10 +23,8 @@ int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
     if (additive) step += 2.0 * problem.batch * problem.units * problem.attention_units;
     step += problem.batch * problem.source * (energy * problem.attention_units + 2.0 * problem.memory_units);
   }
-  // Starting the team takes as long as many operations.
-  constexpr double kShortCall = 4e6;
-  if (step * direction_count * problem.time < kShortCall) return 1;
-  const double workers = step * direction_count / kOperations;
+  if (step * direction_count * problem.time < kTuning.call_operations) return 1;
+  const double workers = step * direction_count / kTuning.step_operations;
   return workers < threads ? static_cast<int>(workers) + 1 : threads;
 }
 
@@ -136,8 +134,7 @@ bool PackProduct(const Product& product, PackedWeights* packed) {
 
 template <class T>
 void RunProduct(const Product& product, const PackedWeights& packed, const Executor& executor) {
-  constexpr double kOperations = 2e6;  // worth a thread
-  const double workers = 2.0 * product.rows * product.depth * product.columns / kOperations;
+  const double workers = 2.0 * product.rows * product.depth * product.columns / kTuning.product_operations;
   const ProductPass<T> pass(product);
   RunTeam(executor, workers < executor.threads ? static_cast<int>(workers) + 1 : executor.threads,
           [&](Worker& worker) { pass.Run(worker, packed); });
@@ -184,8 +181,8 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward,   PackWeights,          PackProduct,  Multiply, Backward,
-                                     kBFloat16, ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward,     PackWeights, PackProduct,          Multiply,     Backward,
+                                     DrawDropout, kBFloat16,   ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 

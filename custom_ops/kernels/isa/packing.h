@@ -9,9 +9,8 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-constexpr int64_t kRowBlock = 64;    // sequences of an item of work
-constexpr int64_t kPackBlock = 32;   // rows that an item of work packs
-constexpr int64_t kChunkRows = 512;  // steps times sequences of a chunk
+constexpr int64_t kRowBlock = kTuning.row_block;    // sequences of an item of work
+constexpr int64_t kPackBlock = kTuning.pack_block;  // rows that an item of work packs
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -42,7 +41,7 @@ inline int64_t VectorStride(const Layout& layout) {
 }
 
 inline int64_t ChunkSteps(const Problem& problem) {
-  return problem.batch == 0 ? 1 : Smaller(CeilDiv(kChunkRows, problem.batch), problem.time < 1 ? 1 : problem.time);
+  return problem.batch == 0 ? 1 : Smaller(CeilDiv(kTuning.chunk_rows, problem.batch), problem.time < 1 ? 1 : problem.time);
 }
 
 inline bool Visible(const Problem& problem, int64_t b, int64_t t) {
@@ -79,6 +78,16 @@ inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b,
 template <class T, class S>
 inline Vector<T> LoadUnits(const S* row, int64_t unit, int64_t units) {
   return LoadFirst(row + unit, units - unit);
+}
+
+// Copies a peephole kernel, (3, units), to rows with padding, which must be zeros.
+template <class T, class S>
+void LoadPeepholes(const S* kernel, const Layout& layout, T* padded) {
+  for (int64_t gate = 0; gate < 3; ++gate) {
+    for (int64_t unit = 0; unit < layout.units; unit += kLanes<T>) {
+      Store(padded + gate * layout.padded + unit, LoadUnits<T>(kernel + gate * layout.units, unit, layout.units));
+    }
+  }
 }
 
 // The elements of a panel that is `padded_rows` deep. One more row keeps panels from starting in the same set of a

@@ -9,18 +9,23 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../tuning.h"
+
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-constexpr int kAccumulators = 24;  // registers for the sums of a tile; the others hold operands
+constexpr Tuning kTuning = TuningOf(kTuningAVX512);
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
-constexpr int kAccumulators = 12;
+constexpr Tuning kTuning = TuningOf(kTuningAVX2);
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr Tuning kTuning = TuningOf(kTuningAArch64);
 #else
 constexpr int kVectorBytes = 16;
-constexpr int kAccumulators = 12;
+constexpr Tuning kTuning = TuningOf(kTuningPortable);
 #endif
 
 struct BFloat16 {

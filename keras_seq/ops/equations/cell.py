@@ -15,6 +15,13 @@ _SLOPES = {
     activations.sigmoid: lambda y: y * (1 - y),
     activations.tanh: lambda y: 1 - y * y,
 }
+_NATIVE_ACTIVATIONS = (
+    activations.tanh,
+    activations.relu,
+    activations.linear,
+    activations.sigmoid,
+    activations.hard_sigmoid,
+)
 
 
 class CellEquations:
@@ -26,6 +33,7 @@ class CellEquations:
     gates: int  # how many blocks of `units` columns the kernels have
     states: int
     applies_zoneout = False
+    is_standard = False  # whether a cell has gates with Keras's default activations, and no extension
 
     def native_kernel(self) -> tuple[str, dict] | None:
         """Return the name and the attributes of the native op for these equations, or None."""
@@ -84,14 +92,25 @@ class GatedEquations(CellEquations):
         return has_slope(self.activation, self.recurrent_activation)
 
     @property
-    def has_native_activations(self) -> bool:
-        """Whether the activations are those of the native kernels."""
+    def is_standard(self) -> bool:
         return self.activation is activations.tanh and self.recurrent_activation is activations.sigmoid
+
+    def native_op(self, name: str, **attributes: bool) -> tuple[str, dict] | None:
+        """Return what `native_kernel` returns: the native op of this name, unless it lacks an activation."""
+        names = native_activations(activation=self.activation, recurrent_activation=self.recurrent_activation)
+        return None if names is None else (name, names | attributes)
 
 
 def has_slope(*functions: Callable) -> bool:
     """Whether the hand-written derivatives cover these activations."""
     return all(function in _SLOPES for function in functions)
+
+
+def native_activations(**functions: Callable) -> dict[str, str] | None:
+    """Return the names of activations as attributes of a native op, or None if the kernels lack one of them."""
+    if any(function not in _NATIVE_ACTIVATIONS for function in functions.values()):
+        return None
+    return {attribute: function.__name__ for attribute, function in functions.items()}
 
 
 def slope(activation: Callable, value: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class GRUEquations(GatedEquations):
     states = 1
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return ("GRU", {"reset_after": self.reset_after}) if self.has_native_activations else None
+        return self.native_op("GRU", reset_after=self.reset_after)
 
     def split_bias(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if bias is None or not self.reset_after:
@@ -159,6 +159,8 @@ class LayerNormGRUEquations(GRUEquations):
     `g = f(N(x W_g) + b_g + N((r h) U_g))`. z and r are normalized together, g by itself. N has a gain for each entry;
     b is the shift.
     """
+
+    is_standard = False
 
     def native_kernel(self) -> None:
         return None

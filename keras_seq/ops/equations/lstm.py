@@ -28,7 +28,7 @@ class LSTMEquations(GatedEquations):
     states = 2
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return ("LSTM", {}) if self.has_native_activations else None
+        return self.native_op("LSTM")
 
     def step(self, weights: RecurrentWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         h, c = state
@@ -85,8 +85,10 @@ class ExtendedLSTMEquations(LSTMEquations):
     projection_units: int | None = None
     layer_norm: bool = False
 
-    def native_kernel(self) -> None:
-        return None
+    is_standard = False
+
+    def native_kernel(self) -> tuple[str, dict] | None:
+        return None if self.projection_units or self.layer_norm else super().native_kernel()
 
     def describe(self) -> str:
         parts = {"peepholes": self.peephole, "a projection": self.projection_units, "layer_norm": self.layer_norm}

@@ -28,7 +28,7 @@ class MGUEquations(GatedEquations):
     states = 1
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return ("MGU", {}) if self.has_native_activations else None
+        return self.native_op("MGU")
 
     def prepare(self, weights: RecurrentWeights) -> _SplitKernel:
         return _SplitKernel(*ops.split(weights.kernel, 2, axis=-1))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from keras import activations, ops
 
-from keras_seq.ops.equations.cell import CellEquations, drop, has_slope, hidden_gradient, slope
+from keras_seq.ops.equations.cell import CellEquations, drop, has_slope, hidden_gradient, native_activations, slope
 from keras_seq.ops.equations.protocol import RecurrentWeights, State, Step, StepGradients, StepMasks, Tensor, Trace
 
 
@@ -24,9 +24,8 @@ class SimpleRNNEquations(CellEquations):
         return has_slope(self.activation)
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        if self.activation in (activations.tanh, activations.relu, activations.linear):
-            return "SimpleRNN", {"activation": self.activation.__name__}
-        return None
+        attributes = native_activations(activation=self.activation)
+        return None if attributes is None else ("SimpleRNN", attributes)
 
     def step(self, weights: RecurrentWeights, masks: StepMasks, inputs: Tensor, state: State) -> Step:
         (h,) = state

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers that depend on the processor: sizes of tiles, blocks and chunks, and from where on threads are worth it.
+//
+// One row for each instruction set. They were chosen by benchmarks/tune_kernels.py, which says how; nothing is measured
+// at run time. None depends on the number of threads, and so no order of a sum does.
+//
+// `KERAS_SEQ_TUNE` replaces values for a search: -DKERAS_SEQ_TUNE=tuning.chunk_rows=256,tuning.depth_block=128
+#ifndef KERAS_SEQ_KERNELS_TUNING_H_
+#define KERAS_SEQ_KERNELS_TUNING_H_
+
+#include <cstdint>
+
+#ifndef KERAS_SEQ_TUNE
+#define KERAS_SEQ_TUNE (void)tuning
+#endif
+
+namespace keras_seq {
+
+struct Tuning {
+  // Registers for the sums of a tile. The others hold operands: 24 or 20 of 32, 12 of 16.
+  int accumulators;
+  // Rows of a tile at most: their addresses must fit the scalar registers.
+  int tile_rows;
+  // Sequences of an item of work. Their sums, `row_block` rows of a panel, should fit the first-level cache beside the
+  // rows of h; fewer make more items for the threads to share.
+  int64_t row_block;
+  // Rows of a weight that an item of work packs.
+  int64_t pack_block;
+  // Steps times sequences of a chunk. The slots of a chunk and a panel (`chunk_rows` rows of four vectors) should fit
+  // the second-level cache, those of all panels the third-level one. More make fewer passes over the gradients of
+  // weights, which each chunk reads and writes. The order of the sums in those gradients depends on it.
+  int64_t chunk_rows;
+  // Rows of a panel that the products of the backward pass read at once, so that they stay in a cache for all rows of
+  // an item.
+  int64_t depth_block;
+  // Tiles of the gradients of weights in an item of work.
+  int64_t outer_block;
+  // Operations of a step, or of a product outside of a recurrence, that are worth a thread; and those of a call, below
+  // which starting the team takes longer than it saves.
+  double step_operations, product_operations, call_operations;
+};
+
+enum TuningRow { kTuningPortable, kTuningAArch64, kTuningAVX2, kTuningAVX512 };
+
+static constexpr Tuning kTunings[] = {
+    // accumulators, tile_rows, row_block, pack_block, chunk_rows, depth_block, outer_block, operations of step, product,
+    // call
+    {12, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // portable
+    {20, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // portable on ARM: of 32 registers GCC 12 spills 24 sums; not measured
+    {12, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // avx2
+    {24, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // avx512, avx512_bf16
+};
+
+static constexpr Tuning TuningOf(TuningRow row) {
+  Tuning tuning = kTunings[row];
+  KERAS_SEQ_TUNE;
+  return tuning;
+}
+
+// Turns of a loop for which a thread spins before it yields.
+constexpr int kSpins = 4096;
+
+}  // namespace keras_seq
+
+#endif  // KERAS_SEQ_KERNELS_TUNING_H_
