@@ -49,6 +49,7 @@ def draw_call(rng, attends):
     is_attentional = attend == "after" and rng.integers(2)
     fed_units = int(rng.integers(0, 4)) if is_attentional else memory_units
     covers = attends and score == "additive" and bool(rng.integers(2))
+    weighting = str(rng.choice(["softmax", "monotonic", "hard"])) if score == "additive" and not covers else "softmax"
     with_state, states = rng.integers(2), op.states[cell]
     lists = {
         "inputs": tensors(batch, time, features),
@@ -71,13 +72,16 @@ def draw_call(rng, attends):
         lists["memory_mask"] = mask(batch, source)
         lists["coverage_kernel"] = tensors(attention_units, on=covers)
         lists["initial_coverage"] = tensors(batch, source, on=covers)
+        lists["energy_bias"] = tensors(batch, time, source, on=weighting != "softmax")
+        lists["initial_weights"] = tensors(batch, source, on=weighting != "softmax")
         lists["attentional_kernel"] = tensors(units + memory_units, fed_units, on=is_attentional)
         lists["initial_fed"] = tensors(batch, fed_units, on=attend == "after")
-        chosen = {"score": score, "attend": attend, "attentional_activation": str(rng.choice(["tanh", "linear"]))}
+        chosen = {"score": score, "attend": attend, "weighting": weighting}
+        chosen["attentional_activation"] = str(rng.choice(["tanh", "linear"]))
         defaults = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
         attributes = {**defaults, "cell": cell, **chosen, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
-    chosen = (("attend", attend),) if attends else ()
+    chosen = (("attend", attend), ("weighting", weighting)) if attends else ()
     call = native_library.op_call(op, cell, tuple(reverse), keep, chosen, covers)
     return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}
 
@@ -147,6 +151,8 @@ def test_hostile_calls(attends):
             attributes["score"] = str(rng.choice(["additive", "dot", "general"]))
         if attends and rng.random() < 0.05:
             attributes["attend"] = str(rng.choice(["before", "after", "during"]))
+        if attends and rng.random() < 0.05:
+            attributes["weighting"] = str(rng.choice(["softmax", "monotonic", "sparse"]))
         if crashes_tensorflow(lists, call.op.arguments):
             continue
         try:
