@@ -39,9 +39,11 @@ test-slow: $(VENV)/.installed-test-slow ## run the slow tests: compiled by XLA, 
 	  (set -x; $(BIN)/python -m pytest -m slow $$tests $(ARGS)) || status=$$?; \
 	done; exit $$status
 
+# So that the small calls of the tests have several blocks, chunks and parts of a depth, and more phases.
+SMALL_BLOCKS := depth_block=8;row_block=2;chunk_rows=3;outer_block=2
 sanitize: $(VENV)/.installed-check ## run the C++ tests of the kernels under sanitizers
 	$(call ctest,sanitize-address,-DKERAS_SEQ_SANITIZE="address;undefined")
-	$(call ctest,sanitize-thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best)
+	$(call ctest,sanitize-thread,-DKERAS_SEQ_SANITIZE=thread -DKERAS_SEQ_TEST_ISAS=best "-DKERAS_SEQ_TUNE=$(SMALL_BLOCKS)")
 
 # Fewer and smaller calls than `sanitize`, because the emulator is slow.
 test-arm: $(VENV)/.installed-check ## run the C++ tests of the kernels for 64-bit ARM, cross-compiled, in an emulator

@@ -5,6 +5,6 @@
 
 namespace keras_seq {
 
-void Draw(const Dropout& dropout, const Executor& executor) { SelectedKernels()->draw(dropout, executor); }
+void DrawMask(const Dropout& dropout, const Executor& executor) { SelectedKernels()->draw(dropout, executor); }
 
 }  // namespace keras_seq

@@ -20,7 +20,7 @@ struct Dropout {
   void* outputs;                 // `size` entries
 };
 
-void Draw(const Dropout& dropout, const Executor& executor);
+void DrawMask(const Dropout& dropout, const Executor& executor);
 
 }  // namespace keras_seq
 

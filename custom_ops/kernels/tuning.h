@@ -19,6 +19,9 @@ namespace keras_seq {
 struct Tuning {
   // Registers for the sums of a tile. The others hold operands: 24 or 20 of 32, 12 of 16.
   int accumulators;
+  // Vectors of a panel that a tile multiplies, and vectors of a tile of the gradients of weights, where they divide those
+  // of the panel. With fewer a tile has more rows, and a panel is read less often.
+  int tile_vectors, outer_vectors;
   // Rows of a tile at most: their addresses must fit the scalar registers.
   int tile_rows;
   // Sequences of an item of work. Their sums, `row_block` rows of a panel, should fit the first-level cache beside the
@@ -30,8 +33,8 @@ struct Tuning {
   // the second-level cache, those of all panels the third-level one. More make fewer passes over the gradients of
   // weights, which each chunk reads and writes. The order of the sums in those gradients depends on it.
   int64_t chunk_rows;
-  // Rows of a panel that the products of the backward pass read at once, so that they stay in a cache for all rows of
-  // an item.
+  // Rows of a panel that a product reads at once, so that they stay in a cache for all rows of an item. A part of a panel
+  // has this depth to twice as much.
   int64_t depth_block;
   // Tiles of the gradients of weights in an item of work.
   int64_t outer_block;
@@ -43,12 +46,15 @@ struct Tuning {
 enum TuningRow { kTuningPortable, kTuningAArch64, kTuningAVX2, kTuningAVX512 };
 
 static constexpr Tuning kTunings[] = {
-    // accumulators, tile_rows, row_block, pack_block, chunk_rows, depth_block, outer_block, operations of step, product,
-    // call
-    {12, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // portable
-    {20, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // portable on ARM: of 32 registers GCC 12 spills 24 sums; not measured
-    {12, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // avx2
-    {24, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // avx512, avx512_bf16
+    // accumulators
+    // |   tile_vectors, outer_vectors, tile_rows
+    // |   |        row_block, pack_block
+    // |   |        |       chunk_rows, depth_block, outer_block
+    // |   |        |       |             operations of a step, of a product, of a call
+    {12, 4, 4, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // portable
+    {20, 4, 4, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // portable on ARM: GCC 12 spills 24 sums; not measured
+    {12, 4, 2, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // avx2
+    {24, 4, 4, 8, 64, 32, 512, 512, 32, 4e5, 2e6, 4e6},  // avx512, avx512_bf16
 };
 
 static constexpr Tuning TuningOf(TuningRow row) {

@@ -63,14 +63,14 @@ void TestDropout(int64_t size, uint32_t threshold, bool multiplies, ThreadPool& 
     std::vector<T> outputs(size + 1, T(7));
     dropout.outputs = outputs.data();
     dropout.inputs = multiplies ? inputs.data() : nullptr;
-    Draw(dropout, pool.WithThreads(threads));
+    DrawMask(dropout, pool.WithThreads(threads));
     KERAS_SEQ_CHECK(outputs[size] == T(7), "writes beyond %lld entries", static_cast<long long>(size));
     outputs.resize(size);
     KERAS_SEQ_CHECK(outputs == expected, "differs with %d threads", threads);
   }
   if (!multiplies) return;
   dropout.outputs = inputs.data();  // in place
-  Draw(dropout, pool.WithThreads(3));
+  DrawMask(dropout, pool.WithThreads(3));
   KERAS_SEQ_CHECK(inputs == expected, "differs in place");
 }
 

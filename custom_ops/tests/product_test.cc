@@ -68,5 +68,7 @@ int main() {
     TestProduct<float>(rows, depth, columns, pool, engine);
     TestProduct<double>(rows, depth, columns, pool, engine);
   }
+  TestProduct<float>(70, 1300, 70, pool, engine);  // deeper than a block of the depth
+  TestProduct<double>(70, 1300, 70, pool, engine);
   std::printf("product: passed with %s\n", InstructionSet(nullptr));
 }

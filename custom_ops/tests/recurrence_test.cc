@@ -19,9 +19,9 @@ namespace keras_seq {
 namespace {
 
 // Draws random calls.
-class Draw {
+class RandomCalls {
  public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
+  explicit RandomCalls(uint64_t seed) : engine_(seed) {}
   int64_t Integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
   bool Chance(double p) { return std::bernoulli_distribution(p)(engine_); }
 
@@ -446,7 +446,7 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
 void TestThreads(const CellVariant& variant, bool attends, Score score, bool after, int64_t units, ThreadPool& pool,
-                 Draw& draw) {
+                 RandomCalls& draw) {
   Case c{};
   Problem& p = c.problem;
   p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, units};
@@ -485,7 +485,7 @@ int main(int count, char** arguments) {
   const int64_t units = count > 3 ? std::atoll(arguments[3]) : 150;  // of the calls that threads share
   ThreadPool pool(3);
   for (int call = 0; call < calls; ++call) {
-    Draw draw(seed * 1000003 + call);
+    RandomCalls draw(seed * 1000003 + call);
     Case c = draw.Call();
     const std::string name = "call " + std::to_string(call);
     TestResidualSize(c.problem, name);
@@ -493,7 +493,7 @@ int main(int count, char** arguments) {
     TestSearchSteps(c, pool, name);
     if (!c.problem.attends) TestDirections(c, draw.Integer(1, 33), pool, name);
   }
-  Draw draw(seed);
+  RandomCalls draw(seed);
   for (const CellVariant& variant : kCellVariants) {
     TestThreads(variant, false, Score::kAdditive, false, units, pool, draw);
     for (Score score : {Score::kAdditive, Score::kDot}) {

@@ -100,8 +100,8 @@ inline Numbers AttentionWeights(const Case& c, int64_t b, int64_t t, const Numbe
     }
     energy += c.energy_bias[(b * p.time + t) * p.source + s];
     if (p.weighting == Weighting::kMonotonic) {
-      weights[s] = Sigmoid(energy) * reach;
-      reach *= Sigmoid(-energy);
+      weights[s] = Activate(Activation::kSigmoid, energy) * reach;
+      reach *= Activate(Activation::kSigmoid, -energy);
     } else if (!stopped && reach.real() > 0 && energy.real() > 0) {
       weights[s] = stopped = true;
     }

@@ -94,7 +94,7 @@ class DropoutOpBase : public tf::OpKernel {
                                       seed.shape().DebugString() + ", " + values.shape().DebugString());
   }
 
-  void Draw(tf::OpKernelContext* context, const void* inputs, tf::Tensor* outputs) const {
+  void DrawMask(tf::OpKernelContext* context, const void* inputs, tf::Tensor* outputs) const {
     const tf::Tensor &seed = context->input(kSeed), &values = context->input(kValues);
     Dropout dropout;
     for (int i = 0; i < 2; ++i) dropout.seed[i] = seed.vec<int64_t>()(i);
@@ -109,7 +109,7 @@ class DropoutOpBase : public tf::OpKernel {
     Executor executor;
     executor.threads = workers->NumThreads();
     executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
-    keras_seq::Draw(dropout, executor);
+    keras_seq::DrawMask(dropout, executor);
   }
 
  private:
@@ -126,7 +126,7 @@ class DropoutMaskOp : public DropoutOpBase {
     OP_REQUIRES_OK(context, tf::tensor::MakeShape(context->input(kShape), &shape));
     tf::Tensor* mask;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &mask));
-    Draw(context, nullptr, mask);
+    DrawMask(context, nullptr, mask);
   }
 };
 
@@ -139,7 +139,7 @@ class DropoutOp : public DropoutOpBase {
     tf::Tensor* outputs;
     const tf::TensorShape& shape = context->input(kInputs).shape();
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({kInputs}, 0, shape, &outputs));
-    Draw(context, context->input(kInputs).data(), outputs);
+    DrawMask(context, context->input(kInputs).data(), outputs);
   }
 };
 
@@ -175,7 +175,7 @@ ffi::Error HandleDropout(ffi::ThreadPool pool, ffi::BufferR1<ffi::S64> seed, ffi
   Executor executor;
   executor.threads = std::max<int>(1, pool.num_threads());  // num_threads is 0 if there is no pool
   executor.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  Draw(dropout, executor);
+  DrawMask(dropout, executor);
   return ffi::Error::Success();
 }
 

@@ -69,17 +69,11 @@ struct BackwardCall {
   // The size of a panel of a transposed kernel, whose rows meet `slots`.
   int64_t TransposedPanelSize(const SlotRange& slots) const { return slots.count * layout.padded * kPanelVectors * L; }
 
-  // sums += the slot gradients at `left` times a panel of a transposed kernel. Multiplies some groups at a time, and
-  // moves the pointers in `left` past them.
-  void MultiplySlots(const SlotRange& slots, int64_t count, const T** left, const T* kernel, T* const* sums) const {
+  // sums += the slot gradients at `left` times a panel of a transposed kernel.
+  void MultiplySlots(const SlotRange& slots, int64_t count, const T* const* left, const T* kernel,
+                     T* const* sums) const {
     const int64_t block = slots.count * layout.width, stride = problem.batch * kGradientSlots * layout.width;
-    const int64_t groups = block > 0 && block < kTuning.depth_block ? kTuning.depth_block / block : 1;
-    for (int64_t group = 0; group < layout.groups; group += groups) {
-      const int64_t blocks = Smaller(groups, layout.groups - group);
-      MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, blocks}, count, kernel, sums, L, nullptr);
-      kernel += blocks * block * kPanelVectors * L;
-      for (int64_t row = 0; row < count; ++row) left[row] += blocks * stride;
-    }
+    MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, layout.groups}, count, kernel, sums, L, nullptr);
   }
 
   const Problem& problem;

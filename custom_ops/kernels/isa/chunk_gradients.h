@@ -194,13 +194,13 @@ class ChunkGradients {
   void PackInputs(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     const int64_t features = problem_.features;
     const T* inputs = static_cast<const T*>(call_.arguments[d].inputs) + call_.Time(d, packed.step) * features;
-    PackBlock<kTileRows<kInputVectors>>(
+    PackBlock<kOuterRows<kInputVectors>>(
         directions_[d].left[kInputs], 0, features, features, rows.count, at, packed.depth,
         [&](int64_t i) { return inputs + rows.sequence[i] * problem_.time * features; });
   }
 
   void PackFed(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
-    PackBlock<kTileRows<kInputVectors>>(directions_[d].left[kFed], 0, fed_.columns, fed_.columns, rows.count, at,
+    PackBlock<kOuterRows<kInputVectors>>(directions_[d].left[kFed], 0, fed_.columns, fed_.columns, rows.count, at,
                                         packed.depth,
                                         [&](int64_t i) { return fed_.Row(packed.step, rows.sequence[i]); });
   }
@@ -211,7 +211,7 @@ class ChunkGradients {
     T* left = directions_[d].left[kind];
     const int64_t units = problem_.units, step = packed.step;
     constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;
-    static_assert(kColumns % kTileRows<kRecurrentVectors> == 0 && kColumns % kTileRows<kCandidateVectors> == 0);
+    static_assert(kColumns % kOuterRows<kRecurrentVectors> == 0 && kColumns % kOuterRows<kCandidateVectors> == 0);
     alignas(64) T hidden[kRows * kStride];
     const auto row = [&](int64_t i) { return hidden + i * kStride; };
     for (int64_t first = 0; first < rows.count; first += kRows) {
@@ -230,9 +230,9 @@ class ChunkGradients {
           }
         }
         if (kind == kHidden) {
-          PackBlock<kTileRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+          PackBlock<kOuterRows<kRecurrentVectors>>(left, start, width, units, count, at + first, packed.depth, row);
         } else {
-          PackBlock<kTileRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
+          PackBlock<kOuterRows<kCandidateVectors>>(left, start, width, units, count, at + first, packed.depth, row);
         }
       }
     }
@@ -319,7 +319,7 @@ class ChunkGradients {
   // Blocks of rows of a weight; one if it has none, for the bias.
   template <int NV>
   int64_t WeightBlocks(int64_t rows) const {
-    const int64_t tiles = CeilDiv(rows, kTileRows<NV>);
+    const int64_t tiles = CeilDiv(rows, kOuterRows<NV>);
     return tiles < kTuning.outer_block ? 1 : CeilDiv(tiles, kTuning.outer_block);
   }
 
@@ -333,7 +333,7 @@ class ChunkGradients {
   template <int NV>
   void AddWeightGradients(const Product& product, int64_t item, const Columns& columns, const SlotRange& slots,
                           Left kind, void* gradient, void* bias) {
-    constexpr int R = kTileRows<NV>;
+    constexpr int R = kOuterRows<NV>;
     const Direction& direction = directions_[product.d];
     const int64_t panel = item % WeightPanels(), block = item / WeightPanels();
     const int64_t row_count = LeftColumns(kind), depth = product.depth;

@@ -14,12 +14,12 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-// A word of as many blocks as there are lanes, each in the low half of its lane. The high halves are arbitrary.
+// One word of each of `kBlocks` blocks, in the low half of a lane. The high halves are arbitrary.
 using Words = Bits<double>;
 constexpr int kBlocks = kLanes<double>;
 constexpr int kBlockEntries = 8;
 
-inline Words LowHalves(Words words) { return words & 0xffffffffu; }
+inline Words LowHalves(Words words) { return words & uint64_t{0xffffffff}; }
 
 // The products of 64 bits of the low halves with a constant. The vectors' own product is that of the whole lanes, which
 // takes several instructions.
@@ -31,7 +31,7 @@ inline Words MultiplyLowHalves(Words words, uint32_t factor) {
 #elif defined(__SSE2__)
   return (Words)_mm_mul_epu32((__m128i)words, _mm_set1_epi64x(factor));
 #else
-  return LowHalves(words) * factor;
+  return LowHalves(words) * uint64_t{factor};
 #endif
 }
 
@@ -142,9 +142,13 @@ void RunDropout(const Dropout& dropout, const Executor& executor) {
 
 inline void DrawDropout(const Dropout& dropout, const Executor& executor) {
   const bool multiplies = dropout.inputs != nullptr;
-  if (dropout.entry_bytes == 2) return RunDropout<uint16_t>(dropout, executor);
-  if (dropout.entry_bytes == 4) return (multiplies ? RunDropout<uint32_t, float> : RunDropout<uint32_t>)(dropout, executor);
-  return (multiplies ? RunDropout<uint64_t, double> : RunDropout<uint64_t>)(dropout, executor);
+  if (dropout.entry_bytes == 2) {
+    RunDropout<uint16_t>(dropout, executor);
+  } else if (dropout.entry_bytes == 4) {
+    (multiplies ? RunDropout<uint32_t, float> : RunDropout<uint32_t>)(dropout, executor);
+  } else {
+    (multiplies ? RunDropout<uint64_t, double> : RunDropout<uint64_t>)(dropout, executor);
+  }
 }
 
 }  // namespace KERAS_SEQ_ISA_NAME

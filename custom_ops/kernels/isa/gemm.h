@@ -2,8 +2,8 @@
 // Matrix products of packed operands, which take nearly all of the time.
 //
 // A panel holds NV vectors of columns of the right operand, row after row, so that a product reads it front to back.
-// A tile multiplies up to kTileRows<NV> rows with a panel, with all its sums in registers. Every sum runs over k in
-// order, whatever the tile's height, so results do not depend on how the rows are split.
+// A tile multiplies up to kTileRows<NV> rows with kTileVectors<NV> vectors of a panel, with all its sums in registers.
+// Every sum runs over k in order, whatever the size of the tile, so results do not depend on how the rows are split.
 #ifndef KERAS_SEQ_KERNELS_ISA_GEMM_H_
 #define KERAS_SEQ_KERNELS_ISA_GEMM_H_
 
@@ -46,14 +46,36 @@ struct ProductTypes<BFloat16Pair> {
 };
 #endif
 
+// The vectors of a panel that a tile multiplies, which divide NV, and its rows at most. `OuterTile` has its own.
 template <int NV>
-constexpr int kTileRows = Smaller(kTuning.accumulators / NV, kTuning.tile_rows);
+constexpr int kTileVectors = NV % kTuning.tile_vectors == 0 ? kTuning.tile_vectors : NV;
+template <int NV>
+constexpr int kTileRows = Smaller(kTuning.accumulators / kTileVectors<NV>, kTuning.tile_rows);
+template <int NV>
+constexpr int kOuterVectors = NV % kTuning.outer_vectors == 0 ? kTuning.outer_vectors : NV;
+template <int NV>
+constexpr int kOuterRows = Smaller(kTuning.accumulators / kOuterVectors<NV>, kTuning.tile_rows);
 
 // The left operand of a product: rows of `blocks` blocks of `block` elements each, `block_stride` apart.
 template <class Element>
 struct Rows {
   const Element* const* row;  // the first block of each row
   int64_t block, block_stride, blocks;
+  int64_t offset = 0;  // from `row` to what is to be multiplied
+
+  int64_t depth() const { return block * blocks; }
+
+  // How many parts there are if each is to have `depth_block` elements or little more, where blocks allow it.
+  int64_t Parts(int64_t depth_block) const {
+    const int64_t parts = depth() / depth_block, most = blocks == 1 ? block : blocks;
+    return parts < 1 ? 1 : Smaller(parts, most);
+  }
+
+  Rows Part(int64_t part, int64_t parts) const {
+    const int64_t all = blocks == 1 ? block : blocks, begin = all * part / parts;
+    const int64_t count = all * (part + 1) / parts - begin;
+    return blocks == 1 ? Rows{row, count, 0, 1, begin} : Rows{row, block, block_stride, count, begin * block_stride};
+  }
 };
 
 // The numbers that a product is added to: the same vectors for all rows, or vectors of each row, `vector_stride` apart.
@@ -66,33 +88,35 @@ struct Start {
   int64_t vector_stride = 0;
 };
 
-// sums[r][v] = start + rows[r] * panel.
-template <int R, int NV, class Element>
-inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64_t first, const Element* panel,
-                                                typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                                                const Start<typename ProductTypes<Element>::Sum>& start) {
+// sums[r][v] = start + rows[r] * panel, for the TV of the NV vectors of the panel that begin at `vector`.
+template <int R, int TV, int NV, class Element>
+__attribute__((noinline)) void Tile(const Rows<Element>& left, int64_t first, int64_t vector, const Element* panel,
+                                    typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
+                                    const Start<typename ProductTypes<Element>::Sum>& start) {
   using Types = ProductTypes<Element>;
   using Sum = typename Types::Sum;
   constexpr int L = kLanes<Sum>;
-  Vector<Sum> sum[R][NV];
+  panel += vector * L;
+  Vector<Sum> sum[R][TV];
   const Element* a[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    a[r] = left.row[first + r];
+    a[r] = left.row[first + r] + left.offset;
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      sum[r][v] = Load(start.shared ? start.shared + v * L : start.row[first + r] + v * start.vector_stride);
+    for (int v = 0; v < TV; ++v) {
+      const int64_t at = vector + v;
+      sum[r][v] = Load(start.shared ? start.shared + at * L : start.row[first + r] + at * start.vector_stride);
     }
   }
   for (int64_t block = 0; block < left.blocks; ++block) {
     for (int64_t k = 0; k < left.block; ++k) {
-      typename Types::Operand b[NV];
+      typename Types::Operand b[TV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = Types::LoadOperand(panel + v * L);
+      for (int v = 0; v < TV; ++v) b[v] = Types::LoadOperand(panel + v * L);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = Types::MultiplyAdd(a[r] + k, b[v], sum[r][v]);
+        for (int v = 0; v < TV; ++v) sum[r][v] = Types::MultiplyAdd(a[r] + k, b[v], sum[r][v]);
       }
       panel += NV * L;
     }
@@ -102,41 +126,41 @@ inline __attribute__((always_inline)) void Tile(const Rows<Element>& left, int64
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) Store(sums[first + r] + v * vector_stride, sum[r][v]);
+    for (int v = 0; v < TV; ++v) Store(sums[first + r] + (vector + v) * vector_stride, sum[r][v]);
   }
-}
-
-template <int R, int NV, class Element>
-__attribute__((noinline)) void TileOfHeight(const Rows<Element>& left, int64_t first, const Element* panel,
-                                            typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
-                                            const Start<typename ProductTypes<Element>::Sum>& start) {
-  Tile<R, NV>(left, first, panel, sums, vector_stride, start);
 }
 
 // Calls the tile of the given height, from R down to 1.
 template <int R, int NV, class Element>
-inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t first, const Element* panel,
+inline void TileOfAtMost(int64_t height, const Rows<Element>& left, int64_t first, int64_t vector, const Element* panel,
                          typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
                          const Start<typename ProductTypes<Element>::Sum>& start) {
   if (height == R) {
-    TileOfHeight<R, NV>(left, first, panel, sums, vector_stride, start);
+    Tile<R, kTileVectors<NV>, NV>(left, first, vector, panel, sums, vector_stride, start);
   } else if constexpr (R > 1) {
-    TileOfAtMost<R - 1, NV>(height, left, first, panel, sums, vector_stride, start);
+    TileOfAtMost<R - 1, NV>(height, left, first, vector, panel, sums, vector_stride, start);
   }
 }
 
-// Multiplies all `count` rows with one panel, in tiles of nearly the same height. A start without vectors means the sums
-// themselves.
+// Multiplies all `count` rows with one panel, in tiles of nearly the same height, and a part of the depth after another,
+// so that this part of the panel stays in a cache. A start without vectors means the sums themselves.
 template <int NV, class Element>
 void MultiplyRows(const Rows<Element>& left, int64_t count, const Element* panel,
                   typename ProductTypes<Element>::Sum* const* sums, int64_t vector_stride,
                   Start<typename ProductTypes<Element>::Sum> start) {
-  constexpr int R = kTileRows<NV>;
+  constexpr int R = kTileRows<NV>, L = kLanes<typename ProductTypes<Element>::Sum>;
   if (start.shared == nullptr && start.row == nullptr) start = {sums, vector_stride};
-  const int64_t tiles = (count + R - 1) / R;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t first = count * tile / tiles, end = count * (tile + 1) / tiles;
-    TileOfAtMost<R, NV>(end - first, left, first, panel, sums, vector_stride, start);
+  const int64_t tiles = (count + R - 1) / R, parts = left.Parts(kTuning.depth_block);
+  for (int64_t i = 0; i < parts; ++i) {
+    const Rows<Element> part = left.Part(i, parts);
+    for (int64_t vector = 0; vector < NV; vector += kTileVectors<NV>) {
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t first = count * tile / tiles, end = count * (tile + 1) / tiles;
+        TileOfAtMost<R, NV>(end - first, part, first, vector, panel, sums, vector_stride, start);
+      }
+    }
+    panel += part.depth() * NV * L;
+    start = {sums, vector_stride};
   }
 }
 
@@ -155,44 +179,52 @@ struct ListedRows {
   const T* operator[](int64_t k) const { return data + offsets[k]; }
 };
 
-// sums[m][v] += sum over k of left[k][m] * right[k][v]: a row of `left` holds R numbers.
-template <int R, int NV, class T, class RightRows>
-__attribute__((noinline)) void OuterTile(const T* left, const RightRows& right, int64_t rows, int64_t vector_stride,
-                                         T* sums) {
+// The first TV of NV vectors of an outer tile; those of `right` are `offset` further on.
+template <int R, int TV, int NV, class T, class RightRows>
+__attribute__((noinline)) void OuterTileOfVectors(const T* left, const RightRows& right, int64_t rows, int64_t offset,
+                                                  int64_t vector_stride, T* sums) {
   constexpr int L = kLanes<T>;
-  Vector<T> sum[R][NV];
+  Vector<T> sum[R][TV];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) sum[r][v] = Load(sums + (r * NV + v) * L);
+    for (int v = 0; v < TV; ++v) sum[r][v] = Load(sums + (r * NV + v) * L);
   }
   for (int64_t k = 0; k < rows; ++k, left += R) {
-    const T* row = right[k];
-    if constexpr (R < NV) {  // the operands that must stay in registers are the fewer ones: R + 1 instead of NV + 1
+    const T* row = right[k] + offset;
+    if constexpr (R < TV) {  // the operands that stay in registers are the fewer ones
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v, row += vector_stride) {
+      for (int v = 0; v < TV; ++v, row += vector_stride) {
         const Vector<T> b = Load(row);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b, sum[r][v]);
       }
     } else {
-      Vector<T> b[NV];
+      Vector<T> b[TV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = Load(row + v * vector_stride);
+      for (int v = 0; v < TV; ++v) b[v] = Load(row + v * vector_stride);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
+        for (int v = 0; v < TV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
       }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) Store(sums + (r * NV + v) * L, sum[r][v]);
+    for (int v = 0; v < TV; ++v) Store(sums + (r * NV + v) * L, sum[r][v]);
   }
 }
 
+// sums[m][v] += sum over k of left[k][m] * right[k][v]: a row of `left` holds R numbers.
+template <int R, int NV, class T, class RightRows>
+inline void OuterTile(const T* left, const RightRows& right, int64_t rows, int64_t vector_stride, T* sums) {
+  constexpr int TV = kOuterVectors<NV>;
+  for (int v = 0; v < NV; v += TV) {
+    OuterTileOfVectors<R, TV, NV>(left, right, rows, v * vector_stride, vector_stride, sums + v * kLanes<T>);
+  }
+}
 }  // namespace KERAS_SEQ_ISA_NAME
 }  // namespace keras_seq
 

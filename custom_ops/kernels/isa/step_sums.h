@@ -16,7 +16,7 @@ class StepSums {
   static constexpr int L = kLanes<T>;
 
  public:
-  static constexpr int kTile = kTileRows<kPanelVectors>;
+  static constexpr int kTile = kOuterRows<kPanelVectors>;
 
   explicit StepSums(const Problem& problem) : problem_(problem), source_(problem.source) {}
 
