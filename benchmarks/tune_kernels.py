@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches for better values of custom_ops/kernels/tuning.h, for one instruction set on this machine.
 
-Compiles the kernels once for each candidate, without TensorFlow: half a minute each. Then the candidates take turns,
-case by case, in programs of their own. The second search takes what helped together. Both write a table into runs/tune:
-how many times as fast as the values in the source a candidate is.
+Compiles the kernels once for each candidate, without TensorFlow: half a minute each, with CMake and a C++ compiler.
+Then the candidates take turns, case by case, in programs of their own. The second search takes what helped together.
+Both write a table into runs/tune: how many times as fast as the values in the source a candidate is.
 
     python benchmarks/tune_kernels.py --isa avx2
     python benchmarks/tune_kernels.py --isa avx512 --candidates chunk_rows=256 tile_vectors=2,outer_vectors=2

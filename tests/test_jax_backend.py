@@ -171,6 +171,25 @@ def check_extensions_against_numpy():
         assert_close(layer(sequences, mask=SCATTERED), expected, 1e-5)
 
 
+def check_kernels_of_extensions_match_the_scan():
+    if native.unavailable():
+        return
+    for kind, options in [
+        ("LSTM", {"layer_norm": True}),
+        ("LSTM", {"projection_units": 4, "peephole": True, "layer_norm": True, "go_backwards": True}),
+        ("LSTM", {"projection_units": 4, "recompute": True}),
+        ("GRU", {"layer_norm": True, "recompute": True}),
+        ("GRU", {"layer_norm": True, "reset_after": False}),
+    ]:
+        results = []
+        for implementation in ("native", "xla"):
+            options |= {"return_sequences": True, "return_state": True, "zoneout": 0.3}
+            layer = getattr(layers, kind)(UNITS, **options, implementation=implementation)
+            initial_state = [draw(BATCH, size, seed=size) for size in layer.state_size]
+            results.append(run_layer(layer, initial_state, {"mask": SCATTERED}))
+        assert_close(*results, 3e-5)
+
+
 def check_models_train():
     rates = {"dropout": 0.1, "recurrent_dropout": 0.1, "output_dropout": 0.1, "recurrent_weight_dropout": 0.1}
     stack = {"num_layers": 2, "residual": True, "initial_state_initializer": "zeros"}

@@ -32,8 +32,9 @@ struct CellTraits {
 
   constexpr bool HasTwoBiases(bool reset_after) const { return two_biases && (reset_after || !has_reset_after); }
 
-  constexpr int ResidualSlots(bool reset_after) const {
-    return reset_after ? residual_slots : residual_slots_reset_before;
+  // With layer normalization the products of each gate with both kernels are kept too, with a projection what it reads.
+  constexpr int ResidualSlots(bool reset_after, bool layer_norm, bool projects) const {
+    return (reset_after ? residual_slots : residual_slots_reset_before) + (layer_norm ? 2 * gates : 0) + projects;
   }
 };
 
@@ -48,7 +49,12 @@ constexpr const CellTraits& TraitsOf(CellKind cell) { return kCells[static_cast<
 
 // The extra weights that cells may have. Each is optional, as the bias is. X(identifier, name).
 #define KERAS_SEQ_FOR_EACH_EXTRA_WEIGHT(X) \
-  X(PeepholeKernel, peephole_kernel)
+  X(PeepholeKernel, peephole_kernel)       \
+  X(ProjectionKernel, projection_kernel)   \
+  X(InputGamma, input_gamma)               \
+  X(RecurrentGamma, recurrent_gamma)       \
+  X(StateGamma, state_gamma)               \
+  X(StateBeta, state_beta)
 
 enum ExtraWeight : int {  // indices of arrays
 #define KERAS_SEQ_EXTRA_WEIGHT(identifier, name) k##identifier,
@@ -74,12 +80,21 @@ inline constexpr ExtraWeightTraits kExtraWeights[] = {
 constexpr bool HasExtraWeight(CellKind cell, ExtraWeight weight) {
   switch (weight) {
     case kPeepholeKernel:
+    case kProjectionKernel:
+    case kStateGamma:
+    case kStateBeta:
       return cell == CellKind::kLSTM;
+    case kInputGamma:
+    case kRecurrentGamma:
+      return cell == CellKind::kLSTM || cell == CellKind::kGRU;
     case kExtraWeightCount:
       break;
   }
   return false;
 }
+
+// Whether a call that attends can have this extra weight.
+constexpr bool WorksWithAttention(ExtraWeight weight) { return weight == kPeepholeKernel; }
 
 enum class Activation { kTanh, kRelu, kLinear, kSigmoid, kHardSigmoid };
 

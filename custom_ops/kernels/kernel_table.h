@@ -3,6 +3,7 @@
 #ifndef KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 #define KERAS_SEQ_KERNELS_KERNEL_TABLE_H_
 
+#include "crossentropy.h"
 #include "dropout.h"
 #include "recurrence.h"
 
@@ -10,15 +11,15 @@ namespace keras_seq {
 
 // Pointers rather than containers: these functions are compiled per instruction set.
 struct KernelTable {
-  // For float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
+  // Passes are for float32 and float64, and for bfloat16 without attention if `bfloat16` is true.
   bool (*forward)(const Problem&, const Arguments*, const Results*, int64_t direction_count, const Executor&);
-  // For float32 and float64.
   bool (*pack)(const Problem&, const Arguments&, const Executor&, PackedWeights*);
   bool (*pack_product)(const Product&, PackedWeights*);
   bool (*multiply)(const Product&, const PackedWeights&, const Executor&);
   bool (*backward)(const Problem&, const Arguments*, const Results*, const Upstream*, const Gradients*,
                    int64_t direction_count, const Executor&);
   void (*draw)(const Dropout&, const Executor&);
+  void (*crossentropy)(const Crossentropy&, const Executor&);
   bool bfloat16;
   // For the tests. `residual_size` is `ResidualSize` as the layout of the kernels has it; the others measure accuracy
   // in float32 and float64.

@@ -13,7 +13,7 @@ struct PackedWeights {
   // Of the cell; see `ForwardSteps`.
   void *kernel = nullptr, *recurrent_kernel = nullptr, *candidate_kernel = nullptr;
   void *bias = nullptr, *recurrent_bias = nullptr;
-  void* peephole_kernel = nullptr;
+  void *peephole_kernel = nullptr, *projection_kernel = nullptr, *gains = nullptr;  // gains of layer normalization
   // Of the attention; see `MemoryAttentionForward`.
   void *query_kernel = nullptr, *score_vector = nullptr, *coverage_kernel = nullptr, *fed_kernel = nullptr;
   void *attentional_hidden_kernel = nullptr, *attentional_context_kernel = nullptr;

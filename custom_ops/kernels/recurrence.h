@@ -52,6 +52,15 @@ struct Problem {
   // with the rows of the kernel for the contexts.
   bool multiplied = false;
 
+  // Whether the products and c are normalized (layer normalization, Ba et al. 2016). The gains are extra weights. Only
+  // GRU and LSTM have it, and calls that attend do not.
+  bool layer_norm = false;
+
+  // Whether h is a product with the projection kernel (Sak et al. 2014), of `projection_units` units. Only the LSTM has
+  // it, and calls that attend do not.
+  bool projects = false;
+  int64_t projection_units = 0;
+
   // Whether each step first attends to a memory:
   //   a_t = softmax_s(e_ts), context_t = sum_s a_ts memory_s.
   // The cell's input is then [x_t, context_t]. The energies are e_ts = v . tanh(keys_s + h_{t-1} W_q) with the additive
@@ -77,6 +86,11 @@ struct Problem {
   // (memories, source), bytes 0 or 1, 1 = keep. a_t is 0 at masked positions, and 0 everywhere if all are masked.
   const bool* memory_mask = nullptr;
 };
+
+// The units of h. Where comments give the shape of h, its gradient or its masks, `units` stands for these.
+static inline int64_t HiddenUnits(const Problem& problem) {
+  return problem.projects ? problem.projection_units : problem.units;
+}
 
 // A mask, which is a factor for each unit of a state: (batch, units), or (batch, time, units) if `per_step`.
 struct UnitMask {
@@ -109,7 +123,9 @@ struct Arguments {
   // If the call attends after the cell:
   const void* initial_fed = nullptr;         // (batch, fed units), what the first step reads
   const void* attentional_kernel = nullptr;  // W_a, (units + memory_units, attentional_units), or null
-  // In the order of ExtraWeight, null where absent. The peephole kernel is (3, units), for the gates i, f, o.
+  // In the order of ExtraWeight, null where absent. The peephole kernel is (3, units), for the gates i, f, o; the
+  // projection kernel (units, projection_units); gains and shift of layer normalization are (gates * units) for the
+  // products with the kernels, and (units) for c.
   const void* extra_weights[kExtraWeightCount] = {};
   // What `Pack` made of the weights above, or null: then the call packs them. The forward pass reads it.
   std::shared_ptr<const PackedWeights> packed;
@@ -171,7 +187,7 @@ int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight);
 int64_t ResidualSize(const Problem& problem);
 
 // Packs the kernels, the bias and the score vector of a direction for forward passes with this cell, these sizes
-// (except batch, time and source) and this type, float32 or float64. Returns null if memory ran out.
+// (except batch, time and source) and this type. Returns null if memory ran out.
 std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Arguments& arguments,
                                           const Executor& executor);
 

@@ -26,6 +26,8 @@ constexpr CellVariant kCellVariants[] = {
     {CellKind::kMGU, true}};
 
 inline bool HasCellState(const Problem& p) { return States(p.cell) == 2; }
+inline bool HasLayerNorm(CellKind cell) { return cell == CellKind::kGRU || cell == CellKind::kLSTM; }
+inline int64_t StateUnits(const Problem& p, int state) { return state == 0 ? HiddenUnits(p) : p.units; }
 inline int64_t BiasRows(const Problem& p) { return p.cell == CellKind::kGRU && p.reset_after ? 2 : 1; }
 
 // A call of one direction. Optional arguments that are absent are empty.
@@ -34,17 +36,23 @@ struct Case {
   bool reverse, dropout_per_step, zoneout_per_step[2];
   std::vector<char> mask, memory_mask;
   Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
-  Numbers memory, keys, query_kernel, score_vector, peephole_kernel, initial_fed, attentional_kernel;
-  Numbers coverage_kernel, initial_coverage, energy_bias, initial_weights;
+  Numbers memory, keys, query_kernel, score_vector;
+  Numbers extra_weights[kExtraWeightCount];
+  Numbers initial_fed, attentional_kernel, coverage_kernel, initial_coverage, energy_bias, initial_weights;
   std::vector<double> recurrent_dropout_mask, zoneout[2];
   std::vector<double> d_outputs, d_final_state[2], d_attention_weights, d_fed, d_final_fed,
       d_final_coverage, d_final_weights;
 
   // The arguments that have gradients, in the order of `Gradients`.
   std::vector<Numbers*> Differentiable() {
-    return {&inputs, &kernel, &recurrent_kernel, &bias,         &initial_state[0], &initial_state[1],
-            &memory, &keys,   &query_kernel,     &score_vector, &peephole_kernel,  &initial_fed,
-            &attentional_kernel, &coverage_kernel, &initial_coverage, &energy_bias, &initial_weights};
+    std::vector<Numbers*> all{&inputs,           &kernel, &recurrent_kernel, &bias,         &initial_state[0],
+                              &initial_state[1], &memory, &keys,             &query_kernel, &score_vector};
+    for (Numbers& weight : extra_weights) all.push_back(&weight);
+    for (Numbers* argument : {&initial_fed, &attentional_kernel, &coverage_kernel, &initial_coverage, &energy_bias,
+                              &initial_weights}) {
+      all.push_back(argument);
+    }
+    return all;
   }
 };
 
@@ -69,8 +77,8 @@ inline Complex Activate(Activation activation, Complex x) {
 }
 
 inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool per_step, int64_t b, int64_t t,
-                        int64_t u) {
-  return mask[(per_step ? b * p.time + t : b) * p.units + u];
+                        int64_t u, int64_t units) {
+  return mask[(per_step ? b * p.time + t : b) * units + u];
 }
 
 // The attention weights of sequence b, where h is the state that it attends with.
@@ -111,18 +119,36 @@ inline Numbers AttentionWeights(const Case& c, int64_t b, int64_t t, const Numbe
   return weights;
 }
 
+// Scales the entries [begin, end) to mean 0 and variance 1, and multiplies them by their gains.
+inline void Normalize(const Numbers& gains, int64_t begin, int64_t end, Numbers& row) {
+  Complex mean = 0, variance = 0;
+  for (int64_t i = begin; i < end; ++i) mean += row[i] / double(end - begin);
+  for (int64_t i = begin; i < end; ++i) variance += (row[i] - mean) * (row[i] - mean) / double(end - begin);
+  for (int64_t i = begin; i < end; ++i) row[i] = gains[i] * (row[i] - mean) / std::sqrt(variance + 1e-3);
+}
+
+// Normalizes the products of the gates [first, end) if the call has layer normalization: of an LSTM all together, of a
+// GRU the candidate by itself.
+inline void NormalizeGates(const Case& c, ExtraWeight gains, int64_t first, int64_t end, Numbers& product) {
+  const int64_t H = c.problem.units, together = c.problem.cell == CellKind::kGRU ? 2 : 4;
+  if (!c.problem.layer_norm) return;
+  if (first < together) Normalize(c.extra_weights[gains], 0, together * H, product);
+  if (end > together) Normalize(c.extra_weights[gains], together * H, end * H, product);
+}
+
 // x W + b with what attention feeds as further inputs, in the order of the gates.
 inline Numbers InputProduct(const Case& c, int64_t b, int64_t t, const Numbers& fed) {
   const Problem& p = c.problem;
   const int64_t gates = Gates(p.cell) * p.units;
   Numbers product(gates);
   for (int64_t j = 0; j < gates; ++j) {
-    if (!c.bias.empty()) product[j] = c.bias[j];
     for (int64_t i = 0; i < p.features; ++i) {
       product[j] += c.inputs[(b * p.time + t) * p.features + i] * c.kernel[i * gates + j];
     }
     for (size_t i = 0; i < fed.size(); ++i) product[j] += fed[i] * c.kernel[(p.features + i) * gates + j];
   }
+  NormalizeGates(c, kInputGamma, 0, Gates(p.cell), product);
+  for (int64_t j = 0; j < gates && !c.bias.empty(); ++j) product[j] += c.bias[j];
   return product;
 }
 
@@ -132,15 +158,31 @@ inline Numbers RecurrentProduct(const Case& c, const Numbers& h) {
   const int64_t gates = Gates(p.cell) * p.units;
   Numbers product(gates);
   for (int64_t j = 0; j < gates; ++j) {
-    if (!c.bias.empty() && BiasRows(p) == 2) product[j] = c.bias[gates + j];
-    for (int64_t i = 0; i < p.units; ++i) product[j] += h[i] * c.recurrent_kernel[i * gates + j];
+    for (int64_t i = 0; i < HiddenUnits(p); ++i) product[j] += h[i] * c.recurrent_kernel[i * gates + j];
   }
+  NormalizeGates(c, kRecurrentGamma, 0, Gates(p.cell), product);
+  for (int64_t j = 0; j < gates && BiasRows(p) == 2 && !c.bias.empty(); ++j) product[j] += c.bias[gates + j];
   return product;
 }
 
 struct CellStates {
   Numbers h, c;
 };
+
+// (r * h) U of a GRU that resets before the product, where the candidate's part is; else nothing.
+template <class Gate>
+Numbers ResetProduct(const Case& call, const Numbers& dropped, const Gate& gate) {
+  const Problem& p = call.problem;
+  const int64_t H = p.units;
+  Numbers product(3 * H);
+  if (p.cell != CellKind::kGRU || p.reset_after) return product;
+  for (int64_t i = 0; i < H; ++i) {
+    const Complex gated = gate(1, i) * dropped[i];
+    for (int64_t u = 2 * H; u < 3 * H; ++u) product[u] += gated * call.recurrent_kernel[i * 3 * H + u];
+  }
+  NormalizeGates(call, kRecurrentGamma, 2, 3, product);
+  return product;
+}
 
 // The equations of the cells. `dropped` is h times its recurrent dropout mask.
 inline CellStates Step(const Case& call, const CellStates& state, const Numbers& dropped, const Numbers& x) {
@@ -153,9 +195,11 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
     return Activate(p.recurrent_activation, sum(gate, u) + more);
   };
   const auto peephole = [&](int64_t row, int64_t u) {
-    return call.peephole_kernel.empty() ? Complex(0) : call.peephole_kernel[row * H + u];
+    const Numbers& kernel = call.extra_weights[kPeepholeKernel];
+    return kernel.empty() ? Complex(0) : kernel[row * H + u];
   };
   CellStates next{Numbers(H), Numbers(H)};
+  const Numbers reset = ResetProduct(call, dropped, gate);
   for (int64_t u = 0; u < H; ++u) {
     switch (p.cell) {
       case CellKind::kSimpleRNN:
@@ -164,17 +208,9 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
       case CellKind::kLSTM:
         next.c[u] = gate(1, u, peephole(1, u) * state.c[u]) * state.c[u] +
                     gate(0, u, peephole(0, u) * state.c[u]) * activate(sum(2, u));
-        next.h[u] = gate(3, u, peephole(2, u) * next.c[u]) * activate(next.c[u]);
         break;
       case CellKind::kGRU: {
-        Complex candidate = 0;
-        if (p.reset_after) {
-          candidate = gate(1, u) * hu[2 * H + u];
-        } else {
-          for (int64_t i = 0; i < H; ++i) {
-            candidate += gate(1, i) * dropped[i] * call.recurrent_kernel[i * 3 * H + 2 * H + u];
-          }
-        }
+        const Complex candidate = p.reset_after ? gate(1, u) * hu[2 * H + u] : reset[2 * H + u];
         const Complex z = gate(0, u);
         next.h[u] = z * state.h[u] + (1.0 - z) * activate(x[2 * H + u] + candidate);
         break;
@@ -190,6 +226,20 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
       }
     }
   }
+  if (p.cell != CellKind::kLSTM) return next;
+  Numbers read = next.c;
+  if (p.layer_norm) Normalize(call.extra_weights[kStateGamma], 0, H, read);
+  for (int64_t u = 0; u < H; ++u) {
+    if (p.layer_norm) read[u] += call.extra_weights[kStateBeta][u];
+    next.h[u] = gate(3, u, peephole(2, u) * next.c[u]) * activate(read[u]);
+  }
+  if (!p.projects) return next;
+  Numbers projected(p.projection_units);
+  for (int64_t u = 0; u < p.projection_units; ++u) {
+    const Numbers& kernel = call.extra_weights[kProjectionKernel];
+    for (int64_t i = 0; i < H; ++i) projected[u] += next.h[i] * kernel[i * p.projection_units + u];
+  }
+  next.h = projected;
   return next;
 }
 
@@ -197,14 +247,14 @@ inline CellStates Step(const Case& call, const CellStates& state, const Numbers&
 inline void ApplyZoneout(const Case& c, int index, int64_t b, int64_t t, const Numbers& next, Numbers& state) {
   for (size_t u = 0; u < state.size(); ++u) {
     const std::vector<double>& zoneout = c.zoneout[index];
-    const double m = zoneout.empty() ? 0 : MaskEntry(c.problem, zoneout, c.zoneout_per_step[index], b, t, u);
+    const double m = zoneout.empty() ? 0 : MaskEntry(c.problem, zoneout, c.zoneout_per_step[index], b, t, u, state.size());
     state[u] = m * state[u] + (1 - m) * next[u];
   }
 }
 
 inline Numbers InitialState(const Case& c, int index, int64_t b) {
   const Numbers& all = c.initial_state[index];
-  const int64_t H = c.problem.units;
+  const int64_t H = StateUnits(c.problem, index);
   return all.empty() ? Numbers(H) : Numbers(all.begin() + b * H, all.begin() + (b + 1) * H);
 }
 
@@ -240,8 +290,8 @@ inline Numbers Attend(const Case& c, int64_t b, int64_t t, const Numbers& h, Out
 
 inline Outcome RunReference(const Case& c) {
   const Problem& p = c.problem;
-  const int64_t H = p.units;
-  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * H)}, {}, {}, {},
+  const int64_t H = HiddenUnits(p);
+  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * p.units)}, {}, {}, {},
               c.initial_coverage, c.initial_weights};
   const int64_t F = p.attends_after ? FedUnits(p) : 0;
   if (p.attends) out.attention_weights.resize(p.batch * p.time * p.source);
@@ -255,7 +305,7 @@ inline Outcome RunReference(const Case& c) {
         if (p.attends && !p.attends_after) fed = Attend(c, b, t, state.h, &out);
         Numbers dropped = state.h;
         for (int64_t u = 0; u < H && !c.recurrent_dropout_mask.empty(); ++u) {
-          dropped[u] *= MaskEntry(p, c.recurrent_dropout_mask, c.dropout_per_step, b, t, u);
+          dropped[u] *= MaskEntry(p, c.recurrent_dropout_mask, c.dropout_per_step, b, t, u, H);
         }
         const CellStates next = Step(c, state, dropped, InputProduct(c, b, t, fed));
         ApplyZoneout(c, 0, b, t, next.h, state.h);
@@ -265,10 +315,8 @@ inline Outcome RunReference(const Case& c) {
       if (p.attends_after) std::copy(fed.begin(), fed.end(), out.fed.begin() + (b * p.time + t) * F);
       for (int64_t u = 0; u < H; ++u) out.outputs[(b * p.time + t) * H + u] = state.h[u];
     }
-    for (int64_t u = 0; u < H; ++u) {
-      out.final_state[0][b * H + u] = state.h[u];
-      out.final_state[1][b * H + u] = state.c[u];
-    }
+    for (int64_t u = 0; u < H; ++u) out.final_state[0][b * H + u] = state.h[u];
+    for (int64_t u = 0; u < p.units; ++u) out.final_state[1][b * p.units + u] = state.c[u];
     if (p.attends_after) std::copy(fed.begin(), fed.end(), out.final_fed.begin() + b * F);
   }
   return out;

@@ -70,6 +70,24 @@ std::string CheckAttention(const Call& call) {
   return error;
 }
 
+// Finds whether the call projects or normalizes. It has the gains of all its products, or none.
+std::string FindExtensions(Call* call) {
+  const auto count = [call](ExtraWeight weight) {
+    const auto found = call->counts.find(kExtraWeights[weight].count);
+    return found == call->counts.end() ? int64_t{0} : found->second;
+  };
+  call->projects = count(kProjectionKernel) > 0;
+  call->layer_norm = count(kInputGamma) > 0;
+  if (!call->projects) OmitProjection(&call->signature);
+  if (call->operation.attends) return "";
+  for (ExtraWeight weight : {kRecurrentGamma, kStateGamma, kStateBeta}) {
+    if (!HasExtraWeight(call->operation.cell, weight) || count(weight) == count(kInputGamma)) continue;
+    return "`" + std::string(kExtraWeights[weight].count) + "` must equal `" + kExtraWeights[kInputGamma].count +
+           "` = " + std::to_string(count(kInputGamma)) + ". Received: " + std::to_string(count(weight));
+  }
+  return "";
+}
+
 }  // namespace
 
 const char* NameOf(CellKind cell) { return TraitsOf(cell).name; }
@@ -165,6 +183,8 @@ std::string FinishCall(Call* call) {
     const std::string error = CheckAttention(*call);
     if (!error.empty()) return error;
   }
+  const std::string extensions = FindExtensions(call);
+  if (!extensions.empty()) return extensions;
   if (static_cast<int64_t>(call->reverse.size()) != directions) {
     return "`reverse` must have a value for each of the " + std::to_string(directions) +
            " directions. Received: " + std::to_string(call->reverse.size()) + " of them";

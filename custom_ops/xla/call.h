@@ -58,6 +58,7 @@ enum class Axis {
   kTime,
   kFeatures,
   kUnits,
+  kHiddenUnits,  // of h: of a projected state those of the projection, else `units`
   kGateUnits,
   kMemories,  // batch, or a divisor of it: neighbouring sequences then share a memory
   kSource,
@@ -112,6 +113,8 @@ void TakeProducts(Signature* signature);
 void CompareKeysWithHidden(Signature* signature);
 void FeedAttentionalVectors(Signature* signature);
 void FeedContexts(Signature* signature);
+// Changes a signature to that of a call without a projection, where h has `units`.
+void OmitProjection(Signature* signature);
 
 // The names of the attributes that hold lengths of lists. Each is 0 or `directions`, except that "directions" itself is
 // at least 1, and "masks" and "memory_masks" at most 1.
@@ -138,12 +141,14 @@ struct Call {
   std::map<std::string, int64_t> counts;             // the attributes that hold lengths of lists, by name
   std::vector<int64_t> input_counts, output_counts;  // the length of each list of the signature
   bool multiplied = false;  // whether the call has no kernels: its inputs and memory are products with them
+  bool layer_norm = false, projects = false;  // whether the call has gains, and a projection kernel
 };
 
 struct Sizes {
   int64_t batch = kUnknown, time = kUnknown, features = kUnknown, units = kUnknown;
   int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;  // 0 if the call does not attend
   int64_t memories = kUnknown;                                                     // likewise
+  int64_t hidden_units = kUnknown;  // 0 if the call does not project
   int64_t fed_units = kUnknown;  // 0 if the call has no attentional kernel
 };
 
@@ -174,8 +179,7 @@ std::vector<Tensor> Outputs(const Call& call, const Sizes& sizes, Element elemen
 bool RunCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
              const std::vector<Tensor>& outputs, const PackedCall& packed, const Executor& executor);
 
-// Packs the weights of a call whose inputs were checked. Returns nothing if the kernels do not read packed weights of
-// this type, or if memory ran out.
+// Packs the weights of a call whose inputs were checked. Returns nothing if memory ran out.
 PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
                     const Executor& executor);
 
@@ -185,8 +189,9 @@ bool IsWeight(const ArgumentSpec& input);
 std::string ToString(const std::vector<int64_t>& shape);
 
 // ResidualSize for a cell and a type given by name; -1 if there is no such call. `sizes.source` is kUnknown if the call
-// does not attend.
-int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, const Sizes& sizes);
+// does not attend, `sizes.hidden_units` if it does not project.
+int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, bool layer_norm,
+                           const Sizes& sizes);
 
 // The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
 std::string FindCell(const std::string& name, CellKind* cell);

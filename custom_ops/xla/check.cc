@@ -91,16 +91,23 @@ std::string ToString(const std::vector<int64_t>& shape) {
   return Parenthesised(sizes);
 }
 
-int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, const Sizes& sizes) {
+int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bool reset_after, bool layer_norm,
+                           const Sizes& sizes) {
   Call call = {};
   call.operation.attends = sizes.source != kUnknown;
   call.reset_after = reset_after;
+  call.layer_norm = layer_norm;
+  call.projects = sizes.hidden_units != kUnknown;
   Element element = Element::kOther;
   for (Element candidate : {Element::kFloat32, Element::kFloat64, Element::kBFloat16}) {
     if (dtype == NameOf(candidate)) element = candidate;
   }
   if (!FindCell(cell, &call.operation.cell).empty() || element == Element::kOther) return -1;
-  const Sizes all = WithoutAttention(call.operation, sizes);
+  Sizes all = WithoutAttention(call.operation, sizes);
+  if (!call.projects) all.hidden_units = 0;
+  const bool extended = (call.layer_norm && !HasExtraWeight(call.operation.cell, kInputGamma)) ||
+                        (call.projects && !HasExtraWeight(call.operation.cell, kProjectionKernel));
+  if (extended || (call.operation.attends && (call.layer_norm || call.projects))) return -1;
   for (int64_t size : ListOf(all)) {
     if (size < 0 || size > kMaxElements) return -1;
   }
@@ -112,6 +119,7 @@ std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Siz
   if (call.multiplied) sizes->features = sizes->memory_units = 0;
   if (call.score == Score::kDot) sizes->attention_units = 0;  // no tensor has this axis
   if (!call.attentional) sizes->fed_units = 0;                   // likewise
+  if (!call.projects) sizes->hidden_units = 0;
   *element = Element::kOther;
   int64_t total = 0;
   for (int64_t count : call.input_counts) total += count;
@@ -129,7 +137,7 @@ std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Siz
     if (!SizesFit(call, *sizes)) {
       const std::string attention_sizes = call.operation.attends ? ", source, memory_units, attention_units" : "";
       std::vector<int64_t> list = ListOf(*sizes);
-      if (!call.operation.attends) list.resize(4);
+      list.resize(call.operation.attends ? 7 : 4);
       return "the sizes batch, time, features, units" + attention_sizes + " = " + ToString(list) +
              " must give tensors of at most 2^40 elements";
     }

@@ -143,10 +143,12 @@ KERAS_SEQ_EXPORT const char* KerasSeqInstructionSet(const char** error) { return
 KERAS_SEQ_EXPORT const char* KerasSeqDescribeOps() { return keras_seq::DescribeOps().c_str(); }
 
 // The size of the residuals of one direction, which JAX must know before the call; -1 if there is no such call.
-// `source` is -1 if the call does not attend.
-KERAS_SEQ_EXPORT int64_t KerasSeqResidualSize(const char* cell, const char* dtype, bool reset_after, int64_t batch,
-                                              int64_t time, int64_t features, int64_t units, int64_t source,
-                                              int64_t memory_units, int64_t attention_units) {
-  return keras_seq::ResidualSizeByName(cell, dtype, reset_after,
-                                       {batch, time, features, units, source, memory_units, attention_units, batch});
+// `source` is -1 if the call does not attend, `hidden_units` if it does not project.
+KERAS_SEQ_EXPORT int64_t KerasSeqResidualSize(const char* cell, const char* dtype, bool reset_after, bool layer_norm,
+                                              int64_t batch, int64_t time, int64_t features, int64_t units,
+                                              int64_t source, int64_t memory_units, int64_t attention_units,
+                                              int64_t hidden_units) {
+  return keras_seq::ResidualSizeByName(
+      cell, dtype, reset_after, layer_norm,
+      {batch, time, features, units, source, memory_units, attention_units, batch, hidden_units});
 }

@@ -78,7 +78,7 @@ void CopyNeeded(const std::vector<ArgumentSpec>& specs, const std::vector<int64_
 // of (0, 2^40, 8), and the kernels would loop over it for nothing.
 Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs,
                   const std::vector<Tensor>& outputs) {
-  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0, 0};
+  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   CopyNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
   if (!outputs.empty()) CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
   return needed;
@@ -204,7 +204,6 @@ bool IsWeight(const ArgumentSpec& input) {
 
 PackedCall PackCall(const Call& call, const Sizes& sizes, Element element, const std::vector<Tensor>& inputs,
                     const Executor& executor) {
-  if (element == Element::kBFloat16) return {};  // some of its passes run in float32
   try {
     const Operands in(call.signature.inputs, call.input_counts, inputs);
     const Problem problem = ProblemOf(call, NeededSizes(call, sizes, inputs, {}), element);

@@ -10,8 +10,10 @@ namespace {
 
 const Axes kSequence = {Axis::kBatch, Axis::kTime, Axis::kFeatures};
 const Axes kKernel = {Axis::kFeatures, Axis::kGateUnits};
-const Axes kRecurrentKernel = {Axis::kUnits, Axis::kGateUnits};
-const Axes kState = {Axis::kBatch, Axis::kUnits};
+const Axes kRecurrentKernel = {Axis::kHiddenUnits, Axis::kGateUnits};
+const Axes kHidden = {Axis::kBatch, Axis::kHiddenUnits};  // h of one step, and of all
+const Axes kHiddens = {Axis::kBatch, Axis::kTime, Axis::kHiddenUnits};
+const Axes kState = {Axis::kBatch, Axis::kUnits};  // c
 const Axes kStates = {Axis::kBatch, Axis::kTime, Axis::kUnits};
 const Axes kMemory = {Axis::kMemories, Axis::kSource, Axis::kMemoryUnits};
 const Axes kKeys = {Axis::kMemories, Axis::kSource, Axis::kAttentionUnits};
@@ -38,10 +40,22 @@ Axes ShapeOf(ExtraWeight weight) {
   switch (weight) {
     case kPeepholeKernel:
       return {Axis::kThree, Axis::kUnits};
+    case kProjectionKernel:
+      return {Axis::kUnits, Axis::kHiddenUnits};
+    case kInputGamma:
+    case kRecurrentGamma:
+      return {Axis::kGateUnits};
+    case kStateGamma:
+    case kStateBeta:
+      return {Axis::kUnits};
     case kExtraWeightCount:
       break;
   }
   return {};
+}
+
+bool HasExtraWeight(const Operation& operation, ExtraWeight weight) {
+  return operation.attends ? WorksWithAttention(weight) : HasExtraWeight(operation.cell, weight);
 }
 
 }  // namespace
@@ -51,7 +65,7 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   const bool two_biases = TraitsOf(operation.cell).HasTwoBiases(reset_after);
   const Axes bias = two_biases ? Axes{Axis::kTwo, Axis::kGateUnits} : Axes{Axis::kGateUnits};
   const Axes kernel = {attends ? Axis::kInputUnits : Axis::kFeatures, Axis::kGateUnits};
-  const std::vector<Axes> unit_mask = {kState, kStates};
+  const std::vector<Axes> hidden_mask = {kHidden, kHiddens}, unit_mask = {kState, kStates};
   // If an attribute names the cell, the lists of c have their own lengths, which are 0 for a cell without c.
   const char* initial_c = attends ? "initial_cells" : "initial_states";
   const char* final_c = attends ? "cells" : "directions";
@@ -77,25 +91,25 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   append(&inputs, {{"kernel", pass == Pass::kForward ? "kernels" : "directions", Kind::kData, {kernel}},
                    {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
                    {"bias", "biases", Kind::kData, {bias}},
-                   {"initial_h", "initial_states", Kind::kData, {kState}}});
+                   {"initial_h", "initial_states", Kind::kData, {kHidden}}});
   if (has_c) inputs.push_back({"initial_c", initial_c, Kind::kData, {kState}});
   for (const ExtraWeightTraits& extra : kExtraWeights) {
-    if (!attends && !HasExtraWeight(operation.cell, extra.weight)) continue;
+    if (!HasExtraWeight(operation, extra.weight)) continue;
     inputs.push_back({extra.name, extra.count, Kind::kData, {ShapeOf(extra.weight)}});
   }
   append(&inputs, {{"mask", "masks", Kind::kMask, {{Axis::kBatch, Axis::kTime}}},
-                   {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, unit_mask},
-                   {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, unit_mask}});
+                   {"recurrent_dropout_mask", "recurrent_dropout_masks", Kind::kData, hidden_mask},
+                   {"zoneout_mask_h", "zoneout_masks_h", Kind::kData, hidden_mask}});
   if (has_c) inputs.push_back({"zoneout_mask_c", "zoneout_masks_c", Kind::kData, unit_mask});
 
-  std::vector<ArgumentSpec> results = {{"outputs", "directions", Kind::kData, {kStates}}};
+  std::vector<ArgumentSpec> results = {{"outputs", "directions", Kind::kData, {kHiddens}}};
   if (attends) {
     append(&results, {{"attention_weights", "directions", Kind::kData, {kAttentionWeights}},
                       {"fed", "feeds", Kind::kData, {kFed}}});
   }
   const ArgumentSpec residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
   if (pass == Pass::kForward) {
-    results.push_back({"final_h", "directions", Kind::kData, {kState}});
+    results.push_back({"final_h", "directions", Kind::kData, {kHidden}});
     if (has_c) results.push_back({"final_c", final_c, Kind::kData, {kState}});
     if (attends) {
       append(&results, {{"final_fed", "feeds", Kind::kData, {kFedState}},
@@ -108,7 +122,7 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
 
   append(&inputs, results);
   inputs.push_back(residuals);
-  inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kStates}});
+  inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kHiddens}});
   if (attends) {
     append(&inputs, {{"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}},
                      {"d_fed", "upstream_fed", Kind::kData, {kFed}},
@@ -116,7 +130,7 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
                      {"d_final_coverage", "upstream_coverages", Kind::kData, {kPositions}},
                      {"d_final_weights", "upstream_final_weights", Kind::kData, {kPositions}}});
   }
-  inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kState}});
+  inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kHidden}});
   if (has_c) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
 
   std::vector<ArgumentSpec> gradients = {{"d_inputs", "wanted_inputs", Kind::kData, {kSequence}}};
@@ -135,10 +149,10 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   append(&gradients, {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
                       {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
                       {"d_bias", "wanted_biases", Kind::kData, {bias}},
-                      {"d_initial_h", "wanted_initial_states", Kind::kData, {kState}}});
+                      {"d_initial_h", "wanted_initial_states", Kind::kData, {kHidden}}});
   if (has_c) gradients.push_back({"d_initial_c", wanted_c, Kind::kData, {kState}});
   for (const ExtraWeightTraits& extra : kExtraWeights) {
-    if (!attends && !HasExtraWeight(operation.cell, extra.weight)) continue;
+    if (!HasExtraWeight(operation, extra.weight)) continue;
     gradients.push_back({extra.gradient, extra.wanted, Kind::kData, {ShapeOf(extra.weight)}});
   }
   return {inputs, gradients};
@@ -151,6 +165,8 @@ void TakeProducts(Signature* signature) {
     }
   }
 }
+
+void OmitProjection(Signature* signature) { ReplaceAxis(Axis::kHiddenUnits, Axis::kUnits, signature); }
 
 void CompareKeysWithHidden(Signature* signature) {
   for (std::vector<ArgumentSpec>* list : {&signature->inputs, &signature->outputs}) {

@@ -17,6 +17,8 @@ int64_t KnownSize(Axis axis, CellKind cell, const Sizes& sizes) {
       return sizes.features;
     case Axis::kUnits:
       return sizes.units;
+    case Axis::kHiddenUnits:
+      return sizes.hidden_units;
     case Axis::kGateUnits:
       return sizes.units == kUnknown ? kUnknown : Gates(cell) * sizes.units;
     case Axis::kMemories:
@@ -85,6 +87,8 @@ std::string NameOf(Axis axis, CellKind cell) {
       return "features";
     case Axis::kUnits:
       return "units";
+    case Axis::kHiddenUnits:
+      return "hidden_units";
     case Axis::kGateUnits:
       return Gates(cell) == 1 ? "units" : std::to_string(Gates(cell)) + " * units";
     case Axis::kMemories:
@@ -114,8 +118,8 @@ std::string NameOf(Axis axis, CellKind cell) {
 }
 
 std::vector<int64_t> ListOf(const Sizes& sizes) {
-  return {sizes.batch,  sizes.time,         sizes.features,       sizes.units,
-          sizes.source, sizes.memory_units, sizes.attention_units};
+  return {sizes.batch,  sizes.time,         sizes.features,        sizes.units,
+          sizes.source, sizes.memory_units, sizes.attention_units, sizes.hidden_units};
 }
 
 Sizes WithoutAttention(const Operation& operation, Sizes sizes) {
@@ -134,6 +138,8 @@ std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
     case Axis::kUnits:
     case Axis::kGateUnits:
       return {&sizes->units};
+    case Axis::kHiddenUnits:
+      return {&sizes->hidden_units};
     case Axis::kMemories:
       return {&sizes->memories};
     case Axis::kSource:
@@ -191,7 +197,8 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
 bool SizesFit(const Call& call, const Sizes& sizes) {
   const int64_t gate_units = KnownSize(Axis::kGateUnits, call.operation.cell, sizes);
   const int64_t key_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
-  const int64_t memory = std::max({sizes.memory_units, key_units, call.multiplied ? gate_units : 0, sizes.fed_units});
+  const int64_t memory = std::max(
+      {sizes.memory_units, key_units, sizes.hidden_units, call.multiplied ? gate_units : 0, sizes.fed_units});
   return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
          Fits({std::max({sizes.features, sizes.units, memory}), std::max({gate_units, sizes.attention_units, sizes.fed_units})}) &&
          Fits({sizes.batch, sizes.source, memory});
@@ -204,6 +211,9 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.activation = call.activation;
   problem.recurrent_activation = call.recurrent_activation;
   problem.reset_after = call.reset_after;
+  problem.layer_norm = call.layer_norm;
+  problem.projects = call.projects;
+  problem.projection_units = sizes.hidden_units;
   problem.batch = sizes.batch;
   problem.time = sizes.time;
   problem.features = sizes.features;

@@ -349,6 +349,8 @@ class AttentiveLayer(keras.layers.Layer):
                 equations = AdditiveAttentionEquations(equations)
             else:
                 equations = AnyAttentionEquations(equations, None, 0, **self._fused(True))
+        elif has_cell_equations(self.cell) and not self._runs_equations():  # step by step, as a foreign cell
+            equations = AdditiveAttentionEquations(equations)
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 

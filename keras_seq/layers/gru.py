@@ -164,11 +164,12 @@ class GRU(GatedLayer):
     With `reset_after=False` there is no c, and the candidate is `g = tanh(x_t W_g + (r * h_{t-1}) U_g + b_g)`. With
     `layer_norm` every product with W or U is normalized before a bias is added.
 
-    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are tanh and
-    sigmoid, `layer_norm` is off, and the dtype is float32, float64 or bfloat16. They cover masks, dropout of every kind
-    and zoneout. On TensorFlow with a GPU, cuDNN runs the same layers, unless `reset_after` or `use_bias` is False,
-    `recurrent_dropout`, `zoneout` or `unroll` is set, or XLA compiles the call. Everything else runs on xla, a loop of
-    Keras operations that computes the same. `keras_seq.explain` tells you which one runs, and why.
+    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are among tanh,
+    sigmoid, hard_sigmoid, relu and linear, and the dtype is float32, float64 or bfloat16. They cover masks, dropout
+    of every kind, zoneout and `layer_norm`. On TensorFlow with a GPU, cuDNN runs layers with tanh and sigmoid, unless
+    `reset_after` or `use_bias` is False, `layer_norm`, `recurrent_dropout`, `zoneout` or `unroll` is set, or XLA
+    compiles the call. Everything else runs on xla, a loop of Keras operations that computes the same.
+    `keras_seq.explain` tells you which one runs, and why.
 
     Args:
         units: positive integer, size of the state and of the output.

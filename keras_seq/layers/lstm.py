@@ -219,12 +219,12 @@ class LSTM(GatedLayer):
     h_t = (sigmoid(o + p_o * c_t) * tanh(N(c_t))) P
     ```
 
-    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are tanh and
-    sigmoid, `peephole`, `projection_units` and `layer_norm` are off, and the dtype is float32, float64 or bfloat16.
-    They cover masks, dropout of every kind and zoneout. On TensorFlow with a GPU, cuDNN runs the same layers,
-    unless `use_bias` is False, `recurrent_dropout`, `zoneout` or `unroll` is set, or XLA compiles the call. Everything
-    else runs on xla, a loop of Keras operations that computes the same. `keras_seq.explain` tells you which one runs,
-    and why.
+    On a CPU with TensorFlow or JAX the native kernels of keras_seq run the layer if the activations are among tanh,
+    sigmoid, hard_sigmoid, relu and linear, and the dtype is float32, float64 or bfloat16. They cover masks, dropout
+    of every kind, zoneout, `peephole`, `projection_units` and `layer_norm`. On TensorFlow with a GPU, cuDNN runs
+    layers with tanh and sigmoid, unless `use_bias` is False, one of these options, `recurrent_dropout`, `zoneout` or
+    `unroll` is set, or XLA compiles the call. Everything else runs on xla, a loop of Keras operations that computes
+    the same. `keras_seq.explain` tells you which one runs, and why.
 
     Args:
         units: positive integer, size of the state and of the output (with `projection_units`, of c only).

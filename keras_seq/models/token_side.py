@@ -202,5 +202,5 @@ def require(condition, message, received, what=""):
     if not tf.executing_eagerly():
         return tf.debugging.Assert(condition, [f"{message} Received: {what}".rstrip(), received])
     if not condition:
-        raise ValueError(f"{message} Received: {what} {received.numpy().tolist()}".replace(":  ", ": "))
+        raise ValueError(f"{message} Received: {what} {np.asarray(received).tolist()}".replace(":  ", ": "))
     return tf.no_op()

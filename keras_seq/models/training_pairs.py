@@ -48,14 +48,12 @@ class TrainingPairs:
         targets = as_tensor(y, self.target.label)
         target = self.target.convert(targets)  # (batch, time)
         for part in keras.tree.flatten(source):
-            sizes = tf.stack([tf.shape(part)[0], tf.shape(target)[0]])
-            require(sizes[0] == sizes[1], "`x` and `y` must contain the same number of sequences.", sizes)
+            sizes = _shape(part)[0], _shape(target)[0]
+            _require_equal(sizes, "`x` and `y` must contain the same number of sequences.")
         if is_prepared:
             decoder_inputs = self.target.convert(x[1])
-            shapes = tf.stack([tf.shape(decoder_inputs), tf.shape(target)])
-            require(
-                tf.reduce_all(shapes[0] == shapes[1]), "Decoder inputs and targets must have the same shape.", shapes
-            )
+            shapes = _shape(decoder_inputs), _shape(target)
+            _require_equal(shapes, "Decoder inputs and targets must have the same shape.")
         else:
             start = tf.fill([tf.shape(target)[0], 1], START_ID)
             decoder_inputs = tf.concat([start, target[:, :-1]], axis=1)
@@ -149,6 +147,21 @@ def holds_call_inputs(x, source):
         spec = x.element_spec
         return isinstance(spec, tuple) and isinstance(spec[0], tuple)
     return source.are_call_inputs(x)
+
+
+def _shape(tensor):
+    """Returns the shape of a tensor; outside a graph an array, because operations on it take a millisecond a batch."""
+    return np.array(tensor.shape, int) if tf.executing_eagerly() else tf.shape(tensor)
+
+
+def _require_equal(shapes, message):
+    """Raises a ValueError if two results of `_shape`, or their first numbers, are not equal. See `require`."""
+    if tf.executing_eagerly():
+        stacked = np.stack(shapes)
+        require(np.array_equal(*shapes), message, stacked)
+    else:
+        stacked = tf.stack(shapes)
+        require(tf.reduce_all(stacked[0] == stacked[1]), message, stacked)
 
 
 def _as_array(values):

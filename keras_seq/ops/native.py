@@ -185,6 +185,34 @@ def drop(x: Tensor, seed: Tensor, threshold: int, values: tuple[float, float]) -
     return _load()[0].drop(x, seed, threshold, values)
 
 
+def crossentropy(
+    logits: Tensor,  # (rows, vocabulary), float32 or float64
+    targets: Tensor,  # (rows,), int32
+    weights: Tensor,  # (rows,), of the dtype of the logits
+    label_smoothing: float,
+    with_gradient: bool,
+) -> tuple[Tensor, ...] | None:
+    """Compute the cross-entropies of logits in one pass over them. Without a gradient of its own.
+
+    Args:
+        logits: may be overwritten by their gradient.
+        targets: less than the size of the vocabulary, else TensorFlow raises an error. Rows with a negative one do not
+            count: their logits are not read, and their prediction is -1.
+        weights: factors of the gradient.
+        label_smoothing: see `readout_crossentropy`.
+        with_gradient: whether to compute the gradient of the logits.
+
+    Returns:
+        None where there are no kernels for it. Else `(losses, smooth_losses, predictions, d_logits)`: the losses of
+        each row without label smoothing and with it, the largest logits, and the gradient of the sum of `weights *
+        smooth_losses`, or an empty tensor.
+    """
+    library, reason = _load()
+    if reason or not hasattr(library, "crossentropy"):
+        return None
+    return library.crossentropy(logits, targets, weights, label_smoothing, with_gradient)
+
+
 def _arguments_of(
     calls: Sequence[RecurrentCall], states: tuple[str, ...], mask: Tensor | None, attention: dict | None
 ) -> dict[str, Sequence[Tensor]]:

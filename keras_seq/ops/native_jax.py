@@ -22,7 +22,7 @@ from keras_seq.ops.native_library import (
 )
 
 # The sizes of results are those of these arguments; the handler checks all others against them.
-_SIZED_BY = ("inputs", "recurrent_kernel", "memory", "keys", "initial_fed")
+_SIZED_BY = ("inputs", "recurrent_kernel", "projection_kernel", "memory", "keys", "initial_fed")
 _ROWS = "rows"  # how many sequences the residuals of each sequence were computed with; see `_Backward`
 
 
@@ -113,10 +113,10 @@ class _Forward(NamedTuple):
         for name in _SIZED_BY:
             for tensor in operands.get(name, ())[:1]:
                 sizes.update(zip(op.shapes[name], tensor.shape, strict=True))
-        reset_after = call.attributes.get("reset_after", True)
+        sizes.setdefault("units", sizes["hidden_units"])  # unless there is a projection
         if call.attributes.get("score") == "dot":  # residuals hold no queries, which are h
             sizes["attention_units"] = 0
-        sizes["residuals"] = op.residual_size(call.cell, dtype.name, reset_after, sizes) if call.keep_residuals else 0
+        sizes["residuals"] = self._residual_size(operands, sizes) if call.keep_residuals else 0
         dtypes = {"residuals": jnp.float64 if dtype == jnp.float64 else jnp.float32}
         results = [
             jax.ShapeDtypeStruct([sizes[axis] for axis in op.shapes[name]], dtypes.get(name, dtype))
@@ -130,6 +130,13 @@ class _Forward(NamedTuple):
         elif jax.device_count() > 1:
             results[_ROWS] = [jnp.full(sizes["batch"], sizes["batch"], "int32")]
         return results
+
+    def _residual_size(self, operands: dict[str, list], sizes: dict[str, int]) -> int:
+        if not operands.get("projection_kernel"):
+            sizes = {name: size for name, size in sizes.items() if name != "hidden_units"}
+        dtype, reset_after = operands["inputs"][0].dtype.name, self.call.attributes.get("reset_after", True)
+        layer_norm = bool(operands.get("input_gamma"))
+        return self.call.op.residual_size(self.call.cell, dtype, reset_after, sizes, layer_norm=layer_norm)
 
     def axes(self, name: str) -> list[str]:
         return ["batch"] if name == _ROWS else self.call.op.shapes[name]

@@ -17,7 +17,7 @@ NO_SEARCH_GRADIENT = (
     "No gradient flows through the native steps of a search or rollout ({op}). Use `tf.stop_gradient` on what it "
     'returns, or implementation="xla".'
 )
-_SIZES = ("batch", "time", "features", "units", "source", "memory_units", "attention_units")
+_SIZES = ("batch", "time", "features", "units", "source", "memory_units", "attention_units", "hidden_units")
 
 
 class UnavailableError(Exception):
@@ -38,7 +38,7 @@ def describe_ops(library: ctypes.CDLL) -> dict[str, "Op"]:
     description = json.loads(library.KerasSeqDescribeOps())
     residual_size = library.KerasSeqResidualSize
     residual_size.restype = ctypes.c_int64
-    residual_size.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_bool] + [ctypes.c_int64] * len(_SIZES)
+    residual_size.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_bool] * 2 + [ctypes.c_int64] * len(_SIZES)
     states = {cell: tuple(names) for cell, names in description["states"].items()}
     return {name: Op(name, states, residual_size, **op) for name, op in description["ops"].items()}
 
@@ -105,10 +105,15 @@ class Op:
         computed = split(flat, {name: counts[count] for name, count in self.wanted.items()})
         return {name: computed.get(name) or [None] * len(tensors) for name, tensors in arguments.items()}
 
-    def residual_size(self, cell: str, dtype: str, reset_after: bool, sizes: dict[str, int]) -> int:
-        """Return the size of the residuals of one direction. `sizes` maps names of axes to sizes."""
+    def residual_size(
+        self, cell: str, dtype: str, reset_after: bool, sizes: dict[str, int], *, layer_norm: bool = False
+    ) -> int:
+        """Return the size of the residuals of one direction.
+
+        `sizes` maps names of axes to sizes; it has "hidden_units" only if h is projected.
+        """
         size = self._residual_size(
-            cell.encode(), dtype.encode(), reset_after, *(sizes.get(name, -1) for name in _SIZES)
+            cell.encode(), dtype.encode(), reset_after, layer_norm, *(sizes.get(name, -1) for name in _SIZES)
         )
         if size < 0:
             raise ValueError(f"The native {self.name} does not support {dtype} with the sizes {sizes}.")

@@ -47,10 +47,11 @@ class TensorFlowLibrary:
         self.ops = describe_ops(library)
         self._functions = {}
         self._product = op_function(module, "Product")
-        tf.no_gradient("KerasSeq>Product")
         self._dropout_mask = op_function(module, "DropoutMask")
         self._dropout = op_function(module, "Dropout")
-        tf.no_gradient("KerasSeq>DropoutMask")
+        self._crossentropy = op_function(module, "Crossentropy")
+        for name in ("Product", "DropoutMask", "Crossentropy"):
+            tf.no_gradient(f"KerasSeq>{name}")
         tf.RegisterGradient("KerasSeq>Dropout")(functools.partial(_dropout_gradient, self._dropout))
         for name, op in self.ops.items():
             self._functions[name] = op_function(module, name)
@@ -85,6 +86,13 @@ class TensorFlowLibrary:
         """Call the op KerasSeq>Dropout."""
         values = tf.constant(values, x.dtype)
         return self._dropout(inputs=x, seed=tf.cast(seed, tf.int64), values=values, threshold=threshold)
+
+    def crossentropy(
+        self, logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, label_smoothing: float, with_gradient: bool
+    ) -> tuple[tf.Tensor, ...]:
+        """Call the op KerasSeq>Crossentropy."""
+        smoothing = tf.constant(label_smoothing, logits.dtype)
+        return tuple(self._crossentropy(logits, targets, weights, smoothing, with_gradient=with_gradient))
 
 
 def check_tensorflow() -> None:

@@ -8,13 +8,16 @@ import keras
 from keras import backend, ops
 
 from keras_seq._private_api import inside_xla
+from keras_seq.ops import native
 from keras_seq.ops.gradient import custom_gradient
+from keras_seq.ops.readout_rows import run_counted_rows
 from keras_seq.ops.time_loop import time_loop
 
 Tensor = Any
 
 # Logits of a chunk. Every chunk adds a gradient of the kernel, as large as the kernel, so small chunks are slow.
 _CHUNK_LOGITS = 2**22
+_KERNEL_DTYPES = ("float32", "float64")
 _CHUNK_ROWS = 512  # where the vocabulary is larger, a chunk has so many rows, or as many as there are features
 
 
@@ -114,6 +117,8 @@ def _run(
     Returns:
         `(loss, losses, predictions)`, with gradients followed by those of features, kernel and bias.
     """
+    if _has_kernel(rows["features"].dtype):
+        return run_counted_rows(rows, kernel, bias, label_smoothing, most, with_gradients)
     is_row = rows["targets"] >= 0
     size = ops.shape(is_row)[0]
     chunks, places = _make_chunks(is_row, most)
@@ -217,6 +222,13 @@ def _rows_of_chunk(shape: tuple) -> int:
 def _sizes_may_depend_on_values() -> bool:
     """Whether the number of chunks may depend on how many rows count."""
     return backend.backend() == "torch" or (backend.backend() == "tensorflow" and not inside_xla())
+
+
+def _has_kernel(dtype: Any) -> bool:
+    """Whether a native kernel computes the loss of logits."""
+    if backend.backend() != "tensorflow" or inside_xla() or backend.standardize_dtype(dtype) not in _KERNEL_DTYPES:
+        return False
+    return native.unavailable() is None
 
 
 def _make_chunks(is_row: Tensor, most: int) -> tuple[Tensor, Tensor]:

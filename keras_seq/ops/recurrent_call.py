@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from keras import backend, ops
 
 from keras_seq.ops.equations.protocol import Equations, State, Tensor
-from keras_seq.ops.masks import as_bool_mask, has_started, shapes_match
+from keras_seq.ops.masks import as_bool_mask, has_started, shapes_match, zero_masked_rows
 
 
 class RecurrentCall(NamedTuple):
@@ -87,7 +87,7 @@ class RecurrentCall(NamedTuple):
             return outputs
         mask = as_bool_mask(mask)
         visible = mask if zero_output_for_mask else has_started(mask, self.reverse)
-        return ops.where(ops.expand_dims(visible, axis=-1), outputs, ops.zeros_like(outputs))
+        return zero_masked_rows(outputs, visible)
 
     def layout(self) -> tuple:
         """Return what all directions of a native call must have in common: the equations and the shapes."""

@@ -143,7 +143,11 @@ def apply_gradients(optimizer, gradients, weights):
     """Applies the gradients of a replica, whose sum over all replicas is the gradient.
 
     Keras clips gradients before it sums them. Here they are summed first, so that the step is that of one replica.
+
+    No update runs before all gradients are there: beside a native kernel, it would take a core from the kernel's team.
     """
+    if any(gradient is not None for gradient in gradients):
+        gradients = tf.tuple(gradients)
     context = tf.distribute.get_replica_context()
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a `LossScaleOptimizer`
     clips = any(getattr(inner, name) is not None for name in ("clipnorm", "clipvalue", "global_clipnorm"))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What recurrent layers have beyond Keras: peepholes, projections, layer norm, stacks, learned initial states."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import references
-from conftest import MODES, assert_close, every_kind, mostly_slow, run_with_gradients
+from conftest import MODES, assert_close, every_kind, mostly_slow, needs_kernels, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,6 +57,7 @@ def reference(layer, **options):
 
 
 @every_extension
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
 @pytest.mark.parametrize("mode", mostly_slow(["eager", "graph", "jit"]))
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(
@@ -64,7 +67,9 @@ def reference(layer, **options):
     with_state=st.booleans(),
     training=st.booleans(),
 )
-def test_extensions_match_the_papers(kind, options, masked, zoneout, go_backwards, with_state, training, mode):
+def test_extensions_match_the_papers(
+    kind, options, implementation, masked, zoneout, go_backwards, with_state, training, mode
+):
     """Outputs and every gradient, in float64, against NumPy and complex-step derivatives."""
     rate = 0.3 if zoneout and not training else 0.0  # in training zoneout is random, and other tests check it
     layer = getattr(layers, kind)(
@@ -75,6 +80,7 @@ def test_extensions_match_the_papers(kind, options, masked, zoneout, go_backward
         return_state=True,
         go_backwards=go_backwards,
         dtype="float64",
+        implementation=implementation,
     )
     layer.build(SEQUENCES.shape)
     fill(layer)
@@ -96,13 +102,20 @@ def test_extensions_match_the_papers(kind, options, masked, zoneout, go_backward
 
 
 @every_extension
-def test_extensions_run_on_xla_and_the_reason_is_reported(kind, options):
-    layer = getattr(layers, kind)(UNITS, **options)
+def test_why_extensions_run_on_xla_is_reported(kind, options):
+    layer = getattr(layers, kind)(UNITS, **options, activation="elu")
     [row] = keras_seq.explain(layer, print_fn=None)
     assert row.implementation == "xla"
-    assert f"no native kernel for {kind} with" in row.reason
+    assert re.search(f"no native kernel for {kind} with .*the activation.s. elu, sigmoid", row.reason)
     with pytest.raises(NotImplementedError, match=f"there is no native kernel for {kind} with"):
-        getattr(layers, kind)(UNITS, **options, implementation="native")(SEQUENCES)
+        getattr(layers, kind)(UNITS, **options, activation="elu", implementation="native")(SEQUENCES)
+
+
+@needs_kernels
+@every_extension
+def test_extensions_run_on_kernels(kind, options):
+    [row] = keras_seq.explain(getattr(layers, kind)(UNITS, **options), print_fn=None)
+    assert row.implementation == "native"
 
 
 @every_extension

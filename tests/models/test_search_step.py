@@ -199,6 +199,24 @@ class TestPackedWeights:
                 assert np.abs(before[0] - layer.get_weights()[0]).max() > 1e-5
                 np.testing.assert_allclose(function(x), self.expected(layer, x), atol=1e-6)
 
+    @pytest.mark.parametrize("units", [7, 16])
+    def test_a_changed_weight_in_bfloat16_is_seen(self, units):
+        kernel, recurrent = (tf.Variable(tf.zeros((rows, 4 * units), "bfloat16")) for rows in (5, units))
+        x = tf.cast(rng.normal(size=(2, 3, 5)), "bfloat16")
+
+        @tf.function
+        def call(dtype, implementation):
+            arguments = [tf.cast(a, dtype) for a in (x, kernel, recurrent)]
+            return keras_seq.ops.lstm(*arguments, recompute=True, implementation=implementation)[0]
+
+        for _ in range(3):
+            for weight in (kernel, recurrent):
+                weight.assign(tf.cast(rng.normal(size=weight.shape), "bfloat16"))
+            first, *others = [call("bfloat16", "native") for _ in range(4)]  # the second one packs for later calls
+            np.testing.assert_allclose(tf.cast(first, "float32"), call("float32", "xla"), atol=2e-2)
+            for other in others:
+                np.testing.assert_array_equal(tf.cast(other, "float32"), tf.cast(first, "float32"))
+
     def test_layers_with_equal_attributes_do_not_share_weights(self):
         pairs = [self.make_layer_and_function() for _ in range(2)]
         x = rng.normal(size=(2, 3, 5)).astype("float32")

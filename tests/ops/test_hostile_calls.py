@@ -32,13 +32,15 @@ def draw_call(rng, attends):
     directions = 1 if attends else int(rng.choice([1, 2, 3, rng.integers(1, 34)], p=[0.4, 0.4, 0.1, 0.1]))
     batch, time, features, units, source, memory_units, attention_units = rng.integers(0, 4, 7)
     width = GATES[cell] * units
+    layer_norm, projects = (not attends and rng.integers(3) == 0 for _ in range(2))
+    hidden = int(rng.integers(0, 4)) if projects and cell == "LSTM" else units
 
     def tensors(*shape, on=True):
         return [tf.constant(rng.normal(size=shape).astype("float32")) for _ in range(directions * bool(on))]
 
-    def multiplier(on=True):
+    def multiplier(size, on=True):
         rank = rng.integers(1, 4)
-        return tensors(*((batch, time, units) if rank == 3 else (batch, units)), on=on and rank > 1)
+        return tensors(*((batch, time, size) if rank == 3 else (batch, size)), on=on and rank > 1)
 
     def mask(*shape):
         return [tf.constant(rng.choice([0, 1, 7, 255], shape).astype("uint8").view(bool))] * int(rng.integers(2))
@@ -54,16 +56,23 @@ def draw_call(rng, attends):
     lists = {
         "inputs": tensors(batch, time, features),
         "kernel": tensors(features + attends * fed_units, width),
-        "recurrent_kernel": tensors(units, width),
+        "recurrent_kernel": tensors(hidden, width),
         "bias": tensors(*([2, width] if attributes.get("reset_after") else [width]), on=rng.integers(2)),
         "mask": mask(batch, time),
-        "recurrent_dropout_mask": multiplier(),
+        "recurrent_dropout_mask": multiplier(hidden),
     }
     for name in ("h", "c") if attends else states:
-        lists[f"initial_{name}"] = tensors(batch, units, on=with_state and name in states)
-        lists[f"zoneout_mask_{name}"] = multiplier(on=name in states)
+        size = hidden if name == "h" else units
+        lists[f"initial_{name}"] = tensors(batch, size, on=with_state and name in states)
+        lists[f"zoneout_mask_{name}"] = multiplier(size, on=name in states)
     if attends or cell == "LSTM":
         lists["peephole_kernel"] = tensors(3, units, on=cell == "LSTM" and rng.integers(2))
+    if not attends and cell in ("LSTM", "GRU"):
+        gains = {"input_gamma": width, "recurrent_gamma": width}
+        if cell == "LSTM":
+            lists["projection_kernel"] = tensors(units, hidden, on=projects)
+            gains |= {"state_gamma": units, "state_beta": units}
+        lists |= {name: tensors(size, on=layer_norm) for name, size in gains.items()}
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import JIT
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from keras_seq.ops import native
@@ -45,13 +45,14 @@ def draw_both(function):
     return function(), expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(SHAPES, RATES, SEEDS, SEEDS, st.sampled_from(["float16", "bfloat16", "float32", "float64"]), st.booleans())
 @example((3, 70001), 0.3, -1, 2**63 - 1, "float32", True)  # two threads
 @example((0,), 0.5, 0, 0, "float64", False)
 @example((), 0.5, 1, 2, "bfloat16", True)
 def test_masks_are_those_of_the_formula(shape, rate, first, second, dtype, scale):
     assert native.draws_masks(dtype)
+    assume(dtype != "float16" or rate < 0.9999)  # 1/(1 - rate) is infinite, and NaN in the formula times 0
     drawn, expected = draw_both(lambda: masks.dropout_mask(shape, rate, Seed(first, second), dtype, scale))
     assert drawn.dtype == expected.dtype == dtype
     assert drawn.shape == expected.shape == shape
@@ -60,7 +61,7 @@ def test_masks_are_those_of_the_formula(shape, rate, first, second, dtype, scale
     np.testing.assert_array_equal(tf.cast(zoneout, "bool"), tf.cast(drawn, "float64") == 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(SHAPES, RATES, SEEDS, st.sampled_from(["bfloat16", "float32", "float64"]))
 @example((3, 70001), 0.3, -1, "float32")
 @example((3, 70001), 0.3, -1, "float64")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_seq.ops import readout_crossentropy
+from keras_seq.ops import native, readout_crossentropy
 
 BATCH, TIME, DEPTH, VOCABULARY = 3, 5, 4, 7
 TOLERANCES = {"float32": 2e-6, "float64": 1e-13}
@@ -37,6 +37,17 @@ def assert_matches(results, arguments, smoothing, tolerance):
         np.testing.assert_allclose(result, wanted, rtol=10 * tolerance, atol=tolerance)
 
 
+@pytest.fixture(params=["native", "xla"])
+def kernel_or_not(request, monkeypatch):
+    """Runs a test with the native kernel of the loss, if there is one, and without."""
+    if request.param == "native":
+        if native.unavailable():
+            pytest.skip(native.unavailable())
+    else:
+        monkeypatch.setattr(native, "unavailable", lambda: "not in this test")
+
+
+@pytest.mark.usefixtures("kernel_or_not")
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("rows_per_chunk", [None, 4, 1])
 def test_loss_and_gradients_are_those_of_all_rows_at_once(dtype, rows_per_chunk):
@@ -67,6 +78,7 @@ def test_in_a_graph_for_any_number_of_rows(jit_compile):
             assert_matches(compiled(*arguments), arguments, 0.1, 1e-13)
 
 
+@pytest.mark.usefixtures("kernel_or_not")
 def test_gradients_are_slopes_of_the_loss():
     """By finite differences."""
     *arguments, targets, weights = draw(seed=1)
@@ -107,6 +119,7 @@ def test_half_precision_is_summed_in_float32(dtype):
         assert error < (0.02 if dtype == "bfloat16" else 0.1) * 3 * np.linalg.norm(wanted)
 
 
+@pytest.mark.usefixtures("kernel_or_not")
 def test_huge_logits_are_finite_and_rows_that_do_not_count_may_be_nan():
     features, kernel, bias, targets, weights = draw("float32")
     features[0] *= 1e30
@@ -127,3 +140,15 @@ def test_a_target_outside_the_vocabulary_is_not_taken_for_another_token():
     loss, losses, _ = function(features, kernel, bias, targets, weights)
     assert np.isnan(loss)
     np.testing.assert_array_equal(np.isnan(losses), targets == VOCABULARY)
+
+
+def test_the_kernel_refuses_arguments_that_do_not_fit():
+    if native.unavailable():
+        pytest.skip(native.unavailable())
+    arguments = {"label_smoothing": 0.0, "with_gradient": True}
+    logits = tf.zeros((2, 3))
+    for targets, weights in (([3, 0], [1.0, 1.0]), ([0, 0], [1.0]), ([0], [1.0])):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="targets"):
+            native.crossentropy(logits, tf.constant(targets), tf.constant(weights), **arguments)
+    results = native.crossentropy(tf.zeros((0, 2**40)), tf.zeros((0,), "int32"), tf.zeros((0,)), **arguments)
+    assert results[-1].shape == (0, 2**40)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import keras_seq
 from keras_seq.training import Adam
+from keras_seq.training.data_parallel import apply_gradients
 
 
 def trained_weights(optimizer, dtype, steps=4):
@@ -101,3 +102,27 @@ def test_the_name_adam_stands_for_it_and_its_state_is_saved(tmp_path):
     np.testing.assert_equal(loaded.train_on_batch(source, target), model.train_on_batch(source, target))
     for variable, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(variable, expected)
+
+
+def test_updates_wait_for_all_gradients():
+    """Beside a native kernel, an update would take a core from the kernel's team."""
+    weights = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    optimizer = Adam()
+    optimizer.build(weights)
+
+    @tf.function
+    def step(x):
+        with tf.name_scope("late"):
+            late = tf.math.cumsum(x)
+        apply_gradients(optimizer, [2 * x, late], weights)
+
+    graph = step.get_concrete_function(tf.TensorSpec([3])).graph
+    updates = [op for op in graph.get_operations() if op.type == "ResourceApplyAdam"]
+    assert len(updates) == 2
+    for update in updates:
+        waiting, seen = [update.inputs[-1].op], set()
+        while waiting:
+            op = waiting.pop()
+            seen.add(op.name)
+            waiting += [i.op for i in op.inputs] + list(op.control_inputs)
+        assert any(name.startswith("late/") for name in seen)

@@ -89,11 +89,16 @@ struct Primitives {
 template <>
 struct Primitives<float> {
   using V = Vector<float>;
-  static V Round(V x) { return (V)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static V Clamp(V x, float lowest, float highest) {  // of a NaN and a number, these return the second operand
-    return (V)_mm512_min_ps(_mm512_set1_ps(highest), _mm512_max_ps(_mm512_set1_ps(lowest), (__m512)x));
+  // All lanes of a mask: GCC 12 warns of the forms without one. It compiles both alike.
+  static constexpr __mmask16 kAll = 0xffff;
+  static V Round(V x) {
+    return (V)_mm512_maskz_roundscale_ps(kAll, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
-  static V Scale(V x, V n) { return (V)_mm512_scalef_ps((__m512)x, (__m512)n); }
+  static V Clamp(V x, float lowest, float highest) {  // of a NaN and a number, these return the second operand
+    const __m512 at_least = _mm512_maskz_max_ps(kAll, _mm512_set1_ps(lowest), (__m512)x);
+    return (V)_mm512_maskz_min_ps(kAll, _mm512_set1_ps(highest), at_least);
+  }
+  static V Scale(V x, V n) { return (V)_mm512_maskz_scalef_ps(kAll, (__m512)x, (__m512)n); }
   static V ScaleFar(V x, V n) { return Scale(x, n); }
 };
 #elif defined(__AVX2__)

@@ -10,9 +10,11 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-// `Attention` is one of attention.h.
-template <class Equations, class T, class Attention>
+// `S` is the type of the caller's buffers, `Element` what a product multiplies. `Attention` is one of attention.h.
+template <class Equations, class S, class Element, class Attention>
 class BackwardPass {
+  using T = typename ProductTypes<Element>::Sum;
+
  public:
   BackwardPass(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
                const Gradients* gradients, int64_t direction_count)
@@ -37,10 +39,11 @@ class BackwardPass {
       begin = end > call_.chunk ? end - call_.chunk : 0;
       for (int64_t step = end - 1; step > begin; --step) steps_.StepBack(worker, step, attention_);
       chunk_gradients_.Compute(worker, begin, end);
+      steps_.AddProjectionGradients(worker, begin, end);
       if (end > 0) steps_.StepBack(worker, begin, attention_);
       if (begin == 0) break;
     }
-    steps_.StorePeepholeGradients(worker);
+    steps_.StoreSums(worker);
     attention_.DifferentiateWeights(
         worker, [&](int64_t step, int64_t b, int64_t unit) { return call_.PreviousHidden(0, step, b, unit); });
   }
@@ -59,9 +62,9 @@ class BackwardPass {
     });
   }
 
-  BackwardCall<Equations, T> call_;
-  BackwardSteps<Equations, T> steps_;
-  ChunkGradients<Equations, T> chunk_gradients_;
+  BackwardCall<Equations, S, Element> call_;
+  BackwardSteps<Equations, S, Element> steps_;
+  ChunkGradients<Equations, S, Element> chunk_gradients_;
   typename Attention::template Backward<Equations, T> attention_;
   Workspace workspace_;
 };

@@ -10,8 +10,12 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-template <class Equations, class T>
+// `S` is the type of the caller's buffers and of the slot gradients, `Element` what a product multiplies. Sums and
+// residuals are of type `T`.
+template <class Equations, class S, class Element = S>
 struct BackwardCall {
+  using Types = ProductTypes<Element>;
+  using T = typename Types::Sum;
   using V = Vector<T>;
   static constexpr int L = kLanes<T>;
   static constexpr int kResidualSlots = Equations::kResidualSlots, kGradientSlots = Equations::kGradientSlots;
@@ -25,13 +29,14 @@ struct BackwardCall {
         gradients(gradients),
         direction_count(direction_count),
         layout(problem.batch, problem.units, Equations::kUnitVectors),
+        hidden_units(HiddenUnits(problem)),
         chunk(ChunkSteps(problem)) {}
 
   bool Allocate(Workspace& workspace) {
-    slot_gradients = workspace.Allocate<T*>(direction_count);
+    slot_gradients = workspace.Allocate<S*>(direction_count);
     if (!workspace.ok()) return false;
     for (int64_t d = 0; d < direction_count; ++d) {
-      slot_gradients[d] = workspace.AllocateZeros<T>((chunk + 1) * layout.StepSize(kGradientSlots));
+      slot_gradients[d] = workspace.AllocateZeros<S>((chunk + 1) * layout.StepSize(kGradientSlots));
     }
     return workspace.ok();
   }
@@ -39,7 +44,7 @@ struct BackwardCall {
   int64_t Time(int64_t d, int64_t step) const { return TimeOf(problem, arguments[d], step); }
 
   // The gradients of the slots of sequence 0.
-  T* SlotGradients(int64_t d, int64_t step, int64_t unit) const {
+  S* SlotGradients(int64_t d, int64_t step, int64_t unit) const {
     return slot_gradients[d] + layout.Offset(kGradientSlots, step % (chunk + 1), unit);
   }
 
@@ -50,30 +55,33 @@ struct BackwardCall {
 
   // h before a step.
   V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
-    const int64_t units = problem.units;
+    const int64_t units = hidden_units;
     if (step == 0) {
-      const T* initial = static_cast<const T*>(arguments[d].initial_state[0]);
+      const S* initial = static_cast<const S*>(arguments[d].initial_state[0]);
       return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
     }
     const int64_t t = Time(d, step - 1);
-    return LoadUnits<T>(static_cast<const T*>(results[d].outputs) + (b * problem.time + t) * units, unit, units);
+    return LoadUnits<T>(static_cast<const S*>(results[d].outputs) + (b * problem.time + t) * units, unit, units);
   }
 
   // `value` times the recurrent dropout mask of a step.
   V Drop(int64_t d, int64_t step, int64_t b, int64_t unit, V value) const {
     const UnitMask& mask = arguments[d].recurrent_dropout_mask;
     if (mask.data == nullptr) return value;
-    return value * LoadUnits<T>(MaskRow<T>(mask, problem, b, Time(d, step)), unit, problem.units);
+    return value * LoadUnits<T>(MaskRow<S>(mask, problem, b, Time(d, step), hidden_units), unit, hidden_units);
   }
 
   // The size of a panel of a transposed kernel, whose rows meet `slots`.
-  int64_t TransposedPanelSize(const SlotRange& slots) const { return slots.count * layout.padded * kPanelVectors * L; }
+  int64_t TransposedPanelSize(const SlotRange& slots) const {
+    return slots.count * layout.padded / Types::kDepth * kPanelVectors * L;
+  }
 
   // sums += the slot gradients at `left` times a panel of a transposed kernel.
-  void MultiplySlots(const SlotRange& slots, int64_t count, const T* const* left, const T* kernel,
+  void MultiplySlots(const SlotRange& slots, int64_t count, const Element* const* left, const Element* kernel,
                      T* const* sums) const {
-    const int64_t block = slots.count * layout.width, stride = problem.batch * kGradientSlots * layout.width;
-    MultiplyRows<kPanelVectors>(Rows<T>{left, block, stride, layout.groups}, count, kernel, sums, L, nullptr);
+    const int64_t block = slots.count * layout.width / Types::kDepth;
+    const int64_t stride = problem.batch * kGradientSlots * layout.width / Types::kDepth;
+    MultiplyRows<kPanelVectors>(Rows<Element>{left, block, stride, layout.groups}, count, kernel, sums, L, nullptr);
   }
 
   const Problem& problem;
@@ -83,8 +91,9 @@ struct BackwardCall {
   const Gradients* const gradients;
   const int64_t direction_count;
   const Layout layout;
-  const int64_t chunk;  // steps
-  T** slot_gradients = nullptr;  // of each direction: (chunk + 1 steps in turn, groups, batch, slots, width)
+  const int64_t hidden_units;  // of h
+  const int64_t chunk;         // steps
+  S** slot_gradients = nullptr;  // of each direction: (chunk + 1 steps in turn, groups, batch, slots, width)
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME

@@ -49,6 +49,12 @@ struct EquationsTraits {
   static constexpr bool kReadsPreviousHidden = false;
   // Gates can read c through peepholes. Where they do, the policy says.
   static constexpr bool kHasPeepholes = false;
+  // The products are normalized before they become gates, and c before h reads it; see layer_norm_cells.h.
+  static constexpr bool kNormalizes = false, kNormalizesState = false;
+  // h is a product with the projection kernel, of what would be h without it, in the slot `kFullHiddenSlot`.
+  static constexpr bool kProjects = false;
+  // The first slot of the products with the input kernel.
+  static constexpr int kInputProducts = 0;
 };
 
 // In all cells:
@@ -274,6 +280,13 @@ struct MGUEquations : EquationsTraits {
   }
 };
 
+// `Cell` with a projected state (Sak et al. 2014): what would be h is multiplied by the projection kernel.
+template <class Cell>
+struct Projected : Cell {
+  static constexpr bool kProjects = true;
+  static constexpr int kFullHiddenSlot = Cell::kResidualSlots, kResidualSlots = kFullHiddenSlot + 1;
+};
+
 // Calls function(equations), if they agree with the row of their cell in the table.
 template <CellKind kind, class Equations, bool reset_after = true, class Function>
 inline auto CallWith(Function&& function) {
@@ -281,7 +294,8 @@ inline auto CallWith(Function&& function) {
   static_assert(Equations::kGates == cell.gates && Equations::kHasCellState == (cell.states == 2));
   static_assert(Equations::kUnitVectors == cell.unit_vectors);
   static_assert(Equations::kHasRecurrentBias == cell.HasTwoBiases(reset_after));
-  static_assert(Equations::kResidualSlots == cell.ResidualSlots(reset_after));
+  static_assert(Equations::kResidualSlots ==
+                cell.ResidualSlots(reset_after, Equations::kNormalizes, Equations::kProjects));
   static_assert(Equations::kHasPeepholes == HasExtraWeight(kind, kPeepholeKernel));
   return function(Equations{});
 }

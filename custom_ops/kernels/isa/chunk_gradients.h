@@ -14,10 +14,12 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-template <class Equations, class T>
+template <class Equations, class S, class Element>
 class ChunkGradients {
+  using Call = BackwardCall<Equations, S, Element>;
+  using T = typename Call::T;
   using V = Vector<T>;
-  static constexpr int L = kLanes<T>;
+  static constexpr int L = kLanes<T>, D = ProductTypes<Element>::kDepth;
   static constexpr int kResidualSlots = Equations::kResidualSlots, kGradientSlots = Equations::kGradientSlots;
 
   // Vectors of a panel of weight gradients. The candidate is a single gate.
@@ -25,10 +27,12 @@ class ChunkGradients {
   static constexpr int kRecurrentVectors = Equations::kRecurrentGradient.vectors();
   static constexpr int kCandidateVectors = 1;
   static constexpr int kMaxTile = kTuning.tile_rows;  // no tile is higher
+  static constexpr int kMaxPanel = kInputVectors;      // no panel has more vectors
+  static constexpr bool kRounds = sizeof(S) < sizeof(T);  // sums as they become gradients
 
  public:
   // `call` must outlive this object.
-  explicit ChunkGradients(const BackwardCall<Equations, T>& call)
+  explicit ChunkGradients(const Call& call)
       : call_(call),
         problem_(call.problem),
         gradients_(call.gradients),
@@ -49,12 +53,16 @@ class ChunkGradients {
     const int64_t rows = call_.chunk * problem_.batch;
     for (int64_t d = 0; d < direction_count_; ++d) {
       Direction& direction = directions_[d] = Direction{};
-      direction.kernel = workspace.Allocate<T>(input_panels_ * call_.TransposedPanelSize(Equations::kInputSlots));
+      direction.kernel = workspace.Allocate<Element>(input_panels_ * call_.TransposedPanelSize(Equations::kInputSlots));
       direction.rows = workspace.Allocate<int64_t>(rows);
       if (problem_.mask != nullptr) direction.visible_before = workspace.Allocate<int64_t>(problem_.time + 1);
       for (int i = 0; i < left_count_; ++i) {
-        direction.left[left_kinds_[i]] = workspace.Allocate<T>(rows * (LeftColumns(left_kinds_[i]) + kMaxTile));
+        const int64_t columns = LeftColumns(left_kinds_[i]) + kMaxTile;
+        direction.left[left_kinds_[i]] = workspace.Allocate<Element>(CeilDiv(rows, D) * columns);
+        if (!kRounds || call_.chunk >= problem_.time) continue;
+        direction.sums[left_kinds_[i]] = workspace.Allocate<T>(columns * WeightPanels() * kMaxPanel * L);
       }
+      if (kRounds) direction.bias_sums = workspace.Allocate<T>(2 * Equations::kGates * problem_.units);
     }
     return workspace.ok();
   }
@@ -67,7 +75,7 @@ class ChunkGradients {
     if (item == input_panels_) {
       CountVisibleRows(d);
     } else {
-      PackTransposed(static_cast<const T*>(call_.arguments[d].kernel), problem_.features, layout_, Equations::kGates,
+      PackTransposed(static_cast<const S*>(call_.arguments[d].kernel), problem_.features, layout_, Equations::kGates,
                      Equations::kInputGradient, item, InputPanel(d, item));
     }
   }
@@ -92,7 +100,7 @@ class ChunkGradients {
     const int64_t items = inputs + kernel + recurrent + candidate + fed;
     worker.ForEach(direction_count_ * items, [&](int64_t item) {
       const int64_t d = item / items;
-      const Product product{d, VisibleRows(d, begin, end), end == problem_.time};
+      const Product product{d, VisibleRows(d, begin, end), end == problem_.time, begin == 0};
       item %= items;
       if (item < inputs) {
         InputGradients(d, begin, rows, blocks, item);
@@ -114,10 +122,12 @@ class ChunkGradients {
 
   // What each direction has in the workspace.
   struct Direction {
-    T* kernel;                // transposed, in panels
+    Element* kernel;          // transposed, in panels
     int64_t* rows;            // offsets of the slot gradients of the chunk's visible rows
     int64_t* visible_before;  // how many visible rows come before each step; only with a mask
-    T* left[kLeftCount];      // packed, in the order of `rows`
+    Element* left[kLeftCount];  // packed, in the order of `rows`
+    // Of weights and biases over several chunks, if the gradients themselves have fewer bits.
+    T *sums[kLeftCount], *bias_sums;  // `sums`: (tiles, panels, rows of a tile, vectors)
   };
 
   // The visible rows of one step among those of its chunk.
@@ -128,14 +138,14 @@ class ChunkGradients {
   // What the weight gradients of one direction have in common.
   struct Product {
     int64_t d, depth;
-    bool first_chunk;  // the sums start here
+    bool first_chunk, last_chunk;  // the sums start or end here
   };
 
   int64_t LeftColumns(Left kind) const {
-    return kind == kInputs ? problem_.features : kind == kFed ? fed_.columns : problem_.units;
+    return kind == kInputs ? problem_.features : kind == kFed ? fed_.columns : call_.hidden_units;
   }
 
-  T* InputPanel(int64_t d, int64_t panel) const {
+  Element* InputPanel(int64_t d, int64_t panel) const {
     return directions_[d].kernel + panel * call_.TransposedPanelSize(Equations::kInputSlots);
   }
 
@@ -193,26 +203,28 @@ class ChunkGradients {
 
   void PackInputs(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     const int64_t features = problem_.features;
-    const T* inputs = static_cast<const T*>(call_.arguments[d].inputs) + call_.Time(d, packed.step) * features;
+    const S* inputs = static_cast<const S*>(call_.arguments[d].inputs) + call_.Time(d, packed.step) * features;
     PackBlock<kOuterRows<kInputVectors>>(
         directions_[d].left[kInputs], 0, features, features, rows.count, at, packed.depth,
         [&](int64_t i) { return inputs + rows.sequence[i] * problem_.time * features; });
   }
 
   void PackFed(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
-    PackBlock<kOuterRows<kInputVectors>>(directions_[d].left[kFed], 0, fed_.columns, fed_.columns, rows.count, at,
-                                        packed.depth,
-                                        [&](int64_t i) { return fed_.Row(packed.step, rows.sequence[i]); });
+    if constexpr (!kRounds) {  // calls that attend do not round
+      PackBlock<kOuterRows<kInputVectors>>(directions_[d].left[kFed], 0, fed_.columns, fed_.columns, rows.count, at,
+                                           packed.depth,
+                                           [&](int64_t i) { return fed_.Row(packed.step, rows.sequence[i]); });
+    }
   }
 
   // Packs h before the step as the recurrent kernel (`kHidden`) or the columns of the candidate (`kGatedHidden`)
   // multiply it. Computes some sequences and units at a time.
   void PackHidden(int64_t d, Left kind, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
-    T* left = directions_[d].left[kind];
-    const int64_t units = problem_.units, step = packed.step;
+    Element* left = directions_[d].left[kind];
+    const int64_t units = call_.hidden_units, step = packed.step;
     constexpr int64_t kRows = 8, kColumns = 480, kStride = 512;
     static_assert(kColumns % kOuterRows<kRecurrentVectors> == 0 && kColumns % kOuterRows<kCandidateVectors> == 0);
-    alignas(64) T hidden[kRows * kStride];
+    alignas(64) S hidden[kRows * kStride];
     const auto row = [&](int64_t i) { return hidden + i * kStride; };
     for (int64_t first = 0; first < rows.count; first += kRows) {
       const int64_t count = Smaller(kRows, rows.count - first);
@@ -226,7 +238,7 @@ class ChunkGradients {
               const int64_t slot = b * kResidualSlots + Equations::kHiddenGateSlot;
               if (kind == kGatedHidden) value *= Load(call_.Residuals(d, step, start + unit) + slot * layout_.width);
             }
-            Store(hidden + i * kStride + unit, value);
+            StoreFirst(hidden + i * kStride + unit, value, L);
           }
         }
         if (kind == kHidden) {
@@ -238,46 +250,50 @@ class ChunkGradients {
     }
   }
 
-  // packed: (tiles of R columns, `depth` rows, R). Packs `count` rows from row `at` on, and `width` of the `columns`
-  // from column `start` on. `row(i)` points to column `start` of the i-th.
+  // packed: (tiles of R columns, `depth` rows, R), with D rows in an element. Packs `count` rows from row `at` on, and
+  // `width` of the `columns` from column `start` on. `row(i)` points to column `start` of the i-th.
   template <int R, class Row>
-  static void PackBlock(T* packed, int64_t start, int64_t width, int64_t columns, int64_t count, int64_t at,
+  static void PackBlock(Element* packed, int64_t start, int64_t width, int64_t columns, int64_t count, int64_t at,
                         int64_t depth, const Row& row) {
     for (int64_t column = 0; column < width; column += R) {
-      T* to = packed + ((start + column) / R * depth + at) * R;
+      Element* tile = packed + (start + column) / R * CeilDiv(depth, D) * R;
       const int64_t valid = Smaller<int64_t>(R, columns - start - column);
-      for (int64_t i = 0; i < count; ++i, to += R) {
-        const T* from = row(i) + column;
+      for (int64_t i = 0; i < count; ++i) {
+        S* to = reinterpret_cast<S*>(tile + (at + i) / D * R) + (at + i) % D;
+        const S* from = row(i) + column;
         if (valid == R) {
-          for (int r = 0; r < R; ++r) to[r] = from[r];
+          for (int r = 0; r < R; ++r) to[r * D] = from[r];
         } else {
-          for (int r = 0; r < R; ++r) to[r] = r < valid ? from[r] : T{};
+          for (int r = 0; r < R; ++r) to[r * D] = r < valid ? from[r] : S{};
+        }
+        if (D > 1 && at + i + 1 == depth && depth % D != 0) {
+          for (int r = 0; r < R; ++r) to[r * D + 1] = S{};
         }
       }
     }
   }
 
   void InputGradients(int64_t d, int64_t begin, int64_t rows, int64_t blocks, int64_t item) {
-    T* d_inputs = static_cast<T*>(gradients_[d].inputs);
+    S* d_inputs = static_cast<S*>(gradients_[d].inputs);
     if (d_inputs == nullptr) return;
     const int64_t panel = item % input_panels_, block = item / input_panels_;
     const int64_t first = rows * block / blocks, count = rows * (block + 1) / blocks - first;
     const int64_t features = problem_.features;
     T sums[kRowBlock * kPanelVectors * L] = {};
-    const T* left[kRowBlock];
+    const Element* left[kRowBlock];
     T* sum_rows[kRowBlock];
     int64_t visible = 0;
     for (int64_t row = 0; row < count; ++row) {
       const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
       if (!Visible(problem_, b, call_.Time(d, step))) continue;
       const int64_t slot = b * kGradientSlots + Equations::kInputSlots.first;
-      left[visible] = call_.SlotGradients(d, step, 0) + slot * layout_.width;
+      left[visible] = reinterpret_cast<const Element*>(call_.SlotGradients(d, step, 0) + slot * layout_.width);
       sum_rows[visible++] = sums + row * kPanelVectors * L;
     }
     call_.MultiplySlots(Equations::kInputSlots, visible, left, InputPanel(d, panel), sum_rows);
     for (int64_t row = 0; row < count; ++row) {
       const int64_t step = begin + (first + row) / problem_.batch, b = (first + row) % problem_.batch;
-      T* to = d_inputs + (b * problem_.time + call_.Time(d, step)) * features;
+      S* to = d_inputs + (b * problem_.time + call_.Time(d, step)) * features;
       for (int v = 0; v < kPanelVectors; ++v) {
         const int64_t column = (panel * kPanelVectors + v) * L;
         if (column < features) StoreFirst(to + column, Load(sums + (row * kPanelVectors + v) * L), features - column);
@@ -287,14 +303,15 @@ class ChunkGradients {
 
   void KernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
+    void* bias = Equations::kNormalizes ? nullptr : gradients.bias;  // `LayerNormBackward` has the gradients
     AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kInputs,
-                                      gradients.kernel, gradients.bias);
+                                      gradients.kernel, bias);
   }
 
   void RecurrentKernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
-    T* bias = static_cast<T*>(gradients.bias);
-    if (bias != nullptr) bias = Equations::kHasRecurrentBias ? bias + Equations::kGates * problem_.units : nullptr;
+    S* bias = static_cast<S*>(gradients.bias);
+    if (bias != nullptr) bias = Equations::kHasRecurrentBias && !Equations::kNormalizes ? bias + Equations::kGates * problem_.units : nullptr;
     AddWeightGradients<kRecurrentVectors>(product, item, Equations::kRecurrentGradient, Equations::kRecurrentSlots,
                                           kHidden, gradients.recurrent_kernel, bias);
   }
@@ -309,7 +326,7 @@ class ChunkGradients {
   // The rows of the kernel that multiply what attention feeds.
   void FedKernelGradients(const Product& product, int64_t item) {
     if (gradients_[product.d].kernel == nullptr) return;
-    T* rows = static_cast<T*>(gradients_[product.d].kernel) + problem_.features * Equations::kGates * problem_.units;
+    S* rows = static_cast<S*>(gradients_[product.d].kernel) + problem_.features * Equations::kGates * problem_.units;
     AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kFed, rows,
                                       nullptr);
   }
@@ -339,24 +356,28 @@ class ChunkGradients {
     const int64_t row_count = LeftColumns(kind), depth = product.depth;
     const int64_t blocks = WeightBlocks<NV>(row_count), tiles = CeilDiv(row_count, R);
     const int64_t unit = panel * Equations::kUnitVectors * L, row_size = Equations::kGates * problem_.units;
-    const ListedRows<T> right{call_.SlotGradients(product.d, 0, unit) + slots.first * layout_.width, direction.rows};
+    const ListedRows<S> right{call_.SlotGradients(product.d, 0, unit) + slots.first * layout_.width, direction.rows};
     const int64_t vector_stride = VectorStride<Equations, T>(layout_);
     const int64_t last = gradient == nullptr ? 0 : tiles * (block + 1) / blocks;  // null: only the bias is wanted
     for (int64_t tile = tiles * block / blocks; tile < last; ++tile) {
-      alignas(64) T sums[R * NV * L] = {};
+      alignas(64) T sums_of_chunk[R * NV * L];
+      T* kept = direction.sums[kind];
+      T* sums = kept == nullptr ? sums_of_chunk : kept + (tile * WeightPanels() + panel) * R * NV * L;
       const int64_t height = Smaller<int64_t>(R, row_count - tile * R);
-      T* rows = static_cast<T*>(gradient) + tile * R * row_size;
-      if (!product.first_chunk) {
+      S* rows = static_cast<S*>(gradient) + tile * R * row_size;
+      if (product.first_chunk || kept == nullptr) memset(sums, 0, R * NV * L * sizeof(T));
+      if (!product.first_chunk && kept == nullptr) {
         ForEachVector<NV>(columns, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
           Store(sums + at, LoadFirst(rows + offset, count));
         });
       }
-      OuterTile<R, NV>(direction.left[kind] + tile * depth * R, right, depth, vector_stride, sums);
+      OuterTile<R, NV>(direction.left[kind] + tile * CeilDiv(depth, D) * R, right, depth, vector_stride, sums);
+      if (kept != nullptr && !product.last_chunk) continue;
       ForEachVector<NV>(columns, unit, height, row_size, [&](int at, int64_t offset, int64_t count) {
         StoreFirst(rows + offset, Load(sums + at), count);
       });
     }
-    if (bias != nullptr && block == 0) AddBiasGradients<NV>(product, right, columns, unit, static_cast<T*>(bias));
+    if (bias != nullptr && block == 0) AddBiasGradients<NV>(product, right, columns, unit, static_cast<S*>(bias));
   }
 
   // Calls function(offset in the sums of a tile, offset in the gradient, how many columns there are) for each vector of
@@ -375,20 +396,31 @@ class ChunkGradients {
   }
 
   template <int NV>
-  void AddBiasGradients(const Product& product, const ListedRows<T>& rows, const Columns& columns, int64_t unit,
-                        T* bias) {
+  void AddBiasGradients(const Product& product, const ListedRows<S>& rows, const Columns& columns, int64_t unit,
+                        S* bias) {
     alignas(64) T sums[NV * L] = {};
     const int64_t stride = VectorStride<Equations, T>(layout_);
     for (int64_t k = 0; k < product.depth; ++k) {
-      for (int v = 0; v < NV; ++v) Store(sums + v * L, Load(sums + v * L) + Load(rows[k] + v * stride));
+      for (int v = 0; v < NV; ++v) Store(sums + v * L, Load(sums + v * L) + LoadFirst(rows[k] + v * stride, L));
     }
+    T* kept = KeptBias(product.d, bias);
     ForEachVector<NV>(columns, unit, 1, 0, [&](int at, int64_t offset, int64_t count) {
-      const V before = product.first_chunk ? V{} : LoadFirst(bias + offset, count);
-      StoreFirst(bias + offset, before + Load(sums + at), count);
+      const V sum = Load(sums + at) + (product.first_chunk ? V{} : LoadFirst(kept + offset, count));
+      StoreFirst(kept + offset, sum, count);
+      if (kRounds && product.last_chunk) StoreFirst(bias + offset, sum, count);
     });
   }
 
-  const BackwardCall<Equations, T>& call_;
+  // The sums of the biases at `bias`, over several chunks.
+  T* KeptBias(int64_t d, S* bias) const {
+    if constexpr (kRounds) {
+      return directions_[d].bias_sums + (bias - static_cast<S*>(gradients_[d].bias));
+    } else {
+      return bias;
+    }
+  }
+
+  const Call& call_;
   const Problem& problem_;
   const Gradients* gradients_;
   const int64_t direction_count_;

@@ -7,7 +7,8 @@
 #include "../packed_weights.h"
 #include "../team.h"
 #include "../workspace.h"
-#include "packing.h"
+#include "attention_memory.h"
+#include "layer_norm_forward.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
@@ -22,7 +23,7 @@ class ForwardSteps {
   static constexpr int L = kLanes<T>;
   static constexpr int kInputVectors = Equations::kInput.vectors();
   static constexpr int kStates = Equations::kHasCellState ? 2 : 1;
-  static constexpr bool kCopiesInputs = sizeof(S) != sizeof(Element);  // into whole elements
+  static constexpr int kFirstState = Equations::kProjects ? 1 : 0;  // that the equations give
 
  public:
   ForwardSteps(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count)
@@ -32,11 +33,15 @@ class ForwardSteps {
         direction_count_(direction_count),
         options_(problem, arguments[0]),
         layout_(problem.batch, problem.units, Equations::kUnitVectors),
+        hidden_units_(HiddenUnits(problem)),
+        hidden_padded_(Equations::kProjects ? PaddedUnits(hidden_units_, kPanelVectors) : layout_.padded),
         chunk_(ChunkSteps(problem)),
         input_depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
-        operand_stride_(layout_.padded / Types::kDepth + 16),  // no power of two: rows fall into different sets
+        operand_stride_(hidden_padded_ / Types::kDepth + 16),  // no power of two: rows fall into different sets
         input_panels_(PanelCount(Equations::kInput, problem.units, L)),
-        recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)) {}
+        recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)),
+        projection_panels_(PanelCount(kPlainColumns, hidden_units_, L)),
+        copies_inputs_(input_depth_ != problem.features) {}
 
   const Layout& layout() const { return layout_; }
   int64_t chunk() const { return chunk_; }
@@ -64,13 +69,15 @@ class ForwardSteps {
     packed->bias = direction.bias;
     packed->recurrent_bias = direction.recurrent_bias;
     packed->peephole_kernel = direction.peephole_kernel;
+    packed->gains = direction.gains;
+    packed->projection_kernel = direction.projection_kernel;
   }
 
   // Packs the weights, if the caller did not, and loads the initial states.
   void Prepare(Worker& worker) {
     const bool packs = arguments_[0].packed == nullptr;  // all directions are packed or none is
     const int64_t input_blocks = packs ? CeilDiv(input_depth_, kPackBlock) : 0;
-    const int64_t recurrent_blocks = packs ? CeilDiv(layout_.padded, kPackBlock) : 0;
+    const int64_t recurrent_blocks = packs ? CeilDiv(hidden_padded_, kPackBlock) : 0;
     const int64_t row_blocks = CeilDiv(problem_.batch, kRowBlock);
     const int64_t items = input_blocks + recurrent_blocks + row_blocks + packs;
     worker.ForEach(direction_count_ * items, [&](int64_t item) {
@@ -85,14 +92,16 @@ class ForwardSteps {
       } else {
         PackBias(d);
         if (options_.has_peepholes) PackPeepholes(d);
+        if constexpr (Equations::kNormalizes) PackGains<Equations, S>(arguments_[d], layout_, directions_[d].gains);
+        if constexpr (Equations::kProjects) PackProjectionKernel(d);
       }
     });
   }
 
-  // slots = x W + b for the steps [begin, end).
+  // slots = x W + b for the steps [begin, end); or x W, which is normalized before b is added.
   void MultiplyInputs(Worker& worker, int64_t begin, int64_t end) {
     if (problem_.multiplied) return LoadProducts(worker, begin, end);
-    if (kCopiesInputs) CopyInputs(worker, begin, end);
+    if (copies_inputs_) CopyInputs(worker, begin, end);
     constexpr int64_t kRows = 2 * kRowBlock;
     const int64_t rows = (end - begin) * problem_.batch, blocks = CeilDiv(rows, kRows);
     worker.ForEach(blocks * direction_count_ * input_panels_, [&](int64_t item) {
@@ -107,13 +116,13 @@ class ForwardSteps {
       for (int64_t row = 0; row < count; ++row) {
         if (Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) {
           left[visible] = InputRow(d, begin, step, b);
-          sums[visible++] = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
+          sums[visible++] = InputProducts(direction, step, unit) + b * direction.slot_count * layout_.width;
         }
         if (++b == problem_.batch) b = 0, ++step;
       }
       MultiplyRows<kInputVectors>(Rows<Element>{left, input_depth_ / Types::kDepth, 0, 1}, visible,
                                   direction.kernel + panel * PanelSize<Element>(input_depth_, kInputVectors), sums,
-                                  VectorStride<Equations, T>(layout_), direction.bias + panel * kInputVectors * L);
+                                  VectorStride<Equations, T>(layout_), InputBias(direction, panel));
     });
   }
 
@@ -127,26 +136,35 @@ class ForwardSteps {
       const Direction& direction = directions_[d];
       T* slots = Slots(direction, step, panel * Equations::kInput.unit_vectors * L);
       attention.AddFedProducts(step, panel, block, slots, direction.slot_count * layout_.width);
-      T sums[kRowBlock * Equations::kRecurrent.vectors() * L];
-      MultiplyHidden<Equations::kRecurrent>(d, step, panel, block, direction.operand[step % 2],
-                                            direction.recurrent_kernel, sums);
-      if constexpr (Equations::kHasCandidateProduct) {
-        GateHidden(d, step, panel, block, sums);
+      if constexpr (Equations::kNormalizes) {
+        StoreProducts<Equations::kRecurrent>(d, step, panel, block, direction.operand[step % 2],
+                                             direction.recurrent_kernel);
       } else {
-        UpdateStates<Equations::kRecurrent>(d, step, panel, block, sums);
+        T sums[kRowBlock * Equations::kRecurrent.vectors() * L];
+        MultiplyHidden<Equations::kRecurrent>(d, step, panel, block, direction.operand[step % 2],
+                                              direction.recurrent_kernel, sums);
+        Consume<Equations::kRecurrent>(d, step, panel, block * kRowBlock, BlockEnd(problem_, block), sums);
       }
     }, step % 2 == 1);
+    if constexpr (Equations::kNormalizes) NormalizeProducts<Equations::kRecurrent>(worker, step);
     if constexpr (Equations::kHasCandidateProduct) {
       worker.ForEach(items, [&](int64_t item) {
         const int64_t d = item / blocks / recurrent_panels_, panel = item / blocks % recurrent_panels_;
         const int64_t block = item % blocks;
         const Direction& direction = directions_[d];
-        T sums[kRowBlock * Equations::kCandidate.vectors() * L];
-        MultiplyHidden<Equations::kCandidate>(d, step, panel, block, direction.gated_operand,
-                                              direction.candidate_kernel, sums);
-        UpdateStates<Equations::kCandidate>(d, step, panel, block, sums);
+        if constexpr (Equations::kNormalizes) {
+          StoreProducts<Equations::kCandidate>(d, step, panel, block, direction.gated_operand,
+                                               direction.candidate_kernel);
+        } else {
+          T sums[kRowBlock * Equations::kCandidate.vectors() * L];
+          MultiplyHidden<Equations::kCandidate>(d, step, panel, block, direction.gated_operand,
+                                                direction.candidate_kernel, sums);
+          Consume<Equations::kCandidate>(d, step, panel, block * kRowBlock, BlockEnd(problem_, block), sums);
+        }
       }, step % 2 == 1);
+      if constexpr (Equations::kNormalizes) NormalizeProducts<Equations::kCandidate>(worker, step);
     }
+    if constexpr (Equations::kProjects) ProjectStates(worker, step);
   }
 
   void StoreFinalStates(Worker& worker) {
@@ -161,6 +179,8 @@ class ForwardSteps {
     Element *kernel, *recurrent_kernel, *candidate_kernel;  // in panels
     T *bias, *recurrent_bias;
     T* peephole_kernel;  // (3, padded)
+    T* gains;                 // of a cell with layer normalization; see `GainRows`
+    Element *projection_kernel, *full_hidden;  // of a projected state: in panels, and what it multiplies
     bool keeps_residuals;
     int slot_count;
     T* slots;                 // (steps, groups, batch, slots, width): of a chunk, or of all steps if residuals are kept
@@ -182,14 +202,17 @@ class ForwardSteps {
       direction.bias = static_cast<T*>(packed.bias);
       direction.recurrent_bias = static_cast<T*>(packed.recurrent_bias);
       direction.peephole_kernel = static_cast<T*>(packed.peephole_kernel);
+      direction.gains = static_cast<T*>(packed.gains);
+      direction.projection_kernel = static_cast<Element*>(packed.projection_kernel);
     }
     direction.keeps_residuals = results_[d].residuals != nullptr;
-    direction.slot_count = direction.keeps_residuals ? int{Equations::kResidualSlots} : Equations::kGates;
+    direction.slot_count =
+        direction.keeps_residuals || Equations::kNormalizes ? int{Equations::kResidualSlots} : Equations::kGates;
     direction.slots = direction.keeps_residuals
                           ? static_cast<T*>(results_[d].residuals)
                           : workspace.Allocate<T>(chunk_ * layout_.StepSize(direction.slot_count));
     for (int s = 0; s < kStates; ++s) {
-      direction.state[s] = workspace.AllocateZeros<T>(problem_.batch * layout_.padded);
+      direction.state[s] = workspace.AllocateZeros<T>(problem_.batch * StatePadded(s));
     }
     for (Element*& operand : direction.operand) {
       operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
@@ -197,7 +220,10 @@ class ForwardSteps {
     if constexpr (Equations::kHasCandidateProduct) {
       direction.gated_operand = workspace.AllocateZeros<Element>(problem_.batch * operand_stride_);
     }
-    if (kCopiesInputs) {
+    if constexpr (Equations::kProjects) {
+      direction.full_hidden = workspace.AllocateZeros<Element>(problem_.batch * layout_.padded);
+    }
+    if (copies_inputs_) {
       direction.copied_inputs = workspace.Allocate<Element>(chunk_ * problem_.batch * input_depth_ / Types::kDepth);
     }
   }
@@ -206,10 +232,17 @@ class ForwardSteps {
     constexpr int kVectors = Equations::kRecurrent.vectors();
     direction.kernel = workspace.Allocate<Element>(input_panels_ * PanelSize<Element>(input_depth_, kInputVectors));
     direction.recurrent_kernel =
-        workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kVectors));
+        workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(hidden_padded_, kVectors));
     direction.bias = workspace.AllocateZeros<T>(input_panels_ * kInputVectors * L);
     direction.recurrent_bias = workspace.AllocateZeros<T>(layout_.padded);
     if (options_.has_peepholes) direction.peephole_kernel = workspace.AllocateZeros<T>(3 * layout_.padded);
+    if constexpr (Equations::kNormalizes) {
+      direction.gains = workspace.Allocate<T>(GainRows<Equations>::kCount * layout_.padded);
+    }
+    if constexpr (Equations::kProjects) {
+      direction.projection_kernel =
+          workspace.Allocate<Element>(projection_panels_ * PanelSize<Element>(layout_.padded, kPanelVectors));
+    }
     if constexpr (Equations::kHasCandidateProduct) {
       constexpr int kCandidateVectors = Equations::kCandidate.vectors();
       direction.candidate_kernel =
@@ -237,11 +270,11 @@ class ForwardSteps {
     const T* bias = direction.bias;
     for (int64_t panel = 0; panel < input_panels_; ++panel) {
       const int64_t first = panel * Equations::kInput.unit_vectors * L;
-      T* slots = Slots(direction, step, first) + b * direction.slot_count * layout_.width;
+      T* slots = InputProducts(direction, step, first) + b * direction.slot_count * layout_.width;
       for (int v = 0; v < kInputVectors; ++v, bias += L) {
         const int64_t unit = first + v / Equations::kInput.gates * L;
         const int64_t gate = Equations::kInput.gate[v % Equations::kInput.gates];
-        V sum = Load(bias);
+        V sum = Equations::kNormalizes ? V{} : Load(bias);
         if (unit < units) sum += LoadUnits<T>(products + gate * units, unit, units);
         Store(slots + v * stride, sum);
       }
@@ -254,6 +287,17 @@ class ForwardSteps {
            layout_.Offset(direction.slot_count, direction.keeps_residuals ? step : step % chunk_, unit);
   }
 
+  // The slots of sequence 0 where the products with the input kernel are stored.
+  T* InputProducts(const Direction& direction, int64_t step, int64_t unit) const {
+    return Slots(direction, step, unit) + Equations::kInputProducts * layout_.width;
+  }
+
+  // What the products of a panel with the input kernel start from.
+  static const T* InputBias(const Direction& direction, int64_t panel) {
+    static const T kZeros[kInputVectors * L] = {};
+    return Equations::kNormalizes ? kZeros : direction.bias + panel * kInputVectors * L;
+  }
+
   void PackInputKernel(int64_t d, int64_t first) {
     const int64_t end = Smaller(first + kPackBlock, input_depth_);
     PackRows<Equations::kInput>(static_cast<const S*>(arguments_[d].kernel), problem_.features, input_depth_,
@@ -262,8 +306,8 @@ class ForwardSteps {
 
   void PackRecurrentKernel(int64_t d, int64_t first) {
     const S* matrix = static_cast<const S*>(arguments_[d].recurrent_kernel);
-    const int64_t end = Smaller(first + kPackBlock, layout_.padded);
-    PackRows<Equations::kRecurrent>(matrix, problem_.units, layout_.padded, problem_.units, Equations::kGates, first,
+    const int64_t end = Smaller(first + kPackBlock, hidden_padded_);
+    PackRows<Equations::kRecurrent>(matrix, hidden_units_, hidden_padded_, problem_.units, Equations::kGates, first,
                                     end, directions_[d].recurrent_kernel);
     if constexpr (Equations::kHasCandidateProduct) {
       PackRows<Equations::kCandidate>(matrix, problem_.units, layout_.padded, problem_.units, Equations::kGates, first,
@@ -304,10 +348,11 @@ class ForwardSteps {
     for (int s = 0; s < kStates; ++s) {
       const S* initial = static_cast<const S*>(arguments_[d].initial_state[s]);
       if (initial == nullptr) continue;
+      const int64_t units = StateUnits(s);
       for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
-        for (int64_t unit = 0; unit < problem_.units; unit += L) {
-          const V value = LoadUnits<T>(initial + b * problem_.units, unit, problem_.units);
-          Store(direction.state[s] + b * layout_.padded + unit, value);
+        for (int64_t unit = 0; unit < units; unit += L) {
+          const V value = LoadUnits<T>(initial + b * units, unit, units);
+          Store(direction.state[s] + b * StatePadded(s) + unit, value);
           if (s == 0) StoreOperand(d, 0, b, unit, value);
         }
       }
@@ -318,7 +363,8 @@ class ForwardSteps {
   void StoreOperand(int64_t d, int64_t step, int64_t b, int64_t unit, V h) {
     const UnitMask& mask = arguments_[d].recurrent_dropout_mask;
     if (mask.data != nullptr && step < problem_.time) {
-      h *= LoadUnits<T>(MaskRow<S>(mask, problem_, b, TimeOf(problem_, arguments_[d], step)), unit, problem_.units);
+      const S* row = MaskRow<S>(mask, problem_, b, TimeOf(problem_, arguments_[d], step), hidden_units_);
+      h *= LoadUnits<T>(row, unit, hidden_units_);
     }
     S* row = reinterpret_cast<S*>(directions_[d].operand[step % 2] + b * operand_stride_);
     StoreFirst(row + unit, h, L);
@@ -339,7 +385,7 @@ class ForwardSteps {
   }
 
   const Element* InputRow(int64_t d, int64_t begin, int64_t step, int64_t b) const {
-    if (kCopiesInputs) {
+    if (copies_inputs_) {
       return directions_[d].copied_inputs + ((step - begin) * problem_.batch + b) * (input_depth_ / Types::kDepth);
     }
     const int64_t t = TimeOf(problem_, arguments_[d], step);
@@ -372,8 +418,8 @@ class ForwardSteps {
       for (int64_t i = 0; i < rows.count; ++i) slot_rows[i] += kColumns.gate[0] * layout_.width;
       start = {slot_rows, VectorStride<Equations, T>(layout_)};
     }
-    const Rows<Element> operands{left, multiplies ? layout_.padded / Types::kDepth : 0, 0, 1};
-    MultiplyRows<NV>(operands, rows.count, kernel + panel * PanelSize<Element>(layout_.padded, NV), sum_rows, L, start);
+    const Rows<Element> operands{left, multiplies ? hidden_padded_ / Types::kDepth : 0, 0, 1};
+    MultiplyRows<NV>(operands, rows.count, kernel + panel * PanelSize<Element>(hidden_padded_, NV), sum_rows, L, start);
   }
 
   // sums = x W + b of each gate, or the recurrent bias of a gate that adds x W + b itself.
@@ -388,12 +434,36 @@ class ForwardSteps {
     }
   }
 
-  // Computes the gates of the first product, and h times one of them: the operand of the second product.
-  __attribute__((noinline)) void GateHidden(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
+  // Goes on with the sums of a product, of the sequences [first, end).
+  template <const Columns& kColumns>
+  void Consume(int64_t d, int64_t step, int64_t panel, int64_t first, int64_t end, const T* sums) {
+    if constexpr (Equations::kHasCandidateProduct && &kColumns == &Equations::kRecurrent) {
+      GateHidden(d, step, panel, first, end, sums);
+    } else {
+      UpdateStates<kColumns>(d, step, panel, first, end, sums);
+    }
+  }
+
+  // The products of a panel as they are, in their slots.
+  template <const Columns& kColumns>
+  __attribute__((noinline)) void StoreProducts(int64_t d, int64_t step, int64_t panel, int64_t block,
+                                               const Element* operand, const Element* kernel);
+
+  // Normalizes the products of a step, by rows, and goes on with them as with sums that are not normalized.
+  template <const Columns& kColumns>
+  void NormalizeProducts(Worker& worker, int64_t step);
+
+  template <const Columns& kColumns>
+  __attribute__((noinline)) void NormalizeBlock(int64_t d, int64_t step, int64_t first, int64_t end);
+
+  // Computes, for the sequences [first, end), the gates of the first product, and h times one of them: the operand of
+  // the second product.
+  __attribute__((noinline)) void GateHidden(int64_t d, int64_t step, int64_t panel, int64_t first, int64_t end,
+                                            const T* sums) {
     const Direction& direction = directions_[d];
     constexpr int kVectors = Equations::kRecurrent.vectors();
     const int64_t unit = panel * L;
-    for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b, sums += kVectors * L) {
+    for (int64_t b = first; b < end; ++b, sums += kVectors * L) {
       if (!Visible(problem_, b, TimeOf(problem_, arguments_[d], step))) continue;
       T* slots = Slots(direction, step, unit) + b * direction.slot_count * layout_.width;
       const S* h = reinterpret_cast<const S*>(direction.operand[step % 2] + b * operand_stride_);
@@ -404,32 +474,33 @@ class ForwardSteps {
     }
   }
 
-  // Computes states and outputs from `sums`, whose rows are as wide as a panel of `kColumns`.
+  // Computes states and outputs of the sequences [first, end) from `sums`, whose rows are as wide as a panel of
+  // `kColumns`.
   template <const Columns& kColumns>
-  __attribute__((noinline)) void UpdateStates(int64_t d, int64_t step, int64_t panel, int64_t block, const T* sums) {
+  __attribute__((noinline)) void UpdateStates(int64_t d, int64_t step, int64_t panel, int64_t first, int64_t end,
+                                              const T* sums) {
     const Direction& direction = directions_[d];
     const Arguments& arguments = arguments_[d];
     const int64_t t = TimeOf(problem_, arguments, step), units = problem_.units;
     const bool keep = direction.keeps_residuals;
-    S* outputs = static_cast<S*>(results_[d].outputs);
     for (int j = 0; j < kColumns.unit_vectors; ++j) {
       const int64_t unit = (panel * kColumns.unit_vectors + j) * L;
       if (unit >= units) break;
-      T* slots = Slots(direction, step, unit) + block * kRowBlock * direction.slot_count * layout_.width;
+      T* slots = Slots(direction, step, unit) + first * direction.slot_count * layout_.width;
       const T* products = sums + j * L;
       const CellOptions<T> options = options_.At(unit, direction.peephole_kernel, nullptr, layout_.padded);
-      for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
-        V state[2];
+      for (int64_t b = first; b < end; ++b) {
+        V state[2] = {};
         T* stored[2];
-        for (int s = 0; s < kStates; ++s) {
+        for (int s = kFirstState; s < kStates; ++s) {
           stored[s] = direction.state[s] + b * layout_.padded + unit;
           state[s] = Load(stored[s]);
         }
         if (Visible(problem_, b, t)) {
           Equations::template Forward<T>(products, options, keep, layout_.width, slots, state);
-          for (int s = 0; s < kStates; ++s) {
+          for (int s = kFirstState; s < kStates; ++s) {
             if (arguments.zoneout_masks[s].data != nullptr) {
-              const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t), unit, units);
+              const V m = LoadUnits<T>(MaskRow<S>(arguments.zoneout_masks[s], problem_, b, t, units), unit, units);
               state[s] = m * Load(stored[s]) + (1 - m) * state[s];
             }
             if (s == 0 && sizeof(S) < sizeof(T)) state[0] = Rounded(state[0]);
@@ -437,6 +508,7 @@ class ForwardSteps {
             state[s] = KeepFirst<T>(state[s], units - unit);
             Store(stored[s], state[s]);
           }
+          if constexpr (Equations::kProjects) StoreFullHidden(direction, b, unit, state[0], slots);
         } else if (keep) {
           for (int slot = 0; slot < Equations::kResidualSlots; ++slot) Store(slots + slot * layout_.width, V{});
         }
@@ -444,13 +516,42 @@ class ForwardSteps {
           if (keep) Store(slots + Equations::kCellStateSlot * layout_.width, state[1]);
         }
         if (keep && unit + L >= units) ClearPadding(unit, slots);
-        StoreOperand(d, step + 1, b, unit, state[0]);
-        if (outputs != nullptr) StoreFirst(outputs + (b * problem_.time + t) * units + unit, state[0], units - unit);
+        if constexpr (!Equations::kProjects) StoreHidden(d, step, b, unit, state[0]);
         slots += direction.slot_count * layout_.width;
         products += kColumns.vectors() * L;
       }
     }
   }
+
+  // h after a step: where the next one reads it, and in the outputs.
+  void StoreHidden(int64_t d, int64_t step, int64_t b, int64_t unit, V h) {
+    StoreOperand(d, step + 1, b, unit, h);
+    S* outputs = static_cast<S*>(results_[d].outputs);
+    if (outputs == nullptr) return;
+    const int64_t row = b * problem_.time + TimeOf(problem_, arguments_[d], step);
+    StoreFirst(outputs + row * hidden_units_ + unit, h, hidden_units_ - unit);
+  }
+
+  // What the projection multiplies.
+  void StoreFullHidden(const Direction& direction, int64_t b, int64_t unit, V h, T* slots) {
+    h = KeepFirst<T>(h, problem_.units - unit);
+    Store(direction.full_hidden + b * layout_.padded + unit, h);
+    if (direction.keeps_residuals) Store(slots + Equations::kFullHiddenSlot * layout_.width, h);
+  }
+
+  // The last phase of a step with a projected state: h.
+  void ProjectStates(Worker& worker, int64_t step);
+
+  __attribute__((noinline)) void ProjectPanel(int64_t d, int64_t step, int64_t panel, int64_t block);
+
+  void PackProjectionKernel(int64_t d) {
+    const void* kernel = arguments_[d].extra_weights[kProjectionKernel];
+    PackRows<kPlainColumns>(static_cast<const S*>(kernel), problem_.units, layout_.padded, hidden_units_, 1, 0,
+                            layout_.padded, directions_[d].projection_kernel);
+  }
+
+  int64_t StateUnits(int state) const { return state == 0 ? hidden_units_ : problem_.units; }
+  int64_t StatePadded(int state) const { return state == 0 ? hidden_padded_ : layout_.padded; }
 
   // Zeros the padding of a row of residuals. The backward pass reads neither it nor masked steps, but a framework sees
   // all residuals (`tf.debugging.enable_check_numerics`), so none may be uninitialised. Without masks this costs a few
@@ -474,10 +575,11 @@ class ForwardSteps {
     for (int s = 0; s < kStates; ++s) {
       S* final_state = static_cast<S*>(results_[d].final_state[s]);
       if (final_state == nullptr) continue;
+      const int64_t units = StateUnits(s);
       for (int64_t b = block * kRowBlock; b < BlockEnd(problem_, block); ++b) {
-        for (int64_t unit = 0; unit < problem_.units; unit += L) {
-          StoreFirst(final_state + b * problem_.units + unit,
-                     Load(directions_[d].state[s] + b * layout_.padded + unit), problem_.units - unit);
+        for (int64_t unit = 0; unit < units; unit += L) {
+          StoreFirst(final_state + b * units + unit, Load(directions_[d].state[s] + b * StatePadded(s) + unit),
+                     units - unit);
         }
       }
     }
@@ -489,12 +591,16 @@ class ForwardSteps {
   const int64_t direction_count_;
   const CellOptions<T> options_;
   const Layout layout_;
-  const int64_t chunk_;  // steps
-  const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_;
+  const int64_t hidden_units_, hidden_padded_;  // of h
+  const int64_t chunk_;                         // steps
+  const int64_t input_depth_, operand_stride_, input_panels_, recurrent_panels_, projection_panels_;
+  const bool copies_inputs_;  // into whole elements
   Direction* directions_ = nullptr;
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME
 }  // namespace keras_seq
+
+#include "forward_phases.h"
 
 #endif  // KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_

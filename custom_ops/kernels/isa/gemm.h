@@ -16,13 +16,18 @@
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
 
-// A product multiplies one `Element` with an `Operand`, a vector of them, and adds it to a vector of `Sum`.
+// A product multiplies one `Element` with an `Operand`, a vector of them, and adds it to a vector of `Sum`. An element
+// has a `Scalar` of each of `kDepth` rows of the right operand.
 template <class Element>
 struct ProductTypes {  // float, double
+  using Scalar = Element;
   using Sum = Element;
   using Operand = Vector<Element>;
-  static constexpr int kDepth = 1;  // rows of the right operand in an element
+  static constexpr int kDepth = 1;
   static Operand LoadOperand(const Element* from) { return Load(from); }
+  // From `kDepth` rows that are not packed.
+  static Operand LoadRows(const Scalar* const* row, int64_t column) { return Load(row[0] + column); }
+  static void StoreOperand(Element* to, Operand operand) { Store(to, operand); }
   static Vector<Sum> MultiplyAdd(const Element* a, Operand b, Vector<Sum> sum) { return sum + *a * b; }
 };
 
@@ -34,10 +39,21 @@ struct BFloat16Pair {
 #if defined(__AVX512BF16__)
 template <>
 struct ProductTypes<BFloat16Pair> {
+  using Scalar = BFloat16;
   using Sum = float;
   using Operand = __m512i;
   static constexpr int kDepth = 2;
   static Operand LoadOperand(const BFloat16Pair* from) { return _mm512_loadu_si512(from); }
+  static Operand LoadRows(const BFloat16* const* row, int64_t column) {
+    const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                                 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[0] + column));
+    const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[1] + column));
+    // GCC 12 warns of uninitialised variables in the functions of these instructions that have no mask.
+    const __m512i both = _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(first), second, 1);
+    return _mm512_maskz_permutexvar_epi16(0xffffffff, interleaved, both);
+  }
+  static void StoreOperand(BFloat16Pair* to, Operand operand) { _mm512_storeu_si512(to, operand); }
   static Vector<float> MultiplyAdd(const BFloat16Pair* a, Operand b, Vector<float> sum) {
     int32_t pair;
     memcpy(&pair, a, sizeof pair);
@@ -180,33 +196,37 @@ struct ListedRows {
 };
 
 // The first TV of NV vectors of an outer tile; those of `right` are `offset` further on.
-template <int R, int TV, int NV, class T, class RightRows>
-__attribute__((noinline)) void OuterTileOfVectors(const T* left, const RightRows& right, int64_t rows, int64_t offset,
-                                                  int64_t vector_stride, T* sums) {
-  constexpr int L = kLanes<T>;
-  Vector<T> sum[R][TV];
+template <int R, int TV, int NV, class Element, class RightRows>
+__attribute__((noinline)) void OuterTileOfVectors(const Element* left, const RightRows& right, int64_t rows,
+                                                  int64_t offset, int64_t vector_stride,
+                                                  typename ProductTypes<Element>::Sum* sums) {
+  using Types = ProductTypes<Element>;
+  using Sum = typename Types::Sum;
+  constexpr int L = kLanes<Sum>, D = Types::kDepth;
+  Vector<Sum> sum[R][TV];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < TV; ++v) sum[r][v] = Load(sums + (r * NV + v) * L);
   }
-  for (int64_t k = 0; k < rows; ++k, left += R) {
-    const T* row = right[k] + offset;
+  for (int64_t k = 0; k < rows; k += D, left += R) {
+    const typename Types::Scalar* row[D];
+    for (int i = 0; i < D; ++i) row[i] = right[i == 0 || k + i < rows ? k + i : k] + offset;
     if constexpr (R < TV) {  // the operands that stay in registers are the fewer ones
 #pragma GCC unroll 4
-      for (int v = 0; v < TV; ++v, row += vector_stride) {
-        const Vector<T> b = Load(row);
+      for (int v = 0; v < TV; ++v) {
+        const typename Types::Operand b = Types::LoadRows(row, v * vector_stride);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b, sum[r][v]);
+        for (int r = 0; r < R; ++r) sum[r][v] = Types::MultiplyAdd(left + r, b, sum[r][v]);
       }
     } else {
-      Vector<T> b[TV];
+      typename Types::Operand b[TV];
 #pragma GCC unroll 4
-      for (int v = 0; v < TV; ++v) b[v] = Load(row + v * vector_stride);
+      for (int v = 0; v < TV; ++v) b[v] = Types::LoadRows(row, v * vector_stride);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < TV; ++v) sum[r][v] = ProductTypes<T>::MultiplyAdd(left + r, b[v], sum[r][v]);
+        for (int v = 0; v < TV; ++v) sum[r][v] = Types::MultiplyAdd(left + r, b[v], sum[r][v]);
       }
     }
   }
@@ -217,12 +237,15 @@ __attribute__((noinline)) void OuterTileOfVectors(const T* left, const RightRows
   }
 }
 
-// sums[m][v] += sum over k of left[k][m] * right[k][v]: a row of `left` holds R numbers.
-template <int R, int NV, class T, class RightRows>
-inline void OuterTile(const T* left, const RightRows& right, int64_t rows, int64_t vector_stride, T* sums) {
+// sums[m][v] += sum over k of left[k][m] * right[k][v]. A row of `left` holds R elements; what these have beyond the
+// `rows` of `right` must be zeros.
+template <int R, int NV, class Element, class RightRows>
+inline void OuterTile(const Element* left, const RightRows& right, int64_t rows, int64_t vector_stride,
+                      typename ProductTypes<Element>::Sum* sums) {
+  constexpr int L = kLanes<typename ProductTypes<Element>::Sum>;
   constexpr int TV = kOuterVectors<NV>;
   for (int v = 0; v < NV; v += TV) {
-    OuterTileOfVectors<R, TV, NV>(left, right, rows, v * vector_stride, vector_stride, sums + v * kLanes<T>);
+    OuterTileOfVectors<R, TV, NV>(left, right, rows, v * vector_stride, vector_stride, sums + v * L);
   }
 }
 }  // namespace KERAS_SEQ_ISA_NAME

@@ -3,8 +3,10 @@
 #include "../kernel_table.h"
 #include "attention.h"
 #include "backward.h"
+#include "crossentropy.h"
 #include "dropout.h"
 #include "forward.h"
+#include "layer_norm_cells.h"
 #include "product.h"
 
 namespace keras_seq {
@@ -36,28 +38,76 @@ bool RunPass(Pass& pass, const Problem& problem, int64_t direction_count, const 
   return true;
 }
 
-// Calls function(attention) with the policy of the problem's attention.
+// Calls function(equations) with those of the problem's cell, plain or with an extension.
 template <class Function>
-bool WithAttention(const Problem& problem, Function&& function) {
-  return problem.attends ? function(MemoryAttention{}) : function(NoAttention{});
+auto WithCell(const Problem& problem, Function&& function) {
+  const bool extended = problem.layer_norm || problem.projects;
+  return extended ? WithExtendedEquations(problem, function) : WithEquations(problem, function);
 }
 
-template <class T>
-bool RunForward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
-                const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      Workspace workspace;
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(problem, arguments, results, direction_count,
-                                                                       workspace);
-      return RunPass(pass, problem, direction_count, executor);
-    });
+// The type of the caller's buffers, and what a product multiplies.
+template <class S_, class Element_>
+struct PassTypes {
+  using S = S_;
+  using Element = Element_;
+};
+
+// Calls function(types) with those of a pass.
+template <class Function>
+bool WithTypes(const Problem& problem, Function&& function) {
+#if defined(__AVX512BF16__)
+  if (problem.dtype == DataType::kBFloat16) return function(PassTypes<BFloat16, BFloat16Pair>{});
+#endif
+  if (problem.dtype == DataType::kFloat64) return function(PassTypes<double, double>{});
+  return function(PassTypes<float, float>{});
+}
+
+// Calls function(equations, types, attention) with those of a pass: the problem's cell, plain or with an extension, and
+// the policy of its attention. In bfloat16 there are only plain cells without attention: dispatch.cc converts the others
+// to float32.
+template <class Function>
+bool WithPass(const Problem& problem, Function&& function) {
+  return WithTypes(problem, [&](auto types) {
+    if constexpr (sizeof(typename decltype(types)::S) < sizeof(typename decltype(types)::Element)) {
+      return WithEquations(problem, [&](auto equations) { return function(equations, types, NoAttention{}); });
+    } else {
+      return WithCell(problem, [&](auto equations) {
+        if constexpr (!decltype(equations)::kNormalizes && !decltype(equations)::kProjects) {
+          if (problem.attends) return function(equations, types, MemoryAttention{});
+        }
+        return function(equations, types, NoAttention{});
+      });
+    }
+  });
+}
+
+template <class Equations, class Types, class Attention>
+using ForwardOf = ForwardPass<Equations, typename Types::S, typename Types::Element, Attention>;
+template <class Equations, class Types, class Attention>
+using BackwardOf = BackwardPass<Equations, typename Types::S, typename Types::Element, Attention>;
+
+bool Forward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
+             const Executor& executor) {
+  return WithPass(problem, [&](auto equations, auto types, auto attention) {
+    Workspace workspace;
+    ForwardOf<decltype(equations), decltype(types), decltype(attention)> pass(problem, arguments, results,
+                                                                              direction_count, workspace);
+    return RunPass(pass, problem, direction_count, executor);
+  });
+}
+
+bool Backward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
+              const Gradients* gradients, int64_t direction_count, const Executor& executor) {
+  return WithPass(problem, [&](auto equations, auto types, auto attention) {
+    BackwardOf<decltype(equations), decltype(types), decltype(attention)> pass(problem, arguments, results, upstream,
+                                                                               gradients, direction_count);
+    return RunPass(pass, problem, direction_count, executor);
   });
 }
 
 // A pass over no steps of no sequences, which leaves its weights behind.
-template <class T>
-bool RunPack(const Problem& problem, const Arguments& arguments, const Executor& executor, PackedWeights* packed) {
+bool PackWeights(const Problem& problem, const Arguments& arguments, const Executor& executor,
+                 PackedWeights* packed) {
   Problem empty = problem;
   empty.batch = empty.time = 0;
   empty.mask = empty.memory_mask = nullptr;
@@ -65,66 +115,13 @@ bool RunPack(const Problem& problem, const Arguments& arguments, const Executor&
   weights.initial_state[0] = weights.initial_state[1] = nullptr;
   weights.packed = nullptr;
   const Results results = {};
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      ForwardPass<decltype(equations), T, T, decltype(attention)> pass(empty, &weights, &results, 1,
-                                                                       packed->workspace);
-      if (!RunPass(pass, problem, 1, executor)) return false;
-      pass.Export(packed);
-      return true;
-    });
+  return WithPass(problem, [&](auto equations, auto types, auto attention) {
+    ForwardOf<decltype(equations), decltype(types), decltype(attention)> pass(empty, &weights, &results, 1,
+                                                                              packed->workspace);
+    if (!RunPass(pass, problem, 1, executor)) return false;
+    pass.Export(packed);
+    return true;
   });
-}
-
-#if defined(__AVX512BF16__)
-// Without attention: `Forward` of dispatch.cc converts calls that attend to float32.
-bool RunForwardBFloat16(const Problem& problem, const Arguments* arguments, const Results* results,
-                        int64_t direction_count, const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    using Equations = decltype(equations);
-    Workspace workspace;
-    ForwardPass<Equations, BFloat16, BFloat16Pair, NoAttention> pass(problem, arguments, results, direction_count,
-                                                                     workspace);
-    return RunPass(pass, problem, direction_count, executor);
-  });
-}
-#endif
-
-template <class T>
-bool RunBackward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
-                 const Gradients* gradients, int64_t direction_count, const Executor& executor) {
-  return WithEquations(problem, [&](auto equations) {
-    return WithAttention(problem, [&](auto attention) {
-      BackwardPass<decltype(equations), T, decltype(attention)> pass(problem, arguments, results, upstream, gradients,
-                                                                     direction_count);
-      return RunPass(pass, problem, direction_count, executor);
-    });
-  });
-}
-
-bool Forward(const Problem& problem, const Arguments* arguments, const Results* results, int64_t direction_count,
-             const Executor& executor) {
-#if defined(__AVX512BF16__)
-  if (problem.dtype == DataType::kBFloat16) {
-    return RunForwardBFloat16(problem, arguments, results, direction_count, executor);
-  }
-#endif
-  if (problem.dtype == DataType::kFloat64) {
-    return RunForward<double>(problem, arguments, results, direction_count, executor);
-  }
-  return RunForward<float>(problem, arguments, results, direction_count, executor);
-}
-
-bool Backward(const Problem& problem, const Arguments* arguments, const Results* results, const Upstream* upstream,
-              const Gradients* gradients, int64_t direction_count, const Executor& executor) {
-  const auto run = problem.dtype == DataType::kFloat64 ? RunBackward<double> : RunBackward<float>;
-  return run(problem, arguments, results, upstream, gradients, direction_count, executor);
-}
-
-bool PackWeights(const Problem& problem, const Arguments& arguments, const Executor& executor,
-                 PackedWeights* packed) {
-  const auto run = problem.dtype == DataType::kFloat64 ? RunPack<double> : RunPack<float>;
-  return run(problem, arguments, executor, packed);
 }
 
 bool PackProduct(const Product& product, PackedWeights* packed) {
@@ -149,7 +146,7 @@ bool Multiply(const Product& product, const PackedWeights& packed, const Executo
 int64_t ResidualSizeOfLayout(const Problem& problem) {
   const Memory<float> memory(problem, Arguments{});
   const int64_t attention = problem.attends ? memory.QueriesSize(problem) + memory.ContextsSize(problem) : 0;
-  return WithEquations(problem, [&](auto equations) {
+  return WithCell(problem, [&](auto equations) {
     using Equations = decltype(equations);
     const Layout layout(problem.batch, problem.units, Equations::kUnitVectors);
     return problem.time * layout.StepSize(Equations::kResidualSlots) + attention;
@@ -181,8 +178,9 @@ const KernelTable& Kernels() {
 #else
   constexpr bool kBFloat16 = false;
 #endif
-  static constexpr KernelTable table{Forward,     PackWeights, PackProduct,          Multiply,     Backward,
-                                     DrawDropout, kBFloat16,   ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
+  static constexpr KernelTable table{Forward,     PackWeights,           PackProduct, Multiply,
+                                     Backward,    DrawDropout,           RunCrossentropyOfType, kBFloat16,
+                                     ResidualSizeOfLayout, ApplySigmoid, ApplyTanh};
   return table;
 }
 

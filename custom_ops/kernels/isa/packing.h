@@ -67,11 +67,11 @@ inline int64_t TimeOf(const Problem& problem, const Arguments& arguments, int64_
   return arguments.reverse ? problem.time - 1 - step : step;
 }
 
-// The row of `mask` for sequence b at time t. The mask must be present.
+// The row of `mask` for sequence b at time t, of a state of `units`. The mask must be present.
 template <class S>
-inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b, int64_t t) {
+inline const S* MaskRow(const UnitMask& mask, const Problem& problem, int64_t b, int64_t t, int64_t units) {
   const int64_t row = mask.per_step ? b * problem.time + t : b;
-  return static_cast<const S*>(mask.data) + row * problem.units;
+  return static_cast<const S*>(mask.data) + row * units;
 }
 
 // A vector from `unit` on of a row of `units` numbers, with zeros beyond its end.
@@ -102,7 +102,26 @@ inline int64_t PanelCount(const Columns& columns, int64_t units, int lanes) {
   return CeilDiv(CeilDiv(units, lanes), columns.unit_vectors);
 }
 
-// Packs the rows [first, end) of `matrix` (rows, all_gates * units) into all panels. `first` is a multiple of the
+// Packs a vector of elements, from columns of rows that are `row_size` apart. Rows and columns beyond those given
+// become zeros.
+template <class Element, class S>
+inline void PackElements(const S* from, int64_t row_size, int64_t rows, int64_t columns, Element* to) {
+  using Types = ProductTypes<Element>;
+  constexpr int L = kLanes<typename Types::Sum>, D = Types::kDepth;
+  if (rows >= D && columns >= L) {
+    const S* row[D];
+    for (int i = 0; i < D; ++i) row[i] = from + i * row_size;
+    return Types::StoreOperand(to, Types::LoadRows(row, 0));
+  }
+  S* scalars = reinterpret_cast<S*>(to);
+  for (int i = 0; i < D; ++i) {
+    for (int lane = 0; lane < L; ++lane) {
+      scalars[lane * D + i] = i < rows && lane < columns ? from[i * row_size + lane] : S{};
+    }
+  }
+}
+
+// Packs the rows [first, end) of `matrix` (rows, all_gates * units) into all panels. Both are multiples of the
 // element's depth; rows beyond `rows` become zeros.
 template <const Columns& kColumns, class Element, class S>
 void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units, int all_gates, int64_t first,
@@ -111,21 +130,15 @@ void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units,
   constexpr int L = kLanes<typename Types::Sum>, D = Types::kDepth;
   constexpr int kVectors = kColumns.vectors();
   const int64_t panel_size = PanelSize<Element>(padded_rows, kVectors), count = PanelCount(kColumns, units, L);
-  S* packed = reinterpret_cast<S*>(panels);  // an element is D scalars
-  for (int64_t k = first; k < end; ++k) {
+  for (int64_t k = first; k < end; k += D) {
     const S* row = matrix + k * all_gates * units;
     for (int64_t panel = 0; panel < count; ++panel) {
-      S* to = packed + (panel * panel_size + k / D * kVectors * L) * D + k % D;
+      Element* to = panels + panel * panel_size + k / D * kVectors * L;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v, to += L * D) {
+      for (int v = 0; v < kVectors; ++v, to += L) {
         const int64_t unit = (panel * kColumns.unit_vectors + v / kColumns.gates) * L;
         const S* from = row + kColumns.gate[v % kColumns.gates] * units + unit;
-        const int64_t valid = k < rows ? units - unit : 0;
-        if (D == 1 && valid >= L) {
-          memcpy(to, from, L * sizeof(S));
-        } else {
-          for (int lane = 0; lane < L; ++lane) to[lane * D] = lane < valid ? from[lane] : S{};
-        }
+        PackElements(from, all_gates * units, rows - k, units - unit, to);
       }
     }
   }
@@ -133,22 +146,24 @@ void PackRows(const S* matrix, int64_t rows, int64_t padded_rows, int64_t units,
 
 // Packs one panel of a transposed matrix: the rows of the panel are gradient slots, its `kPanelVectors` vectors of
 // columns are rows of `matrix` (count, all_gates * units).
-template <class T>
-void PackTransposed(const T* matrix, int64_t count, const Layout& layout, int all_gates, const Columns& columns,
-                    int64_t panel, T* packed) {
-  constexpr int N = kPanelVectors * kLanes<T>;
+template <class S, class Element>
+void PackTransposed(const S* matrix, int64_t count, const Layout& layout, int all_gates, const Columns& columns,
+                    int64_t panel, Element* packed) {
+  using Types = ProductTypes<Element>;
+  constexpr int N = kPanelVectors * kLanes<typename Types::Sum>, kElements = kWidth / Types::kDepth;
   const int64_t first = panel * N, given = Smaller<int64_t>(N, count - first), row_size = all_gates * layout.units;
   for (int64_t group = 0; group < layout.groups; ++group) {
     for (int slot = 0; slot < columns.gates; ++slot) {
-      for (int64_t lane = 0; lane < layout.width; lane += kWidth, packed += kWidth * N) {
+      for (int64_t lane = 0; lane < layout.width; lane += kWidth, packed += kElements * N) {
         const int64_t unit = group * layout.width + lane, valid = Smaller<int64_t>(kWidth, layout.units - unit);
-        const T* from = matrix + first * row_size + columns.gate[slot] * layout.units + unit;
+        const S* from = matrix + first * row_size + columns.gate[slot] * layout.units + unit;
         // Copied through the stack, because rows of the matrix tend to fall into the same set of the cache.
-        T tile[N][kWidth + 1];
+        Element tile[N][kElements + 1];
         for (int64_t n = 0; n < N; ++n) {
-          for (int i = 0; i < kWidth; ++i) tile[n][i] = n < given && i < valid ? from[n * row_size + i] : T{};
+          S* row = reinterpret_cast<S*>(tile[n]);  // neighbours of a row are the scalars of an element
+          for (int i = 0; i < kWidth; ++i) row[i] = n < given && i < valid ? from[n * row_size + i] : S{};
         }
-        for (int i = 0; i < kWidth; ++i) {
+        for (int i = 0; i < kElements; ++i) {
           for (int n = 0; n < N; ++n) packed[i * N + n] = tile[n][i];
         }
       }

@@ -32,6 +32,8 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+typedef uint16_t BFloat16Bits __attribute__((vector_size(kVectorBytes / 2)));  // as many as a vector of float32
+
 template <class T>
 struct VectorTypes;
 
@@ -105,13 +107,15 @@ inline Vector<T> KeepFirst(Vector<T> value, int64_t count) {
 
 // Loads bfloat16 as float32.
 inline Vector<float> LoadFirst(const BFloat16* from, int64_t count) {
-  constexpr int kCount = kLanes<float>;
-  uint32_t lanes[kCount] = {};
-  for (int i = 0; i < kCount; ++i) {
-    if (i < count) lanes[i] = static_cast<uint32_t>(from[i].bits) << 16;
+  BFloat16Bits lanes{};
+  if (count >= kLanes<float>) {
+    memcpy(&lanes, from, sizeof lanes);
+  } else {
+    for (int64_t i = 0; i < count; ++i) lanes[i] = from[i].bits;
   }
+  const Bits<float> bits = __builtin_convertvector(lanes, Bits<float>) << 16;
   Vector<float> value;
-  memcpy(&value, lanes, sizeof value);
+  memcpy(&value, &bits, sizeof value);
   return value;
 }
 
@@ -121,11 +125,11 @@ inline void StoreFirst(BFloat16* to, Vector<float> value, int64_t count) {
   memcpy(&bits, &value, sizeof bits);
   const Bits<float> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits<float> result = value == value ? rounded : ((bits >> 16) | 0x40u);
-  constexpr int kCount = kLanes<float>;
-  if (count >= kCount) {
-    for (int i = 0; i < kCount; ++i) to[i].bits = static_cast<uint16_t>(result[i]);
+  const BFloat16Bits lanes = __builtin_convertvector(result, BFloat16Bits);
+  if (count >= kLanes<float>) {
+    memcpy(to, &lanes, sizeof lanes);
   } else {
-    for (int i = 0; i < count; ++i) to[i].bits = static_cast<uint16_t>(result[i]);
+    for (int64_t i = 0; i < count; ++i) to[i].bits = lanes[i];
   }
 }
 

@@ -99,7 +99,7 @@ class AdditiveAttentionEquations(AttentionEquations):
         return self.cell.differentiable
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return self.cell.native_kernel()
+        return self.cell.native_kernel() if self.cell.has_attention_kernel else None
 
     def describe(self) -> str:
         return f"{self.cell.describe()} with attention"

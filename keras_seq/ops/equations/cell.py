@@ -33,6 +33,7 @@ class CellEquations:
     gates: int  # how many blocks of `units` columns the kernels have
     states: int
     applies_zoneout = False
+    has_attention_kernel = True  # whether the native op of a decoder with attention takes the cell, if there is an op
     is_standard = False  # whether a cell has gates with Keras's default activations, and no extension
 
     def native_kernel(self) -> tuple[str, dict] | None:

@@ -160,13 +160,14 @@ class LayerNormGRUEquations(GRUEquations):
     b is the shift.
     """
 
+    has_attention_kernel = False
     is_standard = False
 
-    def native_kernel(self) -> None:
-        return None
-
     def describe(self) -> str:
-        return "GRU with layer_norm"
+        name = "GRU with layer_norm"
+        if self.native_kernel() is None:
+            name += f", the activation(s) {self.activation.__name__}, {self.recurrent_activation.__name__}"
+        return name
 
     def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return add_bias(self._normalize(weights, ops.matmul(inputs, kernel), "zrg", "input")[0], bias)

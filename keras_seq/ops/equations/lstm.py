@@ -87,12 +87,16 @@ class ExtendedLSTMEquations(LSTMEquations):
 
     is_standard = False
 
-    def native_kernel(self) -> tuple[str, dict] | None:
-        return None if self.projection_units or self.layer_norm else super().native_kernel()
+    @property
+    def has_attention_kernel(self) -> bool:
+        return not (self.projection_units or self.layer_norm)
 
     def describe(self) -> str:
         parts = {"peepholes": self.peephole, "a projection": self.projection_units, "layer_norm": self.layer_norm}
-        return "LSTM with " + ", ".join(name for name, present in parts.items() if present)
+        names = [name for name, present in parts.items() if present]
+        if self.native_kernel() is None:
+            names.append(f"the activation(s) {self.activation.__name__}, {self.recurrent_activation.__name__}")
+        return "LSTM with " + ", ".join(names)
 
     def state_sizes(self, units: int) -> tuple[int, int]:
         return self.projection_units or units, units
