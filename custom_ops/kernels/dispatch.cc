@@ -134,6 +134,10 @@ class Float32Copies {
     if (from.packed == nullptr) CopyWeights(from, &to);
     to.memory = Read(from.memory, MemorySize());
     to.keys = Read(from.keys, KeysSize());
+    to.initial_coverage = Read(from.initial_coverage, problem_.batch * problem_.source);
+    to.energy_bias = Read(from.energy_bias, AttentionWeightsSize());
+    to.initial_weights = Read(from.initial_weights, problem_.batch * problem_.source);
+    to.initial_fed = Read(from.initial_fed, problem_.batch * FedUnits(problem_));
     to.recurrent_dropout_mask = Mask(from.recurrent_dropout_mask, StateUnits(0));
     for (int s = 0; s < 2; ++s) {
       to.initial_state[s] = Read(from.initial_state[s], StateSize(s));
@@ -151,6 +155,8 @@ class Float32Copies {
     to->bias = Read(from.bias, BiasSize());
     to->query_kernel = Read(from.query_kernel, problem_.units * problem_.attention_units);
     to->score_vector = Read(from.score_vector, problem_.attention_units);
+    to->coverage_kernel = Read(from.coverage_kernel, problem_.attention_units);
+    to->attentional_kernel = Read(from.attentional_kernel, AttentionalKernelSize());
     for (int i = 0; i < kExtraWeightCount; ++i) {
       to->extra_weights[i] = Read(from.extra_weights[i], ExtraWeightSize(problem_, kExtraWeights[i].weight));
     }
@@ -162,10 +168,13 @@ class Float32Copies {
   }
 
   int64_t KernelSize() const {
-    return (problem_.features + problem_.memory_units) * Gates(problem_.cell) * problem_.units;
+    return (problem_.features + FedUnits(problem_)) * Gates(problem_.cell) * problem_.units;
   }
   int64_t MemorySize() const {
     return Positions() * (problem_.multiplied ? Gates(problem_.cell) * problem_.units : problem_.memory_units);
+  }
+  int64_t AttentionalKernelSize() const {
+    return (problem_.units + problem_.memory_units) * problem_.attentional_units;
   }
   int64_t KeysSize() const { return Positions() * problem_.attention_units; }
   int64_t Positions() const { return problem_.batch / problem_.sequences_per_memory * problem_.source; }
@@ -224,12 +233,17 @@ bool ForwardThroughFloat32(Problem problem, const std::vector<Arguments>& argume
   Float32Copies copies(problem);
   std::vector<Arguments> in;
   std::vector<Results> out;
+  const int64_t fed = problem.batch * FedUnits(problem);
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
     out.push_back(results[d]);
     out[d].outputs = copies.Write(results[d].outputs, copies.StateSize(0) * problem.time);
     for (int s = 0; s < 2; ++s) out[d].final_state[s] = copies.Write(results[d].final_state[s], copies.StateSize(s));
     out[d].attention_weights = copies.Write(results[d].attention_weights, copies.AttentionWeightsSize());
+    out[d].fed = copies.Write(results[d].fed, fed * problem.time);
+    out[d].final_fed = copies.Write(results[d].final_fed, fed);
+    out[d].final_weights = copies.Write(results[d].final_weights, problem.batch * problem.source);
+    out[d].final_coverage = copies.Write(results[d].final_coverage, problem.batch * problem.source);
   }
   problem.dtype = DataType::kFloat32;
   if (!copies.Fill(executor)) return false;
@@ -247,14 +261,20 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
   std::vector<Upstream> up;
   std::vector<Gradients> out;
   const int64_t hidden = copies.StateUnits(0), gates = Gates(problem.cell) * problem.units;
+  const int64_t fed = problem.batch * FedUnits(problem);
   for (size_t d = 0; d < arguments.size(); ++d) {
     in.push_back(copies.Copy(arguments[d]));
     forward_results.push_back(results[d]);
     forward_results[d].outputs = const_cast<void*>(copies.Read(results[d].outputs, copies.StateSize(0) * problem.time));
     forward_results[d].attention_weights =
         const_cast<void*>(copies.Read(results[d].attention_weights, copies.AttentionWeightsSize()));
+    forward_results[d].fed = const_cast<void*>(copies.Read(results[d].fed, fed * problem.time));
     up.push_back({copies.Read(upstream[d].outputs, copies.StateSize(0) * problem.time), {}});
     up[d].attention_weights = copies.Read(upstream[d].attention_weights, copies.AttentionWeightsSize());
+    up[d].fed = copies.Read(upstream[d].fed, fed * problem.time);
+    up[d].final_fed = copies.Read(upstream[d].final_fed, fed);
+    up[d].final_weights = copies.Read(upstream[d].final_weights, problem.batch * problem.source);
+    up[d].final_coverage = copies.Read(upstream[d].final_coverage, problem.batch * problem.source);
     Gradients to;
     to.inputs = copies.Write(gradients[d].inputs, problem.batch * problem.time * problem.features);
     to.kernel = copies.Write(gradients[d].kernel, copies.KernelSize());
@@ -264,6 +284,12 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     to.keys = copies.Write(gradients[d].keys, copies.KeysSize());
     to.query_kernel = copies.Write(gradients[d].query_kernel, problem.units * problem.attention_units);
     to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
+    to.coverage_kernel = copies.Write(gradients[d].coverage_kernel, problem.attention_units);
+    to.initial_coverage = copies.Write(gradients[d].initial_coverage, problem.batch * problem.source);
+    to.energy_bias = copies.Write(gradients[d].energy_bias, copies.AttentionWeightsSize());
+    to.initial_weights = copies.Write(gradients[d].initial_weights, problem.batch * problem.source);
+    to.initial_fed = copies.Write(gradients[d].initial_fed, fed);
+    to.attentional_kernel = copies.Write(gradients[d].attentional_kernel, copies.AttentionalKernelSize());
     for (int i = 0; i < kExtraWeightCount; ++i) {
       to.extra_weights[i] =
           copies.Write(gradients[d].extra_weights[i], ExtraWeightSize(problem, kExtraWeights[i].weight));
@@ -297,13 +323,15 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
     const int64_t size = ResidualSize(problem);
     result.residuals = problem.dtype == DataType::kFloat64 ? static_cast<void*>(workspace.Allocate<double>(size))
                                                            : static_cast<void*>(workspace.Allocate<float>(size));
-    result.outputs = result.attention_weights = nullptr;  // already known
-    result.final_state[0] = result.final_state[1] = nullptr;
+    result.outputs = result.attention_weights = result.fed = nullptr;  // already known
+    result.final_state[0] = result.final_state[1] = result.final_fed = nullptr;
+    result.final_coverage = result.final_weights = nullptr;
   }
   if (!workspace.ok() || !Forward(problem, arguments, recomputed, executor)) return false;
   for (size_t d = 0; d < results.size(); ++d) {
     recomputed[d].outputs = results[d].outputs;
     recomputed[d].attention_weights = results[d].attention_weights;
+    recomputed[d].fed = results[d].fed;
   }
   return function(recomputed);
 }
@@ -313,6 +341,10 @@ bool WithResiduals(const Problem& problem, const std::vector<Arguments>& argumen
 int Gates(CellKind cell) { return TraitsOf(cell).gates; }
 
 int States(CellKind cell) { return TraitsOf(cell).states; }
+
+int64_t FedUnits(const Problem& problem) {
+  return problem.attentional ? problem.attentional_units : problem.memory_units;
+}
 
 int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight) {
   switch (weight) {
@@ -334,9 +366,10 @@ int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight) {
 
 int64_t ResidualSize(const Problem& problem) {
   const CellTraits& cell = TraitsOf(problem.cell);
+  const int64_t query_units = problem.score == Score::kDot ? 0 : problem.attention_units;  // those of h are outputs
   return problem.time * problem.batch *
-         ResidualRowSize(cell.ResidualSlots(problem.reset_after, problem.layer_norm, problem.projects), cell.unit_vectors, problem.units,
-                         problem.attention_units, problem.memory_units);
+         ResidualRowSize(cell.ResidualSlots(problem.reset_after, problem.layer_norm, problem.projects),
+                         cell.unit_vectors, problem.units, query_units, problem.memory_units);
 }
 
 std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Arguments& arguments,

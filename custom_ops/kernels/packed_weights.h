@@ -14,8 +14,9 @@ struct PackedWeights {
   void *kernel = nullptr, *recurrent_kernel = nullptr, *candidate_kernel = nullptr;
   void *bias = nullptr, *recurrent_bias = nullptr;
   void *peephole_kernel = nullptr, *projection_kernel = nullptr, *gains = nullptr;  // gains of layer normalization
-  // Of the attention; see `AdditiveAttentionForward`.
-  void *query_kernel = nullptr, *score_vector = nullptr, *context_kernel = nullptr;
+  // Of the attention; see `MemoryAttentionForward`.
+  void *query_kernel = nullptr, *score_vector = nullptr, *coverage_kernel = nullptr, *fed_kernel = nullptr;
+  void *attentional_hidden_kernel = nullptr, *attentional_context_kernel = nullptr;
   Workspace workspace;  // where they are
 };
 

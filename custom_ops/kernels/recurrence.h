@@ -23,6 +23,19 @@ namespace keras_seq {
 
 enum class DataType { kFloat32, kFloat64, kBFloat16 };
 
+enum class Score { kAdditive, kDot };  // what energies are computed from queries and keys
+
+// How attention weights follow from energies. "monotonic" and "hard" are the expected and the decided position of a
+// reader who never turns back (Raffel et al. 2017), with a_{t-1} the attention weights of the step before:
+//   kMonotonic  p_ts = sigmoid(e_ts), reach_ts = reach_t,s-1 (1 - p_t,s-1) + a_{t-1},s, a_ts = p_ts reach_ts
+//   kHard       a_ts = 1 at the first s with e_ts > 0 at which or before which a_{t-1} is not 0, else 0; it has no
+//               derivative
+enum class Weighting { kSoftmax, kMonotonic, kHard };
+
+inline constexpr const char* kWeightingNames[] = {"softmax", "monotonic", "hard"};
+
+inline constexpr const char* kScoreNames[] = {"additive", "dot"};  // in the order of Score
+
 // What all directions of a call share.
 struct Problem {
   CellKind cell;
@@ -48,11 +61,25 @@ struct Problem {
   bool projects = false;
   int64_t projection_units = 0;
 
-  // Whether each step first attends to a memory, with additive attention (Bahdanau, Cho & Bengio 2015):
-  //   a_t = softmax_s(v . tanh(keys_s + h_{t-1} W_q)), context_t = sum_s a_ts memory_s.
-  // The cell's input is then [x_t, context_t].
+  // Whether each step first attends to a memory:
+  //   a_t = softmax_s(e_ts), context_t = sum_s a_ts memory_s.
+  // The cell's input is then [x_t, context_t]. The energies are e_ts = v . tanh(keys_s + h_{t-1} W_q) with the additive
+  // score (Bahdanau, Cho & Bengio 2015), and keys_s . h_{t-1} with the dot score (Luong, Pham & Manning 2015). The
+  // latter has no W_q and no v, and its `attention_units` are `units`.
   bool attends = false;
+  Score score = Score::kAdditive;
   int64_t source = 0, memory_units = 0, attention_units = 0;
+  // Whether the energies depend on the coverage, the sum of the attention weights of earlier steps (See, Liu & Manning
+  // 2017). With w_c, the coverage kernel, e_ts = v . tanh(keys_s + h_{t-1} W_q + w_c coverage_ts). Additive only.
+  bool covers = false;
+  Weighting weighting = Weighting::kSoftmax;  // the others with the additive score only, and without coverage
+  // Whether each step attends after the cell instead, with h_t in the place of h_{t-1}, and feeds the next step (input
+  // feeding, Luong, Pham & Manning 2015). The cell's input is then [x_t, fed_{t-1}], with fed_t = context_t or, if
+  // there is an attentional kernel W_a, the attentional vector tanh([h_t, context_t] W_a), without tanh if it is
+  // `linear`. A masked step hands `fed` on. Such a call cannot be multiplied.
+  bool attends_after = false;
+  bool attentional = false, linear = false;
+  int64_t attentional_units = 0;  // 0 without W_a
   // How many neighbouring sequences attend to the same memory: the beams of a search. It divides `batch`. The backward
   // pass takes only 1.
   int64_t sequences_per_memory = 1;
@@ -78,7 +105,7 @@ struct PackedWeights;
 struct Arguments {
   bool reverse = false;             // run from the last step to the first; outputs keep the order of inputs
   const void* inputs;               // (batch, time, features)
-  const void* kernel;               // (features, gates * units), or (features + memory_units, gates * units)
+  const void* kernel;               // (features, gates * units); if the call attends, features + fed units
   const void* recurrent_kernel;     // (units, gates * units)
   const void* bias = nullptr;       // (gates * units), or (2, gates * units) for a cell with two biases
   const void* initial_state[2] = {nullptr, nullptr};  // (batch, units) each; null means zeros
@@ -87,8 +114,15 @@ struct Arguments {
   // Attention:
   const void* memory = nullptr;        // (memories, source, memory_units), memories = batch / sequences_per_memory
   const void* keys = nullptr;          // (memories, source, attention_units)
-  const void* query_kernel = nullptr;  // W_q, (units, attention_units)
-  const void* score_vector = nullptr;  // v, (attention_units)
+  const void* query_kernel = nullptr;  // W_q, (units, attention_units); null with the dot score
+  const void* score_vector = nullptr;  // v, (attention_units); likewise
+  const void* coverage_kernel = nullptr;   // w_c, (attention_units); null without coverage, as the next
+  const void* initial_coverage = nullptr;  // (batch, source)
+  // What is added to the energies, (batch, time, source), and a_0, (batch, source); null with a softmax.
+  const void *energy_bias = nullptr, *initial_weights = nullptr;
+  // If the call attends after the cell:
+  const void* initial_fed = nullptr;         // (batch, fed units), what the first step reads
+  const void* attentional_kernel = nullptr;  // W_a, (units + memory_units, attentional_units), or null
   // In the order of ExtraWeight, null where absent. The peephole kernel is (3, units), for the gates i, f, o; the
   // projection kernel (units, projection_units); gains and shift of layer normalization are (gates * units) for the
   // products with the kernels, and (units) for c.
@@ -103,6 +137,10 @@ struct Results {
   void* final_state[2];               // (batch, units) each
   void* residuals = nullptr;          // ResidualSize elements: what the backward pass needs beside the other results
   void* attention_weights = nullptr;  // a of every step, (batch, time, source); zeros where a step is masked
+  void* fed = nullptr;                // if the call attends after the cell, (batch, time, fed units)
+  void* final_fed = nullptr;          // (batch, fed units)
+  void* final_coverage = nullptr;     // (batch, source)
+  void* final_weights = nullptr;      // (batch, source), unless the weights are a softmax
 };
 
 // The upstream gradients of the results. Null means zeros.
@@ -110,6 +148,10 @@ struct Upstream {
   const void* outputs = nullptr;                    // (batch, time, units)
   const void* final_state[2] = {nullptr, nullptr};  // (batch, units) each
   const void* attention_weights = nullptr;          // (batch, time, source)
+  const void* fed = nullptr;                        // (batch, time, fed units)
+  const void* final_fed = nullptr;                  // (batch, fed units)
+  const void* final_coverage = nullptr;             // (batch, source)
+  const void* final_weights = nullptr;              // (batch, source)
 };
 
 // The gradients of the arguments, in their shapes. The backward pass computes those that are not null.
@@ -120,6 +162,8 @@ struct Gradients {
   void* bias = nullptr;
   void* initial_state[2] = {nullptr, nullptr};
   void *memory = nullptr, *keys = nullptr, *query_kernel = nullptr, *score_vector = nullptr;
+  void *initial_fed = nullptr, *attentional_kernel = nullptr, *coverage_kernel = nullptr, *initial_coverage = nullptr;
+  void *energy_bias = nullptr, *initial_weights = nullptr;
   void* extra_weights[kExtraWeightCount] = {};
 };
 
@@ -132,6 +176,9 @@ struct Executor {
 // Those of CellTraits. Not inline: isa/ calls them, and the linker would merge copies for different instruction sets.
 int Gates(CellKind cell);
 int States(CellKind cell);
+
+// How many numbers enter the cell from attention, beside its inputs; 0 if the call does not attend.
+int64_t FedUnits(const Problem& problem);
 
 // The number of elements of an extra weight.
 int64_t ExtraWeightSize(const Problem& problem, ExtraWeight weight);
@@ -148,8 +195,8 @@ std::shared_ptr<const PackedWeights> Pack(const Problem& problem, const Argument
 bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
              const Executor& executor);
 
-// Reads `outputs`, `attention_weights` and `residuals` of the forward pass's `results`. If the residuals are null, it
-// runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns false if
+// Reads `outputs`, `attention_weights`, `fed` and `residuals` of the forward pass's `results`. If the residuals are
+// null, it runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns false if
 // memory ran out; what it wrote is then undefined.
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,

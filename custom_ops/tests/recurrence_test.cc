@@ -78,7 +78,7 @@ class RandomCalls {
     const bool bounded = p.recurrent_activation != Activation::kRelu && p.recurrent_activation != Activation::kLinear;
     const double scale = bounded ? 1 : 0.3;
     c.inputs = Normal(steps * p.features, 1);
-    c.kernel = Normal((p.features + p.memory_units) * gates, scale * WeightScale(p.features + p.memory_units));
+    c.kernel = Normal((p.features + FedUnits(p)) * gates, scale * WeightScale(p.features + FedUnits(p)));
     c.recurrent_kernel = Normal(hidden * gates, 0.5 * scale);
     if (Chance(0.6)) c.bias = Normal(gates * BiasRows(p), scale);
     if (p.cell == CellKind::kLSTM && Chance(0.5)) c.extra_weights[kPeepholeKernel] = Normal(3 * p.units, 0.5 * scale);
@@ -95,6 +95,9 @@ class RandomCalls {
     if (Chance(0.5)) c.mask = Mask(steps);
     c.d_outputs = RealNormal(steps * hidden);
     if (Chance(0.5)) c.d_attention_weights = RealNormal(steps * p.source);
+    if (p.attends_after) DrawFeeding(c);
+    if (p.covers && Chance(0.8)) c.d_final_coverage = RealNormal(p.batch * p.source);
+    if (!c.initial_weights.empty() && Chance(0.8)) c.d_final_weights = RealNormal(p.batch * p.source);
     return c;
   }
 
@@ -119,8 +122,28 @@ class RandomCalls {
     const Problem& p = c.problem;
     c.memory = Normal(p.batch * p.source * p.memory_units, 1);
     c.keys = Normal(p.batch * p.source * p.attention_units, 1);
+    if (p.attends_after) c.initial_fed = Normal(p.batch * FedUnits(p), 1);
+    if (p.attentional) {
+      const int64_t rows = p.units + p.memory_units;
+      c.attentional_kernel = Normal(rows * p.attentional_units, WeightScale(rows));
+    }
+    if (p.score == Score::kDot) return;
     c.query_kernel = Normal(p.units * p.attention_units, 0.5);
     c.score_vector = Normal(p.attention_units, 2 * WeightScale(p.attention_units));
+    if (p.weighting != Weighting::kSoftmax) {
+      c.energy_bias = Normal(p.batch * p.time * p.source, 1);
+      c.initial_weights = Normal(p.batch * p.source, 1);
+      for (Complex& weight : c.initial_weights) weight = Chance(0.4) ? 0 : std::abs(weight);
+    }
+    if (!p.covers) return;
+    c.coverage_kernel = Normal(p.attention_units, 1);
+    c.initial_coverage = Normal(p.batch * p.source, 1);
+  }
+
+  void DrawFeeding(Case& c) {
+    const Problem& p = c.problem;
+    if (Chance(0.8)) c.d_fed = RealNormal(p.batch * p.time * FedUnits(p));
+    if (Chance(0.8)) c.d_final_fed = RealNormal(p.batch * FedUnits(p));
   }
 
  private:
@@ -135,6 +158,11 @@ class RandomCalls {
     p.attends = true;
     p.source = Integer(0, 9), p.memory_units = Integer(0, 6), p.attention_units = Integer(0, 6);
     if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
+    if (Chance(0.4)) p.score = Score::kDot, p.attention_units = p.units;
+    p.attends_after = Chance(0.5), p.attentional = p.attends_after && Chance(0.6), p.linear = Chance(0.3);
+    p.covers = p.score == Score::kAdditive && Chance(0.4);
+    if (p.score == Score::kAdditive && !p.covers) p.weighting = static_cast<Weighting>(Integer(0, 2));
+    if (p.attentional) p.attentional_units = Chance(0.2) ? Integer(60, 70) : Integer(0, 6);
     DrawMemory(c);
     if (Chance(0.5)) c.memory_mask = Mask(p.batch * p.source);
   }
@@ -207,7 +235,9 @@ const char* kNames[] = {"outputs",  "h",        "c",                  "attention
                         "d h",      "d c",      "d memory",           "d keys",
                         "d query_kernel", "d score_vector",
                         "d peephole_kernel", "d projection_kernel", "d input_gamma", "d recurrent_gamma",
-                        "d state_gamma", "d state_beta"};
+                        "d state_gamma", "d state_beta", "d initial_fed", "d attentional_kernel",
+                        "d coverage_kernel", "d initial_coverage", "d energy_bias", "d initial_weights",
+                        "fed", "final_fed", "final_coverage", "final_weights"};
 
 template <class T>
 std::vector<T> Unwritten(size_t size) {
@@ -222,7 +252,10 @@ struct CallOf {
         recurrent_kernel(Cast<T>(c.recurrent_kernel)), bias(Cast<T>(c.bias)), initial_h(Cast<T>(c.initial_state[0])),
         initial_c(Cast<T>(c.initial_state[1])), dropout(Cast<T>(c.recurrent_dropout_mask)),
         zoneout_h(Cast<T>(c.zoneout[0])), zoneout_c(Cast<T>(c.zoneout[1])), memory(Cast<T>(c.memory)),
-        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)) {
+        keys(Cast<T>(c.keys)), query_kernel(Cast<T>(c.query_kernel)), score_vector(Cast<T>(c.score_vector)),
+        initial_fed(Cast<T>(c.initial_fed)), attentional_kernel(Cast<T>(c.attentional_kernel)),
+        coverage_kernel(Cast<T>(c.coverage_kernel)), initial_coverage(Cast<T>(c.initial_coverage)),
+        energy_bias(Cast<T>(c.energy_bias)), initial_weights(Cast<T>(c.initial_weights)) {
     problem.dtype = TypesOf<T>::kType;
     problem.mask = DataOrNull(c.mask), problem.memory_mask = DataOrNull(c.memory_mask);
     arguments.reverse = c.reverse;
@@ -234,6 +267,9 @@ struct CallOf {
     arguments.zoneout_masks[1] = {DataOrNull(zoneout_c), c.zoneout_per_step[1]};
     arguments.memory = memory.data(), arguments.keys = keys.data();
     arguments.query_kernel = query_kernel.data(), arguments.score_vector = score_vector.data();
+    arguments.initial_fed = initial_fed.data(), arguments.attentional_kernel = attentional_kernel.data();
+    arguments.coverage_kernel = coverage_kernel.data(), arguments.initial_coverage = initial_coverage.data();
+    arguments.energy_bias = energy_bias.data(), arguments.initial_weights = initial_weights.data();
     for (int i = 0; i < kExtraWeightCount; ++i) {
       extra_weights[i] = Cast<T>(c.extra_weights[i]);
       arguments.extra_weights[i] = DataOrNull(extra_weights[i]);
@@ -243,6 +279,7 @@ struct CallOf {
   Problem problem;
   std::vector<T> inputs, kernel, recurrent_kernel, bias, initial_h, initial_c, dropout, zoneout_h, zoneout_c;
   std::vector<T> memory, keys, query_kernel, score_vector, extra_weights[kExtraWeightCount];
+  std::vector<T> initial_fed, attentional_kernel, coverage_kernel, initial_coverage, energy_bias, initial_weights;
   Arguments arguments;
 };
 
@@ -255,7 +292,13 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
   Arguments arguments = call.arguments;
   const auto d_outputs = Cast<T>(c.d_outputs), d_attention_weights = Cast<T>(c.d_attention_weights);
   const auto d_h = Cast<T>(c.d_final_state[0]), d_c = Cast<T>(c.d_final_state[1]);
-  const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights)};
+  const auto d_fed = Cast<T>(c.d_fed), d_final_fed = Cast<T>(c.d_final_fed);
+  const auto d_final_coverage = Cast<T>(c.d_final_coverage), d_final_weights = Cast<T>(c.d_final_weights);
+  const Upstream upstream{d_outputs.data(), {DataOrNull(d_h), DataOrNull(d_c)}, DataOrNull(d_attention_weights),
+                          DataOrNull(d_fed), DataOrNull(d_final_fed), DataOrNull(d_final_coverage),
+                          DataOrNull(d_final_weights)};
+  const int64_t fed = p.attends_after ? p.batch * FedUnits(p) : 0;
+  constexpr int fed_at = 14 + kExtraWeightCount + 6;  // in `kNames`
 
   const int64_t states = p.batch * HiddenUnits(p), cell_states = HasCellState(p) ? p.batch * p.units : 0;
   std::vector<Buffers<T>> directions(reverse.size());
@@ -274,13 +317,24 @@ std::vector<Buffers<T>> RunDirections(const Case& c, const std::vector<bool>& re
       all.push_back(Unwritten<T>(argument->size()));
     }
     for (const std::vector<T>& weight : call.extra_weights) all.push_back(Unwritten<T>(weight.size()));
+    for (const auto* argument : {&call.initial_fed, &call.attentional_kernel, &call.coverage_kernel,
+                                 &call.initial_coverage, &call.energy_bias, &call.initial_weights}) {
+      all.push_back(Unwritten<T>(argument->size()));
+    }
+    all.push_back(Unwritten<T>(fed * p.time));
+    all.push_back(Unwritten<T>(fed));
+    all.push_back(Unwritten<T>(call.initial_coverage.size()));
+    all.push_back(Unwritten<T>(call.initial_weights.size()));
     arguments.reverse = reverse[d];
     all_arguments.push_back(arguments);
     results.push_back({all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr},
-                       keep_residuals ? residuals[d].data() : nullptr, all[3].data()});
+                       keep_residuals ? residuals[d].data() : nullptr, all[3].data(), DataOrNull(all[fed_at]),
+                       DataOrNull(all[fed_at + 1]), DataOrNull(all[fed_at + 2]), DataOrNull(all[fed_at + 3])});
     gradients.push_back({all[4].data(), all[5].data(), all[6].data(), DataOrNull(all[7]),
                          {DataOrNull(all[8]), DataOrNull(all[9])}, DataOrNull(all[10]), DataOrNull(all[11]),
-                         DataOrNull(all[12]), DataOrNull(all[13])});
+                         DataOrNull(all[12]), DataOrNull(all[13]), DataOrNull(all[fed_at - 6]),
+                         DataOrNull(all[fed_at - 5]), DataOrNull(all[fed_at - 4]), DataOrNull(all[fed_at - 3]),
+                         DataOrNull(all[fed_at - 2]), DataOrNull(all[fed_at - 1])});
     for (int i = 0; i < kExtraWeightCount; ++i) gradients[d].extra_weights[i] = DataOrNull(all[14 + i]);
   }
   KERAS_SEQ_CHECK(Forward(p, all_arguments, results, executor), "forward");
@@ -322,6 +376,10 @@ void TestAgainstReference(Case& c, ThreadPool& pool, const std::string& name) {
                                             RealParts(outcome.final_state[1]), RealParts(outcome.attention_weights)};
   if (!HasCellState(c.problem)) expected[2].clear();
   for (Numbers* argument : c.Differentiable()) expected.push_back(Differentiate(c, *argument));
+  expected.push_back(RealParts(outcome.fed));
+  expected.push_back(RealParts(outcome.final_fed));
+  expected.push_back(RealParts(outcome.final_coverage));
+  expected.push_back(RealParts(outcome.final_weights));
   const auto float64 = RunOneDirection<double>(c, pool.WithThreads(1), true);
   const auto float32 = RunOneDirection<float>(c, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -402,7 +460,8 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
   if (packs) {
     call.arguments.packed = Pack(p, call.arguments, executor);
     KERAS_SEQ_CHECK(call.arguments.packed != nullptr, "pack");
-    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector}) {
+    for (auto* weights : {&call.kernel, &call.recurrent_kernel, &call.bias, &call.query_kernel, &call.score_vector,
+                          &call.attentional_kernel, &call.coverage_kernel}) {
       std::fill(weights->begin(), weights->end(), T(std::nan("")));  // nothing reads them
     }
     for (std::vector<T>& weight : call.extra_weights) {
@@ -411,8 +470,11 @@ Buffers<T> RunAtInference(const Case& c, const Executor& executor, bool packs = 
   }
   Buffers<T> all{Unwritten<T>(states * p.time), Unwritten<T>(states), Unwritten<T>(cell_states),
                  Unwritten<T>(p.batch * p.time * p.source)};
-  const Results results{all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr}, nullptr,
-                        all[3].data()};
+  Results results{all[0].data(), {all[1].data(), HasCellState(p) ? all[2].data() : nullptr}, nullptr, all[3].data()};
+  if (p.attends_after) {
+    for (int64_t size : {p.batch * p.time * FedUnits(p), p.batch * FedUnits(p)}) all.push_back(Unwritten<T>(size));
+    results.fed = DataOrNull(all[4]), results.final_fed = DataOrNull(all[5]);
+  }
   KERAS_SEQ_CHECK(Forward(p, {call.arguments}, {results}, executor), "forward");
   return all;
 }
@@ -475,6 +537,11 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
   }
   const auto expected = RunAtInference<double>(c, pool.WithThreads(1));
   const auto packed = RunAtInference<double>(c, pool.WithThreads(3), true);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    KERAS_SEQ_CHECK(BitwiseEqual(expected[i], packed[i]), "%s %s differs if packed", name.c_str(), kNames[i]);
+  }
+  if (p.attends && p.source > 0) TestSharedMemory(c, pool, name);
+  if (p.attends_after) return;
   Case ahead = c;
   ahead.problem.multiplied = true;
   ahead.problem.features = ahead.problem.memory_units = 0;
@@ -484,24 +551,23 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
   ahead.kernel.clear();
   const auto multiplied = RunAtInference<double>(ahead, pool.WithThreads(2), true);
   for (size_t i = 0; i < expected.size(); ++i) {
-    KERAS_SEQ_CHECK(BitwiseEqual(expected[i], packed[i]), "%s %s differs if packed", name.c_str(), kNames[i]);
     CheckClose(multiplied[i], expected[i], 1e-11, name + " " + kNames[i] + " of products");
   }
-  if (!p.attends || p.source == 0) return;
-  TestSharedMemory(c, pool, name);
-  TestSharedMemory(ahead, pool, name);
+  if (p.attends && p.source > 0) TestSharedMemory(ahead, pool, name);
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.
 template <class T>
 void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool projects, int64_t units,
-                 ThreadPool& pool, RandomCalls& draw) {
+                 ThreadPool& pool, RandomCalls& draw, Score score = Score::kAdditive, bool after = false) {
   Case c{};
   Problem& p = c.problem;
   p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after, 70, 19, 40, units};
   if (attends) {
     p.attends = true;
-    p.source = 21, p.memory_units = 130, p.attention_units = 90;
+    p.covers = after && score == Score::kAdditive;
+    p.score = score, p.attends_after = p.attentional = after, p.attentional_units = after ? 140 : 0;
+    p.source = 21, p.memory_units = 130, p.attention_units = score == Score::kDot ? p.units : 90;
     draw.DrawMemory(c);
   }
   p.layer_norm = layer_norm;
@@ -509,7 +575,7 @@ void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool
   if (projects) draw.AddProjection(c, (units + 1) / 2);
   const int64_t gates = Gates(p.cell) * p.units, steps = p.batch * p.time;
   c.inputs = draw.Normal(steps * p.features, 1);
-  c.kernel = draw.Normal((p.features + p.memory_units) * gates, 0.1);
+  c.kernel = draw.Normal((p.features + FedUnits(p)) * gates, 0.1);
   c.recurrent_kernel = draw.Normal(HiddenUnits(p) * gates, 0.1);
   c.bias = draw.Normal(gates * BiasRows(p), 1);
   if (p.cell == CellKind::kLSTM) c.extra_weights[kPeepholeKernel] = draw.Normal(3 * p.units, 0.1);
@@ -547,6 +613,12 @@ int main(int count, char** arguments) {
     TestDirections<BFloat16>(c, draw.Integer(1, 5), pool, name);
   }
   RandomCalls draw(seed);
+  for (const CellVariant& variant : kCellVariants) {
+    for (Score score : {Score::kAdditive, Score::kDot}) {
+      TestThreads<float>(variant, true, false, false, units, pool, draw, score, true);
+    }
+    TestThreads<float>(variant, true, false, false, units, pool, draw, Score::kDot);
+  }
   for (bool attends : {false, true}) {
     for (const CellVariant& variant : kCellVariants) {
       TestThreads<float>(variant, attends, false, false, units, pool, draw);

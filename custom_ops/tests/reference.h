@@ -4,6 +4,7 @@
 #ifndef KERAS_SEQ_TESTS_REFERENCE_H_
 #define KERAS_SEQ_TESTS_REFERENCE_H_
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <vector>
@@ -37,20 +38,26 @@ struct Case {
   Numbers inputs, kernel, recurrent_kernel, bias, initial_state[2];  // these and the next have gradients
   Numbers memory, keys, query_kernel, score_vector;
   Numbers extra_weights[kExtraWeightCount];
+  Numbers initial_fed, attentional_kernel, coverage_kernel, initial_coverage, energy_bias, initial_weights;
   std::vector<double> recurrent_dropout_mask, zoneout[2];
-  std::vector<double> d_outputs, d_final_state[2], d_attention_weights;
+  std::vector<double> d_outputs, d_final_state[2], d_attention_weights, d_fed, d_final_fed,
+      d_final_coverage, d_final_weights;
 
   // The arguments that have gradients, in the order of `Gradients`.
   std::vector<Numbers*> Differentiable() {
     std::vector<Numbers*> all{&inputs,           &kernel, &recurrent_kernel, &bias,         &initial_state[0],
                               &initial_state[1], &memory, &keys,             &query_kernel, &score_vector};
     for (Numbers& weight : extra_weights) all.push_back(&weight);
+    for (Numbers* argument : {&initial_fed, &attentional_kernel, &coverage_kernel, &initial_coverage, &energy_bias,
+                              &initial_weights}) {
+      all.push_back(argument);
+    }
     return all;
   }
 };
 
 struct Outcome {
-  Numbers outputs, final_state[2], attention_weights;
+  Numbers outputs, final_state[2], attention_weights, fed, final_fed, final_coverage, final_weights;
 };
 
 inline Complex Activate(Activation activation, Complex x) {
@@ -74,22 +81,40 @@ inline double MaskEntry(const Problem& p, const std::vector<double>& mask, bool 
   return mask[(per_step ? b * p.time + t : b) * units + u];
 }
 
-// The attention weights of sequence b, where h is the state before the step.
-inline Numbers AttentionWeights(const Case& c, int64_t b, const Numbers& h) {
+// The attention weights of sequence b, where h is the state that it attends with.
+inline Numbers AttentionWeights(const Case& c, int64_t b, int64_t t, const Numbers& h, const Outcome& out) {
   const Problem& p = c.problem;
   const int64_t A = p.attention_units;
   Numbers weights(p.source);
-  Complex total = 0;
+  Complex total = 0, reach = 0;
+  bool stopped = false;
   for (int64_t s = 0; s < p.source; ++s) {
+    if (p.weighting != Weighting::kSoftmax) reach += out.final_weights[b * p.source + s];
     if (!c.memory_mask.empty() && !c.memory_mask[b * p.source + s]) continue;
     Complex energy = 0;
     for (int64_t a = 0; a < A; ++a) {
       Complex sum = c.keys[(b * p.source + s) * A + a];
+      if (p.covers) sum += out.final_coverage[b * p.source + s] * c.coverage_kernel[a];
+      if (p.score == Score::kDot) {
+        energy += sum * h[a];
+        continue;
+      }
       for (int64_t u = 0; u < p.units; ++u) sum += h[u] * c.query_kernel[u * A + a];
       energy += c.score_vector[a] * std::tanh(sum);
     }
-    total += weights[s] = std::exp(energy);
+    if (p.weighting == Weighting::kSoftmax) {
+      total += weights[s] = std::exp(energy);
+      continue;
+    }
+    energy += c.energy_bias[(b * p.time + t) * p.source + s];
+    if (p.weighting == Weighting::kMonotonic) {
+      weights[s] = Activate(Activation::kSigmoid, energy) * reach;
+      reach *= Activate(Activation::kSigmoid, -energy);
+    } else if (!stopped && reach.real() > 0 && energy.real() > 0) {
+      weights[s] = stopped = true;
+    }
   }
+  if (p.weighting != Weighting::kSoftmax) return weights;
   for (Complex& weight : weights) weight /= total == Complex(0) ? 1 : total;
   return weights;
 }
@@ -111,8 +136,8 @@ inline void NormalizeGates(const Case& c, ExtraWeight gains, int64_t first, int6
   if (end > together) Normalize(c.extra_weights[gains], together * H, end * H, product);
 }
 
-// x W + b with the context as further inputs, in the order of the gates.
-inline Numbers InputProduct(const Case& c, int64_t b, int64_t t, const Numbers& context) {
+// x W + b with what attention feeds as further inputs, in the order of the gates.
+inline Numbers InputProduct(const Case& c, int64_t b, int64_t t, const Numbers& fed) {
   const Problem& p = c.problem;
   const int64_t gates = Gates(p.cell) * p.units;
   Numbers product(gates);
@@ -120,7 +145,7 @@ inline Numbers InputProduct(const Case& c, int64_t b, int64_t t, const Numbers& 
     for (int64_t i = 0; i < p.features; ++i) {
       product[j] += c.inputs[(b * p.time + t) * p.features + i] * c.kernel[i * gates + j];
     }
-    for (int64_t i = 0; i < p.memory_units; ++i) product[j] += context[i] * c.kernel[(p.features + i) * gates + j];
+    for (size_t i = 0; i < fed.size(); ++i) product[j] += fed[i] * c.kernel[(p.features + i) * gates + j];
   }
   NormalizeGates(c, kInputGamma, 0, Gates(p.cell), product);
   for (int64_t j = 0; j < gates && !c.bias.empty(); ++j) product[j] += c.bias[j];
@@ -233,44 +258,72 @@ inline Numbers InitialState(const Case& c, int index, int64_t b) {
   return all.empty() ? Numbers(H) : Numbers(all.begin() + b * H, all.begin() + (b + 1) * H);
 }
 
+// The attentional vector of [h, context], or the context itself without a kernel.
+inline Numbers Attentional(const Case& c, const Numbers& h, const Numbers& context) {
+  const Problem& p = c.problem;
+  if (!p.attentional) return context;
+  const int64_t O = p.attentional_units;
+  Numbers vector(O);
+  for (int64_t j = 0; j < O; ++j) {
+    for (int64_t i = 0; i < p.units; ++i) vector[j] += h[i] * c.attentional_kernel[i * O + j];
+    for (int64_t i = 0; i < p.memory_units; ++i) vector[j] += context[i] * c.attentional_kernel[(p.units + i) * O + j];
+    if (!p.linear) vector[j] = std::tanh(vector[j]);
+  }
+  return vector;
+}
+
+// Attends with h, writes the attention weights and returns the context.
+inline Numbers Attend(const Case& c, int64_t b, int64_t t, const Numbers& h, Outcome* out) {
+  const Problem& p = c.problem;
+  Numbers context(p.memory_units);
+  const Numbers weights = AttentionWeights(c, b, t, h, *out);
+  for (int64_t s = 0; s < p.source; ++s) {
+    out->attention_weights[(b * p.time + t) * p.source + s] = weights[s];
+    if (p.weighting != Weighting::kSoftmax) out->final_weights[b * p.source + s] = weights[s];
+    if (p.covers) out->final_coverage[b * p.source + s] += weights[s];
+    for (int64_t i = 0; i < p.memory_units; ++i) {
+      context[i] += weights[s] * c.memory[(b * p.source + s) * p.memory_units + i];
+    }
+  }
+  return context;
+}
+
 inline Outcome RunReference(const Case& c) {
   const Problem& p = c.problem;
   const int64_t H = HiddenUnits(p);
-  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * p.units)}, {}};
+  Outcome out{Numbers(p.batch * p.time * H), {Numbers(p.batch * H), Numbers(p.batch * p.units)}, {}, {}, {},
+              c.initial_coverage, c.initial_weights};
+  const int64_t F = p.attends_after ? FedUnits(p) : 0;
   if (p.attends) out.attention_weights.resize(p.batch * p.time * p.source);
+  out.fed.resize(p.batch * p.time * F), out.final_fed.resize(p.batch * F);
   for (int64_t b = 0; b < p.batch; ++b) {
     CellStates state{InitialState(c, 0, b), InitialState(c, 1, b)};
+    Numbers fed(c.initial_fed.begin() + b * F, c.initial_fed.begin() + (b + 1) * F);
     for (int64_t step = 0; step < p.time; ++step) {
       const int64_t t = c.reverse ? p.time - 1 - step : step;
       if (c.mask.empty() || c.mask[b * p.time + t]) {
-        Numbers context(p.memory_units);
-        if (p.attends) {
-          const Numbers weights = AttentionWeights(c, b, state.h);
-          for (int64_t s = 0; s < p.source; ++s) {
-            out.attention_weights[(b * p.time + t) * p.source + s] = weights[s];
-            for (int64_t i = 0; i < p.memory_units; ++i) {
-              context[i] += weights[s] * c.memory[(b * p.source + s) * p.memory_units + i];
-            }
-          }
-        }
+        if (p.attends && !p.attends_after) fed = Attend(c, b, t, state.h, &out);
         Numbers dropped = state.h;
         for (int64_t u = 0; u < H && !c.recurrent_dropout_mask.empty(); ++u) {
           dropped[u] *= MaskEntry(p, c.recurrent_dropout_mask, c.dropout_per_step, b, t, u, H);
         }
-        const CellStates next = Step(c, state, dropped, InputProduct(c, b, t, context));
+        const CellStates next = Step(c, state, dropped, InputProduct(c, b, t, fed));
         ApplyZoneout(c, 0, b, t, next.h, state.h);
         if (HasCellState(p)) ApplyZoneout(c, 1, b, t, next.c, state.c);
+        if (p.attends_after) fed = Attentional(c, state.h, Attend(c, b, t, state.h, &out));
       }
+      if (p.attends_after) std::copy(fed.begin(), fed.end(), out.fed.begin() + (b * p.time + t) * F);
       for (int64_t u = 0; u < H; ++u) out.outputs[(b * p.time + t) * H + u] = state.h[u];
     }
     for (int64_t u = 0; u < H; ++u) out.final_state[0][b * H + u] = state.h[u];
     for (int64_t u = 0; u < p.units; ++u) out.final_state[1][b * p.units + u] = state.c[u];
+    if (p.attends_after) std::copy(fed.begin(), fed.end(), out.final_fed.begin() + b * F);
   }
   return out;
 }
 
-// The derivative of sum(d_outputs * outputs) + sum(d_final_state * final_state) + sum(d_attention_weights *
-// attention_weights) by every entry of `argument`, which is one of `c`.
+// The derivative of sum(d_outputs * outputs) + sum(d_final_state * final_state) and so on, for every result with an
+// upstream gradient, by every entry of `argument`, which is one of `c`.
 inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
   constexpr double kStep = 1e-30;
   const auto dot = [](const std::vector<double>& upstream, const Numbers& results) {
@@ -283,7 +336,9 @@ inline std::vector<double> Differentiate(Case& c, Numbers& argument) {
     entry += Complex(0, kStep);
     const Outcome out = RunReference(c);
     entry = entry.real();
-    double sum = dot(c.d_outputs, out.outputs) + dot(c.d_attention_weights, out.attention_weights);
+    double sum = dot(c.d_outputs, out.outputs) + dot(c.d_attention_weights, out.attention_weights) +
+                 dot(c.d_fed, out.fed) + dot(c.d_final_fed, out.final_fed) +
+                 dot(c.d_final_coverage, out.final_coverage) + dot(c.d_final_weights, out.final_weights);
     for (int s = 0; s < States(c.problem.cell); ++s) sum += dot(c.d_final_state[s], out.final_state[s]);
     gradient.push_back(sum / kStep);
   }

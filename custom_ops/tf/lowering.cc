@@ -48,6 +48,7 @@ std::string AttributesOf(const Call& call) {
   if (has.recurrent_activation) {
     text += std::string(", recurrent_activation = \"") + NameOf(call.recurrent_activation) + "\"";
   }
+  for (const auto& [name, value] : call.attention_attributes) text += ", " + name + " = \"" + value + "\"";
   if (has.reset_after) text += std::string(", reset_after = ") + truth(call.reset_after);
   for (const auto& [name, count] : call.counts) text += ", " + name + " = " + std::to_string(count) + " : i64";
   return text + "}";

@@ -102,6 +102,10 @@ absl::Status Define(tf::OpRegistrationData* definition) {
   const std::string activations = OneOf({std::begin(kActivationNames), std::end(kActivationNames)});
   builder.Attr("activation: " + activations + " = 'tanh'");
   if (has.recurrent_activation) builder.Attr("recurrent_activation: " + activations + " = 'sigmoid'");
+  for (const AttentionAttribute& attribute : AttentionAttributes()) {
+    if (!operation.attends) break;
+    builder.Attr(std::string(attribute.name) + ": " + OneOf(attribute.values) + " = '" + attribute.values[0] + "'");
+  }
   if (has.reset_after) builder.Attr("reset_after: bool");
   builder.Attr("T: {float, double, bfloat16}").Attr("R: {float, double}");
   builder.SetShapeFn(InferShapes<operation, pass>);

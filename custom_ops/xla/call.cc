@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "xla/call.h"
 
+#include <algorithm>
 #include <iterator>
 
 namespace keras_seq {
@@ -17,7 +18,7 @@ std::string OneOf(const std::vector<std::string>& names) {
   return text;
 }
 
-// The checks of attributes that only an op that attends needs: its lists of c must fit the cell.
+// The checks of attributes that only an op that attends needs: its lists must fit the cell and the attention.
 std::string CheckAttention(const Call& call) {
   const std::map<std::string, int64_t>& counts = call.counts;
   if (counts.at("directions") != 1) {
@@ -28,12 +29,40 @@ std::string CheckAttention(const Call& call) {
     const auto count = counts.find(name);
     if (count == counts.end() || count->second == expected) return std::string();
     return "`" + std::string(name) + "` must be " + std::to_string(expected) + " with the cell \"" +
-           NameOf(call.operation.cell) + "\". Received: " + std::to_string(count->second);
+           NameOf(call.operation.cell) + "\", the score \"" + call.attention_attributes.at("score") +
+           "\" and attention \"" + call.attention_attributes.at("attend") +
+           "\" the cell. Received: " + std::to_string(count->second);
   };
   std::string error = call.pass == Pass::kForward ? expect("cells", cells) : "";
   if (error.empty()) error = expect("initial_cells", cells * counts.at("initial_states"));
   for (const char* name : {"zoneout_masks_c", "upstream_c", "wanted_initial_cells"}) {
     if (error.empty() && cells == 0) error = expect(name, 0);
+  }
+  const bool additive = call.score == Score::kAdditive;
+  for (const char* name : {"query_kernels", "score_vectors"}) {
+    if (error.empty()) error = expect(name, additive);
+  }
+  for (const char* name : {"wanted_query_kernels", "wanted_score_vectors", "coverages"}) {
+    if (error.empty() && !additive) error = expect(name, 0);
+  }
+  for (const char* name : {"wanted_coverage_kernels", "wanted_coverages", "upstream_coverages"}) {
+    if (error.empty() && !call.covers) error = expect(name, 0);
+  }
+  const bool softmax = call.weighting == Weighting::kSoftmax;
+  if (error.empty() && !softmax && (!additive || call.covers)) {
+    return "`weighting` must be \"softmax\" with the score \"dot\" or with coverage";
+  }
+  if (error.empty()) error = expect("previous_weights", !softmax);
+  for (const char* name : {"wanted_energy_biases", "wanted_initial_weights", "upstream_final_weights"}) {
+    if (error.empty() && softmax) error = expect(name, 0);
+  }
+  if (error.empty()) error = expect("feeds", call.attends_after);
+  for (const char* name : {"attentional_kernels", "wanted_feeds", "upstream_fed", "upstream_final_fed"}) {
+    if (error.empty() && !call.attends_after) error = expect(name, 0);
+  }
+  if (error.empty() && !call.attentional) error = expect("wanted_attentional_kernels", 0);
+  if (error.empty() && call.multiplied && call.attends_after) {
+    return "`kernels` must not be 0 with attention \"after\" the cell";
   }
   for (const ExtraWeightTraits& extra : kExtraWeights) {
     if (error.empty() && !HasExtraWeight(call.operation.cell, extra.weight)) error = expect(extra.count, 0);
@@ -79,6 +108,38 @@ std::string FindCell(const std::string& name, CellKind* cell) {
     return "";
   }
   return "`cell` must be " + OneOf(names) + ". Received: \"" + name + "\"";
+}
+
+const std::vector<AttentionAttribute>& AttentionAttributes() {
+  static const std::vector<AttentionAttribute> attributes = {
+      {"score", {std::begin(kScoreNames), std::end(kScoreNames)}},
+      {"attend", {"before", "after"}},
+      {"attentional_activation", {"tanh", "linear"}},
+      {"weighting", {std::begin(kWeightingNames), std::end(kWeightingNames)}},
+  };
+  return attributes;
+}
+
+std::string FinishAttention(Call* call) {
+  const auto index_of = [call](const AttentionAttribute& attribute) {
+    const std::string& value = call->attention_attributes[attribute.name];
+    return std::find(attribute.values.begin(), attribute.values.end(), value) - attribute.values.begin();
+  };
+  const std::vector<AttentionAttribute>& attributes = AttentionAttributes();
+  for (const AttentionAttribute& attribute : attributes) {
+    if (index_of(attribute) < static_cast<int64_t>(attribute.values.size())) continue;
+    return "`" + std::string(attribute.name) + "` must be " + OneOf(attribute.values) + ". Received: \"" +
+           call->attention_attributes[attribute.name] + "\"";
+  }
+  call->score = static_cast<Score>(index_of(attributes[0]));
+  call->attends_after = index_of(attributes[1]) == 1;
+  call->linear = index_of(attributes[2]) == 1;
+  call->weighting = static_cast<Weighting>(index_of(attributes[3]));
+  call->attentional = call->counts["attentional_kernels"] > 0;
+  call->covers = call->counts["coverages"] > 0;
+  if (call->score == Score::kDot) CompareKeysWithHidden(&call->signature);
+  call->attentional ? FeedAttentionalVectors(&call->signature) : FeedContexts(&call->signature);
+  return "";
 }
 
 std::string FindActivation(const char* attribute, const std::string& name, Activation* activation) {

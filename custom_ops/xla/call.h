@@ -42,6 +42,13 @@ struct CellAttributes {
 };
 CellAttributes CellAttributesOf(const Operation& operation);
 
+// An attribute that chooses the attention of an op that attends.
+struct AttentionAttribute {
+  const char* name;
+  std::vector<std::string> values;  // the first one is the default
+};
+const std::vector<AttentionAttribute>& AttentionAttributes();
+
 enum class Pass { kForward, kBackward };
 enum class Element { kFloat32, kFloat64, kBFloat16, kBool, kOther };
 
@@ -58,6 +65,9 @@ enum class Axis {
   kMemoryUnits,
   kAttentionUnits,
   kInputUnits,  // features + memory_units
+  kFedUnits,
+  kFedInputUnits,     // features + fed_units
+  kAttentionalUnits,  // units + memory_units
   kTwo,
   kThree,
   kResiduals
@@ -98,6 +108,11 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = 
 // the kernel, (..., gates * units), without the bias.
 void TakeProducts(Signature* signature);
 
+// Changes the signature of an op that attends to that of a call whose keys are compared with h itself, or that has an
+// attentional kernel, or that has none.
+void CompareKeysWithHidden(Signature* signature);
+void FeedAttentionalVectors(Signature* signature);
+void FeedContexts(Signature* signature);
 // Changes a signature to that of a call without a projection, where h has `units`.
 void OmitProjection(Signature* signature);
 
@@ -115,6 +130,11 @@ struct Call {
   Activation activation = Activation::kTanh;
   Activation recurrent_activation = Activation::kSigmoid;
   bool reset_after = true;
+  // Of an op that attends:
+  Score score = Score::kAdditive;
+  Weighting weighting = Weighting::kSoftmax;
+  bool attends_after = false, attentional = false, linear = false, covers = false;
+  std::map<std::string, std::string> attention_attributes;
   bool keep_residuals = false;
   std::vector<bool> reverse;  // for each direction
   Signature signature;
@@ -129,6 +149,7 @@ struct Sizes {
   int64_t source = kUnknown, memory_units = kUnknown, attention_units = kUnknown;  // 0 if the call does not attend
   int64_t memories = kUnknown;                                                     // likewise
   int64_t hidden_units = kUnknown;  // 0 if the call does not project
+  int64_t fed_units = kUnknown;  // 0 if the call has no attentional kernel
 };
 
 // The packed weights of each direction of a call, or nothing.
@@ -175,6 +196,7 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
 // The parts of ReadCall that are not templates. FinishCall checks the attributes once all have been read.
 std::string FindCell(const std::string& name, CellKind* cell);
 std::string FindActivation(const char* attribute, const std::string& name, Activation* activation);
+std::string FinishAttention(Call* call);
 std::string FinishCall(Call* call);
 
 template <typename Get>
@@ -193,6 +215,9 @@ std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call
   if (error.empty()) error = read("activation", &activation);
   if (error.empty() && has.recurrent_activation) error = read("recurrent_activation", &recurrent_activation);
   if (error.empty() && has.reset_after) error = read("reset_after", &call->reset_after);
+  for (const AttentionAttribute& attribute : AttentionAttributes()) {
+    if (error.empty() && operation.attends) error = read(attribute.name, &call->attention_attributes[attribute.name]);
+  }
   if (error.empty() && has.cell) error = FindCell(cell, &call->operation.cell);
   if (error.empty()) error = FindActivation("activation", activation, &call->activation);
   if (error.empty()) {
@@ -202,6 +227,7 @@ std::string ReadCall(const Operation& operation, Pass pass, const Get& get, Call
   for (const char* name : CountNames(call->signature)) {
     if (error.empty()) error = read(name, &call->counts[name]);
   }
+  if (error.empty() && operation.attends) error = FinishAttention(call);
   return error.empty() ? FinishCall(call) : error;
 }
 

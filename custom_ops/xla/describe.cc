@@ -60,6 +60,9 @@ std::string Describe(const Operation& operation) {
   if (has.recurrent_activation) {
     attributes.push_back(Member("recurrent_activation", Quoted(NameOf(defaults.recurrent_activation))));
   }
+  for (const AttentionAttribute& attribute : AttentionAttributes()) {
+    if (operation.attends) attributes.push_back(Member(attribute.name, Quoted(attribute.values[0])));
+  }
   if (has.reset_after) attributes.push_back(Member("reset_after", defaults.reset_after ? "true" : "false"));
   return Object({Member("attends", operation.attends ? "true" : "false"), Member("attributes", Object(attributes)),
                  Member("forward", Describe(operation, Pass::kForward)),

@@ -78,7 +78,7 @@ void CopyNeeded(const std::vector<ArgumentSpec>& specs, const std::vector<int64_
 // of (0, 2^40, 8), and the kernels would loop over it for nothing.
 Sizes NeededSizes(const Call& call, Sizes sizes, const std::vector<Tensor>& inputs,
                   const std::vector<Tensor>& outputs) {
-  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0, 0};
+  Sizes needed{0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   CopyNeeded(call.signature.inputs, call.input_counts, inputs, &sizes, &needed);
   if (!outputs.empty()) CopyNeeded(call.signature.outputs, call.output_counts, outputs, &sizes, &needed);
   return needed;
@@ -125,6 +125,12 @@ Arguments ArgumentsOf(const Call& call, const Operands& inputs, int64_t directio
   arguments.keys = inputs.Data("keys", direction);
   arguments.query_kernel = inputs.Data("query_kernel", direction);
   arguments.score_vector = inputs.Data("score_vector", direction);
+  arguments.coverage_kernel = inputs.Data("coverage_kernel", direction);
+  arguments.initial_coverage = inputs.Data("initial_coverage", direction);
+  arguments.energy_bias = inputs.Data("energy_bias", direction);
+  arguments.initial_weights = inputs.Data("initial_weights", direction);
+  arguments.attentional_kernel = inputs.Data("attentional_kernel", direction);
+  arguments.initial_fed = inputs.Data("initial_fed", direction);
   for (int i = 0; i < kExtraWeightCount; ++i) {
     arguments.extra_weights[i] = inputs.Data(kExtraWeights[i].name, direction);
   }
@@ -139,6 +145,10 @@ Results ResultsOf(const Call& call, const Operands& operands, int64_t direction)
   results.final_state[1] = operands.Data("final_c", direction);
   results.residuals = ResidualsOf(call, operands, direction);
   results.attention_weights = operands.Data("attention_weights", direction);
+  results.fed = operands.Data("fed", direction);
+  results.final_fed = operands.Data("final_fed", direction);
+  results.final_weights = operands.Data("final_weights", direction);
+  results.final_coverage = operands.Data("final_coverage", direction);
   return results;
 }
 
@@ -146,6 +156,10 @@ Upstream UpstreamOf(const Operands& inputs, int64_t direction) {
   Upstream upstream;
   upstream.outputs = inputs.Data("d_outputs", direction);
   upstream.attention_weights = inputs.Data("d_attention_weights", direction);
+  upstream.fed = inputs.Data("d_fed", direction);
+  upstream.final_fed = inputs.Data("d_final_fed", direction);
+  upstream.final_weights = inputs.Data("d_final_weights", direction);
+  upstream.final_coverage = inputs.Data("d_final_coverage", direction);
   upstream.final_state[0] = inputs.Data("d_final_h", direction);
   upstream.final_state[1] = inputs.Data("d_final_c", direction);
   return upstream;
@@ -163,6 +177,12 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
   gradients.keys = outputs.Data("d_keys", direction);
   gradients.query_kernel = outputs.Data("d_query_kernel", direction);
   gradients.score_vector = outputs.Data("d_score_vector", direction);
+  gradients.coverage_kernel = outputs.Data("d_coverage_kernel", direction);
+  gradients.initial_coverage = outputs.Data("d_initial_coverage", direction);
+  gradients.energy_bias = outputs.Data("d_energy_bias", direction);
+  gradients.initial_weights = outputs.Data("d_initial_weights", direction);
+  gradients.attentional_kernel = outputs.Data("d_attentional_kernel", direction);
+  gradients.initial_fed = outputs.Data("d_initial_fed", direction);
   for (int i = 0; i < kExtraWeightCount; ++i) {
     gradients.extra_weights[i] = outputs.Data(kExtraWeights[i].gradient, direction);
   }
@@ -172,7 +192,8 @@ Gradients GradientsOf(const Operands& outputs, int64_t direction) {
 }  // namespace
 
 bool IsWeight(const ArgumentSpec& input) {
-  for (const char* name : {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector"}) {
+  for (const char* name : {"kernel", "recurrent_kernel", "bias", "query_kernel", "score_vector", "coverage_kernel",
+                           "attentional_kernel"}) {
     if (!std::strcmp(input.name, name)) return true;
   }
   for (const ExtraWeightTraits& extra : kExtraWeights) {

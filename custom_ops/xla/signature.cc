@@ -19,7 +19,22 @@ const Axes kMemory = {Axis::kMemories, Axis::kSource, Axis::kMemoryUnits};
 const Axes kKeys = {Axis::kMemories, Axis::kSource, Axis::kAttentionUnits};
 const Axes kQueryKernel = {Axis::kUnits, Axis::kAttentionUnits};
 const Axes kScoreVector = {Axis::kAttentionUnits};
+const Axes kPositions = {Axis::kBatch, Axis::kSource};
+const Axes kFed = {Axis::kBatch, Axis::kTime, Axis::kFedUnits};
+const Axes kFedState = {Axis::kBatch, Axis::kFedUnits};
+const Axes kAttentionalKernel = {Axis::kAttentionalUnits, Axis::kFedUnits};
 const Axes kAttentionWeights = {Axis::kBatch, Axis::kTime, Axis::kSource};
+
+void ReplaceAxis(Axis from, Axis to, Axes* axes) { std::replace(axes->begin(), axes->end(), from, to); }
+
+// Replaces an axis in all arguments and results.
+void ReplaceAxis(Axis from, Axis to, Signature* signature) {
+  for (std::vector<ArgumentSpec>* list : {&signature->inputs, &signature->outputs}) {
+    for (ArgumentSpec& argument : *list) {
+      for (Axes& axes : argument.shapes) ReplaceAxis(from, to, &axes);
+    }
+  }
+}
 
 Axes ShapeOf(ExtraWeight weight) {
   switch (weight) {
@@ -63,9 +78,15 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   if (attends) {
     append(&inputs, {{"memory", "directions", Kind::kData, {kMemory}},
                      {"keys", "directions", Kind::kData, {kKeys}},
-                     {"query_kernel", "directions", Kind::kData, {kQueryKernel}},
-                     {"score_vector", "directions", Kind::kData, {kScoreVector}},
-                     {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kMemories, Axis::kSource}}}});
+                     {"query_kernel", "query_kernels", Kind::kData, {kQueryKernel}},
+                     {"score_vector", "score_vectors", Kind::kData, {kScoreVector}},
+                     {"memory_mask", "memory_masks", Kind::kMask, {{Axis::kMemories, Axis::kSource}}},
+                     {"coverage_kernel", "coverages", Kind::kData, {kScoreVector}},
+                     {"initial_coverage", "coverages", Kind::kData, {kPositions}},
+                     {"energy_bias", "previous_weights", Kind::kData, {kAttentionWeights}},
+                     {"initial_weights", "previous_weights", Kind::kData, {kPositions}},
+                     {"attentional_kernel", "attentional_kernels", Kind::kData, {kAttentionalKernel}},
+                     {"initial_fed", "feeds", Kind::kData, {kFedState}}});
   }
   append(&inputs, {{"kernel", pass == Pass::kForward ? "kernels" : "directions", Kind::kData, {kernel}},
                    {"recurrent_kernel", "directions", Kind::kData, {kRecurrentKernel}},
@@ -82,11 +103,19 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   if (has_c) inputs.push_back({"zoneout_mask_c", "zoneout_masks_c", Kind::kData, unit_mask});
 
   std::vector<ArgumentSpec> results = {{"outputs", "directions", Kind::kData, {kHiddens}}};
-  if (attends) results.push_back({"attention_weights", "directions", Kind::kData, {kAttentionWeights}});
+  if (attends) {
+    append(&results, {{"attention_weights", "directions", Kind::kData, {kAttentionWeights}},
+                      {"fed", "feeds", Kind::kData, {kFed}}});
+  }
   const ArgumentSpec residuals = {"residuals", "directions", Kind::kResiduals, {{Axis::kResiduals}}};
   if (pass == Pass::kForward) {
     results.push_back({"final_h", "directions", Kind::kData, {kHidden}});
     if (has_c) results.push_back({"final_c", final_c, Kind::kData, {kState}});
+    if (attends) {
+      append(&results, {{"final_fed", "feeds", Kind::kData, {kFedState}},
+                        {"final_coverage", "coverages", Kind::kData, {kPositions}},
+                        {"final_weights", "previous_weights", Kind::kData, {kPositions}}});
+    }
     results.push_back(residuals);
     return {inputs, results};
   }
@@ -95,7 +124,11 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   inputs.push_back(residuals);
   inputs.push_back({"d_outputs", "upstream_outputs", Kind::kData, {kHiddens}});
   if (attends) {
-    inputs.push_back({"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}});
+    append(&inputs, {{"d_attention_weights", "upstream_attention_weights", Kind::kData, {kAttentionWeights}},
+                     {"d_fed", "upstream_fed", Kind::kData, {kFed}},
+                     {"d_final_fed", "upstream_final_fed", Kind::kData, {kFedState}},
+                     {"d_final_coverage", "upstream_coverages", Kind::kData, {kPositions}},
+                     {"d_final_weights", "upstream_final_weights", Kind::kData, {kPositions}}});
   }
   inputs.push_back({"d_final_h", "upstream_h", Kind::kData, {kHidden}});
   if (has_c) inputs.push_back({"d_final_c", "upstream_c", Kind::kData, {kState}});
@@ -105,7 +138,13 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
     append(&gradients, {{"d_memory", "wanted_memories", Kind::kData, {kMemory}},
                         {"d_keys", "wanted_keys", Kind::kData, {kKeys}},
                         {"d_query_kernel", "wanted_query_kernels", Kind::kData, {kQueryKernel}},
-                        {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}}});
+                        {"d_score_vector", "wanted_score_vectors", Kind::kData, {kScoreVector}},
+                        {"d_coverage_kernel", "wanted_coverage_kernels", Kind::kData, {kScoreVector}},
+                        {"d_initial_coverage", "wanted_coverages", Kind::kData, {kPositions}},
+                        {"d_energy_bias", "wanted_energy_biases", Kind::kData, {kAttentionWeights}},
+                        {"d_initial_weights", "wanted_initial_weights", Kind::kData, {kPositions}},
+                        {"d_attentional_kernel", "wanted_attentional_kernels", Kind::kData, {kAttentionalKernel}},
+                        {"d_initial_fed", "wanted_feeds", Kind::kData, {kFedState}}});
   }
   append(&gradients, {{"d_kernel", "wanted_kernels", Kind::kData, {kernel}},
                       {"d_recurrent_kernel", "wanted_recurrent_kernels", Kind::kData, {kRecurrentKernel}},
@@ -127,13 +166,22 @@ void TakeProducts(Signature* signature) {
   }
 }
 
-void OmitProjection(Signature* signature) {
+void OmitProjection(Signature* signature) { ReplaceAxis(Axis::kHiddenUnits, Axis::kUnits, signature); }
+
+void CompareKeysWithHidden(Signature* signature) {
   for (std::vector<ArgumentSpec>* list : {&signature->inputs, &signature->outputs}) {
     for (ArgumentSpec& argument : *list) {
-      for (Axes& axes : argument.shapes) std::replace(axes.begin(), axes.end(), Axis::kHiddenUnits, Axis::kUnits);
+      if (std::strcmp(argument.name, "keys") && std::strcmp(argument.name, "d_keys")) continue;
+      ReplaceAxis(Axis::kAttentionUnits, Axis::kUnits, &argument.shapes[0]);
     }
   }
 }
+
+void FeedAttentionalVectors(Signature* signature) {
+  ReplaceAxis(Axis::kInputUnits, Axis::kFedInputUnits, signature);
+}
+
+void FeedContexts(Signature* signature) { ReplaceAxis(Axis::kFedUnits, Axis::kMemoryUnits, signature); }
 
 std::vector<const char*> CountNames(const Signature& signature) {
   std::vector<const char*> names;

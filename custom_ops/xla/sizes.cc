@@ -32,6 +32,12 @@ int64_t KnownSize(Axis axis, CellKind cell, const Sizes& sizes) {
     case Axis::kInputUnits:
       return sizes.features == kUnknown || sizes.memory_units == kUnknown ? kUnknown
                                                                            : sizes.features + sizes.memory_units;
+    case Axis::kFedUnits:
+      return sizes.fed_units;
+    case Axis::kFedInputUnits:
+      return sizes.features == kUnknown || sizes.fed_units == kUnknown ? kUnknown : sizes.features + sizes.fed_units;
+    case Axis::kAttentionalUnits:
+      return sizes.units == kUnknown || sizes.memory_units == kUnknown ? kUnknown : sizes.units + sizes.memory_units;
     case Axis::kTwo:
       return 2;
     case Axis::kThree:
@@ -95,6 +101,12 @@ std::string NameOf(Axis axis, CellKind cell) {
       return "attention_units";
     case Axis::kInputUnits:
       return "features + memory_units";
+    case Axis::kFedUnits:
+      return "fed_units";
+    case Axis::kFedInputUnits:
+      return "features + fed_units";
+    case Axis::kAttentionalUnits:
+      return "units + memory_units";
     case Axis::kTwo:
       return "2";
     case Axis::kThree:
@@ -111,7 +123,7 @@ std::vector<int64_t> ListOf(const Sizes& sizes) {
 }
 
 Sizes WithoutAttention(const Operation& operation, Sizes sizes) {
-  if (!operation.attends) sizes.memories = sizes.source = sizes.memory_units = sizes.attention_units = 0;
+  if (!operation.attends) sizes.fed_units = sizes.memories = sizes.source = sizes.memory_units = sizes.attention_units = 0;
   return sizes;
 }
 
@@ -138,6 +150,12 @@ std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
       return {&sizes->attention_units};
     case Axis::kInputUnits:
       return {&sizes->features, &sizes->memory_units};
+    case Axis::kFedUnits:
+      return {&sizes->fed_units};
+    case Axis::kFedInputUnits:
+      return {&sizes->features, &sizes->fed_units};
+    case Axis::kAttentionalUnits:
+      return {&sizes->units, &sizes->memory_units};
     case Axis::kResiduals:
       return {&sizes->batch, &sizes->time, &sizes->units, &sizes->memory_units, &sizes->attention_units};
     case Axis::kTwo:
@@ -165,6 +183,8 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
     if (sizes->features == kUnknown) return true;
     if (size < sizes->features) return false;
     sizes->memory_units = size - sizes->features;
+  } else if (axis == Axis::kFedInputUnits || axis == Axis::kAttentionalUnits) {
+    return true;  // tensors that come before tell the parts
   } else if (axis == Axis::kMemories) {
     if (sizes->batch != kUnknown && !CanShare(call, sizes->batch, size)) return false;
     sizes->memories = size;
@@ -176,10 +196,11 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
 
 bool SizesFit(const Call& call, const Sizes& sizes) {
   const int64_t gate_units = KnownSize(Axis::kGateUnits, call.operation.cell, sizes);
-  const int64_t memory =
-      std::max({sizes.memory_units, sizes.attention_units, sizes.hidden_units, call.multiplied ? gate_units : 0});
+  const int64_t key_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
+  const int64_t memory = std::max(
+      {sizes.memory_units, key_units, sizes.hidden_units, call.multiplied ? gate_units : 0, sizes.fed_units});
   return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
-         Fits({std::max({sizes.features, sizes.units, memory}), std::max(gate_units, sizes.attention_units)}) &&
+         Fits({std::max({sizes.features, sizes.units, memory}), std::max({gate_units, sizes.attention_units, sizes.fed_units})}) &&
          Fits({sizes.batch, sizes.source, memory});
 }
 
@@ -202,7 +223,14 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.memory_units = sizes.memory_units;
   problem.multiplied = call.multiplied;
   problem.sequences_per_memory = sizes.memories > 0 ? std::max<int64_t>(sizes.batch / sizes.memories, 1) : 1;
-  problem.attention_units = sizes.attention_units;
+  problem.score = call.score;
+  problem.covers = call.covers;
+  problem.weighting = call.weighting;
+  problem.attends_after = call.attends_after;
+  problem.attentional = call.attentional;
+  problem.linear = call.linear;
+  problem.attentional_units = call.attentional ? sizes.fed_units : 0;
+  problem.attention_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
   return problem;
 }
 

@@ -230,13 +230,16 @@ class AttentiveLayer(keras.layers.Layer):
         """Attend in each step; the cell reads the context."""
         memory, attention = attended[0], self.attention
         call = self._recurrent_call(sequences, state, memory.shape[-1], training)
-        if self._runs_equations() and attention.is_additive:
+        score = self._fused_score()
+        options |= attention.fused_weights(memory) if score else {}
+        if score == "additive" and not attention.states:
             equations = AdditiveAttentionEquations(call.equations)
-            options |= {"query_kernel": attention.query_kernel, "score_vector": attention.score_vector(memory)}
         else:
             foreign = isinstance(call.equations, ForeignCellEquations)
             attend = self._attend_function(self.attention.attend, training)
-            equations = AnyAttentionEquations(call.equations, attend, attention.states, query_state=int(foreign))
+            equations = AnyAttentionEquations(
+                call.equations, attend, attention.states, query_state=int(foreign), **self._fused(training)
+            )
             options |= {"attention_state": attention_state, "noise": self._draw_noise(sequences, memory, training)}
         outputs, state, weights = run_attention_recurrence(call, equations, *attended, **options)
         return outputs, self._without_output(call, state), weights
@@ -248,10 +251,15 @@ class AttentiveLayer(keras.layers.Layer):
         call = self._recurrent_call(sequences, state, fed.shape[-1], training)
         hidden_units = self._output_units(memory.shape[-1]) - fed.shape[-1]  # the next step reads h from its state
         output = ops.concatenate([ops.zeros((ops.shape(fed)[0], hidden_units), fed.dtype), fed], axis=-1)
-        attend = self._attend_function(self._attend_and_combine, training)
+        equations = self._input_feeding_equations(
+            call.equations, self._attend_function(self._attend_and_combine, training), fed.shape[-1], training
+        )
+        if self._fused_score():
+            options |= self.attention.fused_weights(memory)
+            options["attentional_kernel"] = self.attentional_kernel if self.attentional_units else None
         outputs, (output, *state), weights = run_attention_recurrence(
             call,
-            InputFeedingEquations(call.equations, attend, self.attention.states, fed.shape[-1]),
+            equations,
             *attended,
             attention_state=(output, *attention_state),
             noise=self._draw_noise(sequences, memory, training),
@@ -306,7 +314,23 @@ class AttentiveLayer(keras.layers.Layer):
 
     def reads_context_products(self):
         """Whether the context of each step enters the cell by a product alone, as that of additive attention does."""
-        return self._runs_equations() and self.attend == "before" and self.attention.is_additive
+        return self.attend == "before" and self._fused_score() == "additive" and not self.attention.states
+
+    def _fused_score(self):
+        """Return the energies that the ops compute themselves, or None."""
+        return self.attention.fused_score if self._runs_equations() else None
+
+    def _fused(self, training):
+        """Return what equations tell the ops of the attention."""
+        return {"fused_score": self._fused_score(), "fused_weighting": self.attention.fused_weighting(training)}
+
+    def _input_feeding_equations(self, equations, attend, fed_units, training):
+        """Return the equations of `attend="after"` with input feeding around those of a cell."""
+        activation = self.attentional_activation
+        name = getattr(activation, "__name__", str(activation)) if self.attentional_units else "linear"
+        return InputFeedingEquations(
+            equations, attend, self.attention.states, fed_units, **self._fused(training), activation=name
+        )
 
     def _runs_equations(self):
         """Whether the cell equations run, with the product of the context added to the input product."""
@@ -319,10 +343,12 @@ class AttentiveLayer(keras.layers.Layer):
         if has_cell_equations(self.cell):
             equations, features = self.cell.equations, self.cell.call_features()
         if self._runs_equations() and self._feeds_next_step:
-            equations = InputFeedingEquations(equations, None, 0, 0)
+            equations = self._input_feeding_equations(equations, None, 0, True)
         elif self._runs_equations() and self.attend == "before":
-            additive = self.attention.is_additive
-            equations = AdditiveAttentionEquations(equations) if additive else AnyAttentionEquations(equations, None, 0)
+            if self.reads_context_products():
+                equations = AdditiveAttentionEquations(equations)
+            else:
+                equations = AnyAttentionEquations(equations, None, 0, **self._fused(True))
         elif self.input_feeding and has_cell_equations(self.cell):  # steps call the cell, which no kernel does
             equations = AdditiveAttentionEquations(equations)
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)

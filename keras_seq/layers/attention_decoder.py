@@ -17,9 +17,7 @@ class AttentionDecoder(AttentiveLayer):
     """A recurrent layer that attends to a memory in every step.
 
     With `attend="before"` (Bahdanau, Cho & Bengio 2015) the previous output is the query, and the cell reads the
-    context: `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`. The output is h_t. With additive attention,
-    `a_t = softmax_s(v . tanh(h_{t-1} W_q + m_s W_k))`, whole target sequences (teacher forcing) run on native kernels,
-    and the derivative computes the `tanh` again instead of keeping target * source * units numbers.
+    context: `context_t = attend(h_{t-1})`, `h_t = cell([x_t, context_t])`. The output is h_t.
 
     With `attend="after"` (Luong, Pham & Manning 2015) the new output of the cell is the query:
     `h_t = cell([x_t, o_{t-1}])`, `context_t = attend(h_t)`. The output is the attentional vector
@@ -29,6 +27,9 @@ class AttentionDecoder(AttentiveLayer):
     which is faster.
 
     `attend="after"` is the order of TensorFlow Addons' `AttentionWrapper`; see `AttentionCell`.
+
+    With an attention of keras_seq, whole target sequences (teacher forcing) run on native kernels, in either order. The
+    derivative of additive attention computes the `tanh` again instead of keeping target * source * units numbers.
 
     `step` runs a single step, as a search does.
 

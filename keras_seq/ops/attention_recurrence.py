@@ -22,6 +22,9 @@ def run_attention_recurrence(
     *,
     query_kernel: Tensor | None = None,  # (units, attention_units)
     score_vector: Tensor | None = None,  # (attention_units,)
+    coverage_kernel: Tensor | None = None,  # (attention_units,)
+    score_bias: Tensor | None = None,  # a scalar
+    attentional_kernel: Tensor | None = None,  # (units + memory_units, attentional_units)
     attention_state: State = (),
     noise: Tensor | None = None,  # (batch, time, source)
     mask: Tensor | None = None,  # (batch, time), True = keep
@@ -38,14 +41,15 @@ def run_attention_recurrence(
         memory, keys: see `keras_seq.ops.attention_decoder`. They must be finite where they are masked:
             `zero_masked_positions` makes them so.
         memory_mask: which positions count.
-        query_kernel, score_vector: of `AdditiveAttentionEquations`.
+        query_kernel, score_vector: of additive attention, for `AdditiveAttentionEquations` and the native kernels.
+        coverage_kernel, score_bias, attentional_kernel: for the native kernels; an `attend` of equations has its own.
         attention_state: the initial states of the attention; with input feeding the output comes first.
         noise: the noise that the attention drew for all steps.
         mask, zero_output_for_mask, unroll, recompute, implementation: see `keras_seq.ops.lstm`.
 
     Returns:
-        `(outputs, state, attention_weights)`, the state in the order of the attention equations. The attention weights
-        of masked steps are zero.
+        `(outputs, state, attention_weights)`, the state in the order of the attention equations; the native kernels
+        return the part of a leading output that the next step reads. The attention weights of masked steps are zero.
     """
     call = call.prepare()
     dtype = backend.standardize_dtype(call.inputs.dtype)
@@ -56,16 +60,19 @@ def run_attention_recurrence(
     mask, memory_mask = as_bool_mask(mask), as_bool_mask(memory_mask)
     memory, keys = cast(memory), cast(keys)
     query_kernel, score_vector = cast(query_kernel), cast(score_vector)
+    weights = {"query_kernel": query_kernel, "score_vector": score_vector}
     _check_memory(call, attention, memory, keys, memory_mask)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
-        operands = {
-            "memory": memory,
-            "keys": keys,
-            "memory_mask": memory_mask,
-            "query_kernel": query_kernel,
-            "score_vector": score_vector,
-        }
-        [(outputs, state, attention_weights)] = native.run([call], mask=mask, recompute=recompute, attention=operands)
+        weights |= {"coverage_kernel": cast(coverage_kernel), "attentional_kernel": cast(attentional_kernel)}
+        operands = {"memory": memory, "keys": keys, "memory_mask": memory_mask, **weights}
+        if score_bias is not None:  # of monotonic attention
+            shape = (*ops.shape(call.inputs)[:2], ops.shape(memory)[1])
+            bias = ops.broadcast_to(cast(score_bias), shape)
+            operands["energy_bias"] = bias if noise is None else bias + cast(noise)
+        options = {"mask": mask, "recompute": recompute}
+        outputs, state, attention_weights = _run_native(
+            call, attention, operands, [cast(state) for state in attention_state], options
+        )
     else:
         features = call.inputs.shape[-1]
         bias, recurrent_bias = call.split_bias()
@@ -85,6 +92,26 @@ def run_attention_recurrence(
         if mask is not None:
             attention_weights = ops.where(ops.expand_dims(mask, axis=-1), attention_weights, 0)
     return call.mask_outputs(outputs, mask, zero_output_for_mask), state, attention_weights
+
+
+def _run_native(
+    call: RecurrentCall, attention: AttentionEquations, operands: dict, attention_state: list, options: dict
+) -> tuple[Tensor, State, Tensor]:
+    """Run a call on the native kernels; return results as `run_attention_recurrence` does."""
+    attributes, leading = attention.native_attributes(), attention.leading_states
+    if leading:  # the last columns of the output are what the first step reads
+        initial = attention_state[0]
+        operands["initial_fed"] = initial[:, initial.shape[-1] - attention.fed_units(operands["memory"].shape[-1]) :]
+    if operands["coverage_kernel"] is not None:
+        operands["initial_coverage"] = attention_state[-1]
+    if "energy_bias" in operands:
+        operands["initial_weights"] = attention_state[-1]
+    [(outputs, state, weights, fed, final)] = native.run(
+        [call], attention=operands, attention_attributes=attributes, **options
+    )
+    if leading:
+        outputs = ops.concatenate([outputs, fed], axis=-1) if operands["attentional_kernel"] is None else fed
+    return outputs, (*final[:leading], *state, *final[leading:]), weights
 
 
 def _with_attention(call: RecurrentCall, attention: AttentionEquations, attention_state: State) -> RecurrentCall:

@@ -87,6 +87,7 @@ def run(
     mask: Tensor | None = None,
     recompute: bool = False,
     attention: dict[str, Tensor | None] | None = None,
+    attention_attributes: dict | None = None,
 ) -> list[tuple]:
     """Run 1 to 32 recurrences side by side, or one that attends. The results are differentiable once.
 
@@ -99,11 +100,21 @@ def run(
         attention: None, or a dict for a single call that attends: `memory` (batch, source, memory_units), `keys`
             (batch, source, attention_units), `memory_mask` (batch, source) booleans or None, `query_kernel` (units,
             attention_units) and `score_vector` (attention_units,). The kernel then has features + memory_units rows.
+            With the dot score there are no query kernel and no score vector, and attention_units are units. Coverage
+            needs `coverage_kernel` (attention_units,) and `initial_coverage` (batch, source); monotonic attention
+            `energy_bias` (batch, time, source) and `initial_weights` (batch, source); attention after the cell
+            `initial_fed` (batch, fed_units), which is what the first step reads beside its inputs, and, unless steps
+            feed contexts, `attentional_kernel` (units + memory_units, fed_units).
+        attention_attributes: None, or a dict with the attributes of the op that choose the attention: `score`,
+            "additive" or "dot"; `attend`, "before" or "after"; `attentional_activation`, "tanh" or "linear";
+            `weighting`, "softmax", "monotonic" or "hard".
 
     Returns:
         A list with `(outputs, state)` for each call: h of all steps (batch, time, units), and the tuple of final
-        states, each (batch, units). With `attention` it is `(outputs, state, attention_weights)`, the last (batch,
-        time, source).
+        states, each (batch, units). With `attention` it is `(outputs, state, attention_weights, fed, attention_state)`:
+        the weights are (batch, time, source); `fed` is what each step feeds to the next (batch, time, fed_units), or
+        None before the cell; and the attention state is the tuple of the last `fed`, and of the final coverage or, of
+        monotonic attention, the last attention weights, if there are such.
 
     Raises:
         RuntimeError: if the kernels cannot run in this process.
@@ -114,11 +125,16 @@ def run(
     cell, attributes = calls[0].equations.native_kernel()
     op = library.ops[cell if attention is None else "AttentionDecoder"]
     reverse = tuple(bool(call.reverse) for call in calls)
-    call = op_call(op, cell, reverse, not recompute, tuple(attributes.items()))
+    attributes = {**attributes, **(attention_attributes or {})}
+    has_coverage = attention is not None and attention.get("coverage_kernel") is not None
+    call = op_call(op, cell, reverse, not recompute, tuple(attributes.items()), has_coverage)
     results = library.run_op(call, _arguments_of(calls, call.states, mask, attention))
     states = zip(*(results[f"final_{state}"] for state in call.states), strict=True)
-    weights = () if attention is None else (results["attention_weights"],)
-    return list(zip(results["outputs"], states, *weights, strict=True))
+    if attention is None:
+        return list(zip(results["outputs"], states, strict=True))
+    attention_state = *results["final_fed"], *results["final_coverage"], *results["final_weights"]
+    [outputs], [state], [weights] = results["outputs"], states, results["attention_weights"]
+    return [(outputs, state, weights, results["fed"][0] if results["fed"] else None, attention_state)]
 
 
 def multiply(

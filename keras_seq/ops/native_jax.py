@@ -18,12 +18,11 @@ from keras_seq.ops.native_library import (
     UnavailableError,
     check_instruction_set,
     describe_ops,
-    op_call,
     split,
 )
 
 # The sizes of results are those of these arguments; the handler checks all others against them.
-_SIZED_BY = ("inputs", "recurrent_kernel", "projection_kernel", "memory", "keys")
+_SIZED_BY = ("inputs", "recurrent_kernel", "projection_kernel", "memory", "keys", "initial_fed")
 _ROWS = "rows"  # how many sequences the residuals of each sequence were computed with; see `_Backward`
 
 
@@ -58,8 +57,7 @@ class JaxLibrary:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(call: OpCall, arguments: dict[str, list]) -> dict[str, list]:
     """Return the results of an `OpCall`, without residuals, which only a gradient needs."""
-    call = op_call(call.op, call.cell, call.reverse, False, tuple(call.attributes.items()))
-    return _run_pass(_Forward(call), arguments)
+    return _run_pass(_Forward(call.with_residuals(False)), arguments)
 
 
 def _run_forward(call: OpCall, primals: dict[str, list]) -> tuple:
@@ -116,6 +114,8 @@ class _Forward(NamedTuple):
             for tensor in operands.get(name, ())[:1]:
                 sizes.update(zip(op.shapes[name], tensor.shape, strict=True))
         sizes.setdefault("units", sizes["hidden_units"])  # unless there is a projection
+        if call.attributes.get("score") == "dot":  # residuals hold no queries, which are h
+            sizes["attention_units"] = 0
         sizes["residuals"] = self._residual_size(operands, sizes) if call.keep_residuals else 0
         dtypes = {"residuals": jnp.float64 if dtype == jnp.float64 else jnp.float32}
         results = [

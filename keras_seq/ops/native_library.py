@@ -130,27 +130,46 @@ class OpCall:
         reverse: tuple of bool, one for each direction.
         keep_residuals: whether the forward pass keeps residuals.
         attributes: dict, the attributes that choose the equations.
+        has_coverage: whether the attention has a coverage, an argument and a result.
         result_lengths: dict, result -> length of its list.
         extra_counts: dict, the attributes for lengths of results that are not lengths of arguments too.
     """
 
-    def __init__(self, op: Op, cell: str, reverse: tuple[bool, ...], keep_residuals: bool, attributes: dict):
+    def __init__(
+        self, op: Op, cell: str, reverse: tuple[bool, ...], keep_residuals: bool, attributes: dict, has_coverage: bool
+    ):
         self.op = op
         self.cell = cell
         self.states = op.states[cell]
         self.reverse = reverse
         self.keep_residuals = keep_residuals
+        self.has_coverage = has_coverage
         self.attributes = {**op.defaults, **attributes}
         if "cell" in op.defaults:
             self.attributes["cell"] = cell
         absent = {f"final_{state}" for states in op.states.values() for state in states if state not in self.states}
         self.result_lengths = {name: 0 if name in absent else len(reverse) for name in op.results}
+        self.result_lengths.update((name, len(reverse) * has) for name, has in self._optional_results())
         self.extra_counts = {
             count: self.result_lengths[name] for name, count in op.results.items() if count not in op.arguments.values()
         }
 
+    def _optional_results(self) -> list[tuple[str, bool]]:
+        """Return the results of an op that attends that only some calls have, and whether this one has them."""
+        after = self.attributes.get("attend") == "after"
+        has = {"fed": after, "final_fed": after, "final_coverage": self.has_coverage}
+        has["final_weights"] = self.attributes.get("weighting", "softmax") != "softmax"
+        return [(name, has[name]) for name in has if name in self.op.results]
+
+    def with_residuals(self, keep_residuals: bool) -> "OpCall":
+        """Return the same call with or without residuals."""
+        attributes = tuple(self.attributes.items())
+        return op_call(self.op, self.cell, self.reverse, keep_residuals, attributes, self.has_coverage)
+
 
 @functools.cache
-def op_call(op: Op, cell: str, reverse: tuple[bool, ...], keep_residuals: bool, attributes: tuple) -> OpCall:
+def op_call(
+    op: Op, cell: str, reverse: tuple[bool, ...], keep_residuals: bool, attributes: tuple, has_coverage: bool = False
+) -> OpCall:
     """Return the `OpCall` of these values, always the same object. `attributes` is a tuple of pairs."""
-    return OpCall(op, cell, reverse, keep_residuals, dict(attributes))
+    return OpCall(op, cell, reverse, keep_residuals, dict(attributes), has_coverage)

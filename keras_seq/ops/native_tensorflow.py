@@ -137,8 +137,9 @@ def _gradient(op: Op, gradient_function: Callable, node: tf.Operation, *upstream
     """Return the gradients of all inputs of an op, which is `node` in a graph or on a tape."""
     attributes = {name: _as_text(node.get_attr(name)) for name in op.defaults}
     cell, reverse = attributes.get("cell", op.name), tuple(node.get_attr("reverse"))
-    call = op_call(op, cell, reverse, node.get_attr("keep_residuals"), tuple(attributes.items()))
     lengths = {name: node.get_attr(count) for name, count in op.arguments.items()}
+    has_coverage = lengths.get("initial_coverage", 0) > 0
+    call = op_call(op, cell, reverse, node.get_attr("keep_residuals"), tuple(attributes.items()), has_coverage)
     arguments = split(node.inputs, lengths)
     # A tape knows which gradients are not needed; tf.gradients does not.
     skipped = inputs_without_gradient(node)

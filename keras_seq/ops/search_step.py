@@ -73,7 +73,7 @@ def _run_native(call: RecurrentCall, attended: AttendedMemory | None, is_live: T
         "query_kernel": attended.query_kernel,
         "score_vector": attended.score_vector,
     }
-    [(_, state, attention_weights)] = native.run([call], mask=mask, recompute=True, attention=operands)
+    [(_, state, attention_weights, *_)] = native.run([call], mask=mask, recompute=True, attention=operands)
     return state, attention_weights[:, 0]
 
 

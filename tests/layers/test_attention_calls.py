@@ -45,7 +45,7 @@ def test_the_implementation_is_chosen_and_explained():
     row = choose("gru", "general", input_feeding=False)
     assert row.implementation == implementation_of_cell
     assert row.reason.endswith("; then all steps attend")
-    assert choose("gru", "general").implementation == "xla"
+    assert choose("gru", "general").implementation == implementation_of_cell
     foreign = layers.RNN(layers.AttentionCell(MinimalCell(2), layers.LuongAttention("general")))
     assert "MinimalCell" in foreign.choose_implementation().reason
     normalized = choose(layers.GRUCell(UNITS, layer_norm=True), "bahdanau")
@@ -55,8 +55,8 @@ def test_the_implementation_is_chosen_and_explained():
     )
     assert choose("lstm", "bahdanau", implementation="xla").reason == "asked for by `implementation`"
     with pytest.raises(NotImplementedError, match="'native', but there is no native kernel for"):
-        choose("gru", "coverage", implementation="native")
-    decoder = layers.AttentionDecoder(UNITS, "gru", "luong", implementation="native")
+        choose(layers.GRUCell(UNITS, "gelu"), "coverage", implementation="native")
+    decoder = layers.AttentionDecoder(UNITS, layers.GRUCell(UNITS, "gelu"), "luong", implementation="native")
     with pytest.raises(NotImplementedError, match="'native', but there is no native kernel for"):
         decoder(INPUTS, SOURCES)
 

@@ -46,10 +46,16 @@ def draw_call(rng, attends):
         return [tf.constant(rng.choice([0, 1, 7, 255], shape).astype("uint8").view(bool))] * int(rng.integers(2))
 
     op = OPS["AttentionDecoder" if attends else cell]
+    score, attend = str(rng.choice(["additive", "dot"])), str(rng.choice(["before", "after"]))
+    attention_units = units if score == "dot" else attention_units
+    is_attentional = attend == "after" and rng.integers(2)
+    fed_units = int(rng.integers(0, 4)) if is_attentional else memory_units
+    covers = attends and score == "additive" and bool(rng.integers(2))
+    weighting = str(rng.choice(["softmax", "monotonic", "hard"])) if score == "additive" and not covers else "softmax"
     with_state, states = rng.integers(2), op.states[cell]
     lists = {
         "inputs": tensors(batch, time, features),
-        "kernel": tensors(features + attends * memory_units, width),
+        "kernel": tensors(features + attends * fed_units, width),
         "recurrent_kernel": tensors(hidden, width),
         "bias": tensors(*([2, width] if attributes.get("reset_after") else [width]), on=rng.integers(2)),
         "mask": mask(batch, time),
@@ -70,13 +76,22 @@ def draw_call(rng, attends):
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)
-        lists["query_kernel"] = tensors(units, attention_units)
-        lists["score_vector"] = tensors(attention_units)
+        lists["query_kernel"] = tensors(units, attention_units, on=score == "additive")
+        lists["score_vector"] = tensors(attention_units, on=score == "additive")
         lists["memory_mask"] = mask(batch, source)
+        lists["coverage_kernel"] = tensors(attention_units, on=covers)
+        lists["initial_coverage"] = tensors(batch, source, on=covers)
+        lists["energy_bias"] = tensors(batch, time, source, on=weighting != "softmax")
+        lists["initial_weights"] = tensors(batch, source, on=weighting != "softmax")
+        lists["attentional_kernel"] = tensors(units + memory_units, fed_units, on=is_attentional)
+        lists["initial_fed"] = tensors(batch, fed_units, on=attend == "after")
+        chosen = {"score": score, "attend": attend, "weighting": weighting}
+        chosen["attentional_activation"] = str(rng.choice(["tanh", "linear"]))
         defaults = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
-        attributes = {**defaults, "cell": cell, **attributes}
+        attributes = {**defaults, "cell": cell, **chosen, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
-    call = native_library.op_call(op, cell, tuple(reverse), keep, ())
+    chosen = (("attend", attend), ("weighting", weighting)) if attends else ()
+    call = native_library.op_call(op, cell, tuple(reverse), keep, chosen, covers)
     return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}
 
 
@@ -141,6 +156,12 @@ def test_hostile_calls(attends):
             counts["cells"] = 1 - counts["cells"]
         if attends and rng.random() < 0.05:
             attributes["cell"] = str(rng.choice([*GATES, "Cell"]))
+        if attends and rng.random() < 0.05:
+            attributes["score"] = str(rng.choice(["additive", "dot", "general"]))
+        if attends and rng.random() < 0.05:
+            attributes["attend"] = str(rng.choice(["before", "after", "during"]))
+        if attends and rng.random() < 0.05:
+            attributes["weighting"] = str(rng.choice(["softmax", "monotonic", "sparse"]))
         if crashes_tensorflow(lists, call.op.arguments):
             continue
         try:
@@ -205,7 +226,7 @@ def test_huge_memories_without_elements_cost_nothing(source, memory_units, atten
     with tf.GradientTape() as tape:
         tape.watch(attention["memory"])
         call = {"inputs": inputs, "kernel": kernel, "recurrent_kernel": tf.zeros((0, 0))}
-        (outputs,), _, (attention_weights,) = run_native("LSTM", {}, [call], attention=attention)
+        (outputs,), _, (attention_weights,), *_ = run_native("LSTM", {}, [call], attention=attention)
     assert outputs.shape == (1, 0, 0) and attention_weights.shape == (1, 0, source)
     assert tape.gradient(outputs, attention["memory"]).shape == attention["memory"].shape
 

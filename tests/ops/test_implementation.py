@@ -26,6 +26,14 @@ MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 
 pytestmark = pytest.mark.usefixtures("no_forced_implementation")
 
 
+class OtherAttention(layers.LuongAttention):
+    def __init__(self):
+        super().__init__("general")
+
+    def energies(self, query, keys, state):
+        return 2 * super().energies(query, keys, state)
+
+
 def run(layer):
     sequences = np.ones((1, 2, 3), "float32")
     return layer(sequences, sequences) if isinstance(layer, layers.AttentionDecoder) else layer(sequences)
@@ -49,7 +57,7 @@ def test_a_layer_runs_the_implementation_it_is_given(make, implementation):
         (layers.LSTM, {"recurrent_activation": "softsign"}, "LSTM with the activation.* tanh, softsign"),
         (layers.SimpleRNN, {"activation": "gelu"}, "SimpleRNN with the activation.* gelu"),
         (layers.LSTM, {"dtype": "mixed_float16"}, "float16"),
-        (layers.AttentionDecoder, {"attention": "monotonic"}, "attention that is not additive"),
+        (layers.AttentionDecoder, {"attention": OtherAttention()}, "attention that is not of keras_seq"),
         (layers.AttentionDecoder, {"cell": layers.GRUCell(4, activation="elu")}, "GRU with .* elu.* with attention"),
     ],
 )

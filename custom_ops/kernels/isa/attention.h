@@ -17,12 +17,13 @@ struct NoAttention {
   using Backward = NoAttentionBackward<T>;
 };
 
-// Bahdanau, Cho & Bengio (2015); the equations are in recurrence.h.
-struct AdditiveAttention {
+// Any attention that `Problem` describes: the equations are in recurrence.h. Scores are no template parameter, because
+// one branch for each energy costs less than twice the code.
+struct MemoryAttention {
   template <class Equations, class T>
-  using Forward = AdditiveAttentionForward<Equations, T>;
+  using Forward = MemoryAttentionForward<Equations, T>;
   template <class Equations, class T>
-  using Backward = AdditiveAttentionBackward<Equations, T>;
+  using Backward = MemoryAttentionBackward<Equations, T>;
 };
 
 }  // namespace KERAS_SEQ_ISA_NAME

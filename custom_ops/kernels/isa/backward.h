@@ -26,7 +26,7 @@ class BackwardPass {
   bool Allocate() {
     if (!call_.Allocate(workspace_) || !steps_.Allocate(workspace_)) return false;
     attention_.Allocate(workspace_, call_.Residuals(0, call_.problem.time, 0));
-    return chunk_gradients_.Allocate(workspace_, attention_.AllContexts());
+    return chunk_gradients_.Allocate(workspace_, attention_.AllFedRows());
   }
 
   // The program of every worker.

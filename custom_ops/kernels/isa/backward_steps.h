@@ -93,11 +93,9 @@ class BackwardSteps {
   // slot gradients yet, or 0, before which come the initial states.
   template <class Attention>
   void StepBack(Worker& worker, int64_t step, Attention& attention) {
-    if (step < problem_.time) {
-      attention.DifferentiateStep(worker, step, [&](int64_t block, const Element* kernel, T* sums) {
-        MultiplySlotGradients(0, step, block, Equations::kInputSlots, kernel, sums);
-      });
-    }
+    attention.DifferentiateStep(worker, step, [&](int64_t block, const Element* kernel, T* sums) {
+      MultiplySlotGradients(0, step, block, Equations::kInputSlots, kernel, sums);
+    });
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = direction_count_ * unit_panels_ * blocks;
     worker.ForEach(items, [&](int64_t item) {
       const int64_t d = item / blocks / unit_panels_, panel = item / blocks % unit_panels_, block = item % blocks;
@@ -105,8 +103,8 @@ class BackwardSteps {
       LoadGatedHiddenGradients(d, step, panel, block, sums);
       if (step < problem_.time) {
         MultiplySlotGradients(d, step, block, Equations::kRecurrentSlots, RecurrentPanel(d, panel), sums);
-        attention.AddHiddenGradients(step, panel, block, directions_[d].d_h, layout_.padded);
       }
+      attention.AddHiddenGradients(step, panel, block, directions_[d].d_h, layout_.padded);
       DifferentiateStates(d, step, panel, block, sums);
     }, step % 2 == 1);
     if constexpr (Equations::kProjects) DifferentiateProjection(worker, step);
@@ -248,10 +246,10 @@ class BackwardSteps {
           const S* final_h = static_cast<const S*>(upstream_[d].final_state[0]);
           if (final_h) dh = LoadUnits<T>(final_h + b * units, unit, units);
         } else {
-          // Padding must be 0: infinity times the zeros of a packed kernel is NaN, which later products would spread.
-          dh = KeepFirst<T>(call_.Drop(d, step, b, unit, dh) + Load(direction.d_h + b * hidden_padded_ + unit),
-                            units - unit);
+          dh = call_.Drop(d, step, b, unit, dh);
         }
+        // Padding must be 0: infinity times the zeros of a packed kernel is NaN, which later products would spread.
+        dh = KeepFirst<T>(dh + Load(direction.d_h + b * hidden_padded_ + unit), units - unit);
         if (step == 0) {
           StoreInitialStateGradients(d, b, unit, dh);
         } else if constexpr (Equations::kProjects) {

@@ -42,12 +42,12 @@ class ChunkGradients {
     left_kinds_[left_count_++] = kInputs;
     left_kinds_[left_count_++] = kHidden;
     if (Equations::kHasCandidateProduct) left_kinds_[left_count_++] = kGatedHidden;
-    if (call.problem.attends) left_kinds_[left_count_++] = kContexts;
+    if (call.problem.attends) left_kinds_[left_count_++] = kFed;
   }
 
-  // `contexts` are those of the only direction, if the call attends.
-  bool Allocate(Workspace& workspace, const Contexts<T>& contexts) {
-    contexts_ = contexts;
+  // `fed` are the rows that attention feeds to the only direction, if the call attends.
+  bool Allocate(Workspace& workspace, const FedRows<T>& fed) {
+    fed_ = fed;
     directions_ = workspace.Allocate<Direction>(direction_count_);
     if (!workspace.ok()) return false;
     const int64_t rows = call_.chunk * problem_.batch;
@@ -96,8 +96,8 @@ class ChunkGradients {
     const int64_t recurrent = WeightItems<kRecurrentVectors>(LeftColumns(kHidden));
     const int64_t candidate =
         Equations::kHasCandidateProduct ? WeightItems<kCandidateVectors>(LeftColumns(kGatedHidden)) : 0;
-    const int64_t contexts = problem_.attends ? WeightItems<kInputVectors>(LeftColumns(kContexts)) : 0;
-    const int64_t items = inputs + kernel + recurrent + candidate + contexts;
+    const int64_t fed = problem_.attends ? WeightItems<kInputVectors>(LeftColumns(kFed)) : 0;
+    const int64_t items = inputs + kernel + recurrent + candidate + fed;
     worker.ForEach(direction_count_ * items, [&](int64_t item) {
       const int64_t d = item / items;
       const Product product{d, VisibleRows(d, begin, end), end == problem_.time, begin == 0};
@@ -111,14 +111,14 @@ class ChunkGradients {
       } else if ((item -= recurrent) < candidate) {
         CandidateKernelGradients(product, item);
       } else {
-        ContextKernelGradients(product, item - candidate);
+        FedKernelGradients(product, item - candidate);
       }
     });
   }
 
  private:
   // The left matrices.
-  enum Left { kInputs, kHidden, kGatedHidden, kContexts, kLeftCount };
+  enum Left { kInputs, kHidden, kGatedHidden, kFed, kLeftCount };
 
   // What each direction has in the workspace.
   struct Direction {
@@ -142,7 +142,7 @@ class ChunkGradients {
   };
 
   int64_t LeftColumns(Left kind) const {
-    return kind == kInputs ? problem_.features : kind == kContexts ? contexts_.columns : call_.hidden_units;
+    return kind == kInputs ? problem_.features : kind == kFed ? fed_.columns : call_.hidden_units;
   }
 
   Element* InputPanel(int64_t d, int64_t panel) const {
@@ -187,14 +187,14 @@ class ChunkGradients {
 
   // Packs the rows of one step of a left matrix, unless nobody wants the gradient.
   void PackLeft(int64_t d, Left kind, const PackedRows& packed) {
-    const bool of_kernel = kind == kInputs || kind == kContexts;
+    const bool of_kernel = kind == kInputs || kind == kFed;
     if ((of_kernel ? gradients_[d].kernel : gradients_[d].recurrent_kernel) == nullptr) return;
     ForEachBlock(d, packed.step, [&](int64_t first, const VisibleSequences& rows) {
       const int64_t at = packed.first + first;
       if (kind == kInputs) {
         PackInputs(d, packed, at, rows);
-      } else if (kind == kContexts) {
-        PackContexts(d, packed, at, rows);
+      } else if (kind == kFed) {
+        PackFed(d, packed, at, rows);
       } else {
         PackHidden(d, kind, packed, at, rows);
       }
@@ -209,12 +209,11 @@ class ChunkGradients {
         [&](int64_t i) { return inputs + rows.sequence[i] * problem_.time * features; });
   }
 
-  void PackContexts(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
+  void PackFed(int64_t d, const PackedRows& packed, int64_t at, const VisibleSequences& rows) {
     if constexpr (!kRounds) {  // calls that attend do not round
-      const T* contexts = contexts_.data + packed.step * problem_.batch * contexts_.row_size;
-      PackBlock<kOuterRows<kInputVectors>>(
-          directions_[d].left[kContexts], 0, contexts_.columns, contexts_.columns, rows.count, at, packed.depth,
-          [&](int64_t i) { return contexts + rows.sequence[i] * contexts_.row_size; });
+      PackBlock<kOuterRows<kInputVectors>>(directions_[d].left[kFed], 0, fed_.columns, fed_.columns, rows.count, at,
+                                           packed.depth,
+                                           [&](int64_t i) { return fed_.Row(packed.step, rows.sequence[i]); });
     }
   }
 
@@ -324,11 +323,11 @@ class ChunkGradients {
     }
   }
 
-  // The rows of the kernel that multiply the contexts.
-  void ContextKernelGradients(const Product& product, int64_t item) {
+  // The rows of the kernel that multiply what attention feeds.
+  void FedKernelGradients(const Product& product, int64_t item) {
     if (gradients_[product.d].kernel == nullptr) return;
     S* rows = static_cast<S*>(gradients_[product.d].kernel) + problem_.features * Equations::kGates * problem_.units;
-    AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kContexts, rows,
+    AddWeightGradients<kInputVectors>(product, item, Equations::kInputGradient, Equations::kInputSlots, kFed, rows,
                                       nullptr);
   }
 
@@ -429,7 +428,7 @@ class ChunkGradients {
   const int64_t input_panels_;
   Left left_kinds_[kLeftCount] = {};
   int left_count_ = 0;
-  Contexts<T> contexts_;
+  FedRows<T> fed_;
   Direction* directions_ = nullptr;
 };
 

@@ -42,11 +42,13 @@ class ForwardPass {
       const int64_t end = Smaller(begin + steps_.chunk(), problem_.time);
       steps_.MultiplyInputs(worker, begin, end);
       for (int64_t step = begin; step < end; ++step) {
-        attention_.ComputeContexts(worker, step, steps_.Hidden(0));
+        attention_.AttendBefore(worker, step, steps_.Hidden(0));
         steps_.RunStep(worker, step, attention_);
+        attention_.AttendAfter(worker, step, steps_.Hidden(0));
       }
     }
     steps_.StoreFinalStates(worker);
+    attention_.StoreFinalStates(worker);
   }
 
  private:

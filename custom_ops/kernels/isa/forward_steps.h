@@ -126,7 +126,7 @@ class ForwardSteps {
     });
   }
 
-  // One step of the cell. Adds the products of the contexts first.
+  // One step of the cell. Adds the products of what attention feeds it first.
   template <class Attention>
   void RunStep(Worker& worker, int64_t step, const Attention& attention) {
     const int64_t blocks = CeilDiv(problem_.batch, kRowBlock), items = direction_count_ * recurrent_panels_ * blocks;
@@ -135,7 +135,7 @@ class ForwardSteps {
       const int64_t block = item % blocks;
       const Direction& direction = directions_[d];
       T* slots = Slots(direction, step, panel * Equations::kInput.unit_vectors * L);
-      attention.AddContextProducts(step, panel, block, slots, direction.slot_count * layout_.width);
+      attention.AddFedProducts(step, panel, block, slots, direction.slot_count * layout_.width);
       if constexpr (Equations::kNormalizes) {
         StoreProducts<Equations::kRecurrent>(d, step, panel, block, direction.operand[step % 2],
                                              direction.recurrent_kernel);

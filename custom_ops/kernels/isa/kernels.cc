@@ -25,9 +25,12 @@ int WorkersFor(const Problem& problem, int64_t direction_count, int threads) {
   const double columns = 1.0 * Gates(problem.cell) * problem.units;
   double step = 2.0 * problem.batch * columns * (problem.units + problem.features);
   if (problem.attends) {
-    constexpr double kTanh = 20;  // operations
-    step += 2.0 * problem.batch * (columns * problem.memory_units + 1.0 * problem.units * problem.attention_units);
-    step += problem.batch * problem.source * (kTanh * problem.attention_units + 2.0 * problem.memory_units);
+    const bool additive = problem.score == Score::kAdditive;
+    const double energy = additive ? 20 : 2;  // operations for each unit; most of them are those of tanh
+    step += 2.0 * problem.batch * columns * FedUnits(problem);
+    step += 2.0 * problem.batch * (problem.units + problem.memory_units) * problem.attentional_units;
+    if (additive) step += 2.0 * problem.batch * problem.units * problem.attention_units;
+    step += problem.batch * problem.source * (energy * problem.attention_units + 2.0 * problem.memory_units);
   }
   if (step * direction_count * problem.time < kTuning.call_operations) return 1;
   const double workers = step * direction_count / kTuning.step_operations;
@@ -79,7 +82,7 @@ bool WithPass(const Problem& problem, Function&& function) {
     } else {
       return WithCell(problem, [&](auto equations) {
         if constexpr (!decltype(equations)::kNormalizes && !decltype(equations)::kProjects) {
-          if (problem.attends) return function(equations, types, AdditiveAttention{});
+          if (problem.attends) return function(equations, types, MemoryAttention{});
         }
         return function(equations, types, NoAttention{});
       });

@@ -63,8 +63,12 @@ class BahdanauAttention(AttentionMechanism):
         return int(self.coverage)
 
     @property
-    def is_additive(self):
-        return not self.coverage and self.has_equations_of(BahdanauAttention)
+    def fused_score(self):
+        return "additive" if self.has_equations_of(BahdanauAttention) else None
+
+    def fused_weights(self, data):
+        weights = {"query_kernel": self.query_kernel, "score_vector": self.score_vector(data)}
+        return weights | ({"coverage_kernel": self.coverage_kernel[0]} if self.coverage else {})
 
     def make_weights(self, query_units, key_units):
         self.query_kernel = self.add_kernel((query_units, self.units), "query_kernel")

@@ -74,8 +74,15 @@ class LuongAttention(AttentionMechanism):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     @property
-    def is_additive(self):
-        return self.score == "concat" and self.has_equations_of(LuongAttention)
+    def fused_score(self):
+        if not self.has_equations_of(LuongAttention):
+            return None
+        return "additive" if self.score == "concat" else "dot"  # the keys of "general" are products with W
+
+    def fused_weights(self, data):
+        if self.score != "concat":
+            return {}
+        return {"query_kernel": self.query_kernel, "score_vector": self.score_vector(data)}
 
     def make_weights(self, query_units, key_units):
         if self.score == "dot" and query_units != key_units:

@@ -70,9 +70,24 @@ class AttentionMechanism(keras.layers.Layer):
         return memory
 
     @property
-    def is_additive(self):
-        """Whether the energies are `score_vector(query) . tanh(keys + query query_kernel)`, which the ops fuse."""
-        return False
+    def fused_score(self):
+        """The energies that the ops compute themselves, with `fused_weighting`; None for any others.
+
+        "additive" is `v . tanh(keys + query W_q)`, with coverage `v . tanh(keys + query W_q + w_c coverage)`, and "dot"
+        is `keys . query`.
+        """
+        return None
+
+    def fused_weighting(self, training):
+        """Returns how the ops compute attention weights from these energies: "softmax", "monotonic" or "hard"."""
+        return "softmax"
+
+    def fused_weights(self, data):
+        """Returns the weights of the energies of `fused_score` as arguments of `run_attention_recurrence`.
+
+        The score vector is in the dtype of `data`.
+        """
+        return {}
 
     def has_equations_of(self, kind):
         """Whether this layer's class inherits the equations of the class `kind` unchanged."""

@@ -77,6 +77,16 @@ class MonotonicAttention(BahdanauAttention):
         initializer = keras.initializers.Constant(self.score_bias_init)
         self.score_bias = self.add_weight((), initializer, name="score_bias")
 
+    @property
+    def fused_score(self):
+        return "additive" if self.has_equations_of(MonotonicAttention) else None
+
+    def fused_weighting(self, training):
+        return "monotonic" if training else "hard"
+
+    def fused_weights(self, data):
+        return super().fused_weights(data) | {"score_bias": self.score_bias}
+
     def get_initial_state(self, memory):
         """Returns attention weights of 1 at the first position."""
         batch, source = ops.shape(memory)[:2]

@@ -20,6 +20,9 @@ from keras_seq.ops.equations.protocol import (
     Trace,
 )
 
+_OTHER_SCORES = "attention that is not of keras_seq"
+_ATTENTIONAL_ACTIVATIONS = ("tanh", "linear")  # those of the native kernels
+
 
 class AttentionWeights(NamedTuple):
     """What every step reads beside its inputs."""
@@ -67,6 +70,10 @@ class AttentionEquations:
 
     def native_kernel(self) -> tuple[str, dict] | None:
         return None
+
+    def native_attributes(self) -> dict:
+        """Return the attributes of the native op that choose the attention."""
+        return {}
 
     def input_product(self, weights: AttentionWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return self.cell.input_product(weights.cell, inputs, kernel, bias)
@@ -174,12 +181,14 @@ class AdditiveAttentionEquations(AttentionEquations):
 class AnyAttentionEquations(AttentionEquations):
     """A cell that attends to a memory before each step, with any attention. Autodiff finds its derivative.
 
-    Its states are those of the cell, then those of the attention.
+    Its states are those of the cell, then those of the attention. There is a native kernel for a `fused_score`.
     """
 
     attend: Callable  # `AttentionMechanism.attend` without its argument `training`
     attention_states: int  # how many states the attention has
     query_state: int = 0  # which state of the cell is the query
+    fused_score: str | None = None  # that of the attention, see `AttentionMechanism`
+    fused_weighting: str = "softmax"  # likewise
 
     differentiable = False
 
@@ -187,8 +196,16 @@ class AnyAttentionEquations(AttentionEquations):
     def states(self) -> int:
         return self.cell.states + self.attention_states
 
+    def native_kernel(self) -> tuple[str, dict] | None:
+        return self.cell.native_kernel() if self.fused_score else None
+
+    def native_attributes(self) -> dict:
+        return {"score": self.fused_score, "weighting": self.fused_weighting}
+
     def describe(self) -> str:
-        return "attention that is not additive with a softmax"
+        if self.fused_score:
+            return f"{self.cell.describe()} with attention"
+        return _OTHER_SCORES
 
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         cell_state, attention_state = state[: self.cell.states], state[self.cell.states :]
@@ -212,6 +229,9 @@ class InputFeedingEquations(AttentionEquations):
     attend: Callable  # as in `AnyAttentionEquations`, but it returns the output in the place of the context
     attention_states: int  # how many states the attention has
     fed: int  # how many features of the output enter the cell
+    fused_score: str | None = None  # that of the attention
+    fused_weighting: str = "softmax"  # likewise
+    activation: str = "tanh"  # the name of the activation of the attentional vector
 
     differentiable = False
     leading_states = 1
@@ -224,8 +244,20 @@ class InputFeedingEquations(AttentionEquations):
     def fed_units(self, memory_units: int) -> int:
         return self.fed
 
+    def native_kernel(self) -> tuple[str, dict] | None:
+        is_native = self.fused_score and self.activation in _ATTENTIONAL_ACTIVATIONS
+        return self.cell.native_kernel() if is_native else None
+
+    def native_attributes(self) -> dict:
+        fused = {"score": self.fused_score, "weighting": self.fused_weighting}
+        return {**fused, "attend": "after", "attentional_activation": self.activation}
+
     def describe(self) -> str:
-        return "attention after the cell with input feeding"
+        if not self.fused_score:
+            return _OTHER_SCORES
+        if self.activation not in _ATTENTIONAL_ACTIVATIONS:
+            return f"attentional vectors with the activation {self.activation}"
+        return f"{self.cell.describe()} with attention"
 
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         output, *cell_state = state[: 1 + self.cell.states]
