@@ -196,8 +196,8 @@ bool Forward(const Problem& problem, const std::vector<Arguments>& arguments, co
              const Executor& executor);
 
 // Reads `outputs`, `attention_weights`, `fed` and `residuals` of the forward pass's `results`. If the residuals are
-// null, it runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns false if
-// memory ran out; what it wrote is then undefined.
+// null, it runs the forward pass again to recompute them. Either all directions have residuals or none has. Returns
+// false if memory ran out; what it wrote is then undefined.
 bool Backward(const Problem& problem, const std::vector<Arguments>& arguments, const std::vector<Results>& results,
               const std::vector<Upstream>& upstream, const std::vector<Gradients>& gradients,
               const Executor& executor);

@@ -123,7 +123,8 @@ std::vector<int64_t> ListOf(const Sizes& sizes) {
 }
 
 Sizes WithoutAttention(const Operation& operation, Sizes sizes) {
-  if (!operation.attends) sizes.fed_units = sizes.memories = sizes.source = sizes.memory_units = sizes.attention_units = 0;
+  if (operation.attends) return sizes;
+  sizes.fed_units = sizes.memories = sizes.source = sizes.memory_units = sizes.attention_units = 0;
   return sizes;
 }
 
@@ -200,7 +201,8 @@ bool SizesFit(const Call& call, const Sizes& sizes) {
   const int64_t memory = std::max(
       {sizes.memory_units, key_units, sizes.hidden_units, call.multiplied ? gate_units : 0, sizes.fed_units});
   return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
-         Fits({std::max({sizes.features, sizes.units, memory}), std::max({gate_units, sizes.attention_units, sizes.fed_units})}) &&
+         Fits({std::max({sizes.features, sizes.units, memory}),
+               std::max({gate_units, sizes.attention_units, sizes.fed_units})}) &&
          Fits({sizes.batch, sizes.source, memory});
 }
 

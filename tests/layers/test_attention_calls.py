@@ -51,7 +51,7 @@ def test_the_implementation_is_chosen_and_explained():
     normalized = choose(layers.GRUCell(UNITS, layer_norm=True), "bahdanau")
     assert (normalized.implementation, normalized.reason) == (
         "xla",
-        "there is no native kernel for GRU with layer_norm",
+        "there is no native kernel for GRU with layer_norm with attention",
     )
     assert choose("lstm", "bahdanau", implementation="xla").reason == "asked for by `implementation`"
     with pytest.raises(NotImplementedError, match="'native', but there is no native kernel for"):

@@ -4,8 +4,8 @@
 // To add a cell, write its struct here and name it in `WithEquations` at the end of this file.
 //
 // A slot holds `kWidth` units of one gate. In the forward pass slot k first holds x W + b of gate k. `Forward` replaces
-// it with the value of the gate if residuals are kept; `ComputeGates` always does. Each struct names its slots, and those of the gradients that
-// `Backward` writes. Consecutive gradient slots are multiplied by the input kernel (`kInputSlots`) and by the recurrent
+// it with the value of the gate if residuals are kept; `ComputeGates` always does. Each struct names its slots, and
+// those of the gradients that `Backward` writes. Consecutive gradient slots are multiplied by the input kernel (`kInputSlots`) and by the recurrent
 // kernel (`kRecurrentSlots`), so the order of gradient slots may differ from that of the gates.
 #ifndef KERAS_SEQ_KERNELS_ISA_CELLS_H_
 #define KERAS_SEQ_KERNELS_ISA_CELLS_H_

@@ -311,7 +311,8 @@ class ChunkGradients {
   void RecurrentKernelGradients(const Product& product, int64_t item) {
     const Gradients& gradients = gradients_[product.d];
     S* bias = static_cast<S*>(gradients.bias);
-    if (bias != nullptr) bias = Equations::kHasRecurrentBias && !Equations::kNormalizes ? bias + Equations::kGates * problem_.units : nullptr;
+    constexpr bool kHasRow = Equations::kHasRecurrentBias && !Equations::kNormalizes;
+    if (bias != nullptr) bias = kHasRow ? bias + Equations::kGates * problem_.units : nullptr;
     AddWeightGradients<kRecurrentVectors>(product, item, Equations::kRecurrentGradient, Equations::kRecurrentSlots,
                                           kHidden, gradients.recurrent_kernel, bias);
   }

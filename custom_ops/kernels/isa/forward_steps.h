@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The work of the forward pass: packing, the input product of a chunk of steps, and one step. The sums of a step's
+// The work of the forward pass: the input product of a chunk of steps, and one step. The sums of a step's
 // recurrent product become gates and states while they are still in the first-level cache.
 #ifndef KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
 #define KERAS_SEQ_KERNELS_ISA_FORWARD_STEPS_H_
 
-#include "../packed_weights.h"
 #include "../team.h"
-#include "../workspace.h"
-#include "attention_memory.h"
-#include "layer_norm_forward.h"
+#include "forward_weights.h"
 
 namespace keras_seq {
 namespace KERAS_SEQ_ISA_NAME {
@@ -32,15 +29,16 @@ class ForwardSteps {
         results_(results),
         direction_count_(direction_count),
         options_(problem, arguments[0]),
-        layout_(problem.batch, problem.units, Equations::kUnitVectors),
-        hidden_units_(HiddenUnits(problem)),
-        hidden_padded_(Equations::kProjects ? PaddedUnits(hidden_units_, kPanelVectors) : layout_.padded),
+        packing_(problem, arguments[0]),
+        layout_(packing_.layout),
+        hidden_units_(packing_.hidden_units),
+        hidden_padded_(packing_.hidden_padded),
         chunk_(ChunkSteps(problem)),
-        input_depth_(CeilDiv(problem.features, Types::kDepth) * Types::kDepth),
+        input_depth_(packing_.input_depth),
         operand_stride_(hidden_padded_ / Types::kDepth + 16),  // no power of two: rows fall into different sets
-        input_panels_(PanelCount(Equations::kInput, problem.units, L)),
-        recurrent_panels_(PanelCount(Equations::kRecurrent, problem.units, L)),
-        projection_panels_(PanelCount(kPlainColumns, hidden_units_, L)),
+        input_panels_(packing_.input_panels),
+        recurrent_panels_(packing_.recurrent_panels),
+        projection_panels_(packing_.projection_panels),
         copies_inputs_(input_depth_ != problem.features) {}
 
   const Layout& layout() const { return layout_; }
@@ -61,39 +59,19 @@ class ForwardSteps {
     return workspace.ok();
   }
 
-  void Export(PackedWeights* packed) const {
-    const Direction& direction = directions_[0];
-    packed->kernel = direction.kernel;
-    packed->recurrent_kernel = direction.recurrent_kernel;
-    packed->candidate_kernel = direction.candidate_kernel;
-    packed->bias = direction.bias;
-    packed->recurrent_bias = direction.recurrent_bias;
-    packed->peephole_kernel = direction.peephole_kernel;
-    packed->gains = direction.gains;
-    packed->projection_kernel = direction.projection_kernel;
-  }
+  void Export(PackedWeights* packed) const { directions_[0].Export(packed); }
 
   // Packs the weights, if the caller did not, and loads the initial states.
   void Prepare(Worker& worker) {
-    const bool packs = arguments_[0].packed == nullptr;  // all directions are packed or none is
-    const int64_t input_blocks = packs ? CeilDiv(input_depth_, kPackBlock) : 0;
-    const int64_t recurrent_blocks = packs ? CeilDiv(hidden_padded_, kPackBlock) : 0;
-    const int64_t row_blocks = CeilDiv(problem_.batch, kRowBlock);
-    const int64_t items = input_blocks + recurrent_blocks + row_blocks + packs;
+    const int64_t weights = arguments_[0].packed == nullptr ? packing_.Items() : 0;  // all directions are packed or none
+    const int64_t items = weights + CeilDiv(problem_.batch, kRowBlock);
     worker.ForEach(direction_count_ * items, [&](int64_t item) {
       const int64_t d = item / items;
       item %= items;
-      if (item < input_blocks) {
-        PackInputKernel(d, item * kPackBlock);
-      } else if ((item -= input_blocks) < recurrent_blocks) {
-        PackRecurrentKernel(d, item * kPackBlock);
-      } else if ((item -= recurrent_blocks) < row_blocks) {
-        LoadInitialState(d, item);
+      if (item < weights) {
+        packing_.Pack(arguments_[d], item, directions_[d]);
       } else {
-        PackBias(d);
-        if (options_.has_peepholes) PackPeepholes(d);
-        if constexpr (Equations::kNormalizes) PackGains<Equations, S>(arguments_[d], layout_, directions_[d].gains);
-        if constexpr (Equations::kProjects) PackProjectionKernel(d);
+        LoadInitialState(d, item - weights);
       }
     });
   }
@@ -175,12 +153,8 @@ class ForwardSteps {
 
  private:
   // What each direction has in the workspace.
-  struct Direction {
-    Element *kernel, *recurrent_kernel, *candidate_kernel;  // in panels
-    T *bias, *recurrent_bias;
-    T* peephole_kernel;  // (3, padded)
-    T* gains;                 // of a cell with layer normalization; see `GainRows`
-    Element *projection_kernel, *full_hidden;  // of a projected state: in panels, and what it multiplies
+  struct Direction : ForwardWeights<Element> {
+    Element* full_hidden;     // what the projection multiplies
     bool keeps_residuals;
     int slot_count;
     T* slots;                 // (steps, groups, batch, slots, width): of a chunk, or of all steps if residuals are kept
@@ -193,17 +167,9 @@ class ForwardSteps {
   void AllocateDirection(Workspace& workspace, int64_t d) {
     Direction& direction = directions_[d] = Direction{};
     if (arguments_[d].packed == nullptr) {
-      AllocateWeights(workspace, direction);
+      packing_.Allocate(workspace, &direction);
     } else {
-      const PackedWeights& packed = *arguments_[d].packed;
-      direction.kernel = static_cast<Element*>(packed.kernel);
-      direction.recurrent_kernel = static_cast<Element*>(packed.recurrent_kernel);
-      direction.candidate_kernel = static_cast<Element*>(packed.candidate_kernel);
-      direction.bias = static_cast<T*>(packed.bias);
-      direction.recurrent_bias = static_cast<T*>(packed.recurrent_bias);
-      direction.peephole_kernel = static_cast<T*>(packed.peephole_kernel);
-      direction.gains = static_cast<T*>(packed.gains);
-      direction.projection_kernel = static_cast<Element*>(packed.projection_kernel);
+      direction.Take(*arguments_[d].packed);
     }
     direction.keeps_residuals = results_[d].residuals != nullptr;
     direction.slot_count =
@@ -225,28 +191,6 @@ class ForwardSteps {
     }
     if (copies_inputs_) {
       direction.copied_inputs = workspace.Allocate<Element>(chunk_ * problem_.batch * input_depth_ / Types::kDepth);
-    }
-  }
-
-  void AllocateWeights(Workspace& workspace, Direction& direction) {
-    constexpr int kVectors = Equations::kRecurrent.vectors();
-    direction.kernel = workspace.Allocate<Element>(input_panels_ * PanelSize<Element>(input_depth_, kInputVectors));
-    direction.recurrent_kernel =
-        workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(hidden_padded_, kVectors));
-    direction.bias = workspace.AllocateZeros<T>(input_panels_ * kInputVectors * L);
-    direction.recurrent_bias = workspace.AllocateZeros<T>(layout_.padded);
-    if (options_.has_peepholes) direction.peephole_kernel = workspace.AllocateZeros<T>(3 * layout_.padded);
-    if constexpr (Equations::kNormalizes) {
-      direction.gains = workspace.Allocate<T>(GainRows<Equations>::kCount * layout_.padded);
-    }
-    if constexpr (Equations::kProjects) {
-      direction.projection_kernel =
-          workspace.Allocate<Element>(projection_panels_ * PanelSize<Element>(layout_.padded, kPanelVectors));
-    }
-    if constexpr (Equations::kHasCandidateProduct) {
-      constexpr int kCandidateVectors = Equations::kCandidate.vectors();
-      direction.candidate_kernel =
-          workspace.Allocate<Element>(recurrent_panels_ * PanelSize<Element>(layout_.padded, kCandidateVectors));
     }
   }
 
@@ -296,51 +240,6 @@ class ForwardSteps {
   static const T* InputBias(const Direction& direction, int64_t panel) {
     static const T kZeros[kInputVectors * L] = {};
     return Equations::kNormalizes ? kZeros : direction.bias + panel * kInputVectors * L;
-  }
-
-  void PackInputKernel(int64_t d, int64_t first) {
-    const int64_t end = Smaller(first + kPackBlock, input_depth_);
-    PackRows<Equations::kInput>(static_cast<const S*>(arguments_[d].kernel), problem_.features, input_depth_,
-                                problem_.units, Equations::kGates, first, end, directions_[d].kernel);
-  }
-
-  void PackRecurrentKernel(int64_t d, int64_t first) {
-    const S* matrix = static_cast<const S*>(arguments_[d].recurrent_kernel);
-    const int64_t end = Smaller(first + kPackBlock, hidden_padded_);
-    PackRows<Equations::kRecurrent>(matrix, hidden_units_, hidden_padded_, problem_.units, Equations::kGates, first,
-                                    end, directions_[d].recurrent_kernel);
-    if constexpr (Equations::kHasCandidateProduct) {
-      PackRows<Equations::kCandidate>(matrix, problem_.units, layout_.padded, problem_.units, Equations::kGates, first,
-                                      end, directions_[d].candidate_kernel);
-    }
-  }
-
-  void PackBias(int64_t d) {
-    const S* bias = static_cast<const S*>(arguments_[d].bias);
-    if (bias == nullptr) return;
-    const int64_t units = problem_.units;
-    for (int64_t panel = 0; panel < input_panels_; ++panel) {
-      for (int v = 0; v < kInputVectors; ++v) {
-        const int gate = Equations::kInput.gate[v % Equations::kInput.gates];
-        const int64_t unit = (panel * Equations::kInput.unit_vectors + v / Equations::kInput.gates) * L;
-        if (unit >= units) continue;
-        V sum = LoadUnits<T>(bias + gate * units, unit, units);
-        if constexpr (Equations::kHasRecurrentBias) {
-          const V recurrent = LoadUnits<T>(bias + (Equations::kGates + gate) * units, unit, units);
-          if (gate == Equations::kCandidateGate) {
-            Store(directions_[d].recurrent_bias + unit, recurrent);
-          } else {
-            sum += recurrent;
-          }
-        }
-        Store(directions_[d].bias + (panel * kInputVectors + v) * L, sum);
-      }
-    }
-  }
-
-  void PackPeepholes(int64_t d) {
-    LoadPeepholes(static_cast<const S*>(arguments_[d].extra_weights[kPeepholeKernel]), layout_,
-                  directions_[d].peephole_kernel);
   }
 
   void LoadInitialState(int64_t d, int64_t block) {
@@ -544,12 +443,6 @@ class ForwardSteps {
 
   __attribute__((noinline)) void ProjectPanel(int64_t d, int64_t step, int64_t panel, int64_t block);
 
-  void PackProjectionKernel(int64_t d) {
-    const void* kernel = arguments_[d].extra_weights[kProjectionKernel];
-    PackRows<kPlainColumns>(static_cast<const S*>(kernel), problem_.units, layout_.padded, hidden_units_, 1, 0,
-                            layout_.padded, directions_[d].projection_kernel);
-  }
-
   int64_t StateUnits(int state) const { return state == 0 ? hidden_units_ : problem_.units; }
   int64_t StatePadded(int state) const { return state == 0 ? hidden_padded_ : layout_.padded; }
 
@@ -590,6 +483,7 @@ class ForwardSteps {
   const Results* results_;
   const int64_t direction_count_;
   const CellOptions<T> options_;
+  const WeightPacking<Equations, S, Element> packing_;
   const Layout layout_;
   const int64_t hidden_units_, hidden_padded_;  // of h
   const int64_t chunk_;                         // steps

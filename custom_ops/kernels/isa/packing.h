@@ -41,7 +41,8 @@ inline int64_t VectorStride(const Layout& layout) {
 }
 
 inline int64_t ChunkSteps(const Problem& problem) {
-  return problem.batch == 0 ? 1 : Smaller(CeilDiv(kTuning.chunk_rows, problem.batch), problem.time < 1 ? 1 : problem.time);
+  if (problem.batch == 0 || problem.time < 1) return 1;
+  return Smaller(CeilDiv(kTuning.chunk_rows, problem.batch), problem.time);
 }
 
 inline bool Visible(const Problem& problem, int64_t b, int64_t t) {

@@ -54,8 +54,8 @@ class ProjectionBackward<Equations, T, true> {
   // Packs the transposed projection kernel.
   void Prepare(int64_t d) {
     for (int64_t panel = 0; panel < panels(); ++panel) {
-      PackTransposed(static_cast<const T*>(call_.arguments[d].extra_weights[kProjectionKernel]), problem_.units, projected_layout_,
-                     1, kPlainColumns, panel, directions_[d].kernel + panel * PanelElements());
+      PackTransposed(static_cast<const T*>(call_.arguments[d].extra_weights[kProjectionKernel]), problem_.units,
+                     projected_layout_, 1, kPlainColumns, panel, directions_[d].kernel + panel * PanelElements());
     }
   }
 
