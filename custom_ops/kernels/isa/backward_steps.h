@@ -353,7 +353,7 @@ class BackwardSteps {
       previous[1] = PreviousCellState(d, step, b, unit);
     }
     const T* residuals = call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width;
-    WithSlots(d_slots, [&](T* slots) {
+    WithSlots(d_slots, {0, kGradientSlots}, [&](T* slots) {
       Equations::template Backward<T>(residuals, options, layout_.width, previous, d_state, slots);
     });
     if constexpr (!Equations::kProjects) Store(direction.d_h + at, d_zoneout[0] + d_state[0]);
@@ -361,9 +361,9 @@ class BackwardSteps {
   }
 
   // Calls function(slots) with the gradient slots of a vector of units as the equations write them: in place, or a copy
-  // if they are kept with fewer bits.
+  // if they are kept with fewer bits. It writes those of the range `written`; other workers may read the others.
   template <class Function>
-  void WithSlots(S* kept, Function&& function) const {
+  void WithSlots(S* kept, const SlotRange& written, Function&& function) const {
     if constexpr (sizeof(S) == sizeof(T)) {
       function(kept);
     } else {
@@ -373,8 +373,8 @@ class BackwardSteps {
         Store(slots + at, LoadFirst(kept + at, L));
       }
       function(slots);
-      for (int64_t at = 0; at < kGradientSlots * layout_.width; at += layout_.width) {
-        StoreFirst(kept + at, Load(slots + at), L);
+      for (int slot = written.first; slot < written.first + written.count; ++slot) {
+        StoreFirst(kept + slot * layout_.width, Load(slots + slot * layout_.width), L);
       }
     }
   }
@@ -441,7 +441,8 @@ class BackwardSteps {
         if (visible) {
           const V h = call_.Drop(d, step, b, unit, call_.PreviousHidden(d, step, b, unit));
           const V d_gated_h = KeepFirst<T>(Load(sums + v * L), problem_.units - unit);
-          WithSlots(call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width, [&](T* slots) {
+          S* d_slots = call_.SlotGradients(d, step, unit) + b * kGradientSlots * layout_.width;
+          WithSlots(d_slots, Equations::kRecurrentSlots, [&](T* slots) {
             d_h = Equations::template BackwardGatedHidden<T>(
                 call_.Residuals(d, step, unit) + b * kResidualSlots * layout_.width, options_, layout_.width, h,
                 d_gated_h, slots);

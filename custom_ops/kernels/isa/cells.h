@@ -27,6 +27,12 @@ struct Columns {
   constexpr int vectors() const { return gates * unit_vectors; }
 };
 
+// Whether two are the same object. Sanitizers do not let the compiler compare addresses.
+template <const Columns& a, const Columns& b>
+constexpr bool kAreSame = false;
+template <const Columns& a>
+constexpr bool kAreSame<a, a> = true;
+
 // Consecutive gradient slots.
 struct SlotRange {
   int first, count;

@@ -336,7 +336,7 @@ class ForwardSteps {
   // Goes on with the sums of a product, of the sequences [first, end).
   template <const Columns& kColumns>
   void Consume(int64_t d, int64_t step, int64_t panel, int64_t first, int64_t end, const T* sums) {
-    if constexpr (Equations::kHasCandidateProduct && &kColumns == &Equations::kRecurrent) {
+    if constexpr (Equations::kHasCandidateProduct && kAreSame<kColumns, Equations::kRecurrent>) {
       GateHidden(d, step, panel, first, end, sums);
     } else {
       UpdateStates<kColumns>(d, step, panel, first, end, sums);
