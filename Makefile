@@ -83,7 +83,7 @@ clean: ## remove the environment, builds and caches; keep runs/
 # Builds and tests the kernels without TensorFlow: $(call ctest,name of the build folder,options of CMake)
 define ctest
 $(BIN)/cmake -S custom_ops -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	-DKERAS_SEQ_BUILD_LIBRARIES=OFF -DKERAS_SEQ_BUILD_TESTS=ON -DKERAS_SEQ_TEST_CALLS=60 $(2)
+	-DKERAS_SEQ_BUILD_LIBRARIES=OFF -DKERAS_SEQ_BUILD_TESTS=ON -DKERAS_SEQ_TEST_CALLS=40 $(2)
 $(BIN)/cmake --build build/$(1) --parallel $(JOBS)
 $(BIN)/ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(JOBS) $(ARGS)
 endef
