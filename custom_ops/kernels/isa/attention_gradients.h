@@ -482,13 +482,11 @@ class AttentionGradients {
   T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is transposed, in panels
   // Of all steps. With the dot score, the gradients of queries are those of one step.
   T *d_queries_ = nullptr, *d_contexts_ = nullptr, *d_energies_ = nullptr;
-  // Of monotonic attention: the attention weights before each step; the gradient of those before one step, and four
-  // rows (source) for each sequence.
+  // Of monotonic attention: weights before each step; their gradient before one step; four rows for each sequence.
   T *previous_ = nullptr, *d_previous_ = nullptr, *scratch_ = nullptr;
   T* d_scores_ = nullptr;
   T *hidden_ = nullptr, *packed_contexts_ = nullptr;  // of all steps, packed
-  // The coverage before each step, (time, batch, source). Its gradient, of one step; and those of the coverage kernel,
-  // (batch, padded_attention).
+  // Coverage before each step, (time, batch, source); its gradient of one step; those of its kernel, for each sequence.
   T *coverage_kernel_ = nullptr, *coverage_ = nullptr, *d_coverage_ = nullptr, *d_coverage_kernels_ = nullptr;
   // After the cell: the gradients of what a step feeds to the next one, (batch, padded_fed); those of the attentional
   // vectors of all steps before tanh; and the rows of the attentional kernel, transposed, in panels.
