@@ -69,10 +69,15 @@ def run_attention_recurrence(
             shape = (*ops.shape(call.inputs)[:2], ops.shape(memory)[1])
             bias = ops.broadcast_to(cast(score_bias), shape)
             operands["energy_bias"] = bias if noise is None else bias + cast(noise)
-        options = {"mask": mask, "recompute": recompute}
-        outputs, state, attention_weights = _run_native(
-            call, attention, operands, [cast(state) for state in attention_state], options
+        _add_initial(operands, attention, list(map(cast, attention_state)))
+        [results] = native.run(
+            [call],
+            mask=mask,
+            recompute=recompute,
+            attention=operands,
+            attention_attributes=attention.native_attributes(),
         )
+        outputs, state, attention_weights = _order_native(results, attention, operands)
     else:
         features = call.inputs.shape[-1]
         bias, recurrent_bias = call.split_bias()
@@ -94,21 +99,21 @@ def run_attention_recurrence(
     return call.mask_outputs(outputs, mask, zero_output_for_mask), state, attention_weights
 
 
-def _run_native(
-    call: RecurrentCall, attention: AttentionEquations, operands: dict, attention_state: list, options: dict
-) -> tuple[Tensor, State, Tensor]:
-    """Run a call on the native kernels; return results as `run_attention_recurrence` does."""
-    attributes, leading = attention.native_attributes(), attention.leading_states
-    if leading:  # the last columns of the output are what the first step reads
+def _add_initial(operands: dict, attention: AttentionEquations, attention_state: list) -> None:
+    """Add to the operands of the native kernels what the first step reads from the states of the attention."""
+    if attention.leading_states:  # the last columns of the output are what the first step reads
         initial = attention_state[0]
         operands["initial_fed"] = initial[:, initial.shape[-1] - attention.fed_units(operands["memory"].shape[-1]) :]
     if operands["coverage_kernel"] is not None:
         operands["initial_coverage"] = attention_state[-1]
     if "energy_bias" in operands:
         operands["initial_weights"] = attention_state[-1]
-    [(outputs, state, weights, fed, final)] = native.run(
-        [call], attention=operands, attention_attributes=attributes, **options
-    )
+
+
+def _order_native(results: tuple, attention: AttentionEquations, operands: dict) -> tuple[Tensor, State, Tensor]:
+    """Return results of the native kernels as `run_attention_recurrence` does."""
+    outputs, state, weights, fed, final = results
+    leading = attention.leading_states
     if leading:
         outputs = ops.concatenate([outputs, fed], axis=-1) if operands["attentional_kernel"] is None else fed
     return outputs, (*final[:leading], *state, *final[leading:]), weights

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What masks do to memories and outputs."""
 
-from keras import backend, ops
+from keras import KerasTensor, backend, ops
 
 from keras_seq._private_api import inside_xla
 from keras_seq.ops.equations.protocol import Tensor
@@ -38,7 +38,7 @@ def zero_masked_rows(
     mask: Tensor,  # (batch, time) booleans, True = keep
 ) -> Tensor:  # (batch, time, features)
     """Set rows to zero where they are masked, as `ops.where` does."""
-    if not x.shape[-1] or not _writes_rows():
+    if not x.shape[-1] or isinstance(x, KerasTensor) or not _writes_rows():
         return ops.where(ops.expand_dims(mask, axis=-1), x, ops.zeros_like(x))
     import tensorflow as tf
 

@@ -203,7 +203,7 @@ class TestMemoriesOfAllKinds:
                 6,
                 marks=pytest.mark.slow,
             ),
-            pytest.param(lambda: layers.Embedding(9, 4, mask_zero=True), IDS, 4, marks=pytest.mark.slow),
+            (lambda: layers.Embedding(9, 4, mask_zero=True), IDS, 4),
         ],
     )
     def test_a_model_is_built_trained_saved_and_loaded(self, make_encoder, source, positions, tmp_path):
