@@ -125,13 +125,16 @@ def test_sizes_may_be_zero(kind, options, sizes):
     assert_close(actual, expected, 3e-5)
 
 
-def test_decoders_with_attention_run_them_on_xla():
+@pytest.mark.parametrize("attention", ["bahdanau", "luong", "monotonic"])
+@pytest.mark.parametrize("attend", ["before", "after"])
+def test_decoders_with_attention_run_them_on_xla(attend, attention):
     for units, cell in [
         (4, layers.LSTMCell(4, layer_norm=True)),
         (4, layers.GRUCell(4, layer_norm=True)),
         (2, layers.LSTMCell(4, projection_units=2)),
     ]:
-        decoder = layers.AttentionDecoder(units, cell, layers.BahdanauAttention(3))
+        decoder = layers.AttentionDecoder(units, cell, attention, attend=attend)
+        decoder(np.ones((2, 3, 4)), np.ones((2, 5, 3)))
         [row] = keras_seq.explain(decoder, print_fn=None)
         assert row.implementation == "xla" and "with attention" in row.reason
         assert choose_implementation("auto", cell.equations, "float32").implementation == "native"

@@ -71,6 +71,10 @@ class AttentionEquations:
     def native_kernel(self) -> tuple[str, dict] | None:
         return None
 
+    def _native_kernel_of_cell(self) -> tuple[str, dict] | None:
+        """Return what the cell's `native_kernel` returns, if the op of a decoder with attention takes the cell."""
+        return self.cell.native_kernel() if self.cell.has_attention_kernel else None
+
     def native_attributes(self) -> dict:
         """Return the attributes of the native op that choose the attention."""
         return {}
@@ -99,7 +103,7 @@ class AdditiveAttentionEquations(AttentionEquations):
         return self.cell.differentiable
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return self.cell.native_kernel() if self.cell.has_attention_kernel else None
+        return self._native_kernel_of_cell()
 
     def describe(self) -> str:
         return f"{self.cell.describe()} with attention"
@@ -197,7 +201,7 @@ class AnyAttentionEquations(AttentionEquations):
         return self.cell.states + self.attention_states
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return self.cell.native_kernel() if self.fused_score else None
+        return self._native_kernel_of_cell() if self.fused_score else None
 
     def native_attributes(self) -> dict:
         return {"score": self.fused_score, "weighting": self.fused_weighting}
@@ -246,7 +250,7 @@ class InputFeedingEquations(AttentionEquations):
 
     def native_kernel(self) -> tuple[str, dict] | None:
         is_native = self.fused_score and self.activation in _ATTENTIONAL_ACTIVATIONS
-        return self.cell.native_kernel() if is_native else None
+        return self._native_kernel_of_cell() if is_native else None
 
     def native_attributes(self) -> dict:
         fused = {"score": self.fused_score, "weighting": self.fused_weighting}
