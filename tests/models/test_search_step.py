@@ -171,7 +171,7 @@ def test_generate_gives_the_same_texts(options):
         with use_implementation(implementation):
             texts[implementation] = [model.generate(words, sampler=name) for name in ("greedy", "beam")]
     assert texts["native"] == texts["xla"]
-    assert len({text for of_sampler in texts["native"] for text in of_sampler}) > 5
+    assert len({text for of_sampler in texts["native"] for text in of_sampler}) > 3
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
