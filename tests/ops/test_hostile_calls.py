@@ -92,8 +92,11 @@ def draw_call(rng, attends):
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
     if rng.random() < 0.2:  # a step of a search
         lists |= {"inputs": tensors(batch, time, width), "kernel": []}
-        if attends and attend == "before":
-            lists["memory"] = tensors(batch, source, width)
+        if attends:
+            memories = batch // 2 if batch % 2 == 0 else batch
+            lists["memory"] = tensors(memories, source, width if attend == "before" else memory_units)
+            lists["keys"] = tensors(memories, source, attention_units)
+            lists["memory_mask"] = mask(memories, source)
         keep = keep and rng.random() < 0.1
     chosen = (("attend", attend), ("weighting", weighting)) if attends else ()
     call = native_library.op_call(op, cell, tuple(reverse), keep, chosen, covers)
