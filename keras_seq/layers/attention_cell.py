@@ -353,7 +353,7 @@ class AttentiveLayer(keras.layers.Layer):
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 
     def step_equations(self):
-        """Return the attention equations that the native kernels run. On xla only the additive ones before the cell do."""
+        """Return the attention equations that the native kernels run. xla runs only additive ones before the cell."""
         equations = self.cell.equations
         if self.attend == "after":
             return self._input_feeding_equations(equations, None, 0, False)
