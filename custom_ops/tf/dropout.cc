@@ -5,6 +5,7 @@
 //   is_dropped = tf.bitcast(words, "uint16")[:size] < threshold
 //   mask = values[0] if is_dropped else values[1]
 // Under XLA each is a custom call of an FFI handler, so that eager mode, graphs and XLA draw the same numbers.
+#include <algorithm>
 #include <string>
 #include <vector>
 

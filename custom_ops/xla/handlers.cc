@@ -3,7 +3,6 @@
 //
 // The operands and results of a call are those of its signature, as one flat list. The attributes are those of the
 // TensorFlow op, except `reverse`, an integer whose bit d belongs to direction d.
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
