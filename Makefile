@@ -55,6 +55,7 @@ test-arm: $(VENV)/.installed-check ## run the C++ tests of the kernels for 64-bi
 # make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
 # make bench BENCH=seq2seq ARGS=--memory          another benchmark than `layers`
 # make bench BENCH=layers ARGS="--times --publish"
+# make bench BENCH=layers ARGS="--times --isa avx2 --contenders native torch --publish"   as without AVX-512: five minutes
 BENCH ?= $(if $(filter-out --quick,$(ARGS)),layers,layers seq2seq decoding)
 bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others; ARGS=--quick in two minutes, BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(or $(ARGS),--publish); done
