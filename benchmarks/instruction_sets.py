@@ -27,7 +27,7 @@ UNLIMITED = {
     "onnxruntime": "its instruction set cannot be limited",
     **dict.fromkeys(["keras-jit", "keras-jax", "xla-jit", "xla-jax"], XLA_PRODUCTS),
 }
-# MKL heeds MKL_ENABLE_INSTRUCTIONS on processors of Intel only; on those of AMD it multiplies with AVX2.
+MKL = "MKL, in PyTorch, heeds its variable on processors of Intel only; on those of AMD it multiplies with AVX2."
 LIMITS = {
     "avx2": Limit(
         "AVX2",
@@ -81,5 +81,5 @@ def describe(isa):
     settings.append(f"XLA_FLAGS={LIMITS[isa].xla_flag}")
     return (
         f"All contenders were limited to {LIMITS[isa].title}, by `{' '.join(settings)}`. "
-        f"The peak is that of {LIMITS[isa].peak}."
+        f"{MKL} The peak is that of {LIMITS[isa].peak}."
     )
