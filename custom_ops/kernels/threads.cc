@@ -23,6 +23,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int kManyCores = 1 << 20;
+
 class Pool {
  public:
   // Runs a task on one of at most `limit` threads, at some time. Never, if no thread can start.
@@ -108,6 +110,12 @@ Pool& SharedPool() {
 }  // namespace
 
 #if defined(__linux__)
+int AllowedCores() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return kManyCores;  // more cores than a cpu_set_t has
+  return CPU_COUNT(&allowed);
+}
+
 int CurrentCore() { return sched_getcpu(); }
 
 void LeaveCore() {
@@ -119,6 +127,8 @@ void LeaveCore() {
   sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 #else
+int AllowedCores() { return kManyCores; }
+
 int CurrentCore() { return -1; }
 
 void LeaveCore() {}
@@ -126,8 +136,10 @@ void LeaveCore() {}
 
 Executor SharedThreads(int threads) {
   Executor executor;
-  executor.threads = std::max(1, threads);
-  executor.schedule = [threads](std::function<void()> task) { SharedPool().Schedule(std::move(task), threads - 1); };
+  executor.threads = std::max(1, std::min(threads, AllowedCores()));
+  executor.schedule = [limit = executor.threads - 1](std::function<void()> task) {
+    SharedPool().Schedule(std::move(task), limit);
+  };
   return executor;
 }
 
