@@ -108,6 +108,12 @@ Pool& SharedPool() {
 }  // namespace
 
 #if defined(__linux__)
+int AllowedCores() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
+  return std::max<int>(1, std::thread::hardware_concurrency());  // there are more cores than a cpu_set_t has
+}
+
 int CurrentCore() { return sched_getcpu(); }
 
 void LeaveCore() {
@@ -119,15 +125,20 @@ void LeaveCore() {
   sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 #else
+int AllowedCores() { return std::max<int>(1, std::thread::hardware_concurrency()); }
+
 int CurrentCore() { return -1; }
 
 void LeaveCore() {}
 #endif
 
 Executor SharedThreads(int threads) {
-  static const int cores = std::max<int>(1, std::thread::hardware_concurrency());
-  threads = std::max(1, std::min(threads, cores));
-  return {threads, [threads](std::function<void()> task) { SharedPool().Schedule(std::move(task), threads - 1); }};
+  Executor executor;
+  executor.threads = std::max(1, std::min(threads, AllowedCores()));
+  executor.schedule = [limit = executor.threads - 1](std::function<void()> task) {
+    SharedPool().Schedule(std::move(task), limit);
+  };
+  return executor;
 }
 
 }  // namespace keras_seq

@@ -26,14 +26,18 @@ inline void Pause() {
 #endif
 }
 
+// How many cores the calling thread may run on.
+int AllowedCores();
+
 // The number of the core that this thread runs on, or -1 if the system does not tell.
 int CurrentCore();
 
 // Moves the calling thread to another core, if it may run on one. The system may move it back.
 void LeaveCore();
 
-// Returns an executor of `threads` threads, including the caller; 0 is as good as 1, and no more than there are cores.
-// There are as many helpers as the largest executor needs; they start when they are needed first.
+// Returns an executor of `threads` threads, including the caller, but of no more than there are cores: threads that
+// wait for each other on a core are slower than one. 0 is as good as 1. There are as many helpers as the largest
+// executor needs; they start when they are needed first.
 Executor SharedThreads(int threads);
 
 }  // namespace keras_seq
