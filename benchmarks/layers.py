@@ -39,7 +39,7 @@ NAMES = [contender.name for contender in CONTENDERS]
 def parse_shape(text):
     """Parses an index of SHAPES, or batch,time,features,units."""
     numbers = tuple(map(int, text.split(",")))
-    if len(numbers) not in (1, 4):
+    if len(numbers) not in (1, 4) or (len(numbers) == 1 and numbers[0] not in range(len(SHAPES))):
         raise ValueError
     return numbers if len(numbers) == 4 else SHAPES[numbers[0]]
 

@@ -63,6 +63,12 @@ def test_the_peak_is_that_of_the_instruction_set(instruction_sets, monkeypatch):
         assert ("__FMA__" in defined) == ("__AVX__" in defined) == (isa == "avx2")
 
 
+def test_a_shape_that_is_not_there_is_an_error_that_names_the_argument():
+    run = subprocess.run([sys.executable, FOLDER / "layers.py", "--shapes", "9"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "argument --shapes: invalid parse_shape value: '9'" in run.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from keras_seq.ops.equations.attention import (
     AnyAttentionEquations,
     InputFeedingEquations,
 )
+from keras_seq.ops.equations.cell import activation_name
 from keras_seq.ops.implementation import Choice, choose_implementation, why_not_native
 from keras_seq.ops.masks import as_bool_mask, has_started, zero_masked_positions
 from keras_seq.ops.recurrence import run_recurrences
@@ -326,8 +327,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _input_feeding_equations(self, equations, attend, fed_units, training):
         """Return the equations of `attend="after"` with input feeding around those of a cell."""
-        activation = self.attentional_activation
-        name = getattr(activation, "__name__", str(activation)) if self.attentional_units else "linear"
+        name = activation_name(self.attentional_activation) if self.attentional_units else "linear"
         return InputFeedingEquations(
             equations, attend, self.attention.states, fed_units, **self._fused(training), activation=name
         )

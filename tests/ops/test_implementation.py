@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation runs: the one that is asked for, or one that is chosen and explained."""
 
+import functools
 import re
 
 import keras
@@ -47,6 +48,46 @@ def test_a_layer_runs_the_implementation_it_is_given(make, implementation):
     assert layer.implementation == ("auto" if implementation in (1, 2) else implementation)
     run(layer)
     assert layer.choose_implementation().implementation == ("xla" if implementation == "xla" else "native")
+
+
+def tanh(x):
+    return 0.5 * keras.ops.tanh(x)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (layers.SimpleRNN, {}),
+        (layers.GRU, {"layer_norm": True}),
+        *((layers.LSTM, {option: 2}) for option in ("peephole", "layer_norm", "projection_units")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [
+        (keras.layers.LeakyReLU(), "LeakyReLU"),  # a callable without a name
+        (functools.partial(keras.activations.relu, max_value=1.0), "partial"),
+        (tanh, "test_implementation.tanh"),  # not the function with this name that the kernels have
+    ],
+)
+def test_any_callable_can_be_an_activation(make, options, activation, name):
+    layer = make(4, activation=activation, **options)
+    run(layer)
+    choice = layer.choose_implementation()
+    assert choice.implementation == "xla"
+    assert name in choice.reason
+
+
+def test_an_attentional_activation_is_not_mistaken_for_its_namesake():
+    sequences = draw(2, 3, 4)
+    results = []
+    for implementation in ("auto", "xla"):
+        keras.utils.set_random_seed(0)
+        options = {"attend": "after", "attentional_units": 2, "implementation": implementation}
+        layer = layers.AttentionDecoder(4, attentional_activation=tanh, **options)
+        results.append(np.asarray(layer(sequences, sequences)))
+    np.testing.assert_allclose(*results, atol=1e-6)
 
 
 @needs_kernels

@@ -44,8 +44,7 @@ class CellEquations:
         """Return a short name for messages, such as "LSTM with peepholes"."""
         name = type(self).__name__.removesuffix("Equations")
         functions = [getattr(self, name, None) for name in ("activation", "recurrent_activation")]
-        names = [getattr(function, "__name__", str(function)) for function in functions if function is not None]
-        return f"{name} with the activation(s) {', '.join(names)}"
+        return f"{name} with {name_activations(*(function for function in functions if function is not None))}"
 
     def split_bias(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the bias of the input product and the bias of the recurrent product."""
@@ -112,6 +111,18 @@ def native_activations(**functions: Callable) -> dict[str, str] | None:
     if any(function not in _NATIVE_ACTIVATIONS for function in functions.values()):
         return None
     return {attribute: function.__name__ for attribute, function in functions.items()}
+
+
+def activation_name(function: Callable) -> str:
+    """Return the name of an activation, which may be any callable. No other one has the name of a native one."""
+    name = getattr(function, "__name__", str(function))
+    is_namesake = function not in _NATIVE_ACTIVATIONS and name in {native.__name__ for native in _NATIVE_ACTIVATIONS}
+    return f"{function.__module__}.{name}" if is_namesake else name
+
+
+def name_activations(*functions: Callable) -> str:
+    """Return a phrase for messages with the names of activations."""
+    return f"the activation(s) {', '.join(map(activation_name, functions))}"
 
 
 def slope(activation: Callable, value: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from keras_seq.ops.equations.cell import (
     contract_time,
     drop,
     hidden_gradient,
+    name_activations,
     slope,
 )
 from keras_seq.ops.equations.layer_norm import standardize, standardize_backward
@@ -166,7 +167,7 @@ class LayerNormGRUEquations(GRUEquations):
     def describe(self) -> str:
         name = "GRU with layer_norm"
         if self.native_kernel() is None:
-            name += f", the activation(s) {self.activation.__name__}, {self.recurrent_activation.__name__}"
+            name += ", " + name_activations(self.activation, self.recurrent_activation)
         return name
 
     def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:

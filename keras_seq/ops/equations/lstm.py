@@ -11,6 +11,7 @@ from keras_seq.ops.equations.cell import (
     contract_time,
     drop,
     hidden_gradient,
+    name_activations,
     slope,
 )
 from keras_seq.ops.equations.layer_norm import standardize, standardize_backward
@@ -95,7 +96,7 @@ class ExtendedLSTMEquations(LSTMEquations):
         parts = {"peepholes": self.peephole, "a projection": self.projection_units, "layer_norm": self.layer_norm}
         names = [name for name, present in parts.items() if present]
         if self.native_kernel() is None:
-            names.append(f"the activation(s) {self.activation.__name__}, {self.recurrent_activation.__name__}")
+            names.append(name_activations(self.activation, self.recurrent_activation))
         return "LSTM with " + ", ".join(names)
 
     def state_sizes(self, units: int) -> tuple[int, int]:
