@@ -145,7 +145,7 @@ VARIANTS = [
     _variant("zoneout", "training", zoneout=0.1),
     _variant("naive", "training", recurrent_dropout=0.3, dropout_mode="naive"),
     _variant("weight_dropout", "training", recurrent_weight_dropout=0.3),
-    _variant("bfloat16", "forward", dtype="mixed_bfloat16"),
+    _variant("bfloat16", "forward", "training", dtype="mixed_bfloat16"),
 ]
 CONTENDERS = [
     _contender("native", _keras_seq(False, "native")),

@@ -81,6 +81,14 @@ def ratio_tables(results, ours):
         ),
         Comparison("in bfloat16, forward", "forward", "native+bfloat16", ["native"]),
         Comparison("the same, batch ≥ 32 and units ≥ 512", "forward", "native+bfloat16", ["native"], _is_large),
+        Comparison("in bfloat16, forward + backward", "training", "native+bfloat16", ["native"]),
+        Comparison(
+            "in bfloat16, forward + backward, batch ≥ 32 and units ≥ 512",
+            "training",
+            "native+bfloat16",
+            ["native"],
+            _is_large,
+        ),
     ]
     tables = [
         _ratio_table(

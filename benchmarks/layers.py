@@ -53,7 +53,13 @@ def parse_options():
     add("--shapes", nargs="+", default=SHAPES, help=f"batch,time,features,units, or indices: {listed}", **shape)
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="training: forward + backward")
     add("--contenders", nargs="+", choices=NAMES, default=DEFAULT, metavar="NAME", help=", ".join(NAMES))
-    add("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="bfloat16: native, forward")
+    add(
+        "--dtype",
+        nargs="+",
+        choices=["float32", "bfloat16"],
+        default=["float32"],
+        help="bfloat16: native, without dropout",
+    )
     add("--seconds", type=float, default=4, help="time for a case, all contenders together (default: %(default)s)")
     add("--ours", choices=NAMES, default="native", metavar="NAME", help="contender to compare with the peers")
     add("--times", action="store_true", help="measure only times")
@@ -77,7 +83,7 @@ def choose_times(options):
     names.update(BFLOAT16 if "bfloat16" in options.dtype else ())
     names.difference_update(instruction_sets.LIMITS[options.isa].unlimited if options.isa else ())
     contenders = [contender for contender in CONTENDERS if contender.name in names]
-    passes = options.passes if "float32" in options.dtype else ["forward"]
+    passes = options.passes if "float32" in options.dtype else [p for p in options.passes if p != "dropout"]
     cases = (Case(*each) for each in itertools.product(options.layers, options.shapes, passes))
     return contenders, [case for case in cases if any(contender.suits(case) for contender in contenders)]
 
