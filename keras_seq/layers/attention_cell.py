@@ -334,8 +334,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _runs_equations(self):
         """Whether the cell equations run, with the product of the context added to the input product."""
-        # Layer normalization needs the whole product, of inputs and context together.
-        return has_cell_equations(self.cell) and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
+        return has_cell_equations(self.cell)
 
     def implementation_for(self, implementation):
         """Return what runs with this argument `implementation`, and why: a `Choice`."""
@@ -349,8 +348,6 @@ class AttentiveLayer(keras.layers.Layer):
                 equations = AdditiveAttentionEquations(equations)
             else:
                 equations = AnyAttentionEquations(equations, None, 0, **self._fused(True))
-        elif self.input_feeding and has_cell_equations(self.cell):  # steps call the cell, which no kernel does
-            equations = AdditiveAttentionEquations(equations)
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
 

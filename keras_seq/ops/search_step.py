@@ -33,7 +33,7 @@ def run_search_step(
 
     Args:
         call: the recurrence, without a kernel. Its inputs (rows, 1, gates * units) are products with the kernel,
-            without the bias.
+            without the bias. Those of a cell that normalizes its inputs are normalized, for xla without attention only.
         attended: what a step with additive attention reads, else None. For the native kernels there may be fewer
             memories than rows: neighbouring rows, such as the beams of a search, then share one.
         is_live: booleans, or None. The results of other rows have no meaning; the native kernels skip them.
@@ -49,10 +49,14 @@ def run_search_step(
         return _run_native(call, attended, is_live)
     bias, recurrent_bias = call.equations.split_bias(call.bias)
     weights = RecurrentWeights(call.recurrent_kernel, recurrent_bias, call.extra_weights)
-    memory_mask = None
+    memory_mask = bias_of_step = None
     if attended is not None:
         query_kernel, score_vector = attended.query_kernel, attended.score_vector
-        weights = AttentionWeights(weights, None, query_kernel, score_vector, attended.keys, attended.products)
+        if call.equations.normalizes_inputs:  # in the step, before it adds the bias
+            bias, bias_of_step = None, bias
+        weights = AttentionWeights(
+            weights, None, query_kernel, score_vector, attended.keys, attended.products, bias_of_step
+        )
         memory_mask = None if attended.mask is None else ops.cast(attended.mask, dtype)
     masks = StepMasks(memory_mask=memory_mask)
     inputs = add_bias(ops.squeeze(call.inputs, axis=1), bias)

@@ -6,9 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import assert_close, mostly_slow, needs_kernels, run_with_gradients
 
-import keras_seq
 from keras_seq import layers
-from keras_seq.ops.implementation import choose_implementation
 from keras_seq.ops.recurrence import run_recurrences
 from keras_seq.ops.recurrent_call import RecurrentCall
 
@@ -123,15 +121,3 @@ def test_sizes_may_be_zero(kind, options, sizes):
         for implementation in ("xla", "native")
     )
     assert_close(actual, expected, 3e-5)
-
-
-def test_decoders_with_attention_run_them_on_xla():
-    for units, cell in [
-        (4, layers.LSTMCell(4, layer_norm=True)),
-        (4, layers.GRUCell(4, layer_norm=True)),
-        (2, layers.LSTMCell(4, projection_units=2)),
-    ]:
-        decoder = layers.AttentionDecoder(units, cell, layers.BahdanauAttention(3))
-        [row] = keras_seq.explain(decoder, print_fn=None)
-        assert row.implementation == "xla" and "with attention" in row.reason
-        assert choose_implementation("auto", cell.equations, "float32").implementation == "native"
