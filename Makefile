@@ -51,13 +51,16 @@ test-arm: $(VENV)/.installed-check ## run the C++ tests of the kernels for 64-bi
 	  echo "There is no $$tool. Install it, on Debian by: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
 	$(call ctest,arm,--toolchain aarch64.cmake -DKERAS_SEQ_TEST_CALLS=30 -DKERAS_SEQ_TEST_UNITS=50)
 
-# make bench                                      writes docs/benchmarks.md, in about 20 minutes on a quiet machine
+# make bench                                      writes docs/benchmarks.md and what other pages quote of it, in about 20
+#                                                 minutes on a quiet machine
 # make bench ARGS=--quick                         takes two minutes; writes to runs/bench only, as all that have ARGS
 # make bench BENCH=seq2seq ARGS=--memory          another benchmark than `layers`
 # make bench BENCH=layers ARGS="--times --publish"
+# make bench BENCH=layers ARGS="--times --isa avx2 --contenders native torch --publish"   as without AVX-512: five minutes
 BENCH ?= $(if $(filter-out --quick,$(ARGS)),layers,layers seq2seq decoding)
 bench: $(VENV)/.installed-bench ## time layers, seq2seq training and decoding against others; ARGS=--quick in two minutes, BENCH chooses one
 	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(or $(ARGS),--publish); done
+	$(if $(ARGS),,$(BIN)/python benchmarks/quotes.py)
 
 docs: $(VENV)/.installed-docs ## build the documentation's site into build/docs/; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs $(ARGS)

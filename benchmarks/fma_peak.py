@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the peak of the processor: float32 fused multiply-adds on all cores. As a program, it prints GFLOP/s.
 
-In a contest, `CONTENDER` takes turns with the others, so that a slow phase of the machine affects the peak too.
+In a contest, `CONTENDER` takes turns with the others, so that a slow phase of the machine affects the peak too. It is
+the peak of the instruction set that KERAS_SEQ_ISA limits the kernels to, if it is one of `instruction_sets.LIMITS`.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import tempfile
 
+import instruction_sets
 from contest import Contender, run_contest
 
 FLOPS = 5e9 * os.cpu_count()  # of a run, which takes 10 to 50 ms
@@ -26,7 +28,8 @@ def _library():
         raise NotImplementedError("no C++ compiler (g++)")
     with tempfile.TemporaryDirectory() as folder:
         target = pathlib.Path(folder) / "fma_peak.so"
-        options = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-shared", "-fPIC", "-pthread"]
+        options = ["-O3", *instruction_sets.compiler_options(), "-ffp-contract=fast"]
+        options += ["-std=c++17", "-shared", "-fPIC", "-pthread"]
         try:
             subprocess.run([compiler, *options, SOURCE, "-o", target], check=True, capture_output=True, text=True)
         except subprocess.CalledProcessError as error:

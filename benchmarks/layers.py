@@ -7,6 +7,7 @@ Prints tables, and writes them as Markdown and JSON. Leaves out what is not inst
     python benchmarks/layers.py --publish
     python benchmarks/layers.py --times --layers LSTM --shapes 1 32,25,128,128 --contenders native torch
     python benchmarks/layers.py --times --dtype bfloat16
+    python benchmarks/layers.py --times --isa avx2 --contenders native torch
     python benchmarks/layers.py --memory
 """
 
@@ -15,6 +16,7 @@ import functools
 import itertools
 
 import driver
+import instruction_sets
 import layer_report
 import pages
 import report
@@ -58,14 +60,22 @@ def parse_options():
     add("--memory", action="store_true", help="measure only memory")
     add("--memory-shape", default=SHAPES[2], help="shape for the memory (default: %(default)s)", **shape)
     add("--memory-layers", nargs="+", choices=GATES, default=["LSTM"], help="layers for the memory")
+    help = "limit all contenders to a lesser instruction set, and time them only; a page of its own"
+    add("--isa", choices=instruction_sets.LIMITS, help=help)
     pages.add_options(parser)
-    return pages.parse(parser, QUICK)
+    options, output = pages.parse(parser, QUICK)
+    if options.isa and options.memory:
+        parser.error("--isa: memory does not depend on the instruction set")
+    if options.isa and not instruction_sets.can_limit():
+        parser.error("--isa needs an x86-64 processor")
+    return options, output
 
 
 def choose_times(options):
     """Returns the contenders and the cases that the options select."""
     names = set(options.contenders) if "float32" in options.dtype else set()
     names.update(BFLOAT16 if "bfloat16" in options.dtype else ())
+    names.difference_update(instruction_sets.LIMITS[options.isa].unlimited if options.isa else ())
     contenders = [contender for contender in CONTENDERS if contender.name in names]
     passes = options.passes if "float32" in options.dtype else ["forward"]
     cases = (Case(*each) for each in itertools.product(options.layers, options.shapes, passes))
@@ -77,7 +87,12 @@ def report_times(options, results):
     tables = [*ratios, *layer_report.worst_table(results, options.ours)]
     tables += layer_report.times_tables(results, options.ours)
     data = layer_report.as_data(results, options.ours)
-    return report.of_contest("Layers", [LEGEND], tables, results, len(ratios), data)
+    if not options.isa:
+        return report.of_contest("Layers", [LEGEND], tables, results, len(ratios), data)
+    limit = instruction_sets.LIMITS[options.isa]
+    explanation = [instruction_sets.describe(options.isa), LEGEND]
+    measured = report.of_contest(f"Layers, {limit.title}", explanation, tables, results, len(ratios), data)
+    return measured._replace(notes=[*measured.notes, *report.notes(limit.unlimited.items())])
 
 
 def choose_memory(options):
@@ -98,10 +113,14 @@ def report_memory(options, rows, left_out):
 def main():
     options, output = parse_options()
     console = driver.open_console(output.folder / "layers.log")
+    if options.isa:
+        instruction_sets.limit(options.isa)  # before the contenders start
+        options.times = True
     everything = options.times == options.memory
     if everything or options.times:
         make_report = functools.partial(report_times, options)
-        driver.report_times(console, *choose_times(options), options.seconds, make_report, output, "layers")
+        name = f"layers_{options.isa}" if options.isa else "layers"
+        driver.report_times(console, *choose_times(options), options.seconds, make_report, output, name)
     if everything or options.memory:
         make_report = functools.partial(report_memory, options)
         driver.report_memory(console, choose_memory(options), make_report, output, "layers_memory")

@@ -23,8 +23,8 @@ DOCS = ROOT / "docs"
 MORE = "<!-- end of the tables that docs/benchmarks.md shows -->"
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 # The pages of a machine in the order of docs/benchmarks.md; others follow.
-ORDER = ["layers", "layers_memory", "jax_layers", "jax_layers_highest", "seq2seq", "seq2seq_memory", "seq2seq_words"]
-ORDER += ["decoding", "decoding_memory", "seq2seq_steps"]
+ORDER = ["layers", "layers_avx2", "layers_portable", "layers_memory", "jax_layers", "jax_layers_highest"]
+ORDER += ["seq2seq", "seq2seq_memory", "seq2seq_words", "decoding", "decoding_memory", "seq2seq_steps"]
 QUICK = "**A quick run**: few cases, and seconds for each. Its figures are rough; those of a full run are published."
 
 

@@ -17,6 +17,7 @@
 #include <sstream>
 #include <string>
 
+#include "../kernels/threads.h"
 #include "../tests/threads.h"
 
 namespace keras_seq {
@@ -169,9 +170,8 @@ int main(int count, char** values) {
   RequireInstructionSet();
   const int threads = std::atoi(values[1]);
   const double seconds = std::atof(values[2]);
-  ThreadPool pool(threads - 1);
   std::vector<Case> cases;
-  for (int i = 3; i < count; ++i) cases.push_back(Parse(values[i], pool.WithThreads(threads)));
+  for (int i = 3; i < count; ++i) cases.push_back(Parse(values[i], SharedThreads(threads)));
   const Clock::time_point start = Clock::now();
   do {
     for (Case& each : cases) {

@@ -2,29 +2,19 @@
 #include "team.h"
 
 #include <algorithm>
+#include <cfenv>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#include "threads.h"
 #include "tuning.h"
-
-#if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
-#endif
 
 namespace keras_seq {
 namespace {
 
 constexpr int kCountBits = 32;
 constexpr uint64_t kCountMask = (uint64_t{1} << kCountBits) - 1;
-
-void Pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // Spins first, because the others are running and nearly done. Then yields, in case they share a core with this thread.
 template <class Condition>
@@ -42,11 +32,16 @@ void WaitUntil(Condition&& condition) {
 
 class Team {
  public:
-  Team(int workers, const std::function<void(Worker&)>& program) : ranges_(workers), program_(&program) {}
+  Team(int workers, const std::function<void(Worker&)>& program) : ranges_(workers), program_(&program) {
+    std::fegetenv(&arithmetic_);
+  }
 
   void Help(int index) {
     helpers_.fetch_add(1);
     if (!closed_.load()) {  // `program_` lives until `Close` has seen this helper leave
+      std::fesetenv(&arithmetic_);
+      // Some schedulers wake a thread on the core of the one that woke it, and leave both there for milliseconds.
+      if (CurrentCore() == core_) LeaveCore();
       Worker worker(this, index);
       (*program_)(worker);
     }
@@ -95,6 +90,8 @@ class Team {
 
   std::vector<Range> ranges_;
   const std::function<void(Worker&)>* program_;
+  std::fenv_t arithmetic_;  // the caller's: whether denormals are zero
+  const int core_ = CurrentCore();
   alignas(64) std::atomic<int64_t> completed_{0};
   alignas(64) std::atomic<int> helpers_{0};
   std::atomic<bool> closed_{false};

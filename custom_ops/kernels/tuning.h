@@ -67,6 +67,9 @@ static constexpr Tuning TuningOf(TuningRow row) {
 // Turns of a loop for which a thread spins before it yields.
 constexpr int kSpins = 4096;
 
+// Microseconds for which a thread without a task yields before it sleeps. OpenMP's threads spin for some 10,000.
+constexpr int kIdleMicroseconds = 1000;
+
 }  // namespace keras_seq
 
 #endif  // KERAS_SEQ_KERNELS_TUNING_H_

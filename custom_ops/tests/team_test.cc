@@ -2,9 +2,15 @@
 // Every item of every phase is done once, and phases do not overlap: with helpers that start late or never, and with
 // more calls at a time than threads.
 #include <atomic>
+#include <cfenv>
+#include <chrono>
 #include <memory>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "../kernels/team.h"
+#include "../kernels/threads.h"
 #include "threads.h"
 
 namespace keras_seq {
@@ -24,6 +30,64 @@ void TestPhases(const Executor& executor, int workers, int phases, int64_t items
     }
   });
   for (auto& count : done) KERAS_SEQ_CHECK(count == phases, "an item was done %d times", count.load());
+}
+
+// Runs a phase in which the caller waits until a helper has come, or gives up after a second. Returns whether one came.
+template <class Function>
+bool RunWithHelper(const Executor& executor, Function&& function) {
+  std::atomic<int> came{0};
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  RunTeam(executor, 2, [&](Worker& worker) {
+    ++came;
+    while (came < 2 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    worker.ForEach(64, function);
+  });
+  return came == 2;
+}
+
+// Helpers round as their caller does; that they treat denormals alike follows.
+void TestArithmetic(const Executor& executor) {
+  for (const int rounding : {FE_UPWARD, FE_DOWNWARD, FE_TONEAREST}) {
+    std::fesetround(rounding);
+    RunWithHelper(executor, [rounding](int64_t) {
+      KERAS_SEQ_CHECK(std::fegetround() == rounding, "another rounding");
+    });
+  }
+}
+
+// Threads are left behind by a fork: the new process starts its own.
+void TestFork() {
+  const pid_t child = fork();
+  if (child == 0) _exit(RunWithHelper(SharedThreads(2), [](int64_t) {}) ? 0 : 1);
+  int status = 0;
+  waitpid(child, &status, 0);
+  KERAS_SEQ_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "no helper after a fork: status %d", status);
+}
+
+void TestSharedThreads() {
+  for (int threads = 0; threads < 2; ++threads) TestPhases(SharedThreads(threads), 4, 10, 7);
+  KERAS_SEQ_CHECK(RunWithHelper(SharedThreads(2), [](int64_t) {}), "no helper came");
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  KERAS_SEQ_CHECK(RunWithHelper(SharedThreads(2), [](int64_t) {}), "no helper woke");
+  TestArithmetic(SharedThreads(2));
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i) {
+    callers.emplace_back([i] {
+      for (int round = 0; round < 20; ++round) TestPhases(SharedThreads(1 + i % 4), 4, 20, 5);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+void TestLeaveCore() {
+  LeaveCore();
+  if (std::thread::hardware_concurrency() < 2 || CurrentCore() < 0) return;
+  const int core = CurrentCore();
+  for (int i = 0; i < 100; ++i) {
+    if (CurrentCore() != core) return;
+    LeaveCore();
+  }
+  KERAS_SEQ_CHECK(false, "stays on core %d", core);
 }
 
 }  // namespace
@@ -51,5 +115,10 @@ int main() {
   }
   for (std::thread& caller : callers) caller.join();
   while (finished < 8) std::this_thread::yield();
+  TestSharedThreads();
+  TestLeaveCore();
+#if !defined(__SANITIZE_THREAD__)  // which does not follow a process with several threads through a fork
+  TestFork();
+#endif
   std::printf("team: passed\n");
 }

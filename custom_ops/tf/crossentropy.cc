@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The op KerasSeq>Crossentropy: what the readout's loss needs of logits, in one pass over them. It is not for XLA.
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <utility>
 
 #include "kernels/crossentropy.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tf/executor.h"
 
 namespace keras_seq {
 namespace {
@@ -86,11 +85,7 @@ class CrossentropyOp : public tf::OpKernel {
     call.losses = losses->data(), call.smooth_losses = smooth_losses->data();
     call.predictions = predictions->flat<int32_t>().data();
     call.d_logits = with_gradient_ ? d_logits->data() : nullptr;
-    auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-    Executor executor;
-    executor.threads = workers->NumThreads();
-    executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
-    ComputeCrossentropy(call, executor);
+    ComputeCrossentropy(call, ExecutorOf(context));
   }
 
  private:

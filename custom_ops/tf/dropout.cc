@@ -6,9 +6,7 @@
 //   mask = values[0] if is_dropped else values[1]
 // Under XLA each is a custom call of an FFI handler, so that eager mode, graphs and XLA draw the same numbers.
 #include <algorithm>
-#include <functional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "kernels/dropout.h"
@@ -18,6 +16,7 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/framework/tensor_util.h"
+#include "tf/executor.h"
 #include "xla/ffi/api/ffi.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
@@ -105,11 +104,7 @@ class DropoutOpBase : public tf::OpKernel {
     dropout.inputs = inputs;
     dropout.outputs = outputs->data();
     if (dropout.size == 0) return;
-    auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-    Executor executor;
-    executor.threads = workers->NumThreads();
-    executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
-    keras_seq::DrawMask(dropout, executor);
+    keras_seq::DrawMask(dropout, ExecutorOf(context));
   }
 
  private:
@@ -172,10 +167,7 @@ ffi::Error HandleDropout(ffi::ThreadPool pool, ffi::BufferR1<ffi::S64> seed, ffi
     dropout.inputs = buffer->untyped_data();
   }
   if (dropout.size == 0) return ffi::Error::Success();
-  Executor executor;
-  executor.threads = std::max<int>(1, pool.num_threads());  // num_threads is 0 if there is no pool
-  executor.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  DrawMask(dropout, executor);
+  DrawMask(dropout, SharedThreads(pool.num_threads()));
   return ffi::Error::Success();
 }
 

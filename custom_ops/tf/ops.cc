@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The TensorFlow ops and their CPU kernels. Arguments, results and checks are those of xla/call.h.
-#include <functional>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/public/release_version.h"
 #include "tf/call_from_tensorflow.h"
+#include "tf/executor.h"
 #include "tf/packed_cache.h"
 #include "xla/call.h"
 
@@ -135,10 +135,7 @@ class Op : public tf::OpKernel {
       OP_REQUIRES_OK(context, context->allocate_output(i, shape, &output));
       outputs[i].data = output->data();
     }
-    auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-    Executor executor;
-    executor.threads = workers->NumThreads();
-    executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
+    const Executor executor = ExecutorOf(context);
     PackedCall packed;
     if (pass == Pass::kForward && !call_.keep_residuals) {  // at inference
       // One kernel multiplies inputs and memory: its shape does not tell where the rows of the memory begin.

@@ -3,7 +3,6 @@
 // weight from call to call, where TensorFlow's MatMul packs it anew: for a few rows that takes most of the time.
 #include <mutex>
 #include <string>
-#include <utility>
 
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "tensorflow/compiler/tf2xla/xla_op_registry.h"
@@ -11,6 +10,7 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tf/executor.h"
 #include "tf/packed_cache.h"
 #include "xla/hlo/builder/xla_builder.h"
 
@@ -56,16 +56,12 @@ class ProductOp : public tf::OpKernel {
     product.dtype = inputs.dtype() == tf::DT_DOUBLE ? DataType::kFloat64 : DataType::kFloat32;
     product.rows = inputs.dim_size(0), product.depth = inputs.dim_size(1), product.columns = kernel.dim_size(1);
     product.inputs = inputs.data(), product.kernel = kernel.data(), product.outputs = output->data();
-    auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-    Executor executor;
-    executor.threads = workers->NumThreads();
-    executor.schedule = [workers](std::function<void()> task) { workers->Schedule(std::move(task)); };
     const PackedCall packed = cache_.Find({kernel}, {}, [&] {
       auto weights = PackProduct(product);
       return weights == nullptr ? PackedCall{} : PackedCall{weights};
     });
     if (!packed.empty()) product.packed = packed[0];
-    OP_REQUIRES(context, Multiply(product, executor), absl::ResourceExhaustedError("out of memory"));
+    OP_REQUIRES(context, Multiply(product, ExecutorOf(context)), absl::ResourceExhaustedError("out of memory"));
     if (keeps_product_) {
       const std::lock_guard<std::mutex> lock(mutex_);
       kept_inputs_ = {inputs, kernel};

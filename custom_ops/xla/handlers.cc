@@ -3,15 +3,14 @@
 //
 // The operands and results of a call are those of its signature, as one flat list. The attributes are those of the
 // TensorFlow op, except `reverse`, an integer whose bit d belongs to direction d.
-#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "kernels/threads.h"
 #include "xla/call.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -108,9 +107,7 @@ ffi::Error Handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
   error = CheckInputs(call, inputs, &sizes, &element);
   if (error.empty()) error = CheckResults(Outputs(call, sizes, element), outputs);
   if (!error.empty()) return Invalid(operation, pass, error);
-  Executor executor;
-  executor.threads = std::max<int>(1, pool.num_threads());  // num_threads is 0 if there is no pool
-  executor.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+  const Executor executor = SharedThreads(pool.num_threads());
   if (RunCall(call, sizes, element, inputs, outputs, {}, executor)) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "KerasSeq>" + std::string(operation.name) + ": out of memory");
 }

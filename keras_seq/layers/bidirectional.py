@@ -35,7 +35,8 @@ class Bidirectional(RaggedInputMixin, keras.layers.Bidirectional):
         sequences: tensor (batch, time, features), or a `tf.RaggedTensor`, which is converted to a dense tensor with a
             mask.
         initial_state: list of states, forward then backward.
-        mask: booleans (batch, time), True = keep. The output of a masked step is zero, as in Keras.
+        mask: booleans (batch, time), True = keep. With `return_sequences`, the output of a masked step is
+            zero, as in Keras.
         training: whether to apply dropout.
 
     Returns:
