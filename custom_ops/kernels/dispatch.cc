@@ -171,7 +171,7 @@ class Float32Copies {
     return (problem_.features + FedUnits(problem_)) * Gates(problem_.cell) * problem_.units;
   }
   int64_t MemorySize() const {
-    return Positions() * (problem_.multiplied ? Gates(problem_.cell) * problem_.units : problem_.memory_units);
+    return Positions() * (HasMemoryProducts(problem_) ? Gates(problem_.cell) * problem_.units : problem_.memory_units);
   }
   int64_t AttentionalKernelSize() const {
     return (StateUnits(0) + problem_.memory_units) * problem_.attentional_units;

@@ -48,8 +48,9 @@ struct Problem {
   const bool* mask = nullptr;
 
   // Whether `inputs` are the products with `kernel`, which is then null: (batch, time, gates * units), without the bias.
-  // `features` is 0. So is `memory_units` of a call that attends; its memory is (.., source, gates * units), the products
-  // with the rows of the kernel for the contexts.
+  // `features` is 0. So is `memory_units` of a call that attends before the cell; its memory is (.., source, gates *
+  // units), the products with the rows of the kernel for the contexts. If it attends after the cell, `inputs` are all
+  // that the cell reads, and no step reads what attention feeds.
   bool multiplied = false;
 
   // Whether the products and c are normalized (layer normalization, Ba et al. 2016). The gains are extra weights. Only
@@ -76,7 +77,7 @@ struct Problem {
   // Whether each step attends after the cell instead, with h_t in the place of h_{t-1}, and feeds the next step (input
   // feeding, Luong, Pham & Manning 2015). The cell's input is then [x_t, fed_{t-1}], with fed_t = context_t or, if
   // there is an attentional kernel W_a, the attentional vector tanh([h_t, context_t] W_a), without tanh if it is
-  // `linear`. A masked step hands `fed` on. Such a call cannot be multiplied.
+  // `linear`. A masked step hands `fed` on.
   bool attends_after = false;
   bool attentional = false, linear = false;
   int64_t attentional_units = 0;  // 0 without W_a
@@ -178,7 +179,10 @@ struct Executor {
 int Gates(CellKind cell);
 int States(CellKind cell);
 
-// How many numbers enter the cell from attention, beside its inputs; 0 if the call does not attend.
+// Whether the memory of a call that attends is products with the kernel.
+static inline bool HasMemoryProducts(const Problem& problem) { return problem.multiplied && !problem.attends_after; }
+
+// How many numbers a step of attention feeds to the cell, beside its inputs; 0 if the call does not attend.
 int64_t FedUnits(const Problem& problem);
 
 // The number of elements of an extra weight.

@@ -125,10 +125,9 @@ void LeaveCore() {}
 #endif
 
 Executor SharedThreads(int threads) {
-  Executor executor;
-  executor.threads = std::max(1, threads);
-  executor.schedule = [threads](std::function<void()> task) { SharedPool().Schedule(std::move(task), threads - 1); };
-  return executor;
+  static const int cores = std::max<int>(1, std::thread::hardware_concurrency());
+  threads = std::max(1, std::min(threads, cores));
+  return {threads, [threads](std::function<void()> task) { SharedPool().Schedule(std::move(task), threads - 1); }};
 }
 
 }  // namespace keras_seq

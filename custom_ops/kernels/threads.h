@@ -32,8 +32,8 @@ int CurrentCore();
 // Moves the calling thread to another core, if it may run on one. The system may move it back.
 void LeaveCore();
 
-// Returns an executor of `threads` threads, including the caller; 0 is as good as 1. There are as many helpers as the
-// largest executor needs; they start when they are needed first.
+// Returns an executor of `threads` threads, including the caller; 0 is as good as 1, and no more than there are cores.
+// There are as many helpers as the largest executor needs; they start when they are needed first.
 Executor SharedThreads(int threads);
 
 }  // namespace keras_seq

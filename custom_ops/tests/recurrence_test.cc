@@ -354,7 +354,7 @@ Buffer TakeMemories(const Buffer& buffer, int64_t size, int64_t neighbours, bool
 
 void TestSharedMemory(const Case& c, ThreadPool& pool, const std::string& name) {
   const Problem& p = c.problem;
-  const int64_t row = p.multiplied ? Gates(p.cell) * p.units : p.memory_units;
+  const int64_t row = HasMemoryProducts(p) ? Gates(p.cell) * p.units : p.memory_units;
   for (int64_t neighbours = 1; neighbours <= p.batch; ++neighbours) {
     if (p.batch % neighbours) continue;
     Buffers<double> results[2];
@@ -373,6 +373,31 @@ void TestSharedMemory(const Case& c, ThreadPool& pool, const std::string& name) 
   }
 }
 
+// Computes products ahead. No step reads what attention feeds then if it attends after the cell, as if the rows of the
+// kernel for it were zeros.
+void TestProducts(const Case& c, ThreadPool& pool, const std::string& name) {
+  const Problem& p = c.problem;
+  const int64_t columns = Gates(p.cell) * p.units;
+  Case given = c, ahead = c;
+  if (p.attends_after) std::fill(given.kernel.begin() + p.features * columns, given.kernel.end(), 0);
+  ahead.problem.multiplied = true;
+  ahead.problem.features = 0;
+  ahead.inputs = Product(c.inputs, p.batch * p.time, p.features, c.kernel, 0, columns);
+  if (!p.attends_after) {
+    ahead.memory = Product(c.memory, p.batch * p.source, p.memory_units, c.kernel, p.features, columns);
+    ahead.problem.memory_units = 0;
+  }
+  ahead.kernel.clear();
+  const auto expected = RunAtInference<double>(given, pool.WithThreads(1));
+  for (bool packed : {false, true}) {
+    const auto multiplied = RunAtInference<double>(ahead, pool.WithThreads(2), packed);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      CheckClose(multiplied[i], expected[i], 1e-11, name + " " + kNames[i] + " of products");
+    }
+  }
+  if (p.attends && p.source > 0) TestSharedMemory(ahead, pool, name);
+}
+
 // What a search does otherwise than a layer: it packs weights once, computes products ahead, and its beams share a
 // memory.
 void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
@@ -389,19 +414,7 @@ void TestSearchSteps(const Case& c, ThreadPool& pool, const std::string& name) {
     KERAS_SEQ_CHECK(BitwiseEqual(expected[i], packed[i]), "%s %s differs if packed", name.c_str(), kNames[i]);
   }
   if (p.attends && p.source > 0) TestSharedMemory(c, pool, name);
-  if (p.attends_after) return;
-  Case ahead = c;
-  ahead.problem.multiplied = true;
-  ahead.problem.features = ahead.problem.memory_units = 0;
-  const int64_t columns = Gates(p.cell) * p.units;
-  ahead.inputs = Product(c.inputs, p.batch * p.time, p.features, c.kernel, 0, columns);
-  ahead.memory = Product(c.memory, p.batch * p.source, p.memory_units, c.kernel, p.features, columns);
-  ahead.kernel.clear();
-  const auto multiplied = RunAtInference<double>(ahead, pool.WithThreads(2), true);
-  for (size_t i = 0; i < expected.size(); ++i) {
-    CheckClose(multiplied[i], expected[i], 1e-11, name + " " + kNames[i] + " of products");
-  }
-  if (p.attends && p.source > 0) TestSharedMemory(ahead, pool, name);
+  TestProducts(c, pool, name);
 }
 
 // Large enough that several threads share every step, and that there are several chunks of steps.

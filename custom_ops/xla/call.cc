@@ -61,9 +61,6 @@ std::string CheckAttention(const Call& call) {
     if (error.empty() && !call.attends_after) error = expect(name, 0);
   }
   if (error.empty() && !call.attentional) error = expect("wanted_attentional_kernels", 0);
-  if (error.empty() && call.multiplied && call.attends_after) {
-    return "`kernels` must not be 0 with attention \"after\" the cell";
-  }
   for (const ExtraWeightTraits& extra : kExtraWeights) {
     if (error.empty() && !HasExtraWeight(call.operation.cell, extra.weight)) error = expect(extra.count, 0);
   }
@@ -168,7 +165,7 @@ std::string FinishCall(Call* call) {
   call->multiplied = call->pass == Pass::kForward && counts["kernels"] == 0;
   if (call->multiplied) {
     if (call->keep_residuals) return "`keep_residuals` must be false if `kernels` is 0: there is no gradient";
-    TakeProducts(&call->signature);
+    TakeProducts(call->attends_after, &call->signature);
   }
   if (call->pass == Pass::kBackward && counts["wanted_biases"] > counts["biases"]) {
     return "`wanted_biases` must be 0 if `biases` is 0";

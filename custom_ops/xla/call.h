@@ -105,9 +105,9 @@ struct Signature {
 // has lists for every state that a cell may have.
 Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after = true);
 
-// Changes the signature of a forward pass to that of a call without kernels: inputs and memory are then products with
-// the kernel, (..., gates * units), without the bias.
-void TakeProducts(Signature* signature);
+// Changes the signature of a forward pass to that of a call without kernels: inputs, and memory unless the call attends
+// after the cell, are then products with the kernel, (..., gates * units), without the bias.
+void TakeProducts(bool attends_after, Signature* signature);
 
 // Changes the signature of an op that attends to that of a call whose keys are compared with h itself, or that has an
 // attentional kernel, or that has none.
@@ -141,7 +141,7 @@ struct Call {
   Signature signature;
   std::map<std::string, int64_t> counts;             // the attributes that hold lengths of lists, by name
   std::vector<int64_t> input_counts, output_counts;  // the length of each list of the signature
-  bool multiplied = false;  // whether the call has no kernels: its inputs and memory are products with them
+  bool multiplied = false;  // whether the call has no kernels: see `TakeProducts`
   bool layer_norm = false, projects = false;  // whether the call has gains, and a projection kernel
 };
 

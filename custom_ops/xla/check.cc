@@ -116,7 +116,8 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
 
 std::string CheckInputs(const Call& call, const std::vector<Tensor>& inputs, Sizes* sizes, Element* element) {
   *sizes = WithoutAttention(call.operation, {});
-  if (call.multiplied) sizes->features = sizes->memory_units = 0;
+  if (call.multiplied) sizes->features = 0;
+  if (call.multiplied && !call.attends_after) sizes->memory_units = 0;
   if (call.score == Score::kDot) sizes->attention_units = 0;  // no tensor has this axis
   if (!call.attentional) sizes->fed_units = 0;                   // likewise
   if (!call.projects) sizes->hidden_units = 0;

@@ -158,9 +158,9 @@ Signature SignatureOf(const Operation& operation, Pass pass, bool reset_after) {
   return {inputs, gradients};
 }
 
-void TakeProducts(Signature* signature) {
+void TakeProducts(bool attends_after, Signature* signature) {
   for (ArgumentSpec& input : signature->inputs) {
-    if (!std::strcmp(input.name, "inputs") || !std::strcmp(input.name, "memory")) {
+    if (!std::strcmp(input.name, "inputs") || (!std::strcmp(input.name, "memory") && !attends_after)) {
       input.shapes[0].back() = Axis::kGateUnits;
     }
   }

@@ -14,7 +14,7 @@ from keras_seq.ops.equations.attention import (
     AnyAttentionEquations,
     InputFeedingEquations,
 )
-from keras_seq.ops.implementation import choose_implementation
+from keras_seq.ops.implementation import Choice, choose_implementation, why_not_native
 from keras_seq.ops.masks import as_bool_mask, has_started, zero_masked_positions
 from keras_seq.ops.recurrence import run_recurrences
 from keras_seq.ops.recurrent_call import RecurrentCall
@@ -68,7 +68,7 @@ class AttentiveLayer(keras.layers.Layer):
             )
 
     @property
-    def _feeds_next_step(self):
+    def feeds_next_step(self):
         """Whether the next step reads the output of attention, which is then a state."""
         return self.attend == "after" and self.input_feeding
 
@@ -90,18 +90,18 @@ class AttentiveLayer(keras.layers.Layer):
     @property
     def attention_states(self):
         """How many states of the attention follow those of the cell."""
-        return self._feeds_next_step + self.attention.states
+        return self.feeds_next_step + self.attention.states
 
     def attention_state_shapes(self, memory_shape):
         """Return the shapes of the attention's states, for a memory (batch, source, features)."""
         batch, source, features = memory_shape
-        fed = [(batch, self.fed_units(features))] if self._feeds_next_step else []
+        fed = [(batch, self.fed_units(features))] if self.feeds_next_step else []
         return [*fed, *[(batch, source)] * self.attention.states]
 
     def initial_attention_state(self, memory):
         """Return the initial states of the attention, a tuple of tensors."""
         own = self.attention.get_initial_state(memory)
-        if not self._feeds_next_step:
+        if not self.feeds_next_step:
             return own
         return ops.zeros((ops.shape(memory)[0], self.fed_units(memory.shape[-1])), memory.dtype), *own
 
@@ -165,13 +165,13 @@ class AttentiveLayer(keras.layers.Layer):
             output, state = call_cell(self.cell, inputs, state, training, context)
             return output, [*state, *attention_state], weights
         fed = None
-        if self._feeds_next_step:
+        if self.feeds_next_step:
             fed, *attention_state = attention_state
         output, state = call_cell(self.cell, inputs, state, training, fed)
         output, weights, attention_state = self._attend_and_combine(
             output, memory, keys, memory_mask, attention_state, noise, training
         )
-        if self._feeds_next_step:
+        if self.feeds_next_step:
             attention_state = self._fed_part(output, memory), *attention_state
         return output, [*state, *attention_state], weights
 
@@ -216,7 +216,7 @@ class AttentiveLayer(keras.layers.Layer):
             if len(flat) == len(self.state_size) + self.attention_states:
                 state, attention_state = self._split_states(flat, memory)
         attended = memory, self.project_memory(memory), memory_mask
-        if self._feeds_next_step:
+        if self.feeds_next_step:
             run = self._run_input_feeding
         else:
             run = self._run_attention_first if self.attend == "before" else self._run_cell_first
@@ -336,20 +336,34 @@ class AttentiveLayer(keras.layers.Layer):
         """Whether the cell equations run, with the product of the context added to the input product."""
         return has_cell_equations(self.cell)
 
-    def implementation_for(self, implementation):
-        """Return what runs with this argument `implementation`, and why: a `Choice`."""
+    def implementation_for(self, implementation, in_search=False):
+        """Return what runs with this argument `implementation`, over sequences or in a search, and why: a `Choice`."""
         equations, features = self.cell, NO_FEATURES
         if has_cell_equations(self.cell):
             equations, features = self.cell.equations, self.cell.call_features()
-        if self._runs_equations() and self._feeds_next_step:
-            equations = self._input_feeding_equations(equations, None, 0, True)
-        elif self._runs_equations() and self.attend == "before":
-            if self.reads_context_products():
-                equations = AdditiveAttentionEquations(equations)
-            else:
-                equations = AnyAttentionEquations(equations, None, 0, **self._fused(True))
+        if self.input_feeding and self._runs_equations():
+            equations = self.step_equations()
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
+        if in_search:
+            why_not = choice.implementation == "native" and why_not_native(self.step_equations(), self.compute_dtype)
+            return Choice("xla", why_not) if why_not else choice
         return choice if self.input_feeding else choice._replace(reason=f"{choice.reason}; then all steps attend")
+
+    def step_equations(self):
+        """Return the attention equations that the native kernels run. xla runs only additive ones before the cell."""
+        equations = self.cell.equations
+        if self.attend == "after":
+            return self._input_feeding_equations(equations, None, 0, False)
+        if self.reads_context_products():
+            return AdditiveAttentionEquations(equations)
+        return AnyAttentionEquations(equations, None, self.attention.states, **self._fused(False))
+
+    def step_weights(self, memory):
+        """Return the weights of attention for the native kernels by name, in the dtype of the memory."""
+        weights = self.attention.fused_weights(memory)
+        if self.attentional_units:
+            weights["attentional_kernel"] = self.attentional_kernel
+        return {name: ops.cast(weight, memory.dtype) for name, weight in weights.items()}
 
     def _split_states(self, flat, memory):
         """Split a flat list into the states of the cell and, with a memory, those of the attention."""

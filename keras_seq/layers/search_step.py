@@ -35,27 +35,30 @@ def start_search(layer, embedding=None, memory=None, memory_mask=None, num_beams
         one after another. Without attention, the weights are (rows, 0).
     """
     if isinstance(layer, AttentiveLayer):
-        start = _start_additive if layer.reads_context_products() else _start_attending
+        on_products = _runs_native(layer) or layer.reads_context_products()
+        start = _start_on_products if on_products else _start_attending
         return start(layer, embedding, memory, memory_mask, num_beams, features)
     return _start_stack(layer, embedding, num_beams, features)
 
 
 def choose_search_implementation(layer):
     """Return what runs the steps of a search with a recurrent layer, and why: a `Choice`."""
-    choice = layer.choose_implementation()
     if isinstance(layer, AttentiveLayer):
-        return _describe_steps(choice, layer.reads_context_products())
-    choices = [_describe_steps(_choose(layer, cell), has_cell_equations(cell)) for cell in flat_cells(layer)]
+        return _describe_steps(layer.implementation_for(layer.implementation, in_search=True))
+    layer.choose_implementation()  # raises an error if it cannot run
+    choices = [_describe_steps(_choose(layer, cell)) for cell in flat_cells(layer)]
     return Choice(*("; ".join(dict.fromkeys(parts)) for parts in zip(*choices, strict=True)))
 
 
-def _describe_steps(choice, has_search_step):
+def _describe_steps(choice):
     if choice.implementation == "cudnn":
         return Choice("xla", "steps of a search; cuDNN runs whole sequences")
-    if has_search_step:
-        return choice._replace(reason=f"steps of a search; {choice.reason}")
-    needs = "a cell of keras_seq, without attention or with additive attention before it"
-    return Choice("xla", f"steps of a search; native ones need {needs}")
+    return choice._replace(reason=f"steps of a search; {choice.reason}")
+
+
+def _runs_native(layer):
+    """Whether the native kernels run the steps of a layer that attends."""
+    return layer.implementation_for(layer.implementation, in_search=True).implementation == "native"
 
 
 def _choose(layer, cell):
@@ -65,31 +68,46 @@ def _choose(layer, cell):
     return choose_implementation(layer.implementation, cell.equations, layer.compute_dtype, layer.call_features(cell))
 
 
-def _start_additive(layer, embedding, memory, memory_mask, num_beams, features):
-    """Prepares a search with additive attention before cell equations: the memory is multiplied ahead of the loop."""
-    cell, dtype = layer.cell, layer.compute_dtype
-    runs_native = layer.choose_implementation().implementation == "native"
+def _start_on_products(layer, embedding, memory, memory_mask, num_beams, features):
+    """Prepares a search with attention around cell equations: products with the cell's kernel are its inputs.
+
+    Attention before the cell reads products of the memory, computed ahead of the loop. What attention after the cell
+    feeds is multiplied in each step. With "xla" only additive attention before the cell runs so.
+    """
+    cell, dtype, runs_native = layer.cell, layer.compute_dtype, _runs_native(layer)
+    multiply = native.multiply if runs_native else _multiply  # steps normalize the sum of all products
     kernel = ops.cast(cell.kernel, dtype)
-    size = kernel.shape[0] - memory.shape[-1]  # of the inputs
-    multiply = native.multiply if runs_native else _multiply  # steps normalize the sum with the product of the context
+    size = kernel.shape[0] - layer.fed_units(memory.shape[-1])  # of the inputs
+    of_fed = kernel[size:]
     input_products, shared = _products_of_inputs(cell, embedding, kernel[:size], multiply, num_beams, features)
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
-    query_kernel = ops.cast(layer.attention.query_kernel, dtype)
-    score_vector = layer.attention.score_vector(memory)
-    sources, positions, _ = ops.shape(memory)
-    products = multiply(ops.reshape(memory, (sources * positions, memory.shape[-1])), kernel[size:])
-    products = ops.reshape(products, (sources, positions, kernel.shape[-1]))
-    tensors = {"products": products, "keys": layer.project_memory(memory)}
+    sources, positions, memory_units = ops.shape(memory)
+    equations, weights = layer.step_equations(), layer.step_weights(memory)
+    cells, is_unread = len(layer.state_size), layer.attend == "after" and not layer.feeds_next_step
+    tensors = {"keys": layer.project_memory(memory)}
+    if layer.attend == "before":
+        products = multiply(ops.reshape(memory, (sources * positions, memory_units)), of_fed)
+        tensors["products"] = ops.reshape(products, (sources, positions, kernel.shape[-1]))
+    else:
+        tensors["memory"] = memory
     if memory_mask is not None:
         tensors["mask"] = as_bool_mask(memory_mask)
 
     def step(tokens, state, memory, is_live=None):
-        call = _call_on_products(cell, input_products(tokens, memory), state)
+        products = input_products(tokens, memory)
+        state, attention_state = state[:cells], list(state[cells:])
+        if layer.feeds_next_step:
+            products = products + multiply(ops.cast(attention_state[0], dtype), of_fed)
+        if is_unread:  # the native op has a state that no step reads
+            shape = ops.shape(products)[0], layer.attentional_units or memory_units
+            attention_state.insert(0, ops.zeros(shape, dtype))
         if not runs_native:  # the native op reads one memory for all beams
             memory = _rows_of({name: memory[name] for name in tensors})
-        attended = AttendedMemory(memory["products"], memory["keys"], memory.get("mask"), query_kernel, score_vector)
-        state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
-        return state[0], list(state), attention_weights
+        read = memory["products" if layer.attend == "before" else "memory"]
+        attended = AttendedMemory(equations, read, memory["keys"], memory.get("mask"), weights, attention_state)
+        call = _call_on_products(cell, products, state)
+        output, state, attention_weights = run_search_step(call, attended, is_live, layer.implementation)
+        return output, [*state[:cells], *state[cells + is_unread :]], attention_weights
 
     return step, shared | (tensors if runs_native else _repeat(tensors, num_beams))
 
@@ -143,8 +161,8 @@ def _start_equations(layer, cell, embedding, num_beams, features):
 
     def step(tokens, state, memory, is_live):
         call = _call_on_products(cell, products(tokens, memory), state)
-        state, _ = run_search_step(call, None, is_live, layer.implementation)
-        return state[0], list(state)
+        output, state, _ = run_search_step(call, None, is_live, layer.implementation)
+        return output, list(state)
 
     return step, shared
 

@@ -63,13 +63,13 @@ def run_attention_recurrence(
     weights = {"query_kernel": query_kernel, "score_vector": score_vector}
     _check_memory(call, attention, memory, keys, memory_mask)
     if choose_implementation(implementation, attention, dtype).implementation == "native":
-        weights |= {"coverage_kernel": cast(coverage_kernel), "attentional_kernel": cast(attentional_kernel)}
+        weights |= {"coverage_kernel": coverage_kernel, "attentional_kernel": attentional_kernel}
+        weights = {name: cast(weight) for name, weight in (weights | {"score_bias": score_bias}).items()}
+        initial = [cast(state) for state in attention_state]
+        if attention.leading_states:  # the last columns of the output are what the first step reads
+            initial[0] = initial[0][:, initial[0].shape[-1] - attention.fed_units(memory.shape[-1]) :]
         operands = {"memory": memory, "keys": keys, "memory_mask": memory_mask, **weights}
-        if score_bias is not None:  # of monotonic attention
-            shape = (*ops.shape(call.inputs)[:2], ops.shape(memory)[1])
-            bias = ops.broadcast_to(cast(score_bias), shape)
-            operands["energy_bias"] = bias if noise is None else bias + cast(noise)
-        _add_initial(operands, attention, list(map(cast, attention_state)))
+        operands = native_operands(call, attention, operands, initial, cast(noise))
         [results] = native.run(
             [call],
             mask=mask,
@@ -77,7 +77,7 @@ def run_attention_recurrence(
             attention=operands,
             attention_attributes=attention.native_attributes(),
         )
-        outputs, state, attention_weights = _order_native(results, attention, operands)
+        outputs, state, attention_weights = order_native_results(results, attention, operands)
     else:
         features = call.inputs.shape[-1]
         bias, recurrent_bias = call.split_bias()
@@ -100,23 +100,40 @@ def run_attention_recurrence(
     return call.mask_outputs(outputs, mask, zero_output_for_mask), state, attention_weights
 
 
-def _add_initial(operands: dict, attention: AttentionEquations, attention_state: list) -> None:
-    """Add to the operands of the native kernels what the first step reads from the states of the attention."""
-    if attention.leading_states:  # the last columns of the output are what the first step reads
-        initial = attention_state[0]
-        operands["initial_fed"] = initial[:, initial.shape[-1] - attention.fed_units(operands["memory"].shape[-1]) :]
-    if operands["coverage_kernel"] is not None:
+def native_operands(
+    call: RecurrentCall,
+    attention: AttentionEquations,
+    operands: dict[str, Tensor | None],
+    attention_state: State,
+    noise: Tensor | None = None,
+) -> dict[str, Tensor | None]:
+    """Return the argument `attention` of `native.run`.
+
+    Args:
+        operands: `memory`, `keys`, `memory_mask` and the weights of `run_attention_recurrence`, by name.
+        attention_state: the initial states of the attention. If they come before those of the cell, the first one is
+            what the first step reads.
+        noise: that of all steps, or None.
+    """
+    operands = {name: x for name, x in operands.items() if x is not None}
+    if attention.leading_states:
+        operands["initial_fed"] = attention_state[0]
+    if "coverage_kernel" in operands:
         operands["initial_coverage"] = attention_state[-1]
-    if "energy_bias" in operands:
+    if "score_bias" in operands:  # of monotonic attention
+        shape = (*ops.shape(call.inputs)[:2], ops.shape(operands["memory"])[1])
+        bias = ops.broadcast_to(operands.pop("score_bias"), shape)
+        operands["energy_bias"] = bias if noise is None else bias + noise
         operands["initial_weights"] = attention_state[-1]
+    return operands
 
 
-def _order_native(results: tuple, attention: AttentionEquations, operands: dict) -> tuple[Tensor, State, Tensor]:
+def order_native_results(results: tuple, attention: AttentionEquations, operands: dict) -> tuple[Tensor, State, Tensor]:
     """Return results of the native kernels as `run_attention_recurrence` does."""
     outputs, state, weights, fed, final = results
     leading = attention.leading_states
     if leading:
-        outputs = ops.concatenate([outputs, fed], axis=-1) if operands["attentional_kernel"] is None else fed
+        outputs = fed if "attentional_kernel" in operands else ops.concatenate([outputs, fed], axis=-1)
     return outputs, (*final[:leading], *state, *final[leading:]), weights
 
 

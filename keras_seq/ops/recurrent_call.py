@@ -14,7 +14,7 @@ class RecurrentCall(NamedTuple):
 
     equations: Equations
     inputs: Tensor  # (batch, time, features)
-    kernel: Tensor | None = None  # (features, gates * units); None for a foreign cell
+    kernel: Tensor | None = None  # (features, gates * units); None for a foreign cell and in a search
     recurrent_kernel: Tensor | None = None  # (units, gates * units)
     bias: Tensor | None = None  # (gates * units,), or (2, 3 * units) of a GRU with `reset_after`
     initial_state: State | None = None  # each (batch, units); None for zeros

@@ -10,10 +10,10 @@ import keras_seq
 LETTERS = "abcdefgh"
 
 
-def make_model(vectorizers=True, attention="bahdanau", size=12):
+def make_model(vectorizers=True, attention="bahdanau", size=12, **options):
     keras.utils.set_random_seed(4)
     vectorizer = keras_seq.data.text_vectorizer([LETTERS[: size - 4]])
-    parts = keras_seq.Encoder(size, 4, 6, cell="gru"), keras_seq.Decoder(size, 4, 6, "gru", attention)
+    parts = keras_seq.Encoder(size, 4, 6, cell="gru"), keras_seq.Decoder(size, 4, 6, "gru", attention, **options)
     model = keras_seq.Seq2Seq(*parts, *([vectorizer, vectorizer] if vectorizers else []))
     for variable in model.trainable_variables:
         variable.assign(4 * variable)  # so that outputs differ

@@ -329,12 +329,16 @@ class TestXLA:
     @pytest.mark.slow
     @pytest.mark.parametrize("implementation", ["native", "xla"])
     @pytest.mark.parametrize(
-        "sampler",
-        [GreedySampler(), RandomSampler(), BeamSampler(3, 0.6, num_return_sequences=2)],
-        ids=lambda sampler: type(sampler).__name__,
+        ("attention", "sampler"),
+        [
+            ("bahdanau", GreedySampler()),
+            ("bahdanau", RandomSampler()),
+            ("bahdanau", BeamSampler(3, 0.6, num_return_sequences=2)),
+            ("luong", BeamSampler(3, 0.6, num_return_sequences=2)),
+        ],
     )
-    def test_gives_what_it_gives_without(self, sampler, implementation):
-        model = make_model(vectorizers=False)
+    def test_gives_what_it_gives_without(self, attention, sampler, implementation):
+        model = make_model(vectorizers=False, attention=attention)
         sources, options = tf.constant([[4, 5, 3], [6, 3, 0]]), {"sampler": sampler, "seed": tf.constant([1, 2])}
 
         @tf.function(jit_compile=True)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import needs_kernels
+from small_seq2seq import make_model, random_words
 
 import keras_seq
 from keras_seq import Decoder, layers
 from keras_seq.layers.search_step import start_search
+from keras_seq.ops.implementation import use_implementation
 
 SOURCES, POSITIONS, TIME, VOCABULARY, FEATURES, SUMMARY = 3, 5, 4, 7, 8, 4
 rng = np.random.default_rng(0)
@@ -31,6 +33,19 @@ DECODERS = {
     "coverage": lambda **k: Decoder(VOCABULARY, 3, 6, attention=layers.BahdanauAttention(5, coverage=True), **k),
     "monotonic": lambda **k: Decoder(VOCABULARY, 3, 6, attention="monotonic", **k),
     "luong": lambda **k: Decoder(VOCABULARY, 3, 6, attention="luong", **k),
+    "luong before": lambda **k: Decoder(
+        VOCABULARY, 3, 6, attention=layers.LuongAttention("general", scale=True), attend="before", **k
+    ),
+    "luong, not fed": lambda **k: Decoder(VOCABULARY, 3, 17, cell="gru", attention="luong", input_feeding=False, **k),
+    "additive after": lambda **k: Decoder(300, 3, 6, cell="mgu", attend="after", **k),
+    "coverage after": lambda **k: Decoder(
+        VOCABULARY, 3, 6, attention=layers.BahdanauAttention(5, coverage=True), attend="after", **k
+    ),
+    "monotonic after": lambda **k: Decoder(VOCABULARY, 3, 6, attention="monotonic", attend="after", **k),
+    "coverage, not fed": lambda **k: Decoder(
+        VOCABULARY, 3, 6, attention=layers.BahdanauAttention(5, coverage=True), input_feeding=False, **k
+    ),
+    "monotonic, not fed": lambda **k: Decoder(VOCABULARY, 3, 6, attention="monotonic", input_feeding=False, **k),
     "concat before": lambda **k: Decoder(
         VOCABULARY, 3, 6, cell="gru", attention=layers.LuongAttention("concat", units=4), attend="before", **k
     ),
@@ -39,9 +54,17 @@ DECODERS = {
 }
 
 
+ON_XLA = {
+    "cell of Keras": lambda **k: Decoder(VOCABULARY, 3, 6, cell=keras.layers.LSTMCell(6), attention="luong", **k),
+    "layer_norm, not fed": lambda **k: Decoder(
+        VOCABULARY, 3, 6, cell=layers.LSTMCell(6, layer_norm=True), attention="luong", input_feeding=False, **k
+    ),
+}
+
+
 def make(name, **options):
     keras.utils.set_random_seed(1)  # the error in bfloat16 grows with the weights
-    decoder = DECODERS[name](**options)
+    decoder = (DECODERS | ON_XLA)[name](**options)
     decoder.build((None, None), (None, None, FEATURES), (None, SUMMARY))
     return decoder
 
@@ -102,8 +125,9 @@ def test_zoneout_takes_its_expected_value(cell, implementation):
         np.testing.assert_allclose(output, expected[:, t], atol=2e-6)
 
 
-def test_rows_that_are_not_live_do_not_change_the_others():
-    decoder = make("lstm")
+@pytest.mark.parametrize("name", DECODERS)
+def test_rows_that_are_not_live_do_not_change_the_others(name):
+    decoder = make(name)
     tokens = draw_tokens(decoder, 2)
     live = np.array([True, False, True, True, False, False])
     expected, _ = step_by_step(decoder, tokens, 2, MASK)
@@ -111,8 +135,49 @@ def test_rows_that_are_not_live_do_not_change_the_others():
     np.testing.assert_array_equal(actual[live], expected[live])
 
 
+@needs_kernels
+@pytest.mark.parametrize(("beams", "mask"), [(1, None), (3, MASK)], ids=["greedy", "beams"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_native_steps_equal_those_on_xla(name, mask, beams):
+    results, live = [], np.arange(SOURCES * beams) != 1
+    tokens = draw_tokens(make(name), beams)
+    for implementation in ("native", "xla"):
+        decoder = make(name, dtype="float64", implementation=implementation)
+        step, state, memory = decoder.start_search(tf.constant(MEMORY), tf.constant(STARTS), mask, beams)
+        state = [np.repeat(x, beams, axis=0) for x in state]
+        for t in range(TIME):
+            logits, state, weights = step(tf.constant(tokens[:, t]), state, memory, live)
+            results.append([np.array(x)[live] for x in (logits, weights, *state)])
+    for native, xla in zip(results[:TIME], results[TIME:], strict=True):
+        for actual, expected in zip(native, xla, strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-11)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "luong"},
+        {"attention": "luong", "input_feeding": False, "num_layers": 2},
+        {"attention": layers.LuongAttention("general"), "attend": "before"},
+        {"attention": layers.BahdanauAttention(5, coverage=True)},
+        {"attention": "monotonic", "attend": "after"},
+    ],
+    ids=str,
+)
+def test_generate_gives_the_same_texts(options):
+    model, words, texts = make_model(**options), random_words(20), {}
+    for implementation in ("native", "xla"):
+        with use_implementation(implementation):
+            texts[implementation] = [model.generate(words, sampler=name) for name in ("greedy", "beam")]
+    assert texts["native"] == texts["xla"]
+    assert len({text for of_sampler in texts["native"] for text in of_sampler}) > 3
+
+
 @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ["lstm", "no attention", "luong", "maxout"])
+@pytest.mark.parametrize(
+    "name", ["lstm", "no attention", "luong", "luong, not fed", "coverage", "monotonic after", "maxout"]
+)
 def test_steps_in_other_dtypes(name, policy):
     decoder = make(name, dtype=policy)
     tokens = draw_tokens(decoder, 2)
@@ -134,9 +199,22 @@ def test_layer_normalisation_without_attention(cell):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [pytest.param("lstm", marks=pytest.mark.slow), "luong", "no attention"])
-def test_explain_tells_what_runs_the_steps(name):
-    decoder = make(name)
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("lstm", {}, "native"),
+        ("no attention", {}, "native"),
+        ("luong", {}, "native"),
+        ("luong, not fed", {}, "native"),
+        ("coverage", {}, "native"),
+        ("monotonic", {}, "native"),
+        ("luong", {"implementation": "xla"}, "xla"),
+        ("cell of Keras", {}, "xla"),
+        ("layer_norm, not fed", {}, "xla"),
+    ],
+)
+def test_explain_tells_what_runs_the_steps(name, options, expected):
+    decoder = make(name, **options)
 
     @tf.function
     def take_step():
@@ -146,8 +224,8 @@ def test_explain_tells_what_runs_the_steps(name):
     operations = take_step.get_concrete_function().graph.get_operations()
     is_native = any(op.type.startswith("KerasSeq>") for op in operations)
     row = next(row for row in keras_seq.explain(decoder, print_fn=None) if row.kind == "Decoder")
-    assert row.implementation == ("native" if is_native else "xla")
-    assert row.reason.startswith("steps of a search; ")
+    assert row.implementation == expected == ("native" if is_native else "xla")
+    assert row.reason.startswith("steps of a search; ") and "then all steps attend" not in row.reason
 
 
 @needs_kernels
@@ -264,7 +342,7 @@ class TestPackedWeights:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["lstm", "no attention"])
+@pytest.mark.parametrize("name", ["lstm", "no attention", "luong", "luong, not fed"])
 def test_a_gradient_through_native_steps_is_one_clear_error(name):
     decoder = make(name, implementation="native")
     step, state, memory = decoder.start_search(tf.constant(MEMORY), tf.constant(STARTS), None, 1)

@@ -90,6 +90,14 @@ def draw_call(rng, attends):
         defaults = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
         attributes = {**defaults, "cell": cell, **chosen, **attributes}
     reverse, keep = [bool(r) for r in rng.integers(0, 2, directions)], bool(rng.integers(2))
+    if rng.random() < 0.2:  # a step of a search
+        lists |= {"inputs": tensors(batch, time, width), "kernel": []}
+        if attends:
+            memories = batch // 2 if batch % 2 == 0 else batch
+            lists["memory"] = tensors(memories, source, width if attend == "before" else memory_units)
+            lists["keys"] = tensors(memories, source, attention_units)
+            lists["memory_mask"] = mask(memories, source)
+        keep = keep and rng.random() < 0.1
     chosen = (("attend", attend), ("weighting", weighting)) if attends else ()
     call = native_library.op_call(op, cell, tuple(reverse), keep, chosen, covers)
     return call, lists, {**attributes, "reverse": reverse, "keep_residuals": keep}

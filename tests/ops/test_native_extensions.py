@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import assert_close, mostly_slow, needs_kernels, run_with_gradients
 
+import keras_seq
 from keras_seq import layers
 from keras_seq.ops.recurrence import run_recurrences
 from keras_seq.ops.recurrent_call import RecurrentCall
@@ -121,3 +122,17 @@ def test_sizes_may_be_zero(kind, options, sizes):
         for implementation in ("xla", "native")
     )
     assert_close(actual, expected, 3e-5)
+
+
+@pytest.mark.parametrize("attention", ["bahdanau", "luong", "monotonic"])
+@pytest.mark.parametrize("attend", ["before", "after"])
+def test_decoders_with_attention_run_them(attend, attention):
+    for units, cell in [
+        (4, layers.LSTMCell(4, layer_norm=True)),
+        (4, layers.GRUCell(4, layer_norm=True)),
+        (2, layers.LSTMCell(4, projection_units=2)),
+    ]:
+        decoder = layers.AttentionDecoder(units, cell, attention, attend=attend)
+        decoder(np.ones((2, 3, 4)), np.ones((2, 5, 3)))
+        [row] = keras_seq.explain(decoder, print_fn=None)
+        assert row.implementation == "native"

@@ -180,7 +180,7 @@ def test_search_steps_with_peepholes():
                 extra_weights={"peephole_kernel": kernel},
             ),
             implementation=implementation,
-        )[0]
+        )[1]
     )
     for kernel in peepholes:
         assert_close(step(kernel, "native"), step(kernel, "xla"), 1e-11)

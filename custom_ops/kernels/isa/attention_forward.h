@@ -383,7 +383,7 @@ class MemoryAttentionForward {
     contexts_.LoadInitialStates(worker);
     if (arguments_.packed != nullptr) return;
     contexts_.Prepare(worker);
-    worker.ForEach(CeilDiv(FedUnits(problem_), kPackBlock), [&](int64_t item) { PackKernel(item * kPackBlock); });
+    worker.ForEach(CeilDiv(KernelRows(), kPackBlock), [&](int64_t item) { PackKernel(item * kPackBlock); });
   }
 
   // Computes the contexts of a step from the previous h.
@@ -403,7 +403,8 @@ class MemoryAttentionForward {
   // slots += what attention feeds times its rows of the kernel, for the units of a panel. `slots` are those of the
   // input product of sequence 0; the rows of sequences are `row_size` apart.
   void AddFedProducts(int64_t step, int64_t panel, int64_t block, T* slots, int64_t row_size) const {
-    if (problem_.multiplied) return AddAverages(step, panel, block, slots, row_size);
+    if (HasMemoryProducts(problem_)) return AddAverages(step, panel, block, slots, row_size);
+    if (KernelRows() == 0) return;
     const T* left[kRowBlock];
     T* sums[kRowBlock];
     const VisibleSequences rows(problem_, block, TimeOf(problem_, arguments_, step));
@@ -412,7 +413,7 @@ class MemoryAttentionForward {
       left[i] = problem_.attends_after ? contexts_.Fed(b) : contexts_.Context(step, b);
       sums[i] = slots + b * row_size;
     }
-    MultiplyRows<kInputVectors>(Rows<T>{left, FedUnits(problem_), 0, 1}, rows.count,
+    MultiplyRows<kInputVectors>(Rows<T>{left, KernelRows(), 0, 1}, rows.count,
                                 kernel_ + panel * KernelPanelSize(), sums, vector_stride_, nullptr);
   }
 
@@ -445,11 +446,13 @@ class MemoryAttentionForward {
     }
   }
 
-  int64_t KernelPanelSize() const { return PanelSize<T>(FedUnits(problem_), kInputVectors); }
+  // How many rows of the kernel multiply what attention feeds.
+  int64_t KernelRows() const { return problem_.multiplied ? 0 : FedUnits(problem_); }
+  int64_t KernelPanelSize() const { return PanelSize<T>(KernelRows(), kInputVectors); }
 
   void PackKernel(int64_t first) {
     const T* kernel = static_cast<const T*>(arguments_.kernel) + problem_.features * Equations::kGates * problem_.units;
-    const int64_t rows = FedUnits(problem_), end = Smaller(first + kPackBlock, rows);
+    const int64_t rows = KernelRows(), end = Smaller(first + kPackBlock, rows);
     PackRows<Equations::kInput>(kernel, rows, rows, problem_.units, Equations::kGates, first, end, kernel_);
   }
 

@@ -18,15 +18,15 @@ inline T SumOf(Vector<T> lanes) {
 }
 
 // The caller's row-major matrices, and their sizes. A row of the memory has `row_size` numbers: `units`, of which a
-// context is a weighted sum, or the gates' products with them if the call is multiplied. Rows of queries and contexts
-// are padded with zeros to whole panels.
+// context is a weighted sum, or the gates' products with them (`HasMemoryProducts`). Rows of queries and contexts are
+// padded with zeros to whole panels.
 template <class T>
 struct Memory {
   Memory(const Problem& problem, const Arguments& arguments)
       : additive(problem.score == Score::kAdditive),
         source(problem.source),
         units(problem.memory_units),
-        row_size(problem.multiplied ? Gates(problem.cell) * problem.units : problem.memory_units),
+        row_size(HasMemoryProducts(problem) ? Gates(problem.cell) * problem.units : problem.memory_units),
         attention_units(problem.attention_units),
         padded_units(PaddedUnits(problem.memory_units, kPanelVectors)),
         padded_attention(PaddedUnits(problem.attention_units, kPanelVectors)),
