@@ -93,9 +93,6 @@ constexpr bool HasExtraWeight(CellKind cell, ExtraWeight weight) {
   return false;
 }
 
-// Whether a call that attends can have this extra weight.
-constexpr bool WorksWithAttention(ExtraWeight weight) { return weight == kPeepholeKernel; }
-
 enum class Activation { kTanh, kRelu, kLinear, kSigmoid, kHardSigmoid };
 
 // In the order of Activation. The names of Keras.

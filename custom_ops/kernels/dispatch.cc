@@ -153,7 +153,7 @@ class Float32Copies {
     to->kernel = Read(from.kernel, KernelSize());
     to->recurrent_kernel = Read(from.recurrent_kernel, StateUnits(0) * Gates(problem_.cell) * problem_.units);
     to->bias = Read(from.bias, BiasSize());
-    to->query_kernel = Read(from.query_kernel, problem_.units * problem_.attention_units);
+    to->query_kernel = Read(from.query_kernel, QueryKernelSize());
     to->score_vector = Read(from.score_vector, problem_.attention_units);
     to->coverage_kernel = Read(from.coverage_kernel, problem_.attention_units);
     to->attentional_kernel = Read(from.attentional_kernel, AttentionalKernelSize());
@@ -174,8 +174,9 @@ class Float32Copies {
     return Positions() * (HasMemoryProducts(problem_) ? Gates(problem_.cell) * problem_.units : problem_.memory_units);
   }
   int64_t AttentionalKernelSize() const {
-    return (problem_.units + problem_.memory_units) * problem_.attentional_units;
+    return (StateUnits(0) + problem_.memory_units) * problem_.attentional_units;
   }
+  int64_t QueryKernelSize() const { return StateUnits(0) * problem_.attention_units; }
   int64_t KeysSize() const { return Positions() * problem_.attention_units; }
   int64_t Positions() const { return problem_.batch / problem_.sequences_per_memory * problem_.source; }
   int64_t AttentionWeightsSize() const { return problem_.batch * problem_.time * problem_.source; }
@@ -282,7 +283,7 @@ bool BackwardThroughFloat32(Problem problem, const std::vector<Arguments>& argum
     to.bias = copies.Write(gradients[d].bias, copies.BiasSize());
     to.memory = copies.Write(gradients[d].memory, copies.MemorySize());
     to.keys = copies.Write(gradients[d].keys, copies.KeysSize());
-    to.query_kernel = copies.Write(gradients[d].query_kernel, problem.units * problem.attention_units);
+    to.query_kernel = copies.Write(gradients[d].query_kernel, copies.QueryKernelSize());
     to.score_vector = copies.Write(gradients[d].score_vector, problem.attention_units);
     to.coverage_kernel = copies.Write(gradients[d].coverage_kernel, problem.attention_units);
     to.initial_coverage = copies.Write(gradients[d].initial_coverage, problem.batch * problem.source);

@@ -54,11 +54,11 @@ struct Problem {
   bool multiplied = false;
 
   // Whether the products and c are normalized (layer normalization, Ba et al. 2016). The gains are extra weights. Only
-  // GRU and LSTM have it, and calls that attend do not.
+  // GRU and LSTM have it. What attention feeds is part of the input product.
   bool layer_norm = false;
 
   // Whether h is a product with the projection kernel (Sak et al. 2014), of `projection_units` units. Only the LSTM has
-  // it, and calls that attend do not.
+  // it.
   bool projects = false;
   int64_t projection_units = 0;
 
@@ -88,7 +88,8 @@ struct Problem {
   const bool* memory_mask = nullptr;
 };
 
-// The units of h. Where comments give the shape of h, its gradient or its masks, `units` stands for these.
+// The units of h. Where comments give the shape of h, its gradient or its masks, or of a kernel that multiplies h,
+// `units` stands for these.
 static inline int64_t HiddenUnits(const Problem& problem) {
   return problem.projects ? problem.projection_units : problem.units;
 }

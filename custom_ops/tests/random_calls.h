@@ -53,18 +53,15 @@ class RandomCalls {
     if (Chance(0.4)) p.recurrent_activation = AnyActivation();
     p.batch = Integer(0, 4), p.time = Integer(0, 5), p.features = Integer(0, 5), p.units = Integer(0, 6);
     if (Chance(0.2)) p.units = Integer(14, 35), p.time = Integer(1, 3), p.batch = Integer(1, 2);
-    if (Chance(0.4)) {
-      AddAttention(c);
-    } else if (HasLayerNorm(p.cell) && Chance(0.6)) {
-      p.layer_norm = true;
-      // Two numbers become +-1, and the products with one feature depend on its sign only: the gradients would be
-      // rounding errors.
-      if (p.units == 1 || p.units == 2) p.units = 3;
-      if (p.features == 1) p.features = 2;
+    p.layer_norm = HasLayerNorm(p.cell) && Chance(0.4);
+    // Two numbers become +-1, and the products with one feature depend on its sign only: the gradients would be
+    // rounding errors.
+    if (p.layer_norm && (p.units == 1 || p.units == 2)) p.units = 3;
+    if (p.cell == CellKind::kLSTM && Chance(0.4)) AddProjection(c, Chance(0.2) ? Integer(60, 70) : Integer(0, 6));
+    if (Chance(0.4)) AddAttention(c);
+    if (p.layer_norm) {
+      if (p.features + FedUnits(p) == 1) p.features = 2;
       AddLayerNorm(c);
-    }
-    if (!p.attends && p.cell == CellKind::kLSTM && Chance(0.6)) {
-      AddProjection(c, Chance(0.2) ? Integer(60, 70) : Integer(0, 6));
     }
     const int64_t gates = Gates(p.cell) * p.units, hidden = HiddenUnits(p), steps = p.batch * p.time;
     c.reverse = Chance(0.5);
@@ -120,11 +117,11 @@ class RandomCalls {
     c.keys = Normal(p.batch * p.source * p.attention_units, key_scale);
     if (p.attends_after) c.initial_fed = Normal(p.batch * FedUnits(p), 1);
     if (p.attentional) {
-      const int64_t rows = p.units + p.memory_units;
+      const int64_t rows = HiddenUnits(p) + p.memory_units;
       c.attentional_kernel = Normal(rows * p.attentional_units, WeightScale(rows));
     }
     if (p.score == Score::kDot) return;
-    c.query_kernel = Normal(p.units * p.attention_units, 0.5);
+    c.query_kernel = Normal(HiddenUnits(p) * p.attention_units, 0.5);
     c.score_vector = Normal(p.attention_units, 2 * WeightScale(p.attention_units));
     if (p.weighting != Weighting::kSoftmax) {
       c.energy_bias = Normal(p.batch * p.time * p.source, 1);
@@ -154,7 +151,7 @@ class RandomCalls {
     p.attends = true;
     p.source = Integer(0, 9), p.memory_units = Integer(0, 6), p.attention_units = Integer(0, 6);
     if (Chance(0.2)) p.memory_units = Integer(60, 70), p.attention_units = Integer(60, 70), p.source = Integer(1, 18);
-    if (Chance(0.4)) p.score = Score::kDot, p.attention_units = p.units;
+    if (Chance(0.4)) p.score = Score::kDot, p.attention_units = HiddenUnits(p);
     p.attends_after = Chance(0.5), p.attentional = p.attends_after && Chance(0.6), p.linear = Chance(0.3);
     p.covers = p.score == Score::kAdditive && Chance(0.4);
     if (p.score == Score::kAdditive && !p.covers) p.weighting = static_cast<Weighting>(Integer(0, 2));

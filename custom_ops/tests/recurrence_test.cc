@@ -425,16 +425,16 @@ void TestThreads(const CellVariant& variant, bool attends, bool layer_norm, bool
   Problem& p = c.problem;
   p = {variant.cell, DataType::kFloat32, Activation::kTanh, Activation::kSigmoid, variant.reset_after,
        70,           19,                 40,                units};
+  p.layer_norm = layer_norm;
+  if (layer_norm) draw.AddLayerNorm(c);
+  if (projects) draw.AddProjection(c, (units + 1) / 2);
   if (attends) {
     p.attends = true;
     p.covers = after && score == Score::kAdditive;
     p.score = score, p.attends_after = p.attentional = after, p.attentional_units = after ? 140 : 0;
-    p.source = 21, p.memory_units = 130, p.attention_units = score == Score::kDot ? p.units : 90;
+    p.source = 21, p.memory_units = 130, p.attention_units = score == Score::kDot ? HiddenUnits(p) : 90;
     draw.DrawMemory(c);
   }
-  p.layer_norm = layer_norm;
-  if (layer_norm) draw.AddLayerNorm(c);
-  if (projects) draw.AddProjection(c, (units + 1) / 2);
   const int64_t gates = Gates(p.cell) * p.units, steps = p.batch * p.time;
   c.inputs = draw.Normal(steps * p.features, 1);
   c.kernel = draw.Normal((p.features + FedUnits(p)) * gates, 0.1);
@@ -493,5 +493,8 @@ int main(int count, char** arguments) {
   for (bool layer_norm : {false, true}) {
     TestThreads<float>({CellKind::kLSTM, true}, false, layer_norm, true, units, pool, draw);
   }
+  TestThreads<float>({CellKind::kGRU, false}, true, true, false, units, pool, draw);
+  TestThreads<float>({CellKind::kLSTM, true}, true, true, true, units, pool, draw, Score::kAdditive, true);
+  TestThreads<float>({CellKind::kLSTM, true}, true, false, true, units, pool, draw, Score::kDot, true);
   std::printf("recurrence: %d calls passed with %s\n", calls, InstructionSet(nullptr));
 }

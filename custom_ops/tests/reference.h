@@ -99,7 +99,7 @@ inline Numbers AttentionWeights(const Case& c, int64_t b, int64_t t, const Numbe
         energy += sum * h[a];
         continue;
       }
-      for (int64_t u = 0; u < p.units; ++u) sum += h[u] * c.query_kernel[u * A + a];
+      for (int64_t u = 0; u < HiddenUnits(p); ++u) sum += h[u] * c.query_kernel[u * A + a];
       energy += c.score_vector[a] * std::tanh(sum);
     }
     if (p.weighting == Weighting::kSoftmax) {
@@ -262,11 +262,11 @@ inline Numbers InitialState(const Case& c, int index, int64_t b) {
 inline Numbers Attentional(const Case& c, const Numbers& h, const Numbers& context) {
   const Problem& p = c.problem;
   if (!p.attentional) return context;
-  const int64_t O = p.attentional_units;
+  const int64_t O = p.attentional_units, H = HiddenUnits(p);
   Numbers vector(O);
   for (int64_t j = 0; j < O; ++j) {
-    for (int64_t i = 0; i < p.units; ++i) vector[j] += h[i] * c.attentional_kernel[i * O + j];
-    for (int64_t i = 0; i < p.memory_units; ++i) vector[j] += context[i] * c.attentional_kernel[(p.units + i) * O + j];
+    for (int64_t i = 0; i < H; ++i) vector[j] += h[i] * c.attentional_kernel[i * O + j];
+    for (int64_t i = 0; i < p.memory_units; ++i) vector[j] += context[i] * c.attentional_kernel[(H + i) * O + j];
     if (!p.linear) vector[j] = std::tanh(vector[j]);
   }
   return vector;

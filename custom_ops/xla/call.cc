@@ -76,7 +76,6 @@ std::string FindExtensions(Call* call) {
   call->projects = count(kProjectionKernel) > 0;
   call->layer_norm = count(kInputGamma) > 0;
   if (!call->projects) OmitProjection(&call->signature);
-  if (call->operation.attends) return "";
   for (ExtraWeight weight : {kRecurrentGamma, kStateGamma, kStateBeta}) {
     if (!HasExtraWeight(call->operation.cell, weight) || count(weight) == count(kInputGamma)) continue;
     return "`" + std::string(kExtraWeights[weight].count) + "` must equal `" + kExtraWeights[kInputGamma].count +

@@ -67,7 +67,8 @@ enum class Axis {
   kInputUnits,  // features + memory_units
   kFedUnits,
   kFedInputUnits,     // features + fed_units
-  kAttentionalUnits,  // units + memory_units
+  kAttentionalUnits,  // units + memory_units, and the same with the units of a projected h:
+  kAttentionalHiddenUnits,
   kTwo,
   kThree,
   kResiduals

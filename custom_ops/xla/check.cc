@@ -107,7 +107,7 @@ int64_t ResidualSizeByName(const std::string& cell, const std::string& dtype, bo
   if (!call.projects) all.hidden_units = 0;
   const bool extended = (call.layer_norm && !HasExtraWeight(call.operation.cell, kInputGamma)) ||
                         (call.projects && !HasExtraWeight(call.operation.cell, kProjectionKernel));
-  if (extended || (call.operation.attends && (call.layer_norm || call.projects))) return -1;
+  if (extended) return -1;
   for (int64_t size : ListOf(all)) {
     if (size < 0 || size > kMaxElements) return -1;
   }

@@ -17,12 +17,12 @@ const Axes kState = {Axis::kBatch, Axis::kUnits};  // c
 const Axes kStates = {Axis::kBatch, Axis::kTime, Axis::kUnits};
 const Axes kMemory = {Axis::kMemories, Axis::kSource, Axis::kMemoryUnits};
 const Axes kKeys = {Axis::kMemories, Axis::kSource, Axis::kAttentionUnits};
-const Axes kQueryKernel = {Axis::kUnits, Axis::kAttentionUnits};
+const Axes kQueryKernel = {Axis::kHiddenUnits, Axis::kAttentionUnits};
 const Axes kScoreVector = {Axis::kAttentionUnits};
 const Axes kPositions = {Axis::kBatch, Axis::kSource};
 const Axes kFed = {Axis::kBatch, Axis::kTime, Axis::kFedUnits};
 const Axes kFedState = {Axis::kBatch, Axis::kFedUnits};
-const Axes kAttentionalKernel = {Axis::kAttentionalUnits, Axis::kFedUnits};
+const Axes kAttentionalKernel = {Axis::kAttentionalHiddenUnits, Axis::kFedUnits};
 const Axes kAttentionWeights = {Axis::kBatch, Axis::kTime, Axis::kSource};
 
 void ReplaceAxis(Axis from, Axis to, Axes* axes) { std::replace(axes->begin(), axes->end(), from, to); }
@@ -55,7 +55,7 @@ Axes ShapeOf(ExtraWeight weight) {
 }
 
 bool HasExtraWeight(const Operation& operation, ExtraWeight weight) {
-  return operation.attends ? WorksWithAttention(weight) : HasExtraWeight(operation.cell, weight);
+  return operation.attends || HasExtraWeight(operation.cell, weight);  // an attribute names the cell
 }
 
 }  // namespace
@@ -166,13 +166,16 @@ void TakeProducts(bool attends_after, Signature* signature) {
   }
 }
 
-void OmitProjection(Signature* signature) { ReplaceAxis(Axis::kHiddenUnits, Axis::kUnits, signature); }
+void OmitProjection(Signature* signature) {
+  ReplaceAxis(Axis::kHiddenUnits, Axis::kUnits, signature);
+  ReplaceAxis(Axis::kAttentionalHiddenUnits, Axis::kAttentionalUnits, signature);
+}
 
 void CompareKeysWithHidden(Signature* signature) {
   for (std::vector<ArgumentSpec>* list : {&signature->inputs, &signature->outputs}) {
     for (ArgumentSpec& argument : *list) {
       if (std::strcmp(argument.name, "keys") && std::strcmp(argument.name, "d_keys")) continue;
-      ReplaceAxis(Axis::kAttentionUnits, Axis::kUnits, &argument.shapes[0]);
+      ReplaceAxis(Axis::kAttentionUnits, Axis::kHiddenUnits, &argument.shapes[0]);
     }
   }
 }

@@ -38,6 +38,10 @@ int64_t KnownSize(Axis axis, CellKind cell, const Sizes& sizes) {
       return sizes.features == kUnknown || sizes.fed_units == kUnknown ? kUnknown : sizes.features + sizes.fed_units;
     case Axis::kAttentionalUnits:
       return sizes.units == kUnknown || sizes.memory_units == kUnknown ? kUnknown : sizes.units + sizes.memory_units;
+    case Axis::kAttentionalHiddenUnits:
+      return sizes.hidden_units == kUnknown || sizes.memory_units == kUnknown
+                 ? kUnknown
+                 : sizes.hidden_units + sizes.memory_units;
     case Axis::kTwo:
       return 2;
     case Axis::kThree:
@@ -107,6 +111,8 @@ std::string NameOf(Axis axis, CellKind cell) {
       return "features + fed_units";
     case Axis::kAttentionalUnits:
       return "units + memory_units";
+    case Axis::kAttentionalHiddenUnits:
+      return "hidden_units + memory_units";
     case Axis::kTwo:
       return "2";
     case Axis::kThree:
@@ -157,6 +163,8 @@ std::vector<int64_t*> PartsOf(Axis axis, Sizes* sizes) {
       return {&sizes->features, &sizes->fed_units};
     case Axis::kAttentionalUnits:
       return {&sizes->units, &sizes->memory_units};
+    case Axis::kAttentionalHiddenUnits:
+      return {&sizes->hidden_units, &sizes->memory_units};
     case Axis::kResiduals:
       return {&sizes->batch, &sizes->time, &sizes->units, &sizes->memory_units, &sizes->attention_units};
     case Axis::kTwo:
@@ -184,7 +192,8 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
     if (sizes->features == kUnknown) return true;
     if (size < sizes->features) return false;
     sizes->memory_units = size - sizes->features;
-  } else if (axis == Axis::kFedInputUnits || axis == Axis::kAttentionalUnits) {
+  } else if (axis == Axis::kFedInputUnits || axis == Axis::kAttentionalUnits ||
+             axis == Axis::kAttentionalHiddenUnits) {
     return true;  // tensors that come before tell the parts
   } else if (axis == Axis::kMemories) {
     if (sizes->batch != kUnknown && !CanShare(call, sizes->batch, size)) return false;
@@ -197,7 +206,8 @@ bool Bind(Axis axis, int64_t size, const Call& call, Element element, Sizes* siz
 
 bool SizesFit(const Call& call, const Sizes& sizes) {
   const int64_t gate_units = KnownSize(Axis::kGateUnits, call.operation.cell, sizes);
-  const int64_t key_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
+  const int64_t hidden_units = call.projects ? sizes.hidden_units : sizes.units;
+  const int64_t key_units = call.score == Score::kDot ? hidden_units : sizes.attention_units;
   const int64_t memory = std::max(
       {sizes.memory_units, key_units, sizes.hidden_units, call.multiplied ? gate_units : 0, sizes.fed_units});
   return Fits({sizes.batch, sizes.time, std::max({sizes.features, gate_units, sizes.source, memory})}) &&
@@ -232,7 +242,7 @@ Problem ProblemOf(const Call& call, const Sizes& sizes, Element element) {
   problem.attentional = call.attentional;
   problem.linear = call.linear;
   problem.attentional_units = call.attentional ? sizes.fed_units : 0;
-  problem.attention_units = call.score == Score::kDot ? sizes.units : sizes.attention_units;
+  problem.attention_units = call.score == Score::kDot ? HiddenUnits(problem) : sizes.attention_units;
   return problem;
 }
 

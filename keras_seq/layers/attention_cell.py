@@ -334,8 +334,7 @@ class AttentiveLayer(keras.layers.Layer):
 
     def _runs_equations(self):
         """Whether the cell equations run, with the product of the context added to the input product."""
-        # Layer normalization needs the whole product, of inputs and context together.
-        return has_cell_equations(self.cell) and not (self.input_feeding and getattr(self.cell, "layer_norm", False))
+        return has_cell_equations(self.cell)
 
     def implementation_for(self, implementation, in_search=False):
         """Return what runs with this argument `implementation`, over sequences or in a search, and why: a `Choice`."""
@@ -344,8 +343,6 @@ class AttentiveLayer(keras.layers.Layer):
             equations, features = self.cell.equations, self.cell.call_features()
         if self.input_feeding and self._runs_equations():
             equations = self.step_equations()
-        elif self.input_feeding and has_cell_equations(self.cell):  # steps call the cell, which no kernel does
-            equations = AdditiveAttentionEquations(equations)
         choice = choose_implementation(implementation, equations, self.compute_dtype, features)
         if in_search:
             why_not = choice.implementation == "native" and why_not_native(self.step_equations(), self.compute_dtype)

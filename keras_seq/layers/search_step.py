@@ -75,11 +75,11 @@ def _start_on_products(layer, embedding, memory, memory_mask, num_beams, feature
     feeds is multiplied in each step. With "xla" only additive attention before the cell runs so.
     """
     cell, dtype, runs_native = layer.cell, layer.compute_dtype, _runs_native(layer)
-    multiply = native.multiply if runs_native else ops.matmul
+    multiply = native.multiply if runs_native else _multiply  # steps normalize the sum of all products
     kernel = ops.cast(cell.kernel, dtype)
     size = kernel.shape[0] - layer.fed_units(memory.shape[-1])  # of the inputs
     of_fed = kernel[size:]
-    input_products, shared = _products_of_inputs(cell, embedding, kernel[:size], runs_native, num_beams, features)
+    input_products, shared = _products_of_inputs(cell, embedding, kernel[:size], multiply, num_beams, features)
     memory = zero_masked_positions(ops.cast(memory, dtype), memory_mask)
     sources, positions, memory_units = ops.shape(memory)
     equations, weights = layer.step_equations(), layer.step_weights(memory)
@@ -156,7 +156,8 @@ def _start_equations(layer, cell, embedding, num_beams, features):
     """Return the step of a cell with cell equations, `step(tokens, state, memory, is_live) -> (output, state)`."""
     runs_native = _choose(layer, cell).implementation == "native"
     kernel = ops.cast(cell.kernel, layer.compute_dtype)
-    products, shared = _products_of_inputs(cell, embedding, kernel, runs_native, num_beams, features)
+    multiply = native.multiply if runs_native else _multiply_by(cell)
+    products, shared = _products_of_inputs(cell, embedding, kernel, multiply, num_beams, features)
 
     def step(tokens, state, memory, is_live):
         call = _call_on_products(cell, products(tokens, memory), state)
@@ -189,48 +190,58 @@ def _input_reader(layer, embedding, num_beams, features):
     return read, {"features": ops.cast(features, layer.compute_dtype)}
 
 
-def _products_of_inputs(cell, embedding, kernel, runs_native, num_beams, features):
+def _products_of_inputs(cell, embedding, kernel, multiply, num_beams, features):
     """Return a function from tokens and memory to input products (rows, gates * units), and what it reads of that.
 
     The products of features are those of a source, the same at each step, unless the sum with those of the token is
     normalized.
     """
     size = kernel.shape[0] - (0 if features is None else features.shape[-1])
-    of_tokens = _products_of_tokens(cell, embedding, kernel[:size], runs_native)
+    of_tokens = _products_of_tokens(embedding, kernel[:size], multiply)
     if features is None:
         return lambda tokens, memory: of_tokens(tokens), {}
     features = ops.cast(features, kernel.dtype)
     if getattr(cell, "layer_norm", False):
-        of_inputs = _products_of_tokens(cell, None, kernel, runs_native)
+        of_inputs = _products_of_tokens(None, kernel, multiply)
 
         def join(tokens, memory):
             inputs = ops.cast(embedding(tokens), kernel.dtype)
             return of_inputs(ops.concatenate([inputs, _for_each_beam(memory["features"], num_beams)], axis=-1))
 
         return join, {"features": features}
-    products = _products_of_tokens(cell, None, kernel[size:], runs_native)(features)
+    products = _products_of_tokens(None, kernel[size:], multiply)(features)
     return (
         lambda tokens, memory: of_tokens(tokens) + _for_each_beam(memory["feature_products"], num_beams),
         {"feature_products": products},
     )
 
 
-def _products_of_tokens(cell, embedding, kernel, runs_native):
+def _products_of_tokens(embedding, kernel, multiply):
     """Return a function from tokens (rows,), or inputs (rows, features), to input products (rows, gates * units)."""
 
-    def multiply(inputs, keep_product=False):
-        inputs = ops.cast(inputs, kernel.dtype)
-        if runs_native:
-            return native.multiply(inputs, kernel, keep_product=keep_product)
+    def products_of(inputs, keep_product=False):
+        return multiply(ops.cast(inputs, kernel.dtype), kernel, keep_product=keep_product)
+
+    if embedding is None:
+        return products_of
+    if embedding.input_dim > _LARGEST_TABLE:
+        return lambda tokens: products_of(embedding(tokens))
+    table = products_of(embedding.embeddings, keep_product=True)
+    return lambda tokens: ops.take(table, tokens, axis=0)
+
+
+def _multiply(inputs, kernel, keep_product=False):
+    return ops.matmul(inputs, kernel)
+
+
+def _multiply_by(cell):
+    """Return a function `(inputs, kernel) -> products` as an xla step of the cell without attention reads them."""
+
+    def multiply(inputs, kernel, keep_product=False):
         weights = RecurrentWeights(cell.recurrent_kernel, None, cell.extra_weights())
         return cell.equations.input_product(weights, inputs, kernel, None)
 
-    if embedding is None:
-        return multiply
-    if embedding.input_dim > _LARGEST_TABLE:
-        return lambda tokens: multiply(embedding(tokens))
-    table = multiply(embedding.embeddings, keep_product=True)
-    return lambda tokens: ops.take(table, tokens, axis=0)
+    return multiply
 
 
 def _call_on_products(cell, products, state):

@@ -75,8 +75,8 @@ class Decoder(keras.layers.Layer):
             step, which is not there without attention. "tanh": `t = tanh([s, e, c] U + d)`.
         readout_units: size of t, by default that of s. `dropout` drops features of t, in the place of the outputs.
         layer_norm: whether to normalize the outputs of each recurrent layer (Ba, Kiros & Hinton 2016), after its
-            residual connection. The recurrences are the same, and run on the native kernels. Layer normalization inside
-            a recurrence is an option of the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`, and runs on xla.
+            residual connection. The recurrences are the same. Layer normalization inside a recurrence is an option of
+            the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`.
         token_dropout: probability that a token is replaced by `[UNK]` in training, each one independently (Bowman et
             al. 2016). `[START]` and padding stay. With scheduled sampling, predictions are replaced as true tokens are.
 

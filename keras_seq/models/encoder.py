@@ -34,8 +34,8 @@ class Encoder(keras.layers.Layer):
         embeddings_initializer: initializer of the embeddings, or a matrix (vocabulary_size, embedding_dim) of their
             initial values. A matrix is saved with the weights, not in the configuration.
         layer_norm: whether to normalize the outputs of each recurrent layer (Ba, Kiros & Hinton 2016), after its
-            residual connection. The recurrences are the same, and run on the native kernels. Layer normalization inside
-            a recurrence is an option of the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`, and runs on xla.
+            residual connection. The recurrences are the same. Layer normalization inside a recurrence is an option of
+            the cell, `keras_seq.layers.LSTMCell(256, layer_norm=True)`.
             A decoder without attention reads the states only, which are not normalized.
 
     Call arguments:

@@ -88,6 +88,7 @@ def run_attention_recurrence(
             score_vector=score_vector,
             keys=keys,
             memory=memory,
+            bias=bias if getattr(call.equations, "normalizes_inputs", False) else None,
         )
         options = {"mask": mask, "unroll": unroll, "recompute": recompute}
         attending = _with_attention(call, attention, attention_state)

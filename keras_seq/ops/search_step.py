@@ -36,7 +36,8 @@ def run_search_step(
 
     Args:
         call: the recurrence, without a kernel. Its inputs (rows, 1, gates * units) are products with the kernel,
-            without the bias. With attention after the cell these include what attention fed last.
+            without the bias. With attention after the cell these include what attention fed last. Those of a cell that
+            normalizes its inputs are normalized without attention on xla, else not.
         attended: what a step with attention reads, else None. For the native kernels there may be fewer memories than
             rows: neighbouring rows, such as the beams of a search, then share one. xla runs additive attention before
             the cell only.
@@ -54,9 +55,12 @@ def run_search_step(
         return _run_native(call, attended, is_live)
     bias, recurrent_bias = call.equations.split_bias(call.bias)
     weights = RecurrentWeights(call.recurrent_kernel, recurrent_bias, call.extra_weights)
-    memory_mask = None
+    memory_mask = bias_of_step = None
     if attended is not None:
-        weights = AttentionWeights(weights, None, **attended.weights, keys=attended.keys, memory=attended.memory)
+        if call.equations.normalizes_inputs:  # in the step, before it adds the bias
+            bias, bias_of_step = None, bias
+        read = {"keys": attended.keys, "memory": attended.memory, "bias": bias_of_step}
+        weights = AttentionWeights(weights, None, **attended.weights, **read)
         memory_mask = None if attended.mask is None else ops.cast(attended.mask, dtype)
     masks = StepMasks(memory_mask=memory_mask)
     inputs = add_bias(ops.squeeze(call.inputs, axis=1), bias)

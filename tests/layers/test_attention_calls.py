@@ -48,10 +48,10 @@ def test_the_implementation_is_chosen_and_explained():
     assert choose("gru", "general").implementation == implementation_of_cell
     foreign = layers.RNN(layers.AttentionCell(MinimalCell(2), layers.LuongAttention("general")))
     assert "MinimalCell" in foreign.choose_implementation().reason
-    normalized = choose(layers.GRUCell(UNITS, layer_norm=True), "bahdanau")
+    normalized = choose(layers.GRUCell(UNITS, "gelu", layer_norm=True), "bahdanau")
     assert (normalized.implementation, normalized.reason) == (
         "xla",
-        "there is no native kernel for GRU with layer_norm with attention",
+        "there is no native kernel for GRU with layer_norm, the activation(s) gelu, sigmoid with attention",
     )
     assert choose("lstm", "bahdanau", implementation="xla").reason == "asked for by `implementation`"
     with pytest.raises(NotImplementedError, match="'native', but there is no native kernel for"):

@@ -24,6 +24,7 @@ SCORES = {
     "monotonic": lambda **o: layers.MonotonicAttention(5, seed=1, **o),  # with noise
     "monotonic, hard": lambda **o: layers.MonotonicAttention(5, **o),  # at inference
 }
+ATTENTIONS = {**SCORES, "bahdanau": lambda **o: layers.BahdanauAttention(5, **o)}  # the last has equations of its own
 ORDERS = {
     "before": {},
     "luong": {"attend": "after", "attentional_units": 5},
@@ -37,6 +38,15 @@ CELLS = {
     "mgu": lambda units, **o: layers.MGUCell(units, **o),
     "rnn": lambda units, **o: layers.SimpleRNNCell(units, **o),
 }
+EXTENDED_CELLS = {
+    "lstm, layer_norm": lambda units, **o: layers.LSTMCell(units, layer_norm=True, **o),
+    "gru, layer_norm": lambda units, **o: layers.GRUCell(units, layer_norm=True, **o),
+    "lstm, projection": lambda units, **o: layers.LSTMCell(units + 2, projection_units=units, **o),
+    "gru, layer_norm, reset before": lambda units, **o: layers.GRUCell(units, layer_norm=True, reset_after=False, **o),
+    "lstm, all": lambda units, **o: layers.LSTMCell(
+        units + 15, layer_norm=True, peephole=True, projection_units=units, activation="relu", **o
+    ),
+}
 
 
 class Call:
@@ -45,14 +55,16 @@ class Call:
     def __init__(self, seed, score, order="before", cell="lstm", dtype="float64", sizes=None):
         rng = np.random.default_rng(seed)
         batch, time, source, features, units = sizes or [int(rng.integers(1, n)) for n in (5, 7, 9, 6, 20)]
+        if cell in EXTENDED_CELLS:
+            units = max(units, 3)  # two normalized numbers are +-1, whose gradients would be rounding errors
         memory_units = units if score == "dot" else int(rng.integers(1, 9))
         is_hard = score == "monotonic, hard"
         rates = {"recurrent_dropout": 0.3, "zoneout": 0.2, "seed": seed} if rng.random() < 0.4 and not is_hard else {}
         self.training = bool(rates) or score == "monotonic"
         policy = "float32" if dtype == "bfloat16" else dtype
         self.decoder = layers.AttentionDecoder(
-            units, CELLS[cell](units, **rates, dtype=policy), SCORES[score](dtype=policy), return_state=True,
-            dtype=policy, **ORDERS[order],
+            units, (CELLS | EXTENDED_CELLS)[cell](units, **rates, dtype=policy), ATTENTIONS[score](dtype=policy),
+            return_state=True, dtype=policy, **ORDERS[order],
         )  # fmt: skip
         self.decoder.build((batch, time, features), (batch, source, memory_units))
         for weight in self.decoder.trainable_variables:
@@ -103,6 +115,32 @@ def test_native_kernels_match_xla(case):
     Call(case, score, order, cell).check("float64")
 
 
+EXTENDED = [
+    (order, list(SCORES)[i % len(SCORES)], cell)
+    for i, (order, cell) in enumerate(itertools.product(ORDERS, EXTENDED_CELLS))
+] + [("before", "bahdanau", cell) for cell in EXTENDED_CELLS]
+
+
+@pytest.mark.parametrize("case", mostly_slow(range(len(EXTENDED)), every=4))
+def test_extended_cells_match_xla(case):
+    order, score, cell = EXTENDED[case]
+    Call(100 + case, score, order, cell).check("float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", EXTENDED_CELLS)
+@pytest.mark.parametrize("order", ["before", "luong"])
+def test_extended_cells_in_float32(order, cell):
+    Call(1, "monotonic", order, cell, "float32").check("float32")
+    Call(2, "general", order, cell, "float32", (70, 12, 21, 20, 70)).check("float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", EXTENDED_CELLS)
+def test_extended_cells_compiled_by_xla(cell):
+    Call(4, "coverage", "luong", cell).check("float64", "jit")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("order", "score"), [("before", "dot"), ("luong", "concat"), ("wrapper", "coverage")])
 def test_float32(order, score):
@@ -119,8 +157,9 @@ def test_other_modes(mode, order, score):
 def test_choice_of_implementation():
     for score in SCORES:
         for order in ORDERS.values():
-            decoder = layers.AttentionDecoder(4, "gru", SCORES[score](), **order)
-            assert decoder.choose_implementation() == ("native", "a kernel covers it")
+            for cell in ("gru", *(make(4) for make in EXTENDED_CELLS.values())):
+                decoder = layers.AttentionDecoder(4, cell, SCORES[score](), **order)
+                assert decoder.choose_implementation() == ("native", "a kernel covers it")
     gelu = layers.AttentionDecoder(4, attend="after", attentional_units=2, attentional_activation="gelu")
     assert gelu.choose_implementation() == (
         "xla",

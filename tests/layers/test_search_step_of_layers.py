@@ -48,6 +48,10 @@ LAYERS = {
     "own cell": lambda **k: resolve_layer(OwnCell(), **k),
     "own cell in a stack": lambda **k: layers.RNN([layers.LSTMCell(6), OwnCell(), layers.MGUCell(3)], **k),
     "attention": lambda **k: layers.AttentionDecoder(6, **k),
+    "normalized attention": lambda **k: layers.AttentionDecoder(6, layers.GRUCell(6, layer_norm=True), **k),
+    "attention with extensions": lambda **k: layers.AttentionDecoder(
+        4, layers.LSTMCell(6, layer_norm=True, projection_units=4, zoneout=[0.2, 0.4]), **k
+    ),
     "attention after": lambda **k: layers.AttentionDecoder(6, attention="luong", attend="after", **k),
 }
 HAS_EMBEDDING = [True, False]
@@ -83,7 +87,10 @@ def test_steps_equal_one_pass(name, embedded):
 
 
 @pytest.mark.parametrize("embedded", HAS_EMBEDDING, ids=["tokens", "inputs"])
-@pytest.mark.parametrize("name", ["residual stack", "extensions", "several kinds", "attention"])
+@pytest.mark.parametrize(
+    "name",
+    ["residual stack", "extensions", "several kinds", "attention", "normalized attention", "attention with extensions"],
+)
 def test_steps_equal_one_pass_on_xla(name, embedded):
     expected, actual = run_both_ways(name, embedded, implementation="xla")
     np.testing.assert_allclose(actual, expected, atol=1e-6)

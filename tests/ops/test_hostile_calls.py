@@ -32,7 +32,7 @@ def draw_call(rng, attends):
     directions = 1 if attends else int(rng.choice([1, 2, 3, rng.integers(1, 34)], p=[0.4, 0.4, 0.1, 0.1]))
     batch, time, features, units, source, memory_units, attention_units = rng.integers(0, 4, 7)
     width = GATES[cell] * units
-    layer_norm, projects = (not attends and rng.integers(3) == 0 for _ in range(2))
+    layer_norm, projects = (rng.integers(3) == 0 for _ in range(2))
     hidden = int(rng.integers(0, 4)) if projects and cell == "LSTM" else units
 
     def tensors(*shape, on=True):
@@ -47,7 +47,7 @@ def draw_call(rng, attends):
 
     op = OPS["AttentionDecoder" if attends else cell]
     score, attend = str(rng.choice(["additive", "dot"])), str(rng.choice(["before", "after"]))
-    attention_units = units if score == "dot" else attention_units
+    attention_units = hidden if score == "dot" else attention_units
     is_attentional = attend == "after" and rng.integers(2)
     fed_units = int(rng.integers(0, 4)) if is_attentional else memory_units
     covers = attends and score == "additive" and bool(rng.integers(2))
@@ -67,23 +67,23 @@ def draw_call(rng, attends):
         lists[f"zoneout_mask_{name}"] = multiplier(size, on=name in states)
     if attends or cell == "LSTM":
         lists["peephole_kernel"] = tensors(3, units, on=cell == "LSTM" and rng.integers(2))
-    if not attends and cell in ("LSTM", "GRU"):
-        gains = {"input_gamma": width, "recurrent_gamma": width}
-        if cell == "LSTM":
-            lists["projection_kernel"] = tensors(units, hidden, on=projects)
-            gains |= {"state_gamma": units, "state_beta": units}
-        lists |= {name: tensors(size, on=layer_norm) for name, size in gains.items()}
+    if attends or cell in ("LSTM", "GRU"):
+        gains = dict.fromkeys(("input_gamma", "recurrent_gamma"), (width, cell in ("LSTM", "GRU")))
+        if attends or cell == "LSTM":
+            lists["projection_kernel"] = tensors(units, hidden, on=projects and cell == "LSTM")
+            gains |= dict.fromkeys(("state_gamma", "state_beta"), (units, cell == "LSTM"))
+        lists |= {name: tensors(size, on=layer_norm and has) for name, (size, has) in gains.items()}
     if attends:
         lists["memory"] = tensors(batch, source, memory_units)
         lists["keys"] = tensors(batch, source, attention_units)
-        lists["query_kernel"] = tensors(units, attention_units, on=score == "additive")
+        lists["query_kernel"] = tensors(hidden, attention_units, on=score == "additive")
         lists["score_vector"] = tensors(attention_units, on=score == "additive")
         lists["memory_mask"] = mask(batch, source)
         lists["coverage_kernel"] = tensors(attention_units, on=covers)
         lists["initial_coverage"] = tensors(batch, source, on=covers)
         lists["energy_bias"] = tensors(batch, time, source, on=weighting != "softmax")
         lists["initial_weights"] = tensors(batch, source, on=weighting != "softmax")
-        lists["attentional_kernel"] = tensors(units + memory_units, fed_units, on=is_attentional)
+        lists["attentional_kernel"] = tensors(hidden + memory_units, fed_units, on=is_attentional)
         lists["initial_fed"] = tensors(batch, fed_units, on=attend == "after")
         chosen = {"score": score, "attend": attend, "weighting": weighting}
         chosen["attentional_activation"] = str(rng.choice(["tanh", "linear"]))

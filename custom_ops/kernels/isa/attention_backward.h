@@ -22,8 +22,7 @@ class NoAttentionBackward {
   template <class MultiplySlots>
   void DifferentiateStep(Worker&, int64_t, const MultiplySlots&) {}
   void AddHiddenGradients(int64_t, int64_t, int64_t, T*, int64_t) {}
-  template <class PreviousHidden>
-  void DifferentiateWeights(Worker&, const PreviousHidden&) {}
+  void DifferentiateWeights(Worker&) {}
 };
 
 template <class Equations, class T>
@@ -37,6 +36,7 @@ class MemoryAttentionBackward {
       : problem_(problem),
         layout_(layout),
         arguments_(arguments),
+        results_(results),
         fed_units_(FedUnits(problem)),
         fed_panels_(CeilDiv(FedUnits(problem), kPanelVectors * L)),
         attention_(problem, arguments, results, upstream, gradients) {}
@@ -88,12 +88,8 @@ class MemoryAttentionBackward {
     if (Attends(step)) attention_.AddHiddenGradients(AttentionStep(step), panel, block, d_hidden, row_size);
   }
 
-  // `previous_hidden(step, b, unit)` is a vector of h before a step.
-  template <class PreviousHidden>
-  void DifferentiateWeights(Worker& worker, const PreviousHidden& previous_hidden) {
-    attention_.DifferentiateWeights(worker, [&](int64_t step, int64_t b, int64_t unit) {
-      return previous_hidden(step + problem_.attends_after, b, unit);
-    });
+  void DifferentiateWeights(Worker& worker) {
+    attention_.DifferentiateWeights(worker, HiddenBefore<T, T>{problem_, arguments_, results_, problem_.attends_after});
   }
 
  private:
@@ -106,6 +102,7 @@ class MemoryAttentionBackward {
   const Problem& problem_;
   const Layout layout_;
   const Arguments& arguments_;
+  const Results& results_;
   const int64_t fed_units_, fed_panels_;
   AttentionGradients<T> attention_;
   T* kernel_ = nullptr;  // the rows of the kernel that multiply what attention feeds; transposed, in panels

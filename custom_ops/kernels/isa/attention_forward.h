@@ -20,7 +20,7 @@ namespace KERAS_SEQ_ISA_NAME {
 template <class T>
 class NoAttentionForward {
  public:
-  NoAttentionForward(const Problem&, const Layout&, const Arguments&, const Results&) {}
+  NoAttentionForward(const Problem&, const Layout&, int64_t, const Arguments&, const Results&) {}
   void Allocate(Workspace&, T*) {}
   void Export(PackedWeights*) const {}
   void Prepare(Worker&) {}
@@ -44,6 +44,7 @@ class AttentionContexts {
         arguments_(arguments),
         results_(results),
         memory_(problem, arguments),
+        hidden_units_(HiddenUnits(problem)),
         depth_(depth),
         query_panels_(memory_.additive ? PanelCount(kPlainColumns, problem.attention_units, L) : 0),
         attentional_panels_(PanelCount(kPlainColumns, problem.attentional_units, L)),
@@ -177,15 +178,15 @@ class AttentionContexts {
   }
 
   void PackQueryKernel(int64_t first) {
-    PackRows<kPlainColumns>(static_cast<const T*>(arguments_.query_kernel), problem_.units, depth_,
+    PackRows<kPlainColumns>(static_cast<const T*>(arguments_.query_kernel), hidden_units_, depth_,
                             memory_.attention_units, 1, first, Smaller(first + kPackBlock, depth_), query_kernel_);
   }
 
   void PackAttentionalKernel() {
     const T* kernel = static_cast<const T*>(arguments_.attentional_kernel);
     const int64_t units = problem_.attentional_units;
-    PackRows<kPlainColumns>(kernel, problem_.units, depth_, units, 1, 0, depth_, hidden_kernel_);
-    PackRows<kPlainColumns>(kernel + problem_.units * units, memory_.units, memory_.units, units, 1, 0, memory_.units,
+    PackRows<kPlainColumns>(kernel, hidden_units_, depth_, units, 1, 0, depth_, hidden_kernel_);
+    PackRows<kPlainColumns>(kernel + hidden_units_ * units, memory_.units, memory_.units, units, 1, 0, memory_.units,
                             context_kernel_);
   }
 
@@ -337,7 +338,7 @@ class AttentionContexts {
   const Arguments& arguments_;
   const Results& results_;
   const Memory<T> memory_;
-  const int64_t depth_, query_panels_, attentional_panels_;
+  const int64_t hidden_units_, depth_, query_panels_, attentional_panels_;
   const bool monotonic_;
   bool keeps_residuals_ = false;
   T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is in panels; null with the dot score
@@ -356,13 +357,13 @@ class MemoryAttentionForward {
   static constexpr int kInputVectors = Equations::kInput.vectors();
 
  public:
-  // `layout` is that of the cell.
-  MemoryAttentionForward(const Problem& problem, const Layout& layout, const Arguments& arguments,
-                         const Results& results)
+  // `layout` is that of the cell, `hidden_padded` the size of a row of h.
+  MemoryAttentionForward(const Problem& problem, const Layout& layout, int64_t hidden_padded,
+                         const Arguments& arguments, const Results& results)
       : problem_(problem),
         arguments_(arguments),
         vector_stride_(VectorStride<Equations, T>(layout)),
-        contexts_(problem, layout.padded, arguments, results) {}
+        contexts_(problem, hidden_padded, arguments, results) {}
 
   // `residuals` points behind the residuals of the cell; null if none are kept.
   void Allocate(Workspace& workspace, T* residuals) {
@@ -385,7 +386,7 @@ class MemoryAttentionForward {
     worker.ForEach(CeilDiv(KernelRows(), kPackBlock), [&](int64_t item) { PackKernel(item * kPackBlock); });
   }
 
-  // Computes the contexts of a step from the previous h, whose rows are padded as the layout says.
+  // Computes the contexts of a step from the previous h.
   void AttendBefore(Worker& worker, int64_t step, const T* hidden) {
     if (!problem_.attends_after) contexts_.Compute(worker, step, hidden);
   }
@@ -399,8 +400,8 @@ class MemoryAttentionForward {
 
   void StoreFinalStates(Worker& worker) { contexts_.StoreFinalStates(worker); }
 
-  // slots += what attention feeds times its rows of the kernel, for the units of a panel. `slots` are those of sequence
-  // 0; the rows of sequences are `row_size` apart.
+  // slots += what attention feeds times its rows of the kernel, for the units of a panel. `slots` are those of the
+  // input product of sequence 0; the rows of sequences are `row_size` apart.
   void AddFedProducts(int64_t step, int64_t panel, int64_t block, T* slots, int64_t row_size) const {
     if (HasMemoryProducts(problem_)) return AddAverages(step, panel, block, slots, row_size);
     if (KernelRows() == 0) return;

@@ -32,7 +32,8 @@ class AttentionGradients {
         fed_(static_cast<const T*>(results.fed)),
         query_layout_(problem.batch, problem.attention_units, kPanelVectors),
         attentional_layout_(problem.batch, problem.attentional_units, kPanelVectors),
-        unit_panels_(CeilDiv(problem.units, kPanelVectors * L)),
+        hidden_units_(HiddenUnits(problem)),
+        unit_panels_(CeilDiv(hidden_units_, kPanelVectors * L)),
         context_panels_(CeilDiv(problem.memory_units, kPanelVectors * L)),
         query_panels_(memory_.additive ? CeilDiv(problem.attention_units, kPanelVectors * L) : 0) {}
 
@@ -52,7 +53,7 @@ class AttentionGradients {
     d_queries_ = workspace.Allocate<T>((memory_.additive ? rows : problem_.batch) * memory_.padded_attention);
     d_contexts_ = workspace.Allocate<T>(rows * memory_.padded_units);
     d_energies_ = workspace.Allocate<T>(rows * memory_.source);
-    if (memory_.additive || problem_.attentional) hidden_ = workspace.Allocate<T>(rows * (problem_.units + kTile));
+    if (memory_.additive || problem_.attentional) hidden_ = workspace.Allocate<T>(rows * (hidden_units_ + kTile));
     if (problem_.attends_after) d_fed_ = workspace.Allocate<T>(problem_.batch * memory_.padded_fed);
     if (problem_.attentional) {
       hidden_kernel_ = workspace.Allocate<T>(unit_panels_ * AttentionalPanelSize());
@@ -92,7 +93,7 @@ class AttentionGradients {
     if (!memory_.additive) return;
     worker.ForEach(unit_panels_ + 1, [&](int64_t item) {
       if (item < unit_panels_) {
-        PackTransposed(static_cast<const T*>(arguments_.query_kernel), problem_.units, query_layout_, 1, kPlainColumns,
+        PackTransposed(static_cast<const T*>(arguments_.query_kernel), hidden_units_, query_layout_, 1, kPlainColumns,
                        item, query_kernel_ + item * QueryPanelSize());
       } else if (memory_.attention_units > 0) {
         memcpy(score_vector_, arguments_.score_vector, memory_.attention_units * sizeof(T));
@@ -197,7 +198,7 @@ class AttentionGradients {
     for (int64_t i = 0; i < rows.count; ++i) {
       for (int v = 0; v < kPanelVectors; ++v) {
         const int64_t unit = (panel * kPanelVectors + v) * L;
-        if (unit >= problem_.units) break;
+        if (unit >= hidden_units_) break;
         T* to = d_hidden + rows.sequence[i] * row_size + unit;
         Store(to, Load(to) + Load(sums + (i * kPanelVectors + v) * L));
       }
@@ -213,15 +214,15 @@ class AttentionGradients {
       memory_.additive ? KeyGradients(b) : DotKeyGradients(b);
       if (problem_.weighting != Weighting::kSoftmax) StoreMonotonicGradients(b);
     });
-    const int64_t tiles = CeilDiv(problem_.units, kTile), context_tiles = CeilDiv(memory_.units, kTile);
+    const int64_t tiles = CeilDiv(hidden_units_, kTile), context_tiles = CeilDiv(memory_.units, kTile);
     if (gradients_.query_kernel != nullptr || gradients_.attentional_kernel != nullptr) {
       worker.ForEach(problem_.time, [&](int64_t step) {
-        sums_.PackStep(step, problem_.units, hidden_, [&](int64_t b, int64_t unit) { return hidden(step, b, unit); });
+        sums_.PackStep(step, hidden_units_, hidden_, [&](int64_t b, int64_t unit) { return hidden(step, b, unit); });
       });
     }
     if (gradients_.query_kernel != nullptr) {
       worker.ForEach(query_panels_ * tiles, [&](int64_t item) {
-        sums_.WeightGradients(item % tiles, item / tiles, hidden_, problem_.units, d_queries_, memory_.padded_attention,
+        sums_.WeightGradients(item % tiles, item / tiles, hidden_, hidden_units_, d_queries_, memory_.padded_attention,
                               memory_.attention_units, static_cast<T*>(gradients_.query_kernel));
       });
     }
@@ -421,7 +422,7 @@ class AttentionGradients {
       T* query = copied_queries_ + Row(step, b) * memory_.padded_attention;
       const bool visible = Visible(problem_, b, TimeOf(problem_, arguments_, step));
       for (int64_t unit = 0; unit < memory_.padded_attention; unit += L) {
-        Store(query + unit, visible && unit < problem_.units ? hidden(step, b, unit) : V{});
+        Store(query + unit, visible && unit < hidden_units_ ? hidden(step, b, unit) : V{});
       }
     }
   }
@@ -429,11 +430,11 @@ class AttentionGradients {
   void PackAttentionalKernel(int64_t item) {
     const T* kernel = static_cast<const T*>(arguments_.attentional_kernel);
     if (item < unit_panels_) {
-      PackTransposed(kernel, problem_.units, attentional_layout_, 1, kPlainColumns, item,
+      PackTransposed(kernel, hidden_units_, attentional_layout_, 1, kPlainColumns, item,
                      hidden_kernel_ + item * AttentionalPanelSize());
     } else {
       item -= unit_panels_;
-      PackTransposed(kernel + problem_.units * problem_.attentional_units, memory_.units, attentional_layout_, 1,
+      PackTransposed(kernel + hidden_units_ * problem_.attentional_units, memory_.units, attentional_layout_, 1,
                      kPlainColumns, item, context_kernel_ + item * AttentionalPanelSize());
     }
   }
@@ -449,11 +450,10 @@ class AttentionGradients {
     worker.ForEach(panels * (tiles + context_tiles), [&](int64_t item) {
       const int64_t tile = item % (tiles + context_tiles), panel = item / (tiles + context_tiles);
       if (tile < tiles) {
-        sums_.WeightGradients(tile, panel, hidden_, problem_.units, d_attentional_, memory_.padded_fed, units,
-                              d_kernel);
+        sums_.WeightGradients(tile, panel, hidden_, hidden_units_, d_attentional_, memory_.padded_fed, units, d_kernel);
       } else {
         sums_.WeightGradients(tile - tiles, panel, packed_contexts_, memory_.units, d_attentional_, memory_.padded_fed,
-                              units, d_kernel + problem_.units * units);
+                              units, d_kernel + hidden_units_ * units);
       }
     });
   }
@@ -477,7 +477,7 @@ class AttentionGradients {
   StepSums<T> sums_;
   const T *const attention_weights_, *const fed_;
   const Layout query_layout_, attentional_layout_;
-  const int64_t unit_panels_, context_panels_, query_panels_;
+  const int64_t hidden_units_, unit_panels_, context_panels_, query_panels_;
   const T *queries_ = nullptr, *contexts_ = nullptr;
   T *query_kernel_ = nullptr, *score_vector_ = nullptr;  // the kernel is transposed, in panels
   // Of all steps. With the dot score, the gradients of queries are those of one step.

@@ -44,8 +44,7 @@ class BackwardPass {
       if (begin == 0) break;
     }
     steps_.StoreSums(worker);
-    attention_.DifferentiateWeights(
-        worker, [&](int64_t step, int64_t b, int64_t unit) { return call_.PreviousHidden(0, step, b, unit); });
+    attention_.DifferentiateWeights(worker);
   }
 
  private:

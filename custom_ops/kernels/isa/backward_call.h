@@ -55,13 +55,7 @@ struct BackwardCall {
 
   // h before a step.
   V PreviousHidden(int64_t d, int64_t step, int64_t b, int64_t unit) const {
-    const int64_t units = hidden_units;
-    if (step == 0) {
-      const S* initial = static_cast<const S*>(arguments[d].initial_state[0]);
-      return initial ? LoadUnits<T>(initial + b * units, unit, units) : V{};
-    }
-    const int64_t t = Time(d, step - 1);
-    return LoadUnits<T>(static_cast<const S*>(results[d].outputs) + (b * problem.time + t) * units, unit, units);
+    return HiddenBefore<T, S>{problem, arguments[d], results[d]}(step, b, unit);
   }
 
   // `value` times the recurrent dropout mask of a step.

@@ -104,7 +104,7 @@ class BackwardSteps {
       if (step < problem_.time) {
         MultiplySlotGradients(d, step, block, Equations::kRecurrentSlots, RecurrentPanel(d, panel), sums);
       }
-      attention.AddHiddenGradients(step, panel, block, directions_[d].d_h, layout_.padded);
+      attention.AddHiddenGradients(step, panel, block, directions_[d].d_h, hidden_padded_);
       DifferentiateStates(d, step, panel, block, sums);
     }, step % 2 == 1);
     if constexpr (Equations::kProjects) DifferentiateProjection(worker, step);

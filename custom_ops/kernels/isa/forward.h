@@ -20,7 +20,7 @@ class ForwardPass {
       : problem_(problem),
         workspace_(workspace),
         steps_(problem, arguments, results, direction_count),
-        attention_(problem, steps_.layout(), arguments[0], results[0]) {}
+        attention_(problem, steps_.packing().layout, steps_.packing().hidden_padded, arguments[0], results[0]) {}
 
   bool Allocate() {
     if (!steps_.Allocate(workspace_)) return false;

@@ -41,7 +41,7 @@ class ForwardSteps {
         projection_panels_(packing_.projection_panels),
         copies_inputs_(input_depth_ != problem.features) {}
 
-  const Layout& layout() const { return layout_; }
+  const WeightPacking<Equations, S, Element>& packing() const { return packing_; }
   int64_t chunk() const { return chunk_; }
   const T* Hidden(int64_t d) const { return directions_[d].state[0]; }
 
@@ -112,7 +112,7 @@ class ForwardSteps {
       const int64_t d = item / blocks / recurrent_panels_, panel = item / blocks % recurrent_panels_;
       const int64_t block = item % blocks;
       const Direction& direction = directions_[d];
-      T* slots = Slots(direction, step, panel * Equations::kInput.unit_vectors * L);
+      T* slots = InputProducts(direction, step, panel * Equations::kInput.unit_vectors * L);
       attention.AddFedProducts(step, panel, block, slots, direction.slot_count * layout_.width);
       if constexpr (Equations::kNormalizes) {
         StoreProducts<Equations::kRecurrent>(d, step, panel, block, direction.operand[step % 2],

@@ -81,9 +81,7 @@ bool WithPass(const Problem& problem, Function&& function) {
       return WithEquations(problem, [&](auto equations) { return function(equations, types, NoAttention{}); });
     } else {
       return WithCell(problem, [&](auto equations) {
-        if constexpr (!decltype(equations)::kNormalizes && !decltype(equations)::kProjects) {
-          if (problem.attends) return function(equations, types, MemoryAttention{});
-        }
+        if (problem.attends) return function(equations, types, MemoryAttention{});
         return function(equations, types, NoAttention{});
       });
     }

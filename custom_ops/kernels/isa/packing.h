@@ -81,6 +81,25 @@ inline Vector<T> LoadUnits(const S* row, int64_t unit, int64_t units) {
   return LoadFirst(row + unit, units - unit);
 }
 
+// h before each step, where arguments and results hold it; or `shift` steps later.
+template <class T, class S>
+struct HiddenBefore {
+  Vector<T> operator()(int64_t step, int64_t b, int64_t unit) const {
+    const int64_t units = HiddenUnits(problem), last = step + shift - 1;
+    if (last < 0) {
+      const S* initial = static_cast<const S*>(arguments.initial_state[0]);
+      return initial ? LoadUnits<T>(initial + b * units, unit, units) : Vector<T>{};
+    }
+    const int64_t row = b * problem.time + TimeOf(problem, arguments, last);
+    return LoadUnits<T>(static_cast<const S*>(results.outputs) + row * units, unit, units);
+  }
+
+  const Problem& problem;
+  const Arguments& arguments;
+  const Results& results;
+  int64_t shift = 0;
+};
+
 // Copies a peephole kernel, (3, units), to rows with padding, which must be zeros.
 template <class T, class S>
 void LoadPeepholes(const S* kernel, const Layout& layout, T* padded) {

@@ -35,6 +35,7 @@ class AttentionWeights(NamedTuple):
     score_vector: Tensor | None  # (attention_units,); likewise
     keys: Tensor  # (batch, source, attention_units), the projected memory
     memory: Tensor  # (batch, source, memory_units)
+    bias: Tensor | None = None  # (gates * units,), only of a cell that `normalizes_inputs`: a step adds it after that
 
 
 class AttentionInputs(NamedTuple):
@@ -71,16 +72,31 @@ class AttentionEquations:
     def native_kernel(self) -> tuple[str, dict] | None:
         return None
 
-    def _native_kernel_of_cell(self) -> tuple[str, dict] | None:
-        """Return what the cell's `native_kernel` returns, if the op of a decoder with attention takes the cell."""
-        return self.cell.native_kernel() if self.cell.has_attention_kernel else None
-
     def native_attributes(self) -> dict:
         """Return the attributes of the native op that choose the attention."""
         return {}
 
     def input_product(self, weights: AttentionWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        if self.cell.normalizes_inputs:  # in each step, together with what attention feeds
+            return ops.matmul(inputs, kernel)
         return self.cell.input_product(weights.cell, inputs, kernel, bias)
+
+    def join_inputs(
+        self,
+        weights: AttentionWeights,
+        inputs: Tensor,  # (batch, gates * units), the input product; or (batch, features) of a foreign cell
+        fed: Tensor,  # (batch, fed_units)
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return what the cell reads in a step; a foreign cell reads the pair."""
+        if weights.context_kernel is None:
+            return inputs, fed
+        return self.finish_inputs(weights, inputs + ops.matmul(fed, weights.context_kernel))
+
+    def finish_inputs(self, weights: AttentionWeights, product: Tensor) -> Tensor:
+        """Return what the cell reads from the sum of both products."""
+        if not self.cell.normalizes_inputs:
+            return product
+        return self.cell.finish_input_product(weights.cell, product, weights.bias)
 
     def state_sizes(self, units: int) -> tuple[int, ...]:
         return self.cell.state_sizes(units)
@@ -95,15 +111,15 @@ class AdditiveAttentionEquations(AttentionEquations):
 
     `a = softmax(v . tanh(k + h W_q))`, `context = sum_s a_s m_s`, then the cell on `x + context W_c`. A step emits `a`
     (batch, source). The derivative computes `tanh(k + q)` again, so that memory does not grow with
-    target * source * units.
+    target * source * units. Autodiff finds that of a cell that normalizes its inputs.
     """
 
     @property
     def differentiable(self) -> bool:
-        return self.cell.differentiable
+        return self.cell.differentiable and not self.cell.normalizes_inputs
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return self._native_kernel_of_cell()
+        return self.cell.native_kernel()
 
     def describe(self) -> str:
         return f"{self.cell.describe()} with attention"
@@ -115,7 +131,7 @@ class AdditiveAttentionEquations(AttentionEquations):
         context = weighted_sum(attention_weights, weights.memory)
         if weights.context_kernel is not None:
             context = ops.matmul(context, weights.context_kernel)
-        inputs = inputs + context
+        inputs = self.finish_inputs(weights, inputs + context)
         state, _, residuals = self.cell.step(weights.cell, masks, inputs, state)
         return Step(state, (attention_weights,), (query, *residuals))
 
@@ -201,7 +217,7 @@ class AnyAttentionEquations(AttentionEquations):
         return self.cell.states + self.attention_states
 
     def native_kernel(self) -> tuple[str, dict] | None:
-        return self._native_kernel_of_cell() if self.fused_score else None
+        return self.cell.native_kernel() if self.fused_score else None
 
     def native_attributes(self) -> dict:
         return {"score": self.fused_score, "weighting": self.fused_weighting}
@@ -216,7 +232,7 @@ class AnyAttentionEquations(AttentionEquations):
         context, attention_weights, attention_state = self.attend(
             cell_state[self.query_state], weights.memory, weights.keys, masks.memory_mask, attention_state, inputs.noise
         )
-        inputs = _join_inputs(weights, inputs.inputs, context)
+        inputs = self.join_inputs(weights, inputs.inputs, context)
         cell_state = self.cell.step(weights.cell, masks, inputs, cell_state).state
         return Step((*cell_state, *attention_state), (attention_weights,))
 
@@ -250,7 +266,7 @@ class InputFeedingEquations(AttentionEquations):
 
     def native_kernel(self) -> tuple[str, dict] | None:
         is_native = self.fused_score and self.activation in _ATTENTIONAL_ACTIVATIONS
-        return self._native_kernel_of_cell() if is_native else None
+        return self.cell.native_kernel() if is_native else None
 
     def native_attributes(self) -> dict:
         fused = {"score": self.fused_score, "weighting": self.fused_weighting}
@@ -266,9 +282,8 @@ class InputFeedingEquations(AttentionEquations):
     def step(self, weights: AttentionWeights, masks: StepMasks, inputs: AttentionInputs, state: State) -> Step:
         output, *cell_state = state[: 1 + self.cell.states]
         fed = output[..., output.shape[-1] - self.fed :]
-        new_state = self.cell.step(
-            weights.cell, masks, _join_inputs(weights, inputs.inputs, fed), tuple(cell_state)
-        ).state
+        joined = self.join_inputs(weights, inputs.inputs, fed)
+        new_state = self.cell.step(weights.cell, masks, joined, tuple(cell_state)).state
         if masks.zoneout_masks:
             new_state = zone_out(masks.zoneout_masks, cell_state, new_state)
         output, attention_weights, attention_state = self.attend(
@@ -280,10 +295,3 @@ class InputFeedingEquations(AttentionEquations):
             inputs.noise,
         )
         return Step((output, *new_state, *attention_state), (attention_weights,))
-
-
-def _join_inputs(weights: AttentionWeights, inputs: Tensor, context: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-    """Return what the cell reads: the sum of the two products, or of a foreign cell the pair."""
-    if weights.context_kernel is None:
-        return inputs, context
-    return inputs + ops.matmul(context, weights.context_kernel)

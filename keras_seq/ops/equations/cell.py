@@ -33,7 +33,7 @@ class CellEquations:
     gates: int  # how many blocks of `units` columns the kernels have
     states: int
     applies_zoneout = False
-    has_attention_kernel = True  # whether the native op of a decoder with attention takes the cell, if there is an op
+    normalizes_inputs = False  # whether the product of all inputs is normalized, with what attention feeds
     is_standard = False  # whether a cell has gates with Keras's default activations, and no extension
 
     def native_kernel(self) -> tuple[str, dict] | None:
@@ -62,7 +62,16 @@ class CellEquations:
         bias: Tensor | None,  # (gates * units,)
     ) -> Tensor:  # (..., gates * units)
         """Compute the input product `x W + b` of any number of steps."""
-        return add_bias(ops.matmul(inputs, kernel), bias)
+        return self.finish_input_product(weights, ops.matmul(inputs, kernel), bias)
+
+    def finish_input_product(
+        self,
+        weights: RecurrentWeights,
+        product: Tensor,  # (..., gates * units)
+        bias: Tensor | None,  # (gates * units,)
+    ) -> Tensor:  # (..., gates * units)
+        """Compute `x W + b` from `x W`."""
+        return add_bias(product, bias)
 
     def prepare(self, weights: RecurrentWeights) -> RecurrentWeights:
         return weights

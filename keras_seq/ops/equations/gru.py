@@ -161,7 +161,7 @@ class LayerNormGRUEquations(GRUEquations):
     b is the shift.
     """
 
-    has_attention_kernel = False
+    normalizes_inputs = True
     is_standard = False
 
     def describe(self) -> str:
@@ -170,8 +170,8 @@ class LayerNormGRUEquations(GRUEquations):
             name += ", " + name_activations(self.activation, self.recurrent_activation)
         return name
 
-    def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        return add_bias(self._normalize(weights, ops.matmul(inputs, kernel), "zrg", "input")[0], bias)
+    def finish_input_product(self, weights: RecurrentWeights, product: Tensor, bias: Tensor | None) -> Tensor:
+        return add_bias(self._normalize(weights, product, "zrg", "input")[0], bias)
 
     def _normalize(self, weights: _Weights, product: Tensor, gates: str, name: str = "recurrent") -> tuple[Tensor, ...]:
         parts = [standardize(part) for part in self._split_normalized(product, gates)]

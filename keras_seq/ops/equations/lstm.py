@@ -89,8 +89,8 @@ class ExtendedLSTMEquations(LSTMEquations):
     is_standard = False
 
     @property
-    def has_attention_kernel(self) -> bool:
-        return not (self.projection_units or self.layer_norm)
+    def normalizes_inputs(self) -> bool:
+        return self.layer_norm
 
     def describe(self) -> str:
         parts = {"peepholes": self.peephole, "a projection": self.projection_units, "layer_norm": self.layer_norm}
@@ -102,8 +102,7 @@ class ExtendedLSTMEquations(LSTMEquations):
     def state_sizes(self, units: int) -> tuple[int, int]:
         return self.projection_units or units, units
 
-    def input_product(self, weights: RecurrentWeights, inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        product = ops.matmul(inputs, kernel)
+    def finish_input_product(self, weights: RecurrentWeights, product: Tensor, bias: Tensor | None) -> Tensor:
         if self.layer_norm:
             product = weights.extra["input_gamma"] * standardize(product)[0]
         return add_bias(product, bias)
