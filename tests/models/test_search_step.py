@@ -210,7 +210,7 @@ def test_layer_normalisation_without_attention(cell):
         ("monotonic", {}, "native"),
         ("luong", {"implementation": "xla"}, "xla"),
         ("cell of Keras", {}, "xla"),
-        ("layer_norm, not fed", {}, "xla"),
+        ("layer_norm, not fed", {}, "native"),
     ],
 )
 def test_explain_tells_what_runs_the_steps(name, options, expected):
