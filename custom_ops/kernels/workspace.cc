@@ -107,7 +107,11 @@ void* Workspace::AllocateBytes(size_t bytes) {
   }
   buffer->next = buffers_;
   buffers_ = buffer;
-  return reinterpret_cast<char*>(buffer) + kHead;
+  char* data = reinterpret_cast<char*>(buffer) + kHead;
+#if defined(KERAS_SEQ_POISON)
+  std::memset(data, 0xFF, bytes + kPadding);  // NaN, so that tests see what is read before it is written
+#endif
+  return data;
 }
 
 void Workspace::Clear(void* data, size_t bytes) {

@@ -58,7 +58,7 @@ class AttentionGradients {
     if (problem_.attentional) {
       hidden_kernel_ = workspace.Allocate<T>(unit_panels_ * AttentionalPanelSize());
       context_kernel_ = workspace.Allocate<T>(context_panels_ * AttentionalPanelSize());
-      d_attentional_ = workspace.Allocate<T>(rows * memory_.padded_fed);
+      d_attentional_ = workspace.AllocateZeros<T>(rows * memory_.padded_fed);
       packed_contexts_ = workspace.Allocate<T>(rows * (memory_.units + kTile));
     }
     if (problem_.weighting != Weighting::kSoftmax) {
